@@ -1,0 +1,143 @@
+//! Frames: a length, then a body in the codec's `standard` configuration. The only user of the
+//! codec library, always with a limit: without one, sixteen hostile bytes can ask for a terabyte.
+//!
+//! The length is itself a varint of the codec: one byte below 251, else `251` and two bytes, else
+//! `252` and four. Longer forms never occur, as a body has at most [`FRAME_BYTES_MAX`] bytes.
+
+use crate::limits::{DECODE_BYTES_MAX, FRAME_BYTES_MAX};
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::enc::write::Writer;
+use bincode::error::EncodeError;
+use bincode::{BorrowDecode, Encode};
+
+const CONFIG: Configuration<LittleEndian, Varint, Limit<DECODE_BYTES_MAX>> =
+    bincode::config::standard().with_limit::<DECODE_BYTES_MAX>();
+
+/// First byte of a length of 251 bytes and more: two bytes follow.
+const LONG_U16: u8 = 251;
+/// First byte of a length of 65,536 bytes and more: four bytes follow.
+const LONG_U32: u8 = 252;
+
+/// Bytes that are not a frame of this wire. The connection cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The length is above the cap.
+    #[error("a frame of {0} bytes is above the cap of 65536")]
+    TooLong(u64),
+    /// The length is in a form that no legal length takes.
+    #[error("the length of a frame begins with the illegal byte {0}")]
+    BadLength(u8),
+    /// The body does not decode.
+    #[error("a frame of {len} bytes does not decode: {cause}")]
+    Malformed {
+        /// Length of the body.
+        len: usize,
+        /// What the codec says.
+        cause: String,
+    },
+    /// The body has bytes past its value.
+    #[error("a frame of {len} bytes has {extra} bytes past its value")]
+    Trailing {
+        /// Length of the body.
+        len: usize,
+        /// Bytes past the value.
+        extra: usize,
+    },
+}
+
+/// Appends to a growing buffer.
+struct Append<'a>(&'a mut Vec<u8>);
+
+impl Writer for Append<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// Appends one frame to `out`.
+///
+/// # Panics
+/// When the body is above the cap: whoever builds a frame keeps it within.
+#[inline]
+pub fn encode_frame<T: Encode>(message: &T, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.push(0);
+    bincode::encode_into_writer(message, Append(out), CONFIG).expect("appending cannot fail");
+    let len = out.len() - start - 1;
+    if len < LONG_U16 as usize {
+        out[start] = len as u8;
+    } else {
+        lengthen(out, start, len);
+    }
+}
+
+/// Rewrites the one-byte length at `start` in its long form.
+#[cold]
+fn lengthen(out: &mut Vec<u8>, start: usize, len: usize) {
+    assert!(len <= FRAME_BYTES_MAX, "built a frame of {len} bytes");
+    let mut prefix = [LONG_U16, 0, 0, 0, 0];
+    let prefix = if let Ok(short) = u16::try_from(len) {
+        prefix[1..3].copy_from_slice(&short.to_le_bytes());
+        &prefix[..3]
+    } else {
+        prefix[0] = LONG_U32;
+        prefix[1..5].copy_from_slice(&(len as u32).to_le_bytes());
+        &prefix[..5]
+    };
+    out.splice(start..=start, prefix.iter().copied());
+}
+
+/// Splits the first frame off `bytes`: its body and what follows. `None`: not all of it is here.
+///
+/// # Errors
+/// When the length is illegal or above the cap.
+#[inline]
+pub fn split_frame(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, FrameError> {
+    let Some((&first, rest)) = bytes.split_first() else {
+        return Ok(None);
+    };
+    if first < LONG_U16 {
+        return Ok(rest.split_at_checked(first as usize));
+    }
+    split_long(first, rest)
+}
+
+#[cold]
+fn split_long(first: u8, rest: &[u8]) -> Result<Option<(&[u8], &[u8])>, FrameError> {
+    let (len, rest) = match first {
+        LONG_U16 => match rest.split_first_chunk::<2>() {
+            Some((bytes, rest)) => (u64::from(u16::from_le_bytes(*bytes)), rest),
+            None => return Ok(None),
+        },
+        LONG_U32 => match rest.split_first_chunk::<4>() {
+            Some((bytes, rest)) => (u64::from(u32::from_le_bytes(*bytes)), rest),
+            None => return Ok(None),
+        },
+        _ => return Err(FrameError::BadLength(first)),
+    };
+    if len > FRAME_BYTES_MAX as u64 {
+        return Err(FrameError::TooLong(len));
+    }
+    Ok(rest.split_at_checked(len as usize))
+}
+
+/// Decodes the body of a frame; the value borrows from it.
+///
+/// # Errors
+/// When the body is not exactly one value.
+#[inline]
+pub fn decode_frame<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, FrameError> {
+    match bincode::borrow_decode_from_slice(body, CONFIG) {
+        Ok((value, used)) if used == body.len() => Ok(value),
+        Ok((_, used)) => Err(FrameError::Trailing {
+            len: body.len(),
+            extra: body.len() - used,
+        }),
+        Err(cause) => Err(FrameError::Malformed {
+            len: body.len(),
+            cause: cause.to_string(),
+        }),
+    }
+}

@@ -1,0 +1,30 @@
+//! The wire between clients and nodes: frames, limits, versions.
+//!
+//! The byte-by-byte format is `wire.md` beside this file; golden bytes in the tests hold the two
+//! together. [`codec`] is the only user of the codec library. Requests are decoded in place:
+//! their keys borrow from the received bytes.
+
+pub mod codec;
+mod fence;
+mod hello;
+pub mod limits;
+mod reply;
+mod request;
+
+pub use fence::{Fence, Namespace, NamespaceError, SessionId};
+pub use hello::{Hello, HelloReply, Refusal, RefusalKind, Welcome};
+pub use reply::{
+    BlockedReason, Holder, Inspection, ListedLock, Listing, LostReason, NodeInfo, Push, Reply,
+    RingChunk, RingRun, WaiterInfo,
+};
+pub use request::{Claim, Digest, ListCursor, Request, Wait};
+
+/// The ALPN protocol name; the number is the wire version.
+pub const ALPN: &[u8] = b"lockring/1";
+
+/// The name every node certificate carries and every client asks for: nodes are told apart by
+/// their identity, not by host names.
+pub const SERVER_NAME: &str = "node.lockring";
+
+/// Protocol version spoken by this build, sent in [`Hello`].
+pub const PROTOCOL: u16 = 1;

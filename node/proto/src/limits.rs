@@ -1,0 +1,56 @@
+//! Limits that both sides enforce. A frame's length is checked before anything is allocated.
+
+use std::time::Duration;
+
+/// Longest frame body, in bytes, in either direction.
+pub const FRAME_BYTES_MAX: usize = 64 * 1024;
+
+/// Bound on what one decode may claim. A container claims `len * size_of::<T>()`, which for a
+/// list of fences in a full frame is at most the frame itself, and for richer rows a small multiple.
+pub const DECODE_BYTES_MAX: usize = 8 * FRAME_BYTES_MAX;
+
+/// Longest key, in bytes; the shortest is 1.
+pub const KEY_BYTES_MAX: usize = 512;
+
+/// Longest namespace name, in bytes.
+pub const NAMESPACE_BYTES_MAX: usize = 64;
+
+/// Longest label a client may give its session, in bytes.
+pub const LABEL_BYTES_MAX: usize = 128;
+
+/// Largest capacity of a semaphore.
+pub const CAPACITY_MAX: u32 = 1 << 30;
+
+/// Most fences in one frame of a compare (10 bytes each at most).
+pub const FENCES_PER_FRAME: usize = 4096;
+
+/// Most rows in one page of a listing.
+pub const LIST_ROWS_MAX: u32 = 100;
+
+/// Shortest session TTL; shorter ones are clamped, and the reply says so.
+pub const TTL_MIN: Duration = Duration::from_secs(1);
+
+/// Longest session TTL; longer ones are clamped, and the reply says so.
+pub const TTL_MAX: Duration = Duration::from_secs(3600);
+
+/// TTL of a session that does not ask for one.
+pub const TTL_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Clock drift allowed between two machines, as a share (1 %): the believer counts
+/// `TTL * (1 - DRIFT)` from its send, the server `TTL * (1 + DRIFT)` from its receipt.
+pub const DRIFT_DIVISOR: u32 = 100;
+
+/// The TTL as the believer may count it: 1 % less.
+pub fn believed(ttl: Duration) -> Duration {
+    ttl - ttl / DRIFT_DIVISOR
+}
+
+/// The TTL as the server must honour it: 1 % more.
+pub fn honoured(ttl: Duration) -> Duration {
+    ttl + ttl / DRIFT_DIVISOR
+}
+
+/// The real TTL a session gets for the one it asks for.
+pub fn clamp_ttl(asked: Duration) -> Duration {
+    asked.clamp(TTL_MIN, TTL_MAX)
+}

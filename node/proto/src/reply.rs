@@ -1,0 +1,302 @@
+//! What nodes answer, and what they push unasked.
+
+use crate::{Claim, Fence, ListCursor, Refusal};
+use bincode::{Decode, Encode};
+
+/// The answer to a request, on the same stream. `version` is the ring version of the node.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Reply {
+    /// The claim is held under this fence.
+    Granted {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+        /// The fence.
+        fence: Fence,
+    },
+    /// The hold ended; it was held until then.
+    Released {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+    },
+    /// The claim waits in line; `Granted` or `TimedOut` follows under the same id.
+    Queued {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+        /// Waiters ahead of it.
+        ahead: u32,
+    },
+    /// The key is not free and the request did not want to wait.
+    Busy {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+        /// Why.
+        reason: BlockedReason,
+    },
+    /// The wait's deadline passed; the claim is out of the queue.
+    TimedOut {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+        /// Why it was still waiting.
+        reason: BlockedReason,
+    },
+    /// The target of a cancel is gone: out of the queue, or its hold given back.
+    Cancelled {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+    },
+    /// No hold with that fence, or nothing made by that request, belongs to this session.
+    NotHeld {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+    },
+    /// This node does not own the key's cell, or owned it anew after the sender's ring version.
+    /// Nothing was executed.
+    Moved {
+        /// Request id.
+        id: u64,
+        /// Ring version of the node: route again by at least this one.
+        version: u64,
+    },
+    /// Refused; nothing was changed.
+    Refused {
+        /// Request id.
+        id: u64,
+        /// Why.
+        refusal: Box<Refusal>,
+    },
+    /// The link lives on.
+    Renewed {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+        /// The digest was sent and does not match: send a full compare.
+        mismatch: bool,
+    },
+    /// The part of a compare is done: orphans were released.
+    Compared {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+        /// The fences in it that the worker does not hold: lost.
+        lost: Vec<Fence>,
+    },
+    /// A part of the ring; the last part says so.
+    Ring {
+        /// Request id.
+        id: u64,
+        /// The part.
+        chunk: Box<RingChunk>,
+    },
+    /// What was seen of a key.
+    Inspected {
+        /// Request id.
+        id: u64,
+        /// What was seen.
+        inspection: Box<Inspection>,
+    },
+    /// A page of locks.
+    Listed {
+        /// Request id.
+        id: u64,
+        /// The page.
+        listing: Box<Listing>,
+    },
+    /// The holds of a key were ended by force.
+    Forced {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+        /// How many holds.
+        ended: u32,
+    },
+    /// The session has ended at this worker.
+    Goodbye {
+        /// Request id.
+        id: u64,
+    },
+}
+
+/// Why a claim could not be granted at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum BlockedReason {
+    /// Somebody holds the key.
+    Held {
+        /// Highest fence among the holders.
+        fence: Fence,
+        /// Claims waiting in line.
+        waiters: u32,
+    },
+    /// Nobody holds it, but earlier claims are in line.
+    Queue {
+        /// Claims waiting in line.
+        waiters: u32,
+    },
+    /// The node waits until the leases of its earlier life have surely ended.
+    Grace {
+        /// For so many milliseconds more.
+        left_ms: u64,
+    },
+}
+
+/// Told to a client unasked, on the push stream.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Push {
+    /// These holds are gone.
+    Lost {
+        /// Why.
+        reason: LostReason,
+        /// The fences.
+        fences: Vec<Fence>,
+    },
+    /// The ring has a new version.
+    RingChanged {
+        /// The version.
+        version: u64,
+    },
+    /// The node stops: holds stay valid for their lease, new claims are refused.
+    Draining,
+}
+
+/// Why a hold was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum LostReason {
+    /// An operator released it by force.
+    Forced,
+    /// The link's lease ended.
+    Expired,
+}
+
+/// A node as the ring knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct NodeInfo {
+    /// Its id; never used twice in a cluster.
+    pub id: u32,
+    /// Host name or address that clients can reach; empty: the one they came by.
+    pub host: String,
+    /// UDP port of worker 0; worker i listens i above it.
+    pub port: u16,
+    /// Number of workers, a power of two.
+    pub workers: u16,
+    /// Process life.
+    pub boot: u64,
+}
+
+/// `cells` consecutive cells with the same placement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct RingRun {
+    /// How many.
+    pub cells: u32,
+    /// Node that grants.
+    pub owner: u32,
+    /// Node with the synchronous copy.
+    pub backup: Option<u32>,
+    /// Ownership generation.
+    pub epoch: u32,
+}
+
+/// A part of the ring table: runs from `first` on.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct RingChunk {
+    /// Version of the whole.
+    pub version: u64,
+    /// log2 of the number of cells.
+    pub cell_bits: u8,
+    /// The nodes; in the first part only.
+    pub nodes: Vec<NodeInfo>,
+    /// First cell of the first run.
+    pub first: u32,
+    /// The runs.
+    pub runs: Vec<RingRun>,
+    /// No part follows.
+    pub last: bool,
+}
+
+/// One holder of a key.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Holder {
+    /// Its fence.
+    pub fence: Fence,
+    /// What it holds.
+    pub claim: Claim,
+    /// Held for, in milliseconds; whole seconds for the common exclusive hold.
+    pub held_ms: u64,
+    /// Milliseconds left of its lease.
+    pub lease_left_ms: u64,
+    /// The label of its session.
+    pub label: String,
+}
+
+/// One claim in line.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct WaiterInfo {
+    /// What it waits for.
+    pub claim: Claim,
+    /// Waited for, in milliseconds.
+    pub waited_ms: u64,
+    /// The label of its session.
+    pub label: String,
+}
+
+/// What was seen of a key.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Inspection {
+    /// Ring version.
+    pub version: u64,
+    /// Node that owns it.
+    pub node: u32,
+    /// Its cell.
+    pub cell: u16,
+    /// The cell's epoch.
+    pub epoch: u32,
+    /// Holders, at most 16 of them.
+    pub holders: Vec<Holder>,
+    /// Number of holders in all.
+    pub holder_count: u32,
+    /// The head of the line, at most 16.
+    pub waiters: Vec<WaiterInfo>,
+    /// Number of waiters in all.
+    pub waiter_count: u32,
+    /// Capacity if it is a semaphore in use.
+    pub capacity: Option<u32>,
+    /// Milliseconds until the node grants at all, after a restart.
+    pub grace_left_ms: u64,
+}
+
+/// One row of a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ListedLock {
+    /// The key.
+    pub key: Vec<u8>,
+    /// One holder (of several, the one with the highest fence); none while a key is only waited for.
+    pub holder: Option<Holder>,
+    /// Number of holders.
+    pub holders: u32,
+    /// Number of waiters.
+    pub waiters: u32,
+}
+
+/// A page of locks, by cell and then by key.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Listing {
+    /// The rows; a page may be empty and yet not the last.
+    pub rows: Vec<ListedLock>,
+    /// Where the next page begins; none after the last.
+    pub next: Option<ListCursor>,
+}

@@ -1,0 +1,189 @@
+//! What clients ask. One request is one frame on the request stream.
+
+use crate::Fence;
+use bincode::{BorrowDecode, Decode, Encode};
+
+/// What is claimed of a key.
+///
+/// A key in use has one kind, modes or permits; another kind is refused with the one in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub enum Claim {
+    /// Alone (the DLM's EX).
+    Exclusive,
+    /// Together with other shared holders (the DLM's PR).
+    Shared,
+    /// `permits` of a semaphore with `capacity`; the first holder or waiter sets the capacity.
+    Permits {
+        /// How many, 1..=capacity.
+        permits: u32,
+        /// Of how many in all.
+        capacity: u32,
+    },
+}
+
+/// How long an acquire may wait in line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Wait {
+    /// Not at all: a busy key is answered at once.
+    No,
+    /// Until granted or cancelled.
+    Forever,
+    /// At most this many milliseconds from receipt.
+    Millis(u64),
+}
+
+/// Count and xor of the fences a client holds at one worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Digest {
+    /// How many.
+    pub count: u64,
+    /// All of them xored.
+    pub xor: u64,
+}
+
+impl Digest {
+    /// Adds a fence.
+    #[inline]
+    pub fn add(&mut self, fence: Fence) {
+        self.count += 1;
+        self.xor ^= fence.0;
+    }
+
+    /// Takes a fence away.
+    #[inline]
+    pub fn remove(&mut self, fence: Fence) {
+        assert!(self.count > 0, "digest underflow at fence {fence}");
+        self.count -= 1;
+        self.xor ^= fence.0;
+    }
+}
+
+/// Where a paged listing goes on: after this key of this cell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct ListCursor {
+    /// The cell.
+    pub cell: u16,
+    /// The last key shown there; empty before the first.
+    pub key: Vec<u8>,
+}
+
+/// A request. `id` numbers the requests of a session and is never used twice; `version` is the
+/// ring version the sender routed by.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+pub enum Request<'a> {
+    /// Claim a key. A copy with the same id finds the hold or waiter of the first.
+    Acquire {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+        /// What is claimed.
+        claim: Claim,
+        /// How long to wait.
+        wait: Wait,
+        /// The key.
+        key: &'a [u8],
+    },
+    /// Give back the hold with this fence, and no other.
+    Release {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+        /// The hold.
+        fence: Fence,
+        /// The key.
+        key: &'a [u8],
+    },
+    /// Leave the queue, or give back the hold, that request `target` made.
+    Cancel {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+        /// The acquire to undo.
+        target: u64,
+        /// The key.
+        key: &'a [u8],
+    },
+    /// Keep the link alive. The digest is sent only at rest: nothing of this link unanswered.
+    Renew {
+        /// Request id.
+        id: u64,
+        /// What the client holds here.
+        digest: Option<Digest>,
+    },
+    /// The full list of what the client holds here, in frames of at most
+    /// [`crate::limits::FENCES_PER_FRAME`] in ascending order; sent at rest after a digest did not
+    /// match. Holds made by requests after `upto` are not compared.
+    Compare {
+        /// Request id.
+        id: u64,
+        /// The last request id the client had used, all of them settled.
+        upto: u64,
+        /// Every hold with a fence above this...
+        after: Fence,
+        /// ...and up to this is in this frame.
+        through: Fence,
+        /// The fences.
+        fences: Vec<Fence>,
+    },
+    /// Ask for the ring.
+    GetRing {
+        /// Request id.
+        id: u64,
+    },
+    /// Look at a key. Advisory.
+    Inspect {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+        /// The key.
+        key: &'a [u8],
+    },
+    /// A page of the locks held at this worker whose keys begin with `prefix`.
+    List {
+        /// Request id.
+        id: u64,
+        /// Where to go on.
+        cursor: ListCursor,
+        /// Rows wanted, at most [`crate::limits::LIST_ROWS_MAX`].
+        rows: u32,
+        /// The prefix.
+        prefix: &'a [u8],
+    },
+    /// End every hold of a key, whoever has it. The next fence is higher.
+    Force {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+        /// The key.
+        key: &'a [u8],
+    },
+    /// End the session at this worker: every hold and waiter of it is gone before the answer.
+    Goodbye {
+        /// Request id.
+        id: u64,
+    },
+}
+
+impl Request<'_> {
+    /// The request id.
+    #[inline]
+    pub fn id(&self) -> u64 {
+        match *self {
+            Self::Acquire { id, .. }
+            | Self::Release { id, .. }
+            | Self::Cancel { id, .. }
+            | Self::Renew { id, .. }
+            | Self::Compare { id, .. }
+            | Self::GetRing { id }
+            | Self::Inspect { id, .. }
+            | Self::List { id, .. }
+            | Self::Force { id, .. }
+            | Self::Goodbye { id } => id,
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! The `lockring` binary.
+fn main() {}
