@@ -1,1 +1,39 @@
-//! In the making.
+//! The sans-IO heart of a node: pure, deterministic state machines for lock tables, queues, links
+//! and leases. No clock, no socket, no thread, no randomness, no iteration in hash order.
+//!
+//! A worker of a node owns one [`Machine`] and is the only one to touch it:
+//!
+//! ```text
+//! machine.handle(now, event, &mut actions);   // every effect is in `actions`
+//! machine.next_deadline();                    // when to say Event::Tick at the latest
+//! ```
+//!
+//! What it holds, from the outside in: *links* (a session at this worker: its connection, lease,
+//! holds and waiters), *cells* (arcs of the ring: epoch, operation counter, a small hash table),
+//! *records* (48 bytes for a key in use) and *side records* for whatever a thin record cannot say.
+//! Invariants, each asserted or checked online by the simulator:
+//! - a key in use has exactly one record, a free key none;
+//! - a hold or waiter belongs to a link that is alive or dying, and is in that link's lists;
+//! - a thin record is one exclusive holder and nobody in line; a rich record is never that alone;
+//! - the head of a queue never fits beside the holders, but during grace;
+//! - every grant, release and change of a queue takes the next number of its cell's counter.
+
+mod acquire;
+mod batch;
+mod event;
+mod expiry;
+mod inspect;
+mod links;
+mod machine;
+mod mutant;
+mod queue;
+mod record;
+mod release;
+mod slab;
+mod table;
+
+pub use event::{Action, CloseReason, ConnId, Event, LinkIndex, Party};
+pub use lockring_proto::Time;
+pub use machine::{Config, Limits, Machine, Stats};
+#[cfg(feature = "testing")]
+pub use mutant::Mutant;

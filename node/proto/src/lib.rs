@@ -10,6 +10,7 @@ mod hello;
 pub mod limits;
 mod reply;
 mod request;
+mod time;
 
 pub use fence::{Fence, Namespace, NamespaceError, SessionId};
 pub use hello::{Hello, HelloReply, Refusal, RefusalKind, Welcome};
@@ -17,7 +18,8 @@ pub use reply::{
     BlockedReason, Holder, Inspection, ListedLock, Listing, LostReason, NodeInfo, Push, Reply,
     RingChunk, RingRun, WaiterInfo,
 };
-pub use request::{Claim, Digest, ListCursor, Request, Wait};
+pub use request::{Claim, Digest, HoldId, ListCursor, Request, Wait};
+pub use time::Time;
 
 /// The ALPN protocol name; the number is the wire version.
 pub const ALPN: &[u8] = b"lockring/1";

@@ -21,8 +21,8 @@ pub const LABEL_BYTES_MAX: usize = 128;
 /// Largest capacity of a semaphore.
 pub const CAPACITY_MAX: u32 = 1 << 30;
 
-/// Most fences in one frame of a compare (10 bytes each at most).
-pub const FENCES_PER_FRAME: usize = 4096;
+/// Most holds in one frame of a compare (12 bytes each at most).
+pub const HOLDS_PER_FRAME: usize = 4096;
 
 /// Most rows in one page of a listing.
 pub const LIST_ROWS_MAX: u32 = 100;

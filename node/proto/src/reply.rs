@@ -1,6 +1,6 @@
 //! What nodes answer, and what they push unasked.
 
-use crate::{Claim, Fence, ListCursor, Refusal};
+use crate::{Claim, Fence, HoldId, ListCursor, Refusal};
 use bincode::{Decode, Encode};
 
 /// The answer to a request, on the same stream. `version` is the ring version of the node.
@@ -93,8 +93,8 @@ pub enum Reply {
         id: u64,
         /// Ring version.
         version: u64,
-        /// The fences in it that the worker does not hold: lost.
-        lost: Vec<Fence>,
+        /// The holds in it that the worker does not know: lost.
+        lost: Vec<HoldId>,
     },
     /// A part of the ring; the last part says so.
     Ring {
@@ -162,8 +162,8 @@ pub enum Push {
     Lost {
         /// Why.
         reason: LostReason,
-        /// The fences.
-        fences: Vec<Fence>,
+        /// The holds.
+        holds: Vec<HoldId>,
     },
     /// The ring has a new version.
     RingChanged {

@@ -32,29 +32,48 @@ pub enum Wait {
     Millis(u64),
 }
 
-/// Count and xor of the fences a client holds at one worker.
+/// A hold as client and worker both know it: fences are unique within a cell only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct HoldId {
+    /// The key's cell.
+    pub cell: u16,
+    /// The fence.
+    pub fence: Fence,
+}
+
+impl HoldId {
+    /// Spreads cell and fence over 64 bits, so that holds of different cells with equal fences do
+    /// not cancel out in a digest.
+    fn mixed(self) -> u64 {
+        let cell = u64::from(self.cell).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.fence.0 ^ cell).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        mixed ^ (mixed >> 32)
+    }
+}
+
+/// Count and xor of the (mixed) holds a client has at one worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Digest {
     /// How many.
     pub count: u64,
-    /// All of them xored.
+    /// All of them mixed and xored.
     pub xor: u64,
 }
 
 impl Digest {
-    /// Adds a fence.
+    /// Adds a hold.
     #[inline]
-    pub fn add(&mut self, fence: Fence) {
+    pub fn add(&mut self, hold: HoldId) {
         self.count += 1;
-        self.xor ^= fence.0;
+        self.xor ^= hold.mixed();
     }
 
-    /// Takes a fence away.
+    /// Takes a hold away.
     #[inline]
-    pub fn remove(&mut self, fence: Fence) {
-        assert!(self.count > 0, "digest underflow at fence {fence}");
+    pub fn remove(&mut self, hold: HoldId) {
+        assert!(self.count > 0, "digest underflow at {hold:?}");
         self.count -= 1;
-        self.xor ^= fence.0;
+        self.xor ^= hold.mixed();
     }
 }
 
@@ -114,19 +133,19 @@ pub enum Request<'a> {
         digest: Option<Digest>,
     },
     /// The full list of what the client holds here, in frames of at most
-    /// [`crate::limits::FENCES_PER_FRAME`] in ascending order; sent at rest after a digest did not
+    /// [`crate::limits::HOLDS_PER_FRAME`] in ascending order; sent at rest after a digest did not
     /// match. Holds made by requests after `upto` are not compared.
     Compare {
         /// Request id.
         id: u64,
         /// The last request id the client had used, all of them settled.
         upto: u64,
-        /// Every hold with a fence above this...
-        after: Fence,
-        /// ...and up to this is in this frame.
-        through: Fence,
-        /// The fences.
-        fences: Vec<Fence>,
+        /// Every hold above this one (none: from the first)...
+        after: Option<HoldId>,
+        /// ...and up to this one (none: to the last) is in this frame.
+        through: Option<HoldId>,
+        /// The holds.
+        holds: Vec<HoldId>,
     },
     /// Ask for the ring.
     GetRing {

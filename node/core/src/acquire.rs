@@ -1,0 +1,399 @@
+//! Claiming a key.
+
+use crate::batch::Asker;
+use crate::event::Action;
+use crate::links::Link;
+use crate::machine::Machine;
+use crate::mutant::mutant;
+use crate::record::{Entry, INLINE_KEY, Kind, Record, Rich, ThinChain};
+use crate::slab::NIL;
+use crate::table::Place;
+use lockring_proto::Time;
+use lockring_proto::{BlockedReason, Claim, Fence, RefusalKind, Reply, Wait, limits};
+use std::time::Duration;
+
+const EPOCH_USED_UP: &str =
+    "the cell's operation counter is used up and its epoch is not raised yet: retry";
+
+impl Machine {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the fields of one request, taken apart"
+    )]
+    pub(crate) fn acquire(
+        &mut self,
+        now: Time,
+        asker: Asker,
+        place: Place,
+        key: &[u8],
+        claim: Claim,
+        wait: Wait,
+        out: &mut Vec<Action>,
+    ) {
+        let namespace = self.links.get(asker.link).namespace;
+        match self.find(place, namespace, key) {
+            None => self.acquire_free(now, asker, place, key, claim, wait, out),
+            Some(index) => {
+                let record = self.records.get(index);
+                if !record.is_rich() {
+                    if self.is_retry(record, asker) {
+                        let fence = record.fence;
+                        self.stats.retries += 1;
+                        return self.reply_granted(asker, fence, out);
+                    }
+                    if wait == Wait::No {
+                        let reason = BlockedReason::Held {
+                            fence: record.fence,
+                            waiters: 0,
+                        };
+                        return self.reply_busy(asker, reason, out);
+                    }
+                }
+                self.acquire_used(now, asker, place, index, claim, wait, out);
+            }
+        }
+    }
+
+    /// Whether a thin hold was made by this very request.
+    fn is_retry(&self, record: &Record, asker: Asker) -> bool {
+        if mutant!(self, NamesakeHold) {
+            return self.links.get(record.link).name == self.links.get(asker.link).name;
+        }
+        record.link == asker.link
+            && record.request == asker.id as u32
+            && !mutant!(self, NoRequestId)
+    }
+
+    /// The key is free.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the fields of one request, taken apart"
+    )]
+    #[inline]
+    fn acquire_free(
+        &mut self,
+        now: Time,
+        asker: Asker,
+        place: Place,
+        key: &[u8],
+        claim: Claim,
+        wait: Wait,
+        out: &mut Vec<Action>,
+    ) {
+        let grace = self.grace_left(now);
+        if claim != Claim::Exclusive || key.len() > INLINE_KEY || grace.is_some() {
+            return self.acquire_free_rich(now, asker, place, key, claim, wait, out);
+        }
+        if let Some(refused) = self.may_hold(asker) {
+            return self.refuse(asker, RefusalKind::Quota, refused, out);
+        }
+        if self.draining {
+            return self.refuse_draining(asker, out);
+        }
+        let Some(fence) = self.number(place) else {
+            return self.refuse(asker, RefusalKind::Unavailable, EPOCH_USED_UP, out);
+        };
+        let record = Record::thin(key, asker.link, fence, asker.id, now);
+        let index = self.records.insert(record);
+        self.cell_mut(place).insert(place.tag, index);
+        let id = self.hold_id(place, fence);
+        let link = self.links.get_mut(asker.link);
+        link.thin
+            .push_back::<Record, ThinChain>(&mut self.records, index);
+        link.digest.add(id);
+        self.stats.grants += 1;
+        self.stats.holds += 1;
+        self.reply_granted(asker, fence, out);
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the fields of one request, taken apart"
+    )]
+    fn acquire_free_rich(
+        &mut self,
+        now: Time,
+        asker: Asker,
+        place: Place,
+        key: &[u8],
+        claim: Claim,
+        wait: Wait,
+        out: &mut Vec<Action>,
+    ) {
+        if let (Some(left), Wait::No) = (self.grace_left(now), wait) {
+            let reason = BlockedReason::Grace {
+                left_ms: left.as_millis() as u64,
+            };
+            return self.reply_busy(asker, reason, out);
+        }
+        if let Claim::Permits { permits, capacity } = claim
+            && (capacity > limits::CAPACITY_MAX || !(1..=capacity).contains(&permits))
+        {
+            let message =
+                format!("{permits} permits of {capacity}: claim 1 to all, of at most 2^30");
+            return self.refuse(asker, RefusalKind::Malformed, message, out);
+        }
+        if self.draining {
+            return self.refuse_draining(asker, out);
+        }
+        let namespace = self.links.get(asker.link).namespace;
+        let rich = self
+            .riches
+            .insert(Rich::new(key, namespace, Kind::of(claim)));
+        let index = self.records.insert(Record::rich(key, rich));
+        self.cell_mut(place).insert(place.tag, index);
+        self.acquire_used(now, asker, place, index, claim, wait, out);
+        // A refusal may have left it empty.
+        self.settle(place, index);
+    }
+
+    /// The key has a record.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the fields of one request, taken apart"
+    )]
+    fn acquire_used(
+        &mut self,
+        now: Time,
+        asker: Asker,
+        place: Place,
+        index: u32,
+        claim: Claim,
+        wait: Wait,
+        out: &mut Vec<Action>,
+    ) {
+        if let Some(entry) = self.entry_by_request(asker.link, asker.id) {
+            return self.acquire_again(asker, index, entry, out);
+        }
+        if let Some(conflict) = self.kind_conflict(index, claim) {
+            return self.refuse(asker, RefusalKind::KindConflict, conflict, out);
+        }
+        if self.draining {
+            return self.refuse_draining(asker, out);
+        }
+        let free_now = self.records.get(index).is_rich() && {
+            let rich = self.rich_of(index);
+            rich.waiters.len == 0 && rich.fits(claim) && self.grace_left(now).is_none()
+        };
+        if free_now {
+            if let Some(refused) = self.may_hold(asker) {
+                return self.refuse(asker, RefusalKind::Quota, refused, out);
+            }
+            let entry = self.new_entry(now, asker, index, claim, Time::NEVER);
+            if !self.grant(now, place, entry) {
+                self.forget(entry);
+                return self.refuse(asker, RefusalKind::Unavailable, EPOCH_USED_UP, out);
+            }
+            let fence = self.entries.get(entry).fence.expect("just granted");
+            return self.reply_granted(asker, fence, out);
+        }
+        let deadline = match wait {
+            Wait::No => {
+                let reason = self.blocked(now, index);
+                return self.reply_busy(asker, reason, out);
+            }
+            Wait::Forever => Time::NEVER,
+            Wait::Millis(ms) => now.after(Duration::from_millis(ms)),
+        };
+        self.enqueue(now, asker, place, index, claim, deadline, out);
+    }
+
+    /// A copy of a request finds what the first one made.
+    fn acquire_again(&mut self, asker: Asker, index: u32, entry: u32, out: &mut Vec<Action>) {
+        let found = self.entries.get(entry);
+        if found.record != index {
+            let message = format!("request id {} is in use for another key", asker.id);
+            return self.refuse(asker, RefusalKind::Malformed, message, out);
+        }
+        self.stats.retries += 1;
+        match found.fence {
+            Some(fence) => self.reply_granted(asker, fence, out),
+            None => {
+                let ahead = self.rich_of(index).waiters.len.saturating_sub(1);
+                self.reply_queued(asker, ahead, out);
+            }
+        }
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the fields of one request, taken apart"
+    )]
+    fn enqueue(
+        &mut self,
+        now: Time,
+        asker: Asker,
+        place: Place,
+        index: u32,
+        claim: Claim,
+        deadline: Time,
+        out: &mut Vec<Action>,
+    ) {
+        let link = self.links.get(asker.link);
+        if link.waiters >= self.config.limits.waiters_per_link {
+            let message = format!("this session waits {} times already", link.waiters);
+            return self.refuse(asker, RefusalKind::Quota, message, out);
+        }
+        if !self.records.get(index).is_rich() {
+            self.enrich(now, index);
+        }
+        let ahead = self.rich_of(index).waiters.len;
+        if ahead >= self.config.limits.waiters_per_key {
+            let message = format!("{ahead} claims wait for this key already");
+            return self.refuse(asker, RefusalKind::Quota, message, out);
+        }
+        let entry = self.new_entry(now, asker, index, claim, deadline);
+        self.line_up(entry);
+        self.count(place);
+        if self.grace_left(now).is_some() {
+            self.in_grace.insert(index);
+        }
+        self.reply_queued(asker, ahead, out);
+    }
+
+    fn new_entry(
+        &mut self,
+        now: Time,
+        asker: Asker,
+        record: u32,
+        claim: Claim,
+        deadline: Time,
+    ) -> u32 {
+        let entry = self.entries.insert(Entry {
+            record,
+            link: asker.link,
+            request: asker.id,
+            claim,
+            fence: None,
+            since: now,
+            deadline,
+            queue_prev: NIL,
+            queue_next: NIL,
+            link_prev: NIL,
+            link_next: NIL,
+        });
+        self.remember(entry);
+        entry
+    }
+
+    /// Why the claim cannot go with what the key is used as, if so.
+    fn kind_conflict(&self, index: u32, claim: Claim) -> Option<String> {
+        let record = self.records.get(index);
+        let in_force = if record.is_rich() {
+            self.riches.get(record.link).kind
+        } else {
+            Kind::Modes
+        };
+        if let Claim::Permits { permits, capacity } = claim
+            && (permits == 0 || permits > capacity)
+        {
+            return Some(format!("{permits} permits of {capacity} cannot be claimed"));
+        }
+        if Kind::of(claim) == in_force {
+            return None;
+        }
+        Some(match in_force {
+            Kind::Modes => "the key is in use as a lock, not as a semaphore".to_owned(),
+            Kind::Permits { capacity } => match claim {
+                Claim::Permits {
+                    capacity: asked, ..
+                } => {
+                    format!("the key is a semaphore of capacity {capacity}, not {asked}")
+                }
+                _ => format!("the key is in use as a semaphore of capacity {capacity}"),
+            },
+        })
+    }
+
+    /// How long nothing is granted yet, because an earlier life of the node may have granted it.
+    #[inline]
+    pub(crate) fn grace_left(&self, now: Time) -> Option<Duration> {
+        let opens_at = self.config.opens_at?;
+        (now < opens_at && !mutant!(self, RestartWithoutGrace)).then(|| opens_at.since(now))
+    }
+
+    #[inline]
+    fn may_hold(&self, asker: Asker) -> Option<String> {
+        let link: &Link = self.links.get(asker.link);
+        (link.digest.count >= self.config.limits.holds_per_link).then(|| {
+            format!(
+                "this session holds its limit of {} locks",
+                link.digest.count
+            )
+        })
+    }
+
+    fn refuse_draining(&mut self, asker: Asker, out: &mut Vec<Action>) {
+        self.refuse(
+            asker,
+            RefusalKind::Draining,
+            "this node is stopping: ask another",
+            out,
+        );
+    }
+
+    #[inline]
+    pub(crate) fn reply_granted(&self, asker: Asker, fence: Fence, out: &mut Vec<Action>) {
+        let reply = Reply::Granted {
+            id: asker.id,
+            version: self.version.0,
+            fence,
+        };
+        out.push(Action::Reply {
+            conn: asker.conn,
+            reply,
+        });
+    }
+
+    fn reply_queued(&self, asker: Asker, ahead: u32, out: &mut Vec<Action>) {
+        let reply = Reply::Queued {
+            id: asker.id,
+            version: self.version.0,
+            ahead,
+        };
+        out.push(Action::Reply {
+            conn: asker.conn,
+            reply,
+        });
+    }
+
+    fn reply_busy(&mut self, asker: Asker, reason: BlockedReason, out: &mut Vec<Action>) {
+        self.stats.busy += 1;
+        let reply = Reply::Busy {
+            id: asker.id,
+            version: self.version.0,
+            reason,
+        };
+        out.push(Action::Reply {
+            conn: asker.conn,
+            reply,
+        });
+    }
+
+    /// Why a claim on this key would have to wait.
+    pub(crate) fn blocked(&self, now: Time, index: u32) -> BlockedReason {
+        let record = self.records.get(index);
+        if !record.is_rich() {
+            return BlockedReason::Held {
+                fence: record.fence,
+                waiters: 0,
+            };
+        }
+        let rich = self.riches.get(record.link);
+        let waiters = rich.waiters.len;
+        if rich.holders.len > 0 {
+            // Holders stand in the order of their grants, so the last has the highest fence.
+            let fence = self.entries.get(rich.holders.tail).fence;
+            return BlockedReason::Held {
+                fence: fence.expect("a holder has a fence"),
+                waiters,
+            };
+        }
+        match self.grace_left(now) {
+            Some(left) => BlockedReason::Grace {
+                left_ms: left.as_millis() as u64,
+            },
+            None => BlockedReason::Queue { waiters },
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The border of the core: what may happen to it, and what it may ask of the world. Both are
+//! closed and printable; there is no other way in or out.
+
+use lockring_proto::{Hello, HelloReply, Namespace, Push, Reply, Request};
+use lockring_ring::{CellId, Epoch, RingVersion};
+use std::time::Duration;
+
+/// One connection of a client to this worker, numbered by the shell and never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// A link, as the shell names it in its events: where it is. The core compares the connection, so
+/// that a stale one is harmless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkIndex(pub u32);
+
+/// Who a connection has proved to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Party {
+    /// Where its keys live.
+    pub namespace: Namespace,
+    /// Its name in the certificate.
+    pub name: String,
+}
+
+/// What happens to the core.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// A client said hello on a new connection.
+    Opened {
+        /// The connection.
+        conn: ConnId,
+        /// Who it is.
+        party: &'a Party,
+        /// What it said.
+        hello: Hello<'a>,
+    },
+    /// Requests of one connection, in order: what one turn of the worker gathered.
+    Requests {
+        /// The connection.
+        conn: ConnId,
+        /// Its link, from [`Action::Welcome`].
+        link: LinkIndex,
+        /// The requests.
+        requests: &'a [Request<'a>],
+    },
+    /// A connection is gone. Its link lives on until its lease ends.
+    Closed {
+        /// The connection.
+        conn: ConnId,
+        /// Its link.
+        link: LinkIndex,
+    },
+    /// Time passed: [`crate::Machine::next_deadline`] is due.
+    Tick,
+    /// The longest TTL is durably at least this: sessions that waited for it may be confirmed.
+    LongestTtl(Duration),
+    /// A cell has a new epoch, by the ring of this version.
+    EpochRaised {
+        /// The cell.
+        cell: CellId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The version of the ring that says so.
+        version: RingVersion,
+    },
+    /// The node stops: no new claims.
+    Drain,
+}
+
+/// What the core asks of the world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Answer a hello with a link; the connection's later events name it.
+    Welcome {
+        /// The connection.
+        conn: ConnId,
+        /// Its link.
+        link: LinkIndex,
+        /// The answer.
+        reply: HelloReply,
+    },
+    /// Answer a hello with a refusal and close.
+    Refuse {
+        /// The connection.
+        conn: ConnId,
+        /// The answer.
+        reply: HelloReply,
+    },
+    /// Answer a request.
+    Reply {
+        /// The connection.
+        conn: ConnId,
+        /// The answer.
+        reply: Reply,
+    },
+    /// Tell a client something unasked.
+    Push {
+        /// The connection.
+        conn: ConnId,
+        /// What.
+        push: Push,
+    },
+    /// Send what is under way and close the connection.
+    Close {
+        /// The connection.
+        conn: ConnId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// Answer a request for the ring, which the shell keeps.
+    SendRing {
+        /// The connection.
+        conn: ConnId,
+        /// The request.
+        id: u64,
+    },
+    /// Make the longest TTL durable at no less than this, then say [`Event::LongestTtl`].
+    RaiseLongestTtl(Duration),
+    /// A cell's counter is half used up: have its epoch raised, then say [`Event::EpochRaised`].
+    WantEpoch(CellId),
+}
+
+/// Why the core closes a connection; also the QUIC application close code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// A newer connection of the session took over.
+    Superseded = 1,
+    /// The link's lease ended.
+    Expired = 2,
+    /// The session said goodbye.
+    Goodbye = 3,
+}

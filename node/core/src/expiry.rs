@@ -1,0 +1,172 @@
+//! What happens by itself: waits that time out, leases that end, grace that is over. All of it in
+//! bounded slices, so that a session's death never delays the living for longer than a slice.
+
+use crate::batch::Asker;
+use crate::event::{Action, CloseReason};
+use crate::machine::Machine;
+use crate::mutant::mutant;
+use crate::slab::NIL;
+use lockring_proto::Reply;
+use lockring_proto::Time;
+
+/// Waits that time out in one go.
+const TIMEOUT_SLICE: usize = 256;
+
+impl Machine {
+    pub(crate) fn tick(&mut self, now: Time, out: &mut Vec<Action>) {
+        self.time_out_waits(now, out);
+        if now >= self.no_expiry_before {
+            self.expire_leases(now, out);
+        }
+        self.free_dying(now, out);
+        self.leave_grace(now, out);
+    }
+
+    fn time_out_waits(&mut self, now: Time, out: &mut Vec<Action>) {
+        for _ in 0..TIMEOUT_SLICE {
+            let Some(&(deadline, entry)) = self.waits.first() else {
+                return;
+            };
+            if deadline > now {
+                return;
+            }
+            let waiter = self.entries.get(entry);
+            let (record, link, id) = (waiter.record, waiter.link, waiter.request);
+            let reason = self.blocked(now, record);
+            let place = self.place_of(record);
+            self.stats.timeouts += 1;
+            self.drop_waiter(place, entry);
+            if let Some(conn) = self.links.get(link).conn {
+                let reply = Reply::TimedOut {
+                    id,
+                    version: self.version.0,
+                    reason,
+                };
+                out.push(Action::Reply { conn, reply });
+            }
+            self.pump(now, place, record, out);
+        }
+    }
+
+    fn expire_leases(&mut self, now: Time, out: &mut Vec<Action>) {
+        let lease_now = self.lease_now(now);
+        while let Some(&(armed, link)) = self.leases.first() {
+            if armed >= lease_now {
+                return;
+            }
+            let known = self.links.get_mut(link);
+            if known.deadline >= lease_now {
+                // It was renewed since: move it to where its deadline is now.
+                known.armed = known.deadline;
+                let rearmed = (known.deadline, link);
+                self.leases.remove(&(armed, link));
+                self.leases.insert(rearmed);
+            } else {
+                self.begin_expiry(link, out);
+            }
+        }
+    }
+
+    /// Ends a link: it is unknown from now on, and its holds and waiters will be freed.
+    pub(crate) fn begin_expiry(&mut self, link: u32, out: &mut Vec<Action>) {
+        if self.links.get(link).dying {
+            return;
+        }
+        if mutant!(self, DeathNotTold) {
+            self.links.get_mut(link).conn = None;
+        }
+        self.hang_up(link, CloseReason::Expired, out);
+        self.stats.expired_links += 1;
+        self.start_dying(link);
+    }
+
+    fn start_dying(&mut self, link: u32) {
+        let known = self.links.get_mut(link);
+        known.dying = true;
+        let (session, armed) = (known.session, known.armed);
+        self.leases.remove(&(armed, link));
+        if self.sessions.get(&session) == Some(&link) {
+            self.sessions.remove(&session);
+        }
+        self.dying.push_back(link);
+    }
+
+    /// The session ends here by its own wish; the answer leaves when all of it is freed.
+    pub(crate) fn goodbye(&mut self, asker: Asker) {
+        let link = self.links.get_mut(asker.link);
+        link.goodbye = Some((asker.conn, asker.id));
+        link.conn = None;
+        self.start_dying(asker.link);
+    }
+
+    fn free_dying(&mut self, now: Time, out: &mut Vec<Action>) {
+        let mut budget = self.config.limits.expiry_slice;
+        if mutant!(self, UnboundedExpiry) {
+            budget = u32::MAX;
+        }
+        while let Some(&link) = self.dying.front() {
+            while budget > 0 && self.free_one(now, link, out) {
+                budget -= 1;
+            }
+            if budget == 0 {
+                return;
+            }
+            self.dying.pop_front();
+            if let Some((conn, id)) = self.links.get(link).goodbye {
+                out.push(Action::Reply {
+                    conn,
+                    reply: Reply::Goodbye { id },
+                });
+                out.push(Action::Close {
+                    conn,
+                    reason: CloseReason::Goodbye,
+                });
+            }
+            let digest = self.links.get(link).digest;
+            assert!(digest.count == 0, "link {link} is freed with {digest:?}");
+            self.links.remove(link);
+        }
+    }
+
+    /// Frees one hold or waiter of a dead link; `false` when there is none left.
+    fn free_one(&mut self, now: Time, link: u32, out: &mut Vec<Action>) -> bool {
+        let known = self.links.get(link);
+        // What others may wait for or behind first.
+        let (entry, record) = (known.entries.head, known.thin.tail);
+        if entry != NIL {
+            let found = self.entries.get(entry);
+            let (record, fence) = (found.record, found.fence);
+            let place = self.place_of(record);
+            if let Some(fence) = fence {
+                self.stats.expired_holds += 1;
+                self.end_hold_at(now, place, record, fence, out);
+            } else {
+                self.stats.dead_waiters += 1;
+                self.drop_waiter(place, entry);
+                self.pump(now, place, record, out);
+            }
+            return true;
+        }
+        if record != NIL {
+            self.stats.expired_holds += 1;
+            let fence = self.records.get(record).fence;
+            self.end_hold(now, record, fence, out);
+            return true;
+        }
+        false
+    }
+
+    /// Serves, slice by slice, those who came in line while nothing could be granted.
+    fn leave_grace(&mut self, now: Time, out: &mut Vec<Action>) {
+        if self.grace_left(now).is_some() {
+            return;
+        }
+        for _ in 0..self.config.limits.expiry_slice {
+            let Some(record) = self.in_grace.pop_first() else {
+                return;
+            };
+            let place = self.place_of(record);
+            self.pump(now, place, record, out);
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Links: sessions at this worker, their connections and their leases.
+
+use crate::event::{Action, CloseReason, ConnId, LinkIndex, Party};
+use crate::machine::Machine;
+use crate::mutant::mutant;
+use crate::slab::{List, NIL, Slot};
+use lockring_proto::Time;
+use lockring_proto::{
+    Digest, Hello, HelloReply, PROTOCOL, Refusal, RefusalKind, SessionId, Welcome, limits,
+};
+use lockring_ring::NamespaceSeed;
+use std::time::Duration;
+
+/// A namespace that some link has used.
+#[derive(Clone)]
+pub(crate) struct NamespaceEntry {
+    pub(crate) name: String,
+    pub(crate) seed: NamespaceSeed,
+}
+
+/// A session at this worker. It outlives its connections and ends with its lease.
+#[derive(Clone)]
+pub(crate) struct Link {
+    pub(crate) session: SessionId,
+    pub(crate) namespace: u16,
+    pub(crate) seed: NamespaceSeed,
+    pub(crate) name: Box<str>,
+    pub(crate) label: Box<str>,
+    pub(crate) incarnation: u64,
+    /// The connection in force.
+    pub(crate) conn: Option<ConnId>,
+    pub(crate) ttl: Duration,
+    /// End of the lease, on the lease clock.
+    pub(crate) deadline: Time,
+    /// Where the link stands in the machine's `leases`: no later than `deadline`.
+    pub(crate) armed: Time,
+    /// Thin holds.
+    pub(crate) thin: List,
+    /// Rich holds and waiters.
+    pub(crate) entries: List,
+    pub(crate) waiters: u32,
+    pub(crate) digest: Digest,
+    /// Its holds and waiters are being freed.
+    pub(crate) dying: bool,
+    /// A goodbye to answer when all is freed.
+    pub(crate) goodbye: Option<(ConnId, u64)>,
+    next_free: u32,
+}
+
+impl Slot for Link {
+    fn set_free(&mut self, next: u32) {
+        self.conn = None;
+        self.name = Box::default();
+        self.label = Box::default();
+        self.next_free = next;
+    }
+    fn next_free(&self) -> u32 {
+        self.next_free
+    }
+}
+
+fn refusal(kind: RefusalKind, message: impl Into<String>) -> HelloReply {
+    HelloReply::Refused(Refusal {
+        kind,
+        message: message.into(),
+    })
+}
+
+impl Machine {
+    pub(crate) fn opened(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        party: &Party,
+        hello: &Hello<'_>,
+        out: &mut Vec<Action>,
+    ) {
+        match self.admit(now, conn, party, hello, out) {
+            Ok((link, fresh)) => self.confirm(conn, link, fresh, out),
+            Err(reply) => out.push(Action::Refuse { conn, reply }),
+        }
+    }
+
+    /// Finds or makes the link of a hello, and says whether it was made.
+    fn admit(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        party: &Party,
+        hello: &Hello<'_>,
+        out: &mut Vec<Action>,
+    ) -> Result<(u32, bool), HelloReply> {
+        if hello.protocol != PROTOCOL {
+            let message = format!(
+                "this node speaks wire version {PROTOCOL}, the client {}: upgrade the older one",
+                hello.protocol
+            );
+            return Err(refusal(RefusalKind::Protocol, message));
+        }
+        if hello.label.len() > limits::LABEL_BYTES_MAX {
+            let message = format!("a label has at most {} bytes", limits::LABEL_BYTES_MAX);
+            return Err(refusal(RefusalKind::Malformed, message));
+        }
+        let ttl = limits::clamp_ttl(Duration::from_millis(hello.ttl_ms));
+        match self.sessions.get(&hello.session) {
+            Some(&link) if !mutant!(self, TwoLinks) => self
+                .resume(now, conn, link, party, hello, ttl, out)
+                .map(|()| (link, false)),
+            _ => self
+                .begin(now, conn, party, hello, ttl)
+                .map(|link| (link, true)),
+        }
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one caller; a struct would only rename them"
+    )]
+    fn resume(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        link: u32,
+        party: &Party,
+        hello: &Hello<'_>,
+        ttl: Duration,
+        out: &mut Vec<Action>,
+    ) -> Result<(), HelloReply> {
+        let known = self.links.get(link);
+        let namespace = &self.namespaces[known.namespace as usize].name;
+        if *namespace != party.namespace.as_str() || *known.name != *party.name {
+            let message = "the session id is in use by another identity: make a new one";
+            return Err(refusal(RefusalKind::ForeignSession, message));
+        }
+        if hello.incarnation != 0 && hello.incarnation <= known.incarnation {
+            let message = "a newer connection of this session took over";
+            return Err(refusal(RefusalKind::Superseded, message));
+        }
+        self.hang_up(link, CloseReason::Superseded, out);
+        let known = self.links.get_mut(link);
+        known.incarnation = if hello.incarnation == 0 {
+            known.incarnation + 1
+        } else {
+            hello.incarnation
+        };
+        known.conn = Some(conn);
+        known.ttl = ttl;
+        known.label = hello.label.into();
+        self.renew(now, link);
+        self.stats.resumed_links += 1;
+        Ok(())
+    }
+
+    fn begin(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        party: &Party,
+        hello: &Hello<'_>,
+        ttl: Duration,
+    ) -> Result<u32, HelloReply> {
+        if self.draining {
+            let message = "this node is stopping: connect to another";
+            return Err(refusal(RefusalKind::Draining, message));
+        }
+        if self.links.len() >= self.config.limits.links {
+            let message = format!("this worker has its limit of {} sessions", self.links.len());
+            return Err(refusal(RefusalKind::Quota, message));
+        }
+        let namespace = self.namespace_index(party)?;
+        let deadline = self.lease_now(now).after(limits::honoured(ttl));
+        let link = self.links.insert(Link {
+            session: hello.session,
+            namespace,
+            seed: self.namespaces[namespace as usize].seed,
+            name: party.name.as_str().into(),
+            label: hello.label.into(),
+            incarnation: hello.incarnation.max(1),
+            conn: Some(conn),
+            ttl,
+            deadline,
+            armed: deadline,
+            thin: List::default(),
+            entries: List::default(),
+            waiters: 0,
+            digest: Digest::default(),
+            dying: false,
+            goodbye: None,
+            next_free: NIL,
+        });
+        self.leases.insert((deadline, link));
+        self.sessions.insert(hello.session, link);
+        self.stats.fresh_links += 1;
+        Ok(link)
+    }
+
+    fn namespace_index(&mut self, party: &Party) -> Result<u16, HelloReply> {
+        let name = party.namespace.as_str();
+        if let Some(index) = self.namespaces.iter().position(|known| known.name == name) {
+            return Ok(index as u16);
+        }
+        if self.namespaces.len() >= self.config.limits.namespaces as usize {
+            let message = format!(
+                "this worker has its limit of {} namespaces",
+                self.namespaces.len()
+            );
+            return Err(refusal(RefusalKind::Quota, message));
+        }
+        let seed = NamespaceSeed::of(name);
+        self.namespaces.push(NamespaceEntry {
+            name: name.to_owned(),
+            seed,
+        });
+        Ok((self.namespaces.len() - 1) as u16)
+    }
+
+    /// Answers a hello, unless its TTL must first be made durable: a restarted node waits for the
+    /// longest TTL it knows of, so it must know before the session can act on it.
+    fn confirm(&mut self, conn: ConnId, link: u32, fresh: bool, out: &mut Vec<Action>) {
+        let known = self.links.get(link);
+        if known.ttl > self.longest_ttl {
+            self.unconfirmed.push((known.ttl, conn, link));
+            out.push(Action::RaiseLongestTtl(known.ttl));
+            return;
+        }
+        self.welcome(conn, link, fresh, out);
+    }
+
+    fn welcome(&self, conn: ConnId, link: u32, fresh: bool, out: &mut Vec<Action>) {
+        let known = self.links.get(link);
+        let reply = HelloReply::Welcome(Welcome {
+            protocol: PROTOCOL,
+            fresh,
+            incarnation: known.incarnation,
+            ttl_ms: known.ttl.as_millis() as u64,
+            ring_version: self.version.0,
+            node: self.config.node,
+            boot: self.config.boot,
+            worker: self.config.worker,
+        });
+        out.push(Action::Welcome {
+            conn,
+            link: LinkIndex(link),
+            reply,
+        });
+    }
+
+    pub(crate) fn longest_ttl_is(&mut self, now: Time, ttl: Duration, out: &mut Vec<Action>) {
+        self.longest_ttl = ttl;
+        let waiting = std::mem::take(&mut self.unconfirmed);
+        for (wanted, conn, link) in waiting {
+            if self.links.get(link).conn != Some(conn) {
+                continue;
+            }
+            if wanted > ttl {
+                self.unconfirmed.push((wanted, conn, link));
+                continue;
+            }
+            self.renew(now, link);
+            // It may have been resumed, but nothing can be held under a TTL never confirmed.
+            let empty = self.links.get(link).digest.count == 0;
+            self.welcome(conn, link, empty, out);
+        }
+    }
+
+    pub(crate) fn closed(&mut self, conn: ConnId, link: LinkIndex) {
+        if let Some(link) = self.link_of(conn, link) {
+            self.links.get_mut(link).conn = None;
+        }
+    }
+
+    /// The clock that leases are counted on: stalls of the worker are left out of it.
+    #[inline]
+    pub(crate) fn lease_now(&self, now: Time) -> Time {
+        Time(now.0.saturating_sub(self.lag.as_micros() as u64))
+    }
+
+    /// Counts the lease of a link anew from the receipt of what it sent.
+    #[inline]
+    pub(crate) fn renew(&mut self, now: Time, link: u32) {
+        let lease_now = self.lease_now(now);
+        let link = self.links.get_mut(link);
+        link.deadline = lease_now.after(limits::honoured(link.ttl));
+    }
+
+    /// Whether a grant to this link can still be believed.
+    pub(crate) fn is_alive(&self, now: Time, link: u32) -> bool {
+        let known = self.links.get(link);
+        !known.dying && known.deadline >= self.lease_now(now)
+    }
+}

@@ -1,0 +1,347 @@
+//! The machine of one worker: its state, its surface, and dispatch. The work is in the modules
+//! named after it.
+
+use crate::event::{Action, CloseReason, ConnId, Event, LinkIndex};
+use crate::links::{Link, NamespaceEntry};
+use crate::record::{Entry, Record, Rich};
+use crate::slab::Slab;
+use crate::table::Cell;
+use hashbrown::HashTable;
+use lockring_proto::Time;
+use lockring_proto::{Push, SessionId};
+use lockring_ring::{CellBits, CellId, Epoch, RingVersion};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// While there are links the machine wants to see the time this often, so that a longer silence
+/// is a stall of the worker and not of its clients.
+pub(crate) const BEAT: Duration = Duration::from_millis(25);
+
+/// A silence longer than a beat by more than this is a stall.
+pub(crate) const STALL: Duration = Duration::from_millis(50);
+
+/// What a machine is made with; fixed for its life.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// log2 of the number of cells.
+    pub cell_bits: CellBits,
+    /// Which worker of the node this is.
+    pub worker: u16,
+    /// How many workers the node has, a power of two.
+    pub workers: u16,
+    /// The node.
+    pub node: u32,
+    /// Its process life.
+    pub boot: u64,
+    /// The epoch of every cell at the start.
+    pub epoch: Epoch,
+    /// The ring version at the start.
+    pub ring_version: RingVersion,
+    /// The longest TTL that is durable.
+    pub longest_ttl: Duration,
+    /// When leases of an earlier life have surely ended; `None` if there are none.
+    pub opens_at: Option<Time>,
+    /// Bounds.
+    pub limits: Limits,
+    /// The bug to run with.
+    #[cfg(feature = "testing")]
+    pub mutant: Option<crate::Mutant>,
+}
+
+/// What one client, or all of them, may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Links at one worker.
+    pub links: u32,
+    /// Holds of one link.
+    pub holds_per_link: u64,
+    /// Waiters of one link.
+    pub waiters_per_link: u32,
+    /// Waiters of one key.
+    pub waiters_per_key: u32,
+    /// Namespaces known to one worker.
+    pub namespaces: u16,
+    /// Holds and waiters of a dead link that are freed in one go before live clients are served
+    /// again.
+    pub expiry_slice: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            links: 1 << 20,
+            holds_per_link: 1 << 26,
+            waiters_per_link: 1 << 20,
+            waiters_per_key: 1 << 20,
+            namespaces: 4096,
+            expiry_slice: 256,
+        }
+    }
+}
+
+/// Plain counters since the start, and gauges of now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Claims granted at once or from the queue.
+    pub grants: u64,
+    /// Of these, from the queue.
+    pub grants_queued: u64,
+    /// Holds ended by their client, by a release or a cancel.
+    pub releases: u64,
+    /// Holds ended with their link.
+    pub expired_holds: u64,
+    /// Holds ended by force.
+    pub forced: u64,
+    /// Holds ended by a compare, as no client knew them.
+    pub orphans: u64,
+    /// Holds that a compare found lost.
+    pub lost: u64,
+    /// Claims that came in line.
+    pub enqueued: u64,
+    /// Waiters that were cancelled.
+    pub cancelled_waiters: u64,
+    /// Waiters whose deadline passed.
+    pub timeouts: u64,
+    /// Waiters gone with their link.
+    pub dead_waiters: u64,
+    /// Copies of a request that found the hold or waiter of the first.
+    pub retries: u64,
+    /// Requests for a cell owned elsewhere, or anew.
+    pub moved: u64,
+    /// Claims that did not want to wait.
+    pub busy: u64,
+    /// Requests refused.
+    pub refused: u64,
+    /// Requests of connections that a newer one had replaced.
+    pub stale: u64,
+    /// Links that ended with their lease.
+    pub expired_links: u64,
+    /// Links taken over by a newer connection.
+    pub resumed_links: u64,
+    /// Links that began.
+    pub fresh_links: u64,
+    /// Stalls of the worker.
+    pub stalls: u64,
+    /// Requests of every kind.
+    pub requests: u64,
+    /// Gauge: holds.
+    pub holds: u64,
+    /// Gauge: waiters.
+    pub waiters: u64,
+    /// Gauge: links.
+    pub links: u64,
+    /// Gauge: keys in use.
+    pub keys: u64,
+}
+
+/// The state machine of one worker. See the crate's documentation.
+#[derive(Clone)]
+pub struct Machine {
+    pub(crate) config: Config,
+    pub(crate) worker_shift: u32,
+    pub(crate) version: RingVersion,
+    pub(crate) longest_ttl: Duration,
+    pub(crate) draining: bool,
+    pub(crate) stats: Stats,
+
+    pub(crate) cells: Vec<Cell>,
+    pub(crate) records: Slab<Record>,
+    pub(crate) riches: Slab<Rich>,
+    pub(crate) entries: Slab<Entry>,
+    /// Entries by (link, request).
+    pub(crate) by_request: HashTable<u32>,
+    /// Entries that hold, by (record, fence).
+    pub(crate) by_fence: HashTable<u32>,
+    /// Waiters with a deadline.
+    pub(crate) waits: BTreeSet<(Time, u32)>,
+    /// Records queued on while nothing may be granted yet.
+    pub(crate) in_grace: BTreeSet<u32>,
+    pub(crate) wanted_epochs: Vec<CellId>,
+
+    pub(crate) links: Slab<Link>,
+    pub(crate) sessions: BTreeMap<SessionId, u32>,
+    /// Links by a time no later than their deadline, on the lease clock.
+    pub(crate) leases: BTreeSet<(Time, u32)>,
+    /// Links whose holds and waiters are being freed, slice by slice.
+    pub(crate) dying: VecDeque<u32>,
+    /// Hellos that wait for a longer TTL to be durable.
+    pub(crate) unconfirmed: Vec<(Duration, ConnId, u32)>,
+    pub(crate) namespaces: Vec<NamespaceEntry>,
+
+    /// Sum of all stalls: the lease clock is `now` minus this.
+    pub(crate) lag: Duration,
+    pub(crate) last_seen: Time,
+    /// After a stall nothing expires before this, so that the sockets are read first.
+    pub(crate) no_expiry_before: Time,
+    pub(crate) plan: Vec<crate::batch::Planned>,
+}
+
+impl Machine {
+    /// A machine that owns every cell of its worker.
+    ///
+    /// # Panics
+    /// When the number of workers is not a power of two within the number of cells.
+    pub fn new(config: Config, now: Time) -> Self {
+        let workers = u32::from(config.workers);
+        assert!(
+            workers.is_power_of_two() && workers <= config.cell_bits.cells(),
+            "{workers} workers is not a power of two within {} cells",
+            config.cell_bits.cells()
+        );
+        assert!(
+            config.worker < config.workers,
+            "worker {} of {workers}",
+            config.worker
+        );
+        let cells = config.cell_bits.cells() / workers;
+        let cell = Cell::new(config.epoch, config.ring_version);
+        Self {
+            worker_shift: workers.trailing_zeros(),
+            version: config.ring_version,
+            longest_ttl: config.longest_ttl,
+            draining: false,
+            stats: Stats::default(),
+            cells: vec![cell; cells as usize],
+            records: Slab::new(),
+            riches: Slab::new(),
+            entries: Slab::new(),
+            by_request: HashTable::new(),
+            by_fence: HashTable::new(),
+            waits: BTreeSet::new(),
+            in_grace: BTreeSet::new(),
+            wanted_epochs: Vec::new(),
+            links: Slab::new(),
+            sessions: BTreeMap::new(),
+            leases: BTreeSet::new(),
+            dying: VecDeque::new(),
+            unconfirmed: Vec::new(),
+            namespaces: Vec::new(),
+            lag: Duration::ZERO,
+            last_seen: now,
+            no_expiry_before: now,
+            plan: Vec::new(),
+            config,
+        }
+    }
+
+    /// Takes one event in and appends every effect to `out`. `now` never goes back.
+    pub fn handle(&mut self, now: Time, event: Event<'_>, out: &mut Vec<Action>) {
+        self.observe(now);
+        match event {
+            Event::Opened { conn, party, hello } => self.opened(now, conn, party, &hello, out),
+            Event::Requests {
+                conn,
+                link,
+                requests,
+            } => {
+                self.requests(now, conn, link, requests, out);
+            }
+            Event::Closed { conn, link } => self.closed(conn, link),
+            Event::Tick => self.tick(now, out),
+            Event::LongestTtl(ttl) => self.longest_ttl_is(now, ttl, out),
+            Event::EpochRaised {
+                cell,
+                epoch,
+                version,
+            } => self.epoch_raised(cell, epoch, version),
+            Event::Drain => self.drain(out),
+        }
+        for cell in self.wanted_epochs.drain(..) {
+            out.push(Action::WantEpoch(cell));
+        }
+    }
+
+    /// When [`Event::Tick`] is due at the latest; `None` while nothing can happen by itself.
+    pub fn next_deadline(&self) -> Option<Time> {
+        if !self.dying.is_empty() || self.grace_is_over_but_queued() {
+            return Some(self.last_seen);
+        }
+        let wait = self.waits.first().map(|&(at, _)| at);
+        let beat = (self.links.len() > 0).then(|| self.last_seen.after(BEAT));
+        let opens = self.config.opens_at.filter(|_| !self.in_grace.is_empty());
+        [wait, beat, opens].into_iter().flatten().min()
+    }
+
+    /// The counters, and the gauges as they are now.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            links: u64::from(self.links.len()),
+            keys: u64::from(self.records.len()),
+            ..self.stats
+        }
+    }
+
+    /// Until when nothing is granted, because an earlier life of the node may have granted it.
+    pub fn opens_at(&self) -> Option<Time> {
+        self.config.opens_at.filter(|&at| self.last_seen < at)
+    }
+
+    /// The ring version this machine knows.
+    pub fn version(&self) -> RingVersion {
+        self.version
+    }
+
+    fn grace_is_over_but_queued(&self) -> bool {
+        !self.in_grace.is_empty() && self.opens_at().is_none()
+    }
+
+    /// Notices a stall of the worker: what clients sent meanwhile is still in the sockets, so the
+    /// lease clock stands still for its length.
+    fn observe(&mut self, now: Time) {
+        assert!(
+            now >= self.last_seen,
+            "time went back from {} to {now}",
+            self.last_seen
+        );
+        let silence = now.since(self.last_seen);
+        let stalled = self.links.len() > 0 && silence > BEAT + STALL;
+        if stalled && !crate::mutant::mutant!(self, ExpireOnWaking) {
+            self.lag += silence;
+            self.no_expiry_before = now.after(BEAT);
+            self.stats.stalls += 1;
+        }
+        self.last_seen = now;
+    }
+
+    fn epoch_raised(&mut self, cell: CellId, epoch: Epoch, version: RingVersion) {
+        self.version = self.version.max(version);
+        let mine = cell.0 & (self.config.workers - 1) == self.config.worker;
+        assert!(
+            mine,
+            "{cell} is not a cell of worker {}",
+            self.config.worker
+        );
+        let cell = &mut self.cells[(cell.0 >> self.worker_shift) as usize];
+        if epoch > cell.epoch {
+            cell.epoch = epoch;
+            cell.counter = 0;
+            cell.epoch_wanted = false;
+            cell.since = version;
+        }
+    }
+
+    fn drain(&mut self, out: &mut Vec<Action>) {
+        self.draining = true;
+        for &link in self.sessions.values() {
+            if let Some(conn) = self.links.get(link).conn {
+                out.push(Action::Push {
+                    conn,
+                    push: Push::Draining,
+                });
+            }
+        }
+    }
+
+    /// Closes the connection of a link, if it has one.
+    pub(crate) fn hang_up(&mut self, link: u32, reason: CloseReason, out: &mut Vec<Action>) {
+        if let Some(conn) = self.links.get_mut(link).conn.take() {
+            out.push(Action::Close { conn, reason });
+        }
+    }
+
+    /// A link that an event names, if its connection is still the one in force: the second fence
+    /// against stale copies of a request.
+    pub(crate) fn link_of(&self, conn: ConnId, link: LinkIndex) -> Option<u32> {
+        (self.links.get(link.0).conn == Some(conn)).then_some(link.0)
+    }
+}

@@ -1,0 +1,54 @@
+//! Seeded bugs, each from a real incident or from removing one mechanism, to show that the
+//! simulator's invariants can fail. Outside of the `testing` feature nothing of it is compiled.
+
+/// A bug to switch on.
+#[cfg(feature = "testing")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mutant {
+    /// Grants to a waiter whose session is dead.
+    GrantWithoutSessionCheck,
+    /// Does not tell a client that its session died, so that its waiters wait for ever.
+    DeathNotTold,
+    /// A waiter behind an expired one slips in without looking at the holders.
+    SlipPastExpired,
+    /// A worker that was stalled expires everybody on waking.
+    ExpireOnWaking,
+    /// A hold of an earlier session of the same name is taken for one's own.
+    NamesakeHold,
+    /// Releases whatever holds the key, without comparing the fence.
+    ReleaseWithoutFence,
+    /// Opens for new grants before the leases of the earlier life have ended.
+    RestartWithoutGrace,
+    /// The lease clock follows the wall clock's jumps.
+    WallClock,
+    /// A dead waiter at the head swallows the wake-up of the next.
+    LostWakeup,
+    /// Frees all of a dead session in one go, whatever its size.
+    UnboundedExpiry,
+    /// Runs requests routed by an older ring version than the cell's owner.
+    NoVersionFence,
+    /// Runs requests of a connection that a newer one has replaced.
+    NoLinkFence,
+    /// Does not compare the request id of a hold: a retry queues behind itself.
+    NoRequestId,
+    /// Never finds a digest wrong.
+    NoDigestCompare,
+    /// A second connection of a session makes a second link.
+    TwoLinks,
+}
+
+#[cfg(feature = "testing")]
+macro_rules! mutant {
+    ($machine:expr, $mutant:ident) => {
+        $machine.config.mutant == Some(crate::mutant::Mutant::$mutant)
+    };
+}
+
+#[cfg(not(feature = "testing"))]
+macro_rules! mutant {
+    ($machine:expr, $mutant:ident) => {
+        false
+    };
+}
+
+pub(crate) use mutant;

@@ -1,0 +1,298 @@
+//! Queues of rich keys: coming in line, being granted from it, and the way back to a thin record.
+
+use crate::event::Action;
+use crate::machine::Machine;
+use crate::mutant::mutant;
+use crate::record::{Entry, Kind, LinkChain, QueueChain, Record, Rich, ThinChain};
+use crate::slab::NIL;
+use crate::table::Place;
+use hashbrown::hash_table;
+use lockring_proto::Time;
+use lockring_proto::{Claim, Fence, Reply};
+
+#[inline]
+fn hash2(a: u32, b: u64) -> u64 {
+    let x = (u64::from(a) << 32 ^ b).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+}
+
+fn request_hash(entry: &Entry) -> u64 {
+    hash2(entry.link, u64::from(entry.request as u32))
+}
+
+fn fence_hash(entry: &Entry) -> u64 {
+    hash2(entry.record, entry.fence.expect("indexed by its fence").0)
+}
+
+impl Machine {
+    /// The hold or waiter that a request of a link made on a rich key.
+    pub(crate) fn entry_by_request(&self, link: u32, request: u64) -> Option<u32> {
+        if mutant!(self, NoRequestId) {
+            return None;
+        }
+        let request = request as u32;
+        let is_it = |&index: &u32| {
+            let entry = self.entries.get(index);
+            entry.link == link && entry.request as u32 == request
+        };
+        self.by_request
+            .find(hash2(link, u64::from(request)), is_it)
+            .copied()
+    }
+
+    /// The hold of a rich key with this fence.
+    pub(crate) fn entry_by_fence(&self, record: u32, fence: Fence) -> Option<u32> {
+        let is_it = |&index: &u32| {
+            let entry = self.entries.get(index);
+            entry.record == record && entry.fence == Some(fence)
+        };
+        self.by_fence.find(hash2(record, fence.0), is_it).copied()
+    }
+
+    /// Enters a new entry in its link's list and in the index by request.
+    pub(crate) fn remember(&mut self, index: u32) {
+        let link = self.entries.get(index).link;
+        let list = &mut self.links.get_mut(link).entries;
+        list.push_back::<Entry, LinkChain>(&mut self.entries, index);
+        let (entries, hash) = (&self.entries, request_hash(self.entries.get(index)));
+        self.by_request
+            .insert_unique(hash, index, |&other| request_hash(entries.get(other)));
+    }
+
+    /// Drops an entry that is in no queue any more.
+    pub(crate) fn forget(&mut self, index: u32) {
+        let entry = self.entries.get(index);
+        let (link, hash) = (entry.link, request_hash(entry));
+        remove_index(&mut self.by_request, hash, index);
+        let list = &mut self.links.get_mut(link).entries;
+        list.remove::<Entry, LinkChain>(&mut self.entries, index);
+        self.entries.remove(index);
+    }
+
+    /// Puts a new entry at the end of its key's queue.
+    pub(crate) fn line_up(&mut self, index: u32) {
+        let entry = self.entries.get(index);
+        if entry.deadline != Time::NEVER {
+            self.waits.insert((entry.deadline, index));
+        }
+        self.links.get_mut(entry.link).waiters += 1;
+        let rich = self.records.get(entry.record).link;
+        let queue = &mut self.riches.get_mut(rich).waiters;
+        queue.push_back::<Entry, QueueChain>(&mut self.entries, index);
+        self.stats.enqueued += 1;
+        self.stats.waiters += 1;
+    }
+
+    /// Takes a waiter out of its queue. It is still remembered.
+    fn step_out(&mut self, index: u32) {
+        let entry = self.entries.get(index);
+        assert!(entry.fence.is_none(), "a holder is in no queue: {entry:?}");
+        if entry.deadline != Time::NEVER {
+            self.waits.remove(&(entry.deadline, index));
+        }
+        self.links.get_mut(entry.link).waiters -= 1;
+        let rich = self.records.get(entry.record).link;
+        let queue = &mut self.riches.get_mut(rich).waiters;
+        queue.remove::<Entry, QueueChain>(&mut self.entries, index);
+        self.stats.waiters -= 1;
+    }
+
+    /// Drops a waiter, numbered as an operation of the cell. The caller pumps the queue.
+    pub(crate) fn drop_waiter(&mut self, place: Place, index: u32) {
+        self.step_out(index);
+        self.forget(index);
+        self.count(place);
+    }
+
+    /// Makes an entry that stands in no queue a holder. `false`: the cell's epoch is used up.
+    pub(crate) fn grant(&mut self, now: Time, place: Place, index: u32) -> bool {
+        let Some(fence) = self.number(place) else {
+            return false;
+        };
+        let entry = self.entries.get_mut(index);
+        entry.fence = Some(fence);
+        entry.since = now;
+        entry.deadline = Time::NEVER;
+        let (link, claim, rich) = (entry.link, entry.claim, self.records.get(entry.record).link);
+        let rich = self.riches.get_mut(rich);
+        rich.take(claim);
+        rich.holders
+            .push_back::<Entry, QueueChain>(&mut self.entries, index);
+        self.remember_fence(index);
+        let id = self.hold_id(place, fence);
+        self.links.get_mut(link).digest.add(id);
+        self.stats.grants += 1;
+        self.stats.holds += 1;
+        true
+    }
+
+    fn remember_fence(&mut self, index: u32) {
+        let (entries, hash) = (&self.entries, fence_hash(self.entries.get(index)));
+        self.by_fence
+            .insert_unique(hash, index, |&other| fence_hash(entries.get(other)));
+    }
+
+    /// Takes a holder off its key, and forgets it. The caller numbers, counts and pumps.
+    pub(crate) fn ungrant(&mut self, place: Place, index: u32) {
+        let entry = self.entries.get(index);
+        let fence = entry.fence.expect("only a holder has a hold to end");
+        let (link, claim, hash) = (entry.link, entry.claim, fence_hash(entry));
+        let rich = self.riches.get_mut(self.records.get(entry.record).link);
+        rich.give(claim);
+        rich.holders
+            .remove::<Entry, QueueChain>(&mut self.entries, index);
+        remove_index(&mut self.by_fence, hash, index);
+        let id = self.hold_id(place, fence);
+        self.links.get_mut(link).digest.remove(id);
+        self.stats.holds -= 1;
+        self.forget(index);
+    }
+
+    /// Grants from the head of the queue for as long as the head fits, then lets the record
+    /// settle. Every change of a rich key ends here.
+    pub(crate) fn pump(&mut self, now: Time, place: Place, record: u32, out: &mut Vec<Action>) {
+        if self.grace_left(now).is_none() {
+            while let Some(dead_before) = self.pump_one(now, place, record, out) {
+                if dead_before && mutant!(self, LostWakeup) {
+                    break;
+                }
+            }
+        }
+        self.settle(place, record);
+    }
+
+    /// One step of a pump: `None` when the head does not fit or nobody is in line, else whether
+    /// the head was dead rather than granted.
+    fn pump_one(
+        &mut self,
+        now: Time,
+        place: Place,
+        record: u32,
+        out: &mut Vec<Action>,
+    ) -> Option<bool> {
+        let rich = self.rich_of(record);
+        let head = rich.waiters.head;
+        if head == NIL {
+            return None;
+        }
+        let (link, claim) = (self.entries.get(head).link, self.entries.get(head).claim);
+        // Looked at again now: its lease may have ended while it waited.
+        if !self.is_alive(now, link) && !mutant!(self, GrantWithoutSessionCheck) {
+            self.begin_expiry(link, out);
+            self.drop_waiter(place, head);
+            self.stats.dead_waiters += 1;
+            if mutant!(self, SlipPastExpired) {
+                self.slip_in(now, place, record, out);
+            }
+            return Some(true);
+        }
+        if !rich.fits(claim) {
+            return None;
+        }
+        self.grant_head(now, place, head, out).then_some(false)
+    }
+
+    fn slip_in(&mut self, now: Time, place: Place, record: u32, out: &mut Vec<Action>) {
+        let head = self.rich_of(record).waiters.head;
+        if head != NIL && self.entries.get(head).claim == Claim::Shared {
+            self.grant_head(now, place, head, out);
+        }
+    }
+
+    fn grant_head(&mut self, now: Time, place: Place, head: u32, out: &mut Vec<Action>) -> bool {
+        let cell = self.cell(place);
+        if cell.counter >= Fence::COUNTER_LAST {
+            return false;
+        }
+        self.step_out(head);
+        assert!(self.grant(now, place, head), "the counter had room");
+        self.stats.grants_queued += 1;
+        let entry = self.entries.get(head);
+        if let Some(conn) = self.links.get(entry.link).conn {
+            let fence = entry.fence.expect("just granted");
+            let reply = Reply::Granted {
+                id: entry.request,
+                version: self.version.0,
+                fence,
+            };
+            out.push(Action::Reply { conn, reply });
+        }
+        true
+    }
+
+    /// Turns a thin record rich: the holder becomes an entry.
+    pub(crate) fn enrich(&mut self, now: Time, index: u32) {
+        let record = self.records.get(index);
+        let (link, fence, request) = (record.link, record.fence, record.request);
+        let since = record.since(now);
+        let key = record.inline_key().expect("a thin record has a short key");
+        let mut side = Rich::new(key, self.links.get(link).namespace, Kind::Modes);
+        side.exclusive = true;
+        let list = &mut self.links.get_mut(link).thin;
+        list.remove::<Record, ThinChain>(&mut self.records, index);
+        let entry = self.entries.insert(Entry {
+            record: index,
+            link,
+            request: u64::from(request),
+            claim: Claim::Exclusive,
+            fence: Some(fence),
+            since,
+            deadline: Time::NEVER,
+            queue_prev: NIL,
+            queue_next: NIL,
+            link_prev: NIL,
+            link_next: NIL,
+        });
+        side.holders
+            .push_back::<Entry, QueueChain>(&mut self.entries, entry);
+        let rich = self.riches.insert(side);
+        self.records.get_mut(index).make_rich(rich);
+        self.remember(entry);
+        self.remember_fence(entry);
+    }
+
+    /// Brings a rich record to its simplest form: gone when nobody uses it, thin when it is one
+    /// exclusive holder of a short key and nobody in line.
+    pub(crate) fn settle(&mut self, place: Place, index: u32) {
+        let record = self.records.get(index);
+        if !record.is_rich() {
+            return;
+        }
+        let rich_index = record.link;
+        let rich = self.riches.get(rich_index);
+        if rich.waiters.len > 0 {
+            return;
+        }
+        if rich.holders.len == 0 {
+            self.free_record(place, index);
+            self.riches.remove(rich_index);
+        } else if rich.exclusive && rich.long_key.is_none() {
+            self.thin_out(index, rich_index);
+        }
+    }
+
+    fn thin_out(&mut self, index: u32, rich_index: u32) {
+        let holder = self.riches.get(rich_index).holders.head;
+        let entry = self.entries.get(holder).clone();
+        let hash = fence_hash(&entry);
+        remove_index(&mut self.by_fence, hash, holder);
+        self.forget(holder);
+        self.riches.remove(rich_index);
+        let fence = entry.fence.expect("a holder has a fence");
+        self.records
+            .get_mut(index)
+            .make_thin(entry.link, fence, entry.request, entry.since);
+        let list = &mut self.links.get_mut(entry.link).thin;
+        list.push_back::<Record, ThinChain>(&mut self.records, index);
+    }
+}
+
+fn remove_index(table: &mut hashbrown::HashTable<u32>, hash: u64, index: u32) {
+    match table.find_entry(hash, |&other| other == index) {
+        Ok(found) => {
+            let found: hash_table::OccupiedEntry<'_, u32> = found;
+            found.remove();
+        }
+        Err(_) => panic!("entry {index} is not in its index"),
+    }
+}

@@ -1,0 +1,290 @@
+//! What a key in use costs: a 48-byte record, and a side record for anything but one exclusive
+//! holder of a short key.
+
+use crate::slab::{Chain, List, NIL, Slot};
+use lockring_proto::Time;
+use lockring_proto::{Claim, Fence};
+
+/// Longest key that lives in the record itself.
+pub(crate) const INLINE_KEY: usize = 20;
+
+const RICH: u8 = 0x80;
+const LEN_MASK: u8 = 0x1f;
+/// Length of a key that lives in the side record.
+const LONG: u8 = 0x1f;
+
+/// A key in use. Thin: one exclusive holder, everything here. Rich: `link` is the index of the
+/// [`Rich`] record and only the key is used here.
+///
+/// The namespace of a thin record is that of its link, so it is not stored again; that, and
+/// length and shape sharing a byte, make room for `since`.
+#[derive(Clone)]
+pub(crate) struct Record {
+    pub(crate) fence: Fence,
+    pub(crate) link: u32,
+    prev: u32,
+    next: u32,
+    /// Low half of the request id: enough to know a retry, as both halves can only be equal for
+    /// requests 2^32 apart.
+    pub(crate) request: u32,
+    key: [u8; INLINE_KEY],
+    shape: u8,
+    /// Whole seconds of core time at the grant; wraps after 194 days, for people only.
+    since: [u8; 3],
+}
+
+const _: () = assert!(size_of::<Record>() == 48);
+
+impl Record {
+    #[inline]
+    pub(crate) fn thin(key: &[u8], link: u32, fence: Fence, request: u64, now: Time) -> Self {
+        let mut record = Self::rich(key, link);
+        record.shape &= LEN_MASK;
+        record.fence = fence;
+        record.request = request as u32;
+        record.set_since(now);
+        record
+    }
+
+    #[inline]
+    pub(crate) fn rich(key: &[u8], rich: u32) -> Self {
+        let mut inline = [0; INLINE_KEY];
+        let shape = if key.len() <= INLINE_KEY {
+            inline[..key.len()].copy_from_slice(key);
+            key.len() as u8
+        } else {
+            LONG
+        };
+        Self {
+            fence: Fence(0),
+            link: rich,
+            prev: NIL,
+            next: NIL,
+            request: 0,
+            key: inline,
+            shape: shape | RICH,
+            since: [0; 3],
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_rich(&self) -> bool {
+        self.shape & RICH != 0
+    }
+
+    /// The key, if it is short.
+    #[inline]
+    pub(crate) fn inline_key(&self) -> Option<&[u8]> {
+        let len = self.shape & LEN_MASK;
+        (len != LONG).then(|| &self.key[..len as usize])
+    }
+
+    /// Turns a thin record rich, or a rich one with a short key thin.
+    pub(crate) fn make_rich(&mut self, rich: u32) {
+        self.shape |= RICH;
+        self.link = rich;
+        self.fence = Fence(0);
+        self.request = 0;
+        self.since = [0; 3];
+    }
+
+    pub(crate) fn make_thin(&mut self, link: u32, fence: Fence, request: u64, since: Time) {
+        assert!(self.inline_key().is_some(), "a long key cannot be thin");
+        self.shape &= LEN_MASK;
+        self.link = link;
+        self.fence = fence;
+        self.request = request as u32;
+        self.set_since(since);
+    }
+
+    #[inline]
+    fn set_since(&mut self, at: Time) {
+        let [a, b, c, ..] = (at.0 / 1_000_000).to_le_bytes();
+        self.since = [a, b, c];
+    }
+
+    /// When a thin hold began, to the second, seen from `now`.
+    pub(crate) fn since(&self, now: Time) -> Time {
+        const WRAP: u64 = 1 << 24;
+        let [a, b, c] = self.since;
+        let began = u64::from(u32::from_le_bytes([a, b, c, 0]));
+        let now_s = now.0 / 1_000_000;
+        let age = (now_s % WRAP + WRAP - began) % WRAP;
+        Time(now_s.saturating_sub(age) * 1_000_000)
+    }
+
+    /// The next record of the link's list of thin holds.
+    pub(crate) fn next_of_link(&self) -> u32 {
+        self.next
+    }
+}
+
+impl Slot for Record {
+    #[inline]
+    fn set_free(&mut self, next: u32) {
+        self.next = next;
+    }
+    #[inline]
+    fn next_free(&self) -> u32 {
+        self.next
+    }
+}
+
+/// The list of a link's thin holds.
+pub(crate) struct ThinChain;
+
+impl Chain<Record> for ThinChain {
+    #[inline]
+    fn prev(value: &mut Record) -> &mut u32 {
+        &mut value.prev
+    }
+    #[inline]
+    fn next(value: &mut Record) -> &mut u32 {
+        &mut value.next
+    }
+}
+
+/// What a key in use is used as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Modes,
+    Permits { capacity: u32 },
+}
+
+impl Kind {
+    pub(crate) fn of(claim: Claim) -> Self {
+        match claim {
+            Claim::Exclusive | Claim::Shared => Self::Modes,
+            Claim::Permits { capacity, .. } => Self::Permits { capacity },
+        }
+    }
+}
+
+/// The side record.
+#[derive(Clone)]
+pub(crate) struct Rich {
+    pub(crate) kind: Kind,
+    /// Index in the machine's table of namespaces.
+    pub(crate) namespace: u16,
+    /// Keys above [`INLINE_KEY`] bytes.
+    pub(crate) long_key: Option<Box<[u8]>>,
+    pub(crate) holders: List,
+    pub(crate) waiters: List,
+    /// Permits held, or 1 while held exclusively.
+    pub(crate) used: u32,
+    pub(crate) exclusive: bool,
+    next_free: u32,
+}
+
+impl Rich {
+    pub(crate) fn new(key: &[u8], namespace: u16, kind: Kind) -> Self {
+        Self {
+            kind,
+            namespace,
+            long_key: (key.len() > INLINE_KEY).then(|| key.into()),
+            holders: List::default(),
+            waiters: List::default(),
+            used: 0,
+            exclusive: false,
+            next_free: NIL,
+        }
+    }
+
+    /// Whether the claim fits beside the holders. Its kind is that of the key.
+    pub(crate) fn fits(&self, claim: Claim) -> bool {
+        match (self.kind, claim) {
+            (Kind::Modes, Claim::Exclusive) => self.holders.len == 0,
+            (Kind::Modes, Claim::Shared) => !self.exclusive,
+            (Kind::Permits { capacity }, Claim::Permits { permits, .. }) => {
+                self.used + permits <= capacity
+            }
+            (kind, claim) => panic!("claim {claim:?} queued on a key of kind {kind:?}"),
+        }
+    }
+
+    pub(crate) fn take(&mut self, claim: Claim) {
+        match claim {
+            Claim::Exclusive => self.exclusive = true,
+            Claim::Shared => {}
+            Claim::Permits { permits, .. } => self.used += permits,
+        }
+    }
+
+    pub(crate) fn give(&mut self, claim: Claim) {
+        match claim {
+            Claim::Exclusive => self.exclusive = false,
+            Claim::Shared => {}
+            Claim::Permits { permits, .. } => {
+                assert!(
+                    self.used >= permits,
+                    "permits given back twice: {permits} of {}",
+                    self.used
+                );
+                self.used -= permits;
+            }
+        }
+    }
+}
+
+impl Slot for Rich {
+    fn set_free(&mut self, next: u32) {
+        self.long_key = None;
+        self.next_free = next;
+    }
+    fn next_free(&self) -> u32 {
+        self.next_free
+    }
+}
+
+/// A hold or a waiter of a rich key.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) record: u32,
+    pub(crate) link: u32,
+    pub(crate) request: u64,
+    pub(crate) claim: Claim,
+    /// A hold's fence; a waiter has none yet.
+    pub(crate) fence: Option<Fence>,
+    /// When it was granted, or came in line.
+    pub(crate) since: Time,
+    /// When a waiter gives up.
+    pub(crate) deadline: Time,
+    pub(crate) queue_prev: u32,
+    pub(crate) queue_next: u32,
+    pub(crate) link_prev: u32,
+    pub(crate) link_next: u32,
+}
+
+impl Slot for Entry {
+    fn set_free(&mut self, next: u32) {
+        self.record = NIL;
+        self.queue_next = next;
+    }
+    fn next_free(&self) -> u32 {
+        self.queue_next
+    }
+}
+
+/// The holders or the waiters of a key.
+pub(crate) struct QueueChain;
+
+impl Chain<Entry> for QueueChain {
+    fn prev(value: &mut Entry) -> &mut u32 {
+        &mut value.queue_prev
+    }
+    fn next(value: &mut Entry) -> &mut u32 {
+        &mut value.queue_next
+    }
+}
+
+/// The rich holds and the waiters of a link.
+pub(crate) struct LinkChain;
+
+impl Chain<Entry> for LinkChain {
+    fn prev(value: &mut Entry) -> &mut u32 {
+        &mut value.link_prev
+    }
+    fn next(value: &mut Entry) -> &mut u32 {
+        &mut value.link_next
+    }
+}

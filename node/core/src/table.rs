@@ -1,0 +1,225 @@
+//! The cells of a worker: per cell an epoch, a counter and a small hash table of its keys in use.
+
+use crate::machine::Machine;
+use crate::record::{Record, Rich};
+use crate::slab::NIL;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use lockring_proto::{Fence, HoldId};
+use lockring_ring::{CellId, Epoch, KeyHash, NamespaceSeed, RingVersion, hash_key};
+
+/// One key in use in the table of its cell: eight bytes, so that growing a table moves little.
+#[derive(Clone, Copy)]
+pub(crate) struct Slot {
+    tag: u32,
+    pub(crate) record: u32,
+}
+
+/// Spreads the stored tag over the table's 64-bit hash; growth needs no key.
+#[inline]
+fn spread(tag: u32) -> u64 {
+    u64::from(tag).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[derive(Clone)]
+pub(crate) struct Cell {
+    pub(crate) table: HashTable<Slot>,
+    /// Numbers every replicated operation of the cell.
+    pub(crate) counter: u64,
+    pub(crate) epoch: Epoch,
+    /// The cell's epoch was asked to be raised.
+    pub(crate) epoch_wanted: bool,
+    /// The ring version that made this epoch: requests routed by an older one are stale.
+    pub(crate) since: RingVersion,
+}
+
+impl Cell {
+    pub(crate) fn new(epoch: Epoch, since: RingVersion) -> Self {
+        Self {
+            table: HashTable::new(),
+            counter: 0,
+            epoch,
+            epoch_wanted: false,
+            since,
+        }
+    }
+
+    /// The record of the key that `is_it` recognises.
+    #[inline]
+    pub(crate) fn find(&self, tag: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        self.table
+            .find(spread(tag), |slot| slot.tag == tag && is_it(slot.record))
+            .map(|slot| slot.record)
+    }
+
+    /// A record whose tag matches, without looking at its key: for touching memory early.
+    #[inline]
+    pub(crate) fn guess(&self, tag: u32) -> u32 {
+        self.table
+            .find(spread(tag), |slot| slot.tag == tag)
+            .map_or(NIL, |slot| slot.record)
+    }
+
+    #[inline]
+    pub(crate) fn insert(&mut self, tag: u32, record: u32) {
+        self.table
+            .insert_unique(spread(tag), Slot { tag, record }, |slot| spread(slot.tag));
+    }
+
+    #[inline]
+    pub(crate) fn remove(&mut self, tag: u32, record: u32) {
+        let found = self.table.entry(
+            spread(tag),
+            |slot| slot.record == record,
+            |slot| spread(slot.tag),
+        );
+        match found {
+            Entry::Occupied(slot) => {
+                slot.remove();
+            }
+            Entry::Vacant(_) => panic!("record {record} is not in the table of its cell"),
+        }
+        // A cell that was full once must not keep its memory for ever.
+        if self.table.capacity() > 64 && self.table.len() * 8 < self.table.capacity() {
+            self.table
+                .shrink_to(self.table.len() * 2, |slot| spread(slot.tag));
+        }
+    }
+}
+
+/// Where a key lives: its cell at this worker, and its tag there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// Index in the machine's cells.
+    pub(crate) at: u32,
+    pub(crate) tag: u32,
+}
+
+impl Machine {
+    /// The place of a hashed key, or `None` when its cell belongs to another worker.
+    #[inline]
+    pub(crate) fn place(&self, hash: KeyHash) -> Option<Place> {
+        let cell = self.config.cell_bits.cell(hash.position).0;
+        if cell & (self.config.workers - 1) != self.config.worker {
+            return None;
+        }
+        Some(Place {
+            at: u32::from(cell >> self.worker_shift),
+            tag: hash.tag,
+        })
+    }
+
+    pub(crate) fn place_of_key(&self, seed: NamespaceSeed, key: &[u8]) -> Place {
+        self.place(hash_key(seed, key))
+            .expect("a key in use belongs to this worker")
+    }
+
+    /// The id of a cell of this worker.
+    #[inline]
+    pub(crate) fn cell_id(&self, at: u32) -> CellId {
+        CellId(((at as u16) << self.worker_shift) | self.config.worker)
+    }
+
+    #[inline]
+    pub(crate) fn cell(&self, place: Place) -> &Cell {
+        &self.cells[place.at as usize]
+    }
+
+    #[inline]
+    pub(crate) fn cell_mut(&mut self, place: Place) -> &mut Cell {
+        &mut self.cells[place.at as usize]
+    }
+
+    /// The next number of a cell's counter, as a fence. `None` when the epoch is used up.
+    #[inline]
+    pub(crate) fn number(&mut self, place: Place) -> Option<Fence> {
+        let cell = self.cell_mut(place);
+        if cell.counter >= Fence::COUNTER_LAST || cell.epoch >= Epoch::LAST {
+            return None;
+        }
+        cell.counter += 1;
+        let fence = Fence::new(cell.epoch, cell.counter);
+        if cell.counter >= Fence::COUNTER_BUMP && !cell.epoch_wanted {
+            cell.epoch_wanted = true;
+            let cell = self.cell_id(place.at);
+            self.wanted_epochs.push(cell);
+        }
+        Some(fence)
+    }
+
+    /// Numbers an operation that hands out no fence; at the end of an epoch it stays unnumbered,
+    /// as nothing is granted there any more.
+    #[inline]
+    pub(crate) fn count(&mut self, place: Place) {
+        let _unnumbered_at_the_end = self.number(place);
+    }
+
+    pub(crate) fn hold_id(&self, place: Place, fence: Fence) -> HoldId {
+        HoldId {
+            cell: self.cell_id(place.at).0,
+            fence,
+        }
+    }
+
+    /// The record of a key of a namespace, if it is in use.
+    #[inline]
+    pub(crate) fn find(&self, place: Place, namespace: u16, key: &[u8]) -> Option<u32> {
+        self.cell(place)
+            .find(place.tag, |index| self.is_key(index, namespace, key))
+    }
+
+    #[inline]
+    fn is_key(&self, index: u32, namespace: u16, key: &[u8]) -> bool {
+        let record = self.records.get(index);
+        let theirs = if record.is_rich() {
+            self.riches.get(record.link).namespace
+        } else {
+            self.links.get(record.link).namespace
+        };
+        theirs == namespace && self.key(record) == key
+    }
+
+    /// The key of a record.
+    #[inline]
+    pub(crate) fn key<'a>(&'a self, record: &'a Record) -> &'a [u8] {
+        record.inline_key().unwrap_or_else(|| {
+            let rich = self.riches.get(record.link);
+            rich.long_key
+                .as_deref()
+                .expect("a long key lives in its side record")
+        })
+    }
+
+    /// The namespace of a record.
+    pub(crate) fn namespace(&self, record: &Record) -> u16 {
+        if record.is_rich() {
+            self.riches.get(record.link).namespace
+        } else {
+            self.links.get(record.link).namespace
+        }
+    }
+
+    /// The place of a record's key, hashed again.
+    pub(crate) fn place_of(&self, index: u32) -> Place {
+        let record = self.records.get(index);
+        let seed = self.namespaces[self.namespace(record) as usize].seed;
+        self.place_of_key(seed, self.key(record))
+    }
+
+    #[inline]
+    pub(crate) fn rich_of(&self, index: u32) -> &Rich {
+        let record = self.records.get(index);
+        assert!(record.is_rich(), "record {index} is thin");
+        self.riches.get(record.link)
+    }
+
+    /// Takes a record that nobody holds or waits for out of its cell. The caller knows its place.
+    #[inline]
+    pub(crate) fn free_record(&mut self, place: Place, index: u32) {
+        self.cell_mut(place).remove(place.tag, index);
+        if !self.in_grace.is_empty() {
+            self.in_grace.remove(&index);
+        }
+        self.records.remove(index);
+    }
+}
