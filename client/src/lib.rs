@@ -1,1 +1,4 @@
-//! In the making.
+//! The lockring client.
+
+pub mod link;
+pub mod router;

@@ -1,0 +1,168 @@
+//! The lease as the believer counts it, and what happens by itself.
+
+use super::claims::{Pending, State};
+use super::{Link, Loss, NotGranted, Outcome, Phase};
+use lockring_proto::{Request, Time, codec, limits};
+use std::time::Duration;
+
+impl Link {
+    /// A request sent at `sent` is answered: the lease counts from there.
+    #[inline]
+    pub(super) fn credit(&mut self, sent: Time) {
+        if sent > self.credited {
+            self.credited = sent;
+            self.valid_until = self.valid_until.max(sent.after(limits::believed(self.ttl)));
+        }
+    }
+
+    /// When the next renewal is due: a third of the TTL after the last answered send.
+    fn renewal_due(&self) -> Time {
+        self.credited.after(self.ttl / 3)
+    }
+
+    fn holds_any(&self) -> bool {
+        self.digest.count > 0
+    }
+
+    /// When [`Link::tick`] is due at the latest.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let renewal = (self.is_up() && !self.renewing).then(|| self.renewal_due());
+        let lapse = self.holds_any().then_some(self.valid_until);
+        let wait = self.deadlines.first().map(|&(at, _)| at);
+        let unreachable = (!self.is_up() && !self.pending.is_empty())
+            .then(|| self.heard.after(self.config.unreachable_after));
+        [renewal, lapse, wait, unreachable]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Does what is due by itself: renews, times out, lapses, gives up.
+    pub fn tick(&mut self, now: Time) {
+        if self.holds_any() && now >= self.valid_until {
+            self.lapse(now);
+        }
+        while let Some(&(at, slot)) = self.deadlines.first() {
+            if at > now {
+                break;
+            }
+            self.give_up(now, slot, NotGranted::TimedOut(None));
+        }
+        if !self.is_up() && now >= self.heard.after(self.config.unreachable_after) {
+            self.fail_all(now);
+        }
+        if self.is_up() && !self.renewing && now >= self.renewal_due() {
+            self.send_renewal(now);
+        }
+    }
+
+    /// Seconds of silence after which the connection is not worth waiting for: with something
+    /// unanswered for a third of the TTL, a new one may still save the lease.
+    pub fn is_silent(&self, now: Time) -> bool {
+        let limit = (self.ttl / 3).max(Duration::from_secs(1));
+        self.is_up() && self.renewing && now >= self.renewal_due().after(limit)
+    }
+
+    /// No contact for a whole lease: every hold is lost, and given back when contact returns.
+    fn lapse(&mut self, now: Time) {
+        for slot in 0..self.claims.len() as u32 {
+            let claim = &self.claims[slot as usize];
+            if let State::Held { .. } = claim.state {
+                let named = super::ClaimRef {
+                    slot,
+                    generation: claim.generation,
+                };
+                let token = claim.token;
+                self.outcomes.push(Outcome::Lost {
+                    token,
+                    claim: named,
+                    reason: Loss::Lapsed,
+                });
+                self.begin_release(now, slot, false);
+            }
+        }
+    }
+
+    /// Nobody answers: callers get to know, and what they asked for is undone when contact returns.
+    fn fail_all(&mut self, now: Time) {
+        for slot in 0..self.claims.len() as u32 {
+            if self.claims[slot as usize].state == State::Acquiring {
+                self.give_up(now, slot, NotGranted::Unreachable);
+            }
+        }
+        let mut unanswered: Vec<u64> = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| {
+                matches!(pending, Pending::Query { asked, .. }
+                    if now >= asked.after(self.config.unreachable_after))
+            })
+            .map(|(&id, _)| id)
+            .collect();
+        unanswered.sort_unstable();
+        for id in unanswered {
+            if let Some(Pending::Query { token, .. }) = self.pending.remove(&id) {
+                self.outcomes.push(Outcome::NoAnswer { token });
+            }
+        }
+        // Callers that come later get their own full time.
+        self.heard = now;
+    }
+
+    /// Keeps the link alive; at rest it also compares what both sides hold.
+    fn send_renewal(&mut self, now: Time) {
+        let digest = self.at_rest().then_some(self.digest);
+        let id = self.config.ids.next();
+        self.renewing = true;
+        self.pending.insert(id, Pending::Renew { sent: now });
+        codec::encode_frame(&Request::Renew { id, digest }, &mut self.out);
+    }
+
+    pub(super) fn renewed(&mut self, now: Time, id: u64, mismatch: bool) {
+        let Some(Pending::Renew { sent }) = self.pending.remove(&id) else {
+            return;
+        };
+        self.renewing = false;
+        self.credit(sent);
+        if mismatch && self.at_rest() && self.comparing == 0 {
+            self.send_compare(now);
+        }
+    }
+
+    /// Lists every hold, part by part, so that the worker ends what this side does not know and
+    /// says what it does not have.
+    fn send_compare(&mut self, now: Time) {
+        let holds = self.holds();
+        let id_before = self.config.ids.next();
+        let mut after = None;
+        let mut parts = holds.chunks(limits::HOLDS_PER_FRAME).peekable();
+        loop {
+            let part = parts.next().unwrap_or(&[]);
+            let through = parts.peek().and_then(|_| part.last().copied());
+            let id = self.config.ids.next();
+            self.pending.insert(id, Pending::Compare { sent: now });
+            self.comparing += 1;
+            let holds = part.to_vec();
+            let request = Request::Compare {
+                id,
+                upto: id_before,
+                after,
+                through,
+                holds,
+            };
+            codec::encode_frame(&request, &mut self.out);
+            after = through;
+            if through.is_none() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn ask_for_ring(&mut self, now: Time) {
+        if self.phase == Phase::Up {
+            let id = self.config.ids.next();
+            self.pending.insert(id, Pending::GetRing { sent: now });
+            codec::encode_frame(&Request::GetRing { id }, &mut self.out);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The client's side of a link, without I/O: claims and holds of one session at one worker, their
+//! lease, and what to send again when a connection breaks. The shell feeds it bytes and the time;
+//! the simulator drives the very same code.
+//!
+//! Rules it keeps (see the design, section 6):
+//! - the lease counts from the *send* of the last answered request, less drift;
+//! - a hold that lapsed here is lost for good, and released there;
+//! - a request is sent again only on a newer connection, under the same id, unless the worker says
+//!   that it has no such link: then under a new id;
+//! - a claim given up while unanswered is cancelled, and stays here until the worker confirms.
+
+mod claims;
+mod key;
+mod lease;
+mod outcome;
+mod replies;
+mod resend;
+
+pub use claims::{Ask, Query};
+pub use outcome::{Loss, NotGranted, Outcome};
+
+use claims::{Claim, Pending};
+use hashbrown::HashMap;
+use lockring_proto::{Digest, Hello, HoldId, PROTOCOL, SessionId, Time, codec};
+use std::collections::BTreeSet;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Names a claim of a link. A stale one is harmless: it names nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClaimRef {
+    slot: u32,
+    generation: u32,
+}
+
+/// A seeded bug of the client's side.
+#[cfg(feature = "testing")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkMutant {
+    /// A release that was under way when the connection broke is forgotten and told as done.
+    ReleaseForgotten,
+    /// Giving up a claim does not tell the worker.
+    CancelForgotten,
+}
+
+/// Numbers the requests of a session, over all of its links: an id is never used twice.
+#[derive(Clone, Debug, Default)]
+pub struct RequestIds(Arc<AtomicU64>);
+
+impl RequestIds {
+    fn next(&self) -> u64 {
+        // Only uniqueness matters, and ids of one link ascend as one task takes them.
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// What a link is made with.
+#[derive(Clone, Debug)]
+pub struct LinkConfig {
+    /// The session.
+    pub session: SessionId,
+    /// Its request ids.
+    pub ids: RequestIds,
+    /// Who this is, for people.
+    pub label: String,
+    /// The TTL to ask for.
+    pub ttl: Duration,
+    /// Claims fail after this long without contact.
+    pub unreachable_after: Duration,
+    /// The bug to run with.
+    #[cfg(feature = "testing")]
+    pub mutant: Option<LinkMutant>,
+}
+
+/// Whether there is a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Down,
+    /// Hello is sent.
+    Greeting,
+    Up,
+}
+
+/// Request ids are sequential: multiplying spreads them well enough.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only request ids are hashed");
+    }
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
+    }
+}
+
+/// The client's side of one link.
+pub struct Link {
+    config: LinkConfig,
+    phase: Phase,
+    incarnation: u64,
+    /// The real TTL, from the last welcome.
+    ttl: Duration,
+    /// The ring version that requests are routed by.
+    version: u64,
+    /// A newer ring was asked for.
+    ring_wanted: u64,
+    claims: Vec<Claim>,
+    free: Vec<u32>,
+    pending: HashMap<u64, Pending, BuildHasherDefault<IdHasher>>,
+    /// Claims that wait for a newer ring, by slot.
+    parked: Vec<u32>,
+    /// Claims with a deadline of their own.
+    deadlines: BTreeSet<(Time, u32)>,
+    digest: Digest,
+    /// Holds are believed until then; no later than any hold's own.
+    valid_until: Time,
+    /// Send time of the hello.
+    greeted: Time,
+    /// Send time of the newest answered request.
+    credited: Time,
+    /// The last time anything was heard.
+    heard: Time,
+    renewing: bool,
+    comparing: u32,
+    out: Vec<u8>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Link {
+    /// A link that is down.
+    pub fn new(config: LinkConfig, now: Time) -> Self {
+        Self {
+            ttl: config.ttl,
+            config,
+            phase: Phase::Down,
+            incarnation: 0,
+            version: 0,
+            ring_wanted: 0,
+            claims: Vec::new(),
+            free: Vec::new(),
+            pending: HashMap::default(),
+            parked: Vec::new(),
+            deadlines: BTreeSet::new(),
+            digest: Digest::default(),
+            valid_until: now,
+            greeted: now,
+            credited: now,
+            heard: now,
+            renewing: false,
+            comparing: 0,
+            out: Vec::new(),
+            outcomes: Vec::new(),
+        }
+    }
+
+    /// Whether a connection stands.
+    pub fn is_up(&self) -> bool {
+        self.phase == Phase::Up
+    }
+
+    /// The real TTL of the session.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Until when holds are believed.
+    pub fn valid_until(&self) -> Time {
+        self.valid_until
+    }
+
+    /// Count and xor of what is held here.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Nothing is unanswered.
+    pub fn at_rest(&self) -> bool {
+        self.pending.is_empty() && self.parked.is_empty()
+    }
+
+    /// What is to be sent, to be taken.
+    pub fn outgoing(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    /// What happened since this was last emptied.
+    pub fn outcomes(&mut self) -> &mut Vec<Outcome> {
+        &mut self.outcomes
+    }
+
+    /// The ring version that requests are routed by.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Opens a new connection: the hello is the first thing to send on it. `incarnation` is higher
+    /// than that of any earlier connection of the session, or 0 to have the worker choose.
+    pub fn greet(&mut self, now: Time, incarnation: u64) {
+        assert!(self.phase == Phase::Down, "a link greets once a connection");
+        self.phase = Phase::Greeting;
+        self.incarnation = incarnation;
+        self.out.clear();
+        let hello = Hello {
+            protocol: PROTOCOL,
+            session: self.config.session,
+            incarnation,
+            ttl_ms: self.config.ttl.as_millis() as u64,
+            ring_version: self.version,
+            label: &self.config.label,
+        };
+        codec::encode_frame(&hello, &mut self.out);
+        self.greeted = now;
+    }
+
+    /// Every hold, in ascending order.
+    fn holds(&self) -> Vec<HoldId> {
+        let mut holds: Vec<HoldId> = self.claims.iter().filter_map(Claim::hold_id).collect();
+        holds.sort_unstable();
+        holds
+    }
+}

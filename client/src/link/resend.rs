@@ -1,0 +1,104 @@
+//! A connection breaks, a new one stands: what is sent again, under which id.
+
+use super::claims::{Pending, State};
+use super::{Link, Loss, Outcome, Phase};
+use lockring_proto::{Time, limits};
+
+impl Link {
+    /// The connection is gone. The lease runs on; unanswered requests wait for the next one.
+    pub fn down(&mut self) {
+        if self.phase == Phase::Down {
+            return;
+        }
+        self.phase = Phase::Down;
+        self.out.clear();
+        self.renewing = false;
+        self.comparing = 0;
+        self.ring_wanted = 0;
+        // Renewals and the like are not worth repeating: the next connection makes its own.
+        self.pending
+            .retain(|_, pending| matches!(pending, Pending::Claim(_) | Pending::Query { .. }));
+        #[cfg(feature = "testing")]
+        self.forget_releases();
+    }
+
+    #[cfg(feature = "testing")]
+    fn forget_releases(&mut self) {
+        if self.config.mutant != Some(super::LinkMutant::ReleaseForgotten) {
+            return;
+        }
+        for slot in 0..self.claims.len() as u32 {
+            let claim = &self.claims[slot as usize];
+            if let State::Releasing { told, .. } = claim.state {
+                let (id, token) = (claim.id, claim.token);
+                self.pending.remove(&id);
+                self.free(slot);
+                if told {
+                    self.outcomes.push(Outcome::Released { token });
+                }
+            }
+        }
+    }
+
+    /// A new connection stands. `fresh`: the worker has no link of this session, so that nothing
+    /// of it is held or in line there, and an unanswered request may only run under a new id.
+    pub(super) fn resume(&mut self, now: Time, fresh: bool) {
+        if fresh {
+            self.start_over();
+        }
+        let mut unanswered: Vec<u64> = self.pending.keys().copied().collect();
+        unanswered.sort_unstable();
+        for id in unanswered {
+            match self.pending.get(&id) {
+                Some(&Pending::Claim(slot)) => {
+                    if let State::Releasing { resent, .. } = &mut self.claims[slot as usize].state {
+                        *resent = true;
+                    }
+                    self.send_claim(now, slot);
+                }
+                Some(Pending::Query { .. }) => self.send_query(now, id),
+                Some(Pending::Renew { .. } | Pending::Compare { .. } | Pending::GetRing { .. })
+                | None => {}
+            }
+        }
+        self.parked.clear();
+    }
+
+    /// Everything of the earlier link is gone at the worker.
+    fn start_over(&mut self) {
+        for slot in 0..self.claims.len() as u32 {
+            let claim = &self.claims[slot as usize];
+            let (state, token, id) = (claim.state, claim.token, claim.id);
+            match state {
+                State::Free => {}
+                State::Held { .. } => self.lose(slot, Loss::SessionEnded),
+                State::Acquiring => {
+                    self.pending.remove(&id);
+                    let id = self.config.ids.next();
+                    self.claims[slot as usize].id = id;
+                    self.pending.insert(id, Pending::Claim(slot));
+                }
+                State::Releasing { told, .. } => {
+                    self.pending.remove(&id);
+                    self.free(slot);
+                    if told {
+                        // Whether an earlier copy ended it, or the lease did, nobody knows.
+                        self.outcomes.push(Outcome::NotHeld {
+                            token,
+                            maybe_released: true,
+                        });
+                    }
+                }
+                State::Cancelling { told, .. } => {
+                    self.pending.remove(&id);
+                    self.free(slot);
+                    if told {
+                        self.outcomes.push(Outcome::Cancelled { token });
+                    }
+                }
+            }
+        }
+        // The lease of the new link began with this hello.
+        self.valid_until = self.greeted.after(limits::believed(self.ttl));
+    }
+}

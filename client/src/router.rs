@@ -1,0 +1,128 @@
+//! The client's copy of the ring: which worker of which node grants for a key.
+
+use lockring_proto::{NodeInfo, RingChunk};
+use lockring_ring::{CellBits, CellId, KeyHash, NamespaceSeed, hash_key};
+use std::collections::BTreeMap;
+
+/// One worker of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId {
+    /// The node.
+    pub node: u32,
+    /// Its worker.
+    pub worker: u16,
+}
+
+/// Where a key goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Its cell.
+    pub cell: CellId,
+    /// The worker that grants for it.
+    pub worker: WorkerId,
+    /// Its hash.
+    pub hash: KeyHash,
+}
+
+/// A whole ring at one version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ring {
+    version: u64,
+    bits: CellBits,
+    owners: Vec<u32>,
+    nodes: BTreeMap<u32, NodeInfo>,
+}
+
+/// Parts of a ring that do not make one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the node sent a ring that does not add up: {0}")]
+pub struct RingError(String);
+
+impl Ring {
+    /// Puts a ring together from its parts, in order.
+    ///
+    /// # Errors
+    /// When parts are of different versions, leave cells out, or name unknown nodes.
+    pub fn assemble(parts: &[RingChunk]) -> Result<Self, RingError> {
+        let wrong = |what: String| Err(RingError(what));
+        let Some(first) = parts.first() else {
+            return wrong("no parts".to_owned());
+        };
+        let bits = CellBits::new(first.cell_bits).map_err(|error| RingError(error.to_string()))?;
+        let mut nodes = BTreeMap::new();
+        let mut owners = Vec::with_capacity(bits.cells() as usize);
+        for part in parts {
+            if part.version != first.version || part.first as usize != owners.len() {
+                return wrong(format!(
+                    "part from cell {} of version {}",
+                    part.first, part.version
+                ));
+            }
+            nodes.extend(part.nodes.iter().map(|node| (node.id, node.clone())));
+            for run in &part.runs {
+                let room = bits.cells() as usize - owners.len();
+                if run.cells as usize > room {
+                    return wrong(format!("more than {} cells", bits.cells()));
+                }
+                if !nodes.contains_key(&run.owner) {
+                    return wrong(format!("unknown owner {}", run.owner));
+                }
+                owners.extend(std::iter::repeat_n(run.owner, run.cells as usize));
+            }
+        }
+        if owners.len() != bits.cells() as usize {
+            return wrong(format!("{} of {} cells", owners.len(), bits.cells()));
+        }
+        if let Some(node) = nodes.values().find(|node| !node.workers.is_power_of_two()) {
+            return wrong(format!("node {} with {} workers", node.id, node.workers));
+        }
+        Ok(Self {
+            version: first.version,
+            bits,
+            owners,
+            nodes,
+        })
+    }
+
+    /// Its version.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Where a key of a namespace goes.
+    #[inline]
+    pub fn route(&self, seed: NamespaceSeed, key: &[u8]) -> Route {
+        let hash = hash_key(seed, key);
+        let cell = self.bits.cell(hash.position);
+        let node = self.owners[cell.0 as usize];
+        let workers = self.nodes[&node].workers;
+        Route {
+            cell,
+            worker: WorkerId {
+                node,
+                worker: cell.0 & (workers - 1),
+            },
+            hash,
+        }
+    }
+
+    /// A node of the ring.
+    pub fn node(&self, id: u32) -> Option<&NodeInfo> {
+        self.nodes.get(&id)
+    }
+
+    /// All nodes, by id.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeInfo> {
+        self.nodes.values()
+    }
+
+    /// Number of cells that a node owns.
+    pub fn cells_of(&self, node: u32) -> usize {
+        self.owners.iter().filter(|&&owner| owner == node).count()
+    }
+
+    /// log2 of the number of cells.
+    pub fn bits(&self) -> CellBits {
+        self.bits
+    }
+}
