@@ -53,10 +53,7 @@ impl Ring {
         let mut owners = Vec::with_capacity(bits.cells() as usize);
         for part in parts {
             if part.version != first.version || part.first as usize != owners.len() {
-                return wrong(format!(
-                    "part from cell {} of version {}",
-                    part.first, part.version
-                ));
+                return wrong(format!("part from cell {} of version {}", part.first, part.version));
             }
             nodes.extend(part.nodes.iter().map(|node| (node.id, node.clone())));
             for run in &part.runs {
@@ -76,12 +73,7 @@ impl Ring {
         if let Some(node) = nodes.values().find(|node| !node.workers.is_power_of_two()) {
             return wrong(format!("node {} with {} workers", node.id, node.workers));
         }
-        Ok(Self {
-            version: first.version,
-            bits,
-            owners,
-            nodes,
-        })
+        Ok(Self { version: first.version, bits, owners, nodes })
     }
 
     /// Its version.
@@ -96,14 +88,7 @@ impl Ring {
         let cell = self.bits.cell(hash.position);
         let node = self.owners[cell.0 as usize];
         let workers = self.nodes[&node].workers;
-        Route {
-            cell,
-            worker: WorkerId {
-                node,
-                worker: cell.0 & (workers - 1),
-            },
-            hash,
-        }
+        Route { cell, worker: WorkerId { node, worker: cell.0 & (workers - 1) }, hash }
     }
 
     /// A node of the ring.

@@ -50,11 +50,7 @@ impl CellBits {
     /// # Errors
     /// When `bits` is outside that range.
     pub fn new(bits: u8) -> Result<Self, CellBitsError> {
-        if (1..=16).contains(&bits) {
-            Ok(Self(bits))
-        } else {
-            Err(CellBitsError(bits))
-        }
+        if (1..=16).contains(&bits) { Ok(Self(bits)) } else { Err(CellBitsError(bits)) }
     }
 
     /// log2 Q.

@@ -31,10 +31,7 @@ pub struct KeyHash {
 #[inline]
 pub fn hash_key(seed: NamespaceSeed, key: &[u8]) -> KeyHash {
     let hash = xxh3_128_with_seed(key, seed.0);
-    KeyHash {
-        position: (hash >> 64) as u64,
-        tag: hash as u32,
-    }
+    KeyHash { position: (hash >> 64) as u64, tag: hash as u32 }
 }
 
 #[cfg(test)]
@@ -47,29 +44,15 @@ mod tests {
         let cases: [(&str, &[u8], u64, u32); 7] = [
             ("default", b"a", 0xa3ef_05a1_30c5_8aac, 0x9730_ed7f),
             ("default", b"orders/42", 0xfc27_aa10_2528_5134, 0xd8b3_bc11),
-            (
-                "default",
-                b"0123456789abcdef0",
-                0x1df8_9432_93e1_474c,
-                0x68af_1b55,
-            ),
-            (
-                "default",
-                b"\x00\xff not utf-8 \xfe",
-                0xc7c2_a599_5c4f_fd84,
-                0x6e9d_d728,
-            ),
+            ("default", b"0123456789abcdef0", 0x1df8_9432_93e1_474c, 0x68af_1b55),
+            ("default", b"\x00\xff not utf-8 \xfe", 0xc7c2_a599_5c4f_fd84, 0x6e9d_d728),
             ("team-a", b"orders/42", 0xd990_1dc5_4239_b4c3, 0x35a3_1e70),
             ("default", &[7; 200], 0x3382_10fd_7625_c80d, 0xa8ff_6931),
             ("default", &[9; 512], 0xda22_2745_1480_1483, 0x4dd7_442f),
         ];
         for (namespace, key, position, tag) in cases {
             let hash = hash_key(NamespaceSeed::of(namespace), key);
-            assert_eq!(
-                (hash.position, hash.tag),
-                (position, tag),
-                "{namespace} {key:?}"
-            );
+            assert_eq!((hash.position, hash.tag), (position, tag), "{namespace} {key:?}");
         }
     }
 }

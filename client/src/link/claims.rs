@@ -48,10 +48,7 @@ pub(super) struct Claim {
 impl Claim {
     pub(super) fn hold_id(&self) -> Option<HoldId> {
         match self.state {
-            State::Held { fence } => Some(HoldId {
-                cell: self.cell,
-                fence,
-            }),
+            State::Held { fence } => Some(HoldId { cell: self.cell, fence }),
             _ => None,
         }
     }
@@ -72,21 +69,10 @@ impl Claim {
 #[derive(Clone, Debug)]
 pub(super) enum Pending {
     Claim(u32),
-    Query {
-        token: u64,
-        sent: Time,
-        asked: Time,
-        query: Query,
-    },
-    Renew {
-        sent: Time,
-    },
-    Compare {
-        sent: Time,
-    },
-    GetRing {
-        sent: Time,
-    },
+    Query { token: u64, sent: Time, asked: Time, query: Query },
+    Renew { sent: Time },
+    Compare { sent: Time },
+    GetRing { sent: Time },
 }
 
 /// A question, or an order that names no hold of this session.
@@ -151,10 +137,7 @@ impl Link {
         }
         self.pending.insert(id, Pending::Claim(slot));
         self.send_claim(now, slot);
-        ClaimRef {
-            slot,
-            generation: self.claims[slot as usize].generation,
-        }
+        ClaimRef { slot, generation: self.claims[slot as usize].generation }
     }
 
     /// Takes up a hold that an earlier process of the session has left.
@@ -172,10 +155,7 @@ impl Link {
             deadline: Time::NEVER,
         });
         self.digest.add(HoldId { cell, fence });
-        ClaimRef {
-            slot,
-            generation: self.claims[slot as usize].generation,
-        }
+        ClaimRef { slot, generation: self.claims[slot as usize].generation }
     }
 
     fn insert(&mut self, mut claim: Claim) -> u32 {
@@ -220,15 +200,8 @@ impl Link {
         let State::Held { fence } = claim.state else {
             panic!("only a hold is released, not {:?}", claim.state)
         };
-        let hold = HoldId {
-            cell: claim.cell,
-            fence,
-        };
-        claim.state = State::Releasing {
-            fence,
-            resent: false,
-            told,
-        };
+        let hold = HoldId { cell: claim.cell, fence };
+        claim.state = State::Releasing { fence, resent: false, told };
         claim.id = id;
         self.digest.remove(hold);
         self.pending.insert(id, Pending::Claim(slot));
@@ -255,8 +228,7 @@ impl Link {
         let target = claim.id;
         claim.state = State::Cancelling { target, told };
         claim.id = id;
-        self.deadlines
-            .remove(&(claim.deadline.after(ANSWER_SLACK), slot));
+        self.deadlines.remove(&(claim.deadline.after(ANSWER_SLACK), slot));
         self.parked.retain(|&parked| parked != slot);
         // A grant of the target may be under way; it must find nobody.
         self.pending.remove(&target);
@@ -274,12 +246,7 @@ impl Link {
     /// Asks a question.
     pub fn query(&mut self, now: Time, token: u64, query: Query) {
         let id = self.config.ids.next();
-        let pending = Pending::Query {
-            token,
-            sent: now,
-            asked: now,
-            query,
-        };
+        let pending = Pending::Query { token, sent: now, asked: now, query };
         self.pending.insert(id, pending);
         self.send_query(now, id);
     }
@@ -297,16 +264,9 @@ impl Link {
             Query::Inspect(key) => Request::Inspect { id, version, key },
             Query::Force(key) => Request::Force { id, version, key },
             Query::Goodbye => Request::Goodbye { id },
-            Query::List {
-                cursor,
-                rows,
-                prefix,
-            } => Request::List {
-                id,
-                cursor: cursor.clone(),
-                rows: *rows,
-                prefix,
-            },
+            Query::List { cursor, rows, prefix } => {
+                Request::List { id, cursor: cursor.clone(), rows: *rows, prefix }
+            }
         };
         codec::encode_frame(&request, &mut self.out);
     }
@@ -323,26 +283,10 @@ impl Link {
         let request = match claim.state {
             State::Acquiring => {
                 let wait = claim.wait(now);
-                Request::Acquire {
-                    id,
-                    version,
-                    claim: claim.wanted,
-                    wait,
-                    key,
-                }
+                Request::Acquire { id, version, claim: claim.wanted, wait, key }
             }
-            State::Releasing { fence, .. } => Request::Release {
-                id,
-                version,
-                fence,
-                key,
-            },
-            State::Cancelling { target, .. } => Request::Cancel {
-                id,
-                version,
-                target,
-                key,
-            },
+            State::Releasing { fence, .. } => Request::Release { id, version, fence, key },
+            State::Cancelling { target, .. } => Request::Cancel { id, version, target, key },
             State::Free | State::Held { .. } => panic!("nothing to send for {:?}", claim.state),
         };
         codec::encode_frame(&request, &mut self.out);

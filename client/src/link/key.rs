@@ -16,10 +16,7 @@ impl Key {
         }
         let mut bytes = [0; INLINE];
         bytes[..key.len()].copy_from_slice(key);
-        Self::Short {
-            len: key.len() as u8,
-            bytes,
-        }
+        Self::Short { len: key.len() as u8, bytes }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

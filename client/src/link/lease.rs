@@ -31,10 +31,7 @@ impl Link {
         let wait = self.deadlines.first().map(|&(at, _)| at);
         let unreachable = (!self.is_up() && !self.pending.is_empty())
             .then(|| self.heard.after(self.config.unreachable_after));
-        [renewal, lapse, wait, unreachable]
-            .into_iter()
-            .flatten()
-            .min()
+        [renewal, lapse, wait, unreachable].into_iter().flatten().min()
     }
 
     /// Does what is due by itself: renews, times out, lapses, gives up.
@@ -68,16 +65,9 @@ impl Link {
         for slot in 0..self.claims.len() as u32 {
             let claim = &self.claims[slot as usize];
             if let State::Held { .. } = claim.state {
-                let named = super::ClaimRef {
-                    slot,
-                    generation: claim.generation,
-                };
+                let named = super::ClaimRef { slot, generation: claim.generation };
                 let token = claim.token;
-                self.outcomes.push(Outcome::Lost {
-                    token,
-                    claim: named,
-                    reason: Loss::Lapsed,
-                });
+                self.outcomes.push(Outcome::Lost { token, claim: named, reason: Loss::Lapsed });
                 self.begin_release(now, slot, false);
             }
         }
@@ -143,13 +133,7 @@ impl Link {
             self.pending.insert(id, Pending::Compare { sent: now });
             self.comparing += 1;
             let holds = part.to_vec();
-            let request = Request::Compare {
-                id,
-                upto: id_before,
-                after,
-                through,
-                holds,
-            };
+            let request = Request::Compare { id, upto: id_before, after, through, holds };
             codec::encode_frame(&request, &mut self.out);
             after = through;
             if through.is_none() {

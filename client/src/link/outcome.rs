@@ -1,7 +1,7 @@
 //! What a link tells its owner.
 
 use super::ClaimRef;
-use lockring_proto::{BlockedReason, Fence, Refusal, Reply, RingChunk};
+use lockring_proto::{BlockedReason, Fence, Refusal, Reply, RingChunk, Welcome};
 
 /// Something that happened to a claim or a query. `token` is the caller's own, given with the
 /// request.
@@ -73,11 +73,8 @@ pub enum Outcome {
     Ring(Box<RingChunk>),
     /// The node is stopping.
     Draining,
-    /// A connection stands.
-    Up {
-        /// The worker did not know the session: earlier holds there are lost.
-        fresh: bool,
-    },
+    /// A connection stands. When the welcome is fresh, earlier holds there are lost.
+    Up(Welcome),
     /// The worker refuses this session for good, as when another identity has it.
     Rejected(Refusal),
 }

@@ -58,11 +58,10 @@ impl Link {
         if self.version == 0 {
             self.version = welcome.ring_version;
         }
-        self.outcomes.push(Outcome::Up {
-            fresh: welcome.fresh,
-        });
-        self.resume(now, welcome.fresh);
-        self.learn_version(now, welcome.ring_version);
+        let (fresh, version) = (welcome.fresh, welcome.ring_version);
+        self.outcomes.push(Outcome::Up(welcome));
+        self.resume(now, fresh);
+        self.learn_version(now, version);
     }
 
     #[inline]
@@ -108,11 +107,7 @@ impl Link {
                     self.answered(id, reply);
                 }
             }
-            Reply::Renewed {
-                id,
-                version,
-                mismatch,
-            } => {
+            Reply::Renewed { id, version, mismatch } => {
                 self.renewed(now, id, mismatch);
                 self.learn_version(now, version);
             }
@@ -148,24 +143,14 @@ impl Link {
         };
         let (token, sent, deadline) = (claim.token, claim.sent, claim.deadline);
         claim.state = State::Held { fence };
-        let hold = HoldId {
-            cell: claim.cell,
-            fence,
-        };
-        let named = super::ClaimRef {
-            slot,
-            generation: claim.generation,
-        };
+        let hold = HoldId { cell: claim.cell, fence };
+        let named = super::ClaimRef { slot, generation: claim.generation };
         if deadline != Time::NEVER {
             self.deadlines.remove(&(deadline.after(ANSWER_SLACK), slot));
         }
         self.digest.add(hold);
         self.credit(sent);
-        self.outcomes.push(Outcome::Granted {
-            token,
-            claim: named,
-            fence,
-        });
+        self.outcomes.push(Outcome::Granted { token, claim: named, fence });
     }
 
     /// A release or a cancel is answered.
@@ -178,15 +163,10 @@ impl Link {
         self.credit(sent);
         self.free(slot);
         match state {
-            State::Releasing {
-                told: true, resent, ..
-            } => self.outcomes.push(if done {
+            State::Releasing { told: true, resent, .. } => self.outcomes.push(if done {
                 Outcome::Released { token }
             } else {
-                Outcome::NotHeld {
-                    token,
-                    maybe_released: resent,
-                }
+                Outcome::NotHeld { token, maybe_released: resent }
             }),
             State::Cancelling { told: true, .. } => {
                 self.outcomes.push(Outcome::Cancelled { token })
@@ -296,10 +276,7 @@ impl Link {
 
     /// A hold is gone at the worker: nothing is left to release.
     fn lose_hold(&mut self, hold: HoldId, reason: Loss) {
-        let found = self
-            .claims
-            .iter()
-            .position(|claim| claim.hold_id() == Some(hold));
+        let found = self.claims.iter().position(|claim| claim.hold_id() == Some(hold));
         if let Some(slot) = found {
             self.lose(slot as u32, reason);
         }
@@ -313,18 +290,11 @@ impl Link {
         self.digest.remove(hold);
         self.free(slot);
         let claim = super::ClaimRef { slot, generation };
-        self.outcomes.push(Outcome::Lost {
-            token,
-            claim,
-            reason,
-        });
+        self.outcomes.push(Outcome::Lost { token, claim, reason });
     }
 
     /// Whether a refusal of a hello is worth another try.
     pub fn may_retry(kind: RefusalKind) -> bool {
-        matches!(
-            kind,
-            RefusalKind::Draining | RefusalKind::Quota | RefusalKind::Superseded
-        )
+        matches!(kind, RefusalKind::Draining | RefusalKind::Quota | RefusalKind::Superseded)
     }
 }

@@ -83,10 +83,7 @@ impl Link {
                     self.free(slot);
                     if told {
                         // Whether an earlier copy ended it, or the lease did, nobody knows.
-                        self.outcomes.push(Outcome::NotHeld {
-                            token,
-                            maybe_released: true,
-                        });
+                        self.outcomes.push(Outcome::NotHeld { token, maybe_released: true });
                     }
                 }
                 State::Cancelling { told, .. } => {

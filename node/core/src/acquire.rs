@@ -16,10 +16,7 @@ const EPOCH_USED_UP: &str =
     "the cell's operation counter is used up and its epoch is not raised yet: retry";
 
 impl Machine {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the fields of one request, taken apart"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the fields of one request, taken apart")]
     pub(crate) fn acquire(
         &mut self,
         now: Time,
@@ -42,10 +39,7 @@ impl Machine {
                         return self.reply_granted(asker, fence, out);
                     }
                     if wait == Wait::No {
-                        let reason = BlockedReason::Held {
-                            fence: record.fence,
-                            waiters: 0,
-                        };
+                        let reason = BlockedReason::Held { fence: record.fence, waiters: 0 };
                         return self.reply_busy(asker, reason, out);
                     }
                 }
@@ -65,10 +59,7 @@ impl Machine {
     }
 
     /// The key is free.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the fields of one request, taken apart"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the fields of one request, taken apart")]
     #[inline]
     fn acquire_free(
         &mut self,
@@ -98,18 +89,14 @@ impl Machine {
         self.cell_mut(place).insert(place.tag, index);
         let id = self.hold_id(place, fence);
         let link = self.links.get_mut(asker.link);
-        link.thin
-            .push_back::<Record, ThinChain>(&mut self.records, index);
+        link.thin.push_back::<Record, ThinChain>(&mut self.records, index);
         link.digest.add(id);
         self.stats.grants += 1;
         self.stats.holds += 1;
         self.reply_granted(asker, fence, out);
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the fields of one request, taken apart"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the fields of one request, taken apart")]
     fn acquire_free_rich(
         &mut self,
         now: Time,
@@ -121,9 +108,7 @@ impl Machine {
         out: &mut Vec<Action>,
     ) {
         if let (Some(left), Wait::No) = (self.grace_left(now), wait) {
-            let reason = BlockedReason::Grace {
-                left_ms: left.as_millis() as u64,
-            };
+            let reason = BlockedReason::Grace { left_ms: left.as_millis() as u64 };
             return self.reply_busy(asker, reason, out);
         }
         if let Claim::Permits { permits, capacity } = claim
@@ -137,9 +122,7 @@ impl Machine {
             return self.refuse_draining(asker, out);
         }
         let namespace = self.links.get(asker.link).namespace;
-        let rich = self
-            .riches
-            .insert(Rich::new(key, namespace, Kind::of(claim)));
+        let rich = self.riches.insert(Rich::new(key, namespace, Kind::of(claim)));
         let index = self.records.insert(Record::rich(key, rich));
         self.cell_mut(place).insert(place.tag, index);
         self.acquire_used(now, asker, place, index, claim, wait, out);
@@ -148,10 +131,7 @@ impl Machine {
     }
 
     /// The key has a record.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the fields of one request, taken apart"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the fields of one request, taken apart")]
     fn acquire_used(
         &mut self,
         now: Time,
@@ -215,10 +195,7 @@ impl Machine {
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the fields of one request, taken apart"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the fields of one request, taken apart")]
     fn enqueue(
         &mut self,
         now: Time,
@@ -279,11 +256,8 @@ impl Machine {
     /// Why the claim cannot go with what the key is used as, if so.
     fn kind_conflict(&self, index: u32, claim: Claim) -> Option<String> {
         let record = self.records.get(index);
-        let in_force = if record.is_rich() {
-            self.riches.get(record.link).kind
-        } else {
-            Kind::Modes
-        };
+        let in_force =
+            if record.is_rich() { self.riches.get(record.link).kind } else { Kind::Modes };
         if let Claim::Permits { permits, capacity } = claim
             && (permits == 0 || permits > capacity)
         {
@@ -295,9 +269,7 @@ impl Machine {
         Some(match in_force {
             Kind::Modes => "the key is in use as a lock, not as a semaphore".to_owned(),
             Kind::Permits { capacity } => match claim {
-                Claim::Permits {
-                    capacity: asked, ..
-                } => {
+                Claim::Permits { capacity: asked, .. } => {
                     format!("the key is a semaphore of capacity {capacity}, not {asked}")
                 }
                 _ => format!("the key is in use as a semaphore of capacity {capacity}"),
@@ -315,84 +287,46 @@ impl Machine {
     #[inline]
     fn may_hold(&self, asker: Asker) -> Option<String> {
         let link: &Link = self.links.get(asker.link);
-        (link.digest.count >= self.config.limits.holds_per_link).then(|| {
-            format!(
-                "this session holds its limit of {} locks",
-                link.digest.count
-            )
-        })
+        (link.digest.count >= self.config.limits.holds_per_link)
+            .then(|| format!("this session holds its limit of {} locks", link.digest.count))
     }
 
     fn refuse_draining(&mut self, asker: Asker, out: &mut Vec<Action>) {
-        self.refuse(
-            asker,
-            RefusalKind::Draining,
-            "this node is stopping: ask another",
-            out,
-        );
+        self.refuse(asker, RefusalKind::Draining, "this node is stopping: ask another", out);
     }
 
     #[inline]
     pub(crate) fn reply_granted(&self, asker: Asker, fence: Fence, out: &mut Vec<Action>) {
-        let reply = Reply::Granted {
-            id: asker.id,
-            version: self.version.0,
-            fence,
-        };
-        out.push(Action::Reply {
-            conn: asker.conn,
-            reply,
-        });
+        let reply = Reply::Granted { id: asker.id, version: self.version.0, fence };
+        out.push(Action::Reply { conn: asker.conn, reply });
     }
 
     fn reply_queued(&self, asker: Asker, ahead: u32, out: &mut Vec<Action>) {
-        let reply = Reply::Queued {
-            id: asker.id,
-            version: self.version.0,
-            ahead,
-        };
-        out.push(Action::Reply {
-            conn: asker.conn,
-            reply,
-        });
+        let reply = Reply::Queued { id: asker.id, version: self.version.0, ahead };
+        out.push(Action::Reply { conn: asker.conn, reply });
     }
 
     fn reply_busy(&mut self, asker: Asker, reason: BlockedReason, out: &mut Vec<Action>) {
         self.stats.busy += 1;
-        let reply = Reply::Busy {
-            id: asker.id,
-            version: self.version.0,
-            reason,
-        };
-        out.push(Action::Reply {
-            conn: asker.conn,
-            reply,
-        });
+        let reply = Reply::Busy { id: asker.id, version: self.version.0, reason };
+        out.push(Action::Reply { conn: asker.conn, reply });
     }
 
     /// Why a claim on this key would have to wait.
     pub(crate) fn blocked(&self, now: Time, index: u32) -> BlockedReason {
         let record = self.records.get(index);
         if !record.is_rich() {
-            return BlockedReason::Held {
-                fence: record.fence,
-                waiters: 0,
-            };
+            return BlockedReason::Held { fence: record.fence, waiters: 0 };
         }
         let rich = self.riches.get(record.link);
         let waiters = rich.waiters.len;
         if rich.holders.len > 0 {
             // Holders stand in the order of their grants, so the last has the highest fence.
             let fence = self.entries.get(rich.holders.tail).fence;
-            return BlockedReason::Held {
-                fence: fence.expect("a holder has a fence"),
-                waiters,
-            };
+            return BlockedReason::Held { fence: fence.expect("a holder has a fence"), waiters };
         }
         match self.grace_left(now) {
-            Some(left) => BlockedReason::Grace {
-                left_ms: left.as_millis() as u64,
-            },
+            Some(left) => BlockedReason::Grace { left_ms: left.as_millis() as u64 },
             None => BlockedReason::Queue { waiters },
         }
     }

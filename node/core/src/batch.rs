@@ -20,10 +20,7 @@ pub(crate) struct Planned {
     record: u32,
 }
 
-const UNPLACED: Planned = Planned {
-    place: None,
-    record: NIL,
-};
+const UNPLACED: Planned = Planned { place: None, record: NIL };
 
 /// What every answer names: the connection, the request and its link.
 #[derive(Clone, Copy)]
@@ -69,21 +66,14 @@ impl Machine {
         plan.clear();
         let seed = self.links.get(link).seed;
         plan.extend(requests.iter().map(|request| match key_of(request) {
-            Some((key, _)) => Planned {
-                place: self.place(hash_key(seed, key)),
-                record: NIL,
-            },
+            Some((key, _)) => Planned { place: self.place(hash_key(seed, key)), record: NIL },
             None => UNPLACED,
         }));
         if self.records.len() >= TOUCH_FROM && plan.len() > 1 {
             self.touch(&mut plan);
         }
         for (request, planned) in requests.iter().zip(&plan) {
-            let asker = Asker {
-                conn,
-                link,
-                id: request.id(),
-            };
+            let asker = Asker { conn, link, id: request.id() };
             self.apply(now, asker, request, planned.place, out);
             if self.links.get(link).dying {
                 break;
@@ -140,14 +130,8 @@ impl Machine {
                 }
                 _ => {
                     self.stats.moved += 1;
-                    let reply = Reply::Moved {
-                        id: asker.id,
-                        version: self.version.0,
-                    };
-                    return out.push(Action::Reply {
-                        conn: asker.conn,
-                        reply,
-                    });
+                    let reply = Reply::Moved { id: asker.id, version: self.version.0 };
+                    return out.push(Action::Reply { conn: asker.conn, reply });
                 }
             }
         }
@@ -156,35 +140,14 @@ impl Machine {
                 let ours = self.links.get(asker.link).digest;
                 let mismatch =
                     digest.is_some_and(|theirs| theirs != ours) && !mutant!(self, NoDigestCompare);
-                let reply = Reply::Renewed {
-                    id: asker.id,
-                    version: self.version.0,
-                    mismatch,
-                };
-                out.push(Action::Reply {
-                    conn: asker.conn,
-                    reply,
-                });
+                let reply = Reply::Renewed { id: asker.id, version: self.version.0, mismatch };
+                out.push(Action::Reply { conn: asker.conn, reply });
             }
-            Request::Compare {
-                upto,
-                after,
-                through,
-                ref holds,
-                ..
-            } => {
+            Request::Compare { upto, after, through, ref holds, .. } => {
                 self.compare(now, asker, upto, (after, through), holds, out);
             }
-            Request::GetRing { id } => out.push(Action::SendRing {
-                conn: asker.conn,
-                id,
-            }),
-            Request::List {
-                ref cursor,
-                rows,
-                prefix,
-                ..
-            } => {
+            Request::GetRing { id } => out.push(Action::SendRing { conn: asker.conn, id }),
+            Request::List { ref cursor, rows, prefix, .. } => {
                 self.list(now, asker, cursor, rows, prefix, out);
             }
             Request::Goodbye { .. } => self.goodbye(asker),
@@ -201,9 +164,7 @@ impl Machine {
         out: &mut Vec<Action>,
     ) {
         match *request {
-            Request::Acquire {
-                claim, wait, key, ..
-            } => {
+            Request::Acquire { claim, wait, key, .. } => {
                 self.acquire(now, asker, place, key, claim, wait, out);
             }
             Request::Release { fence, key, .. } => self.release(now, asker, place, key, fence, out),
@@ -222,16 +183,10 @@ impl Machine {
         out: &mut Vec<Action>,
     ) {
         self.stats.refused += 1;
-        let refusal = Box::new(Refusal {
-            kind,
-            message: message.into(),
-        });
+        let refusal = Box::new(Refusal { kind, message: message.into() });
         out.push(Action::Reply {
             conn: asker.conn,
-            reply: Reply::Refused {
-                id: asker.id,
-                refusal,
-            },
+            reply: Reply::Refused { id: asker.id, refusal },
         });
     }
 
@@ -270,14 +225,7 @@ impl Machine {
             }
         }
         self.stats.lost += lost.len() as u64;
-        let reply = Reply::Compared {
-            id: asker.id,
-            version: self.version.0,
-            lost,
-        };
-        out.push(Action::Reply {
-            conn: asker.conn,
-            reply,
-        });
+        let reply = Reply::Compared { id: asker.id, version: self.version.0, lost };
+        out.push(Action::Reply { conn: asker.conn, reply });
     }
 }

@@ -37,11 +37,7 @@ impl Machine {
             self.stats.timeouts += 1;
             self.drop_waiter(place, entry);
             if let Some(conn) = self.links.get(link).conn {
-                let reply = Reply::TimedOut {
-                    id,
-                    version: self.version.0,
-                    reason,
-                };
+                let reply = Reply::TimedOut { id, version: self.version.0, reason };
                 out.push(Action::Reply { conn, reply });
             }
             self.pump(now, place, record, out);
@@ -113,14 +109,8 @@ impl Machine {
             }
             self.dying.pop_front();
             if let Some((conn, id)) = self.links.get(link).goodbye {
-                out.push(Action::Reply {
-                    conn,
-                    reply: Reply::Goodbye { id },
-                });
-                out.push(Action::Close {
-                    conn,
-                    reason: CloseReason::Goodbye,
-                });
+                out.push(Action::Reply { conn, reply: Reply::Goodbye { id } });
+                out.push(Action::Close { conn, reason: CloseReason::Goodbye });
             }
             let digest = self.links.get(link).digest;
             assert!(digest.count == 0, "link {link} is freed with {digest:?}");

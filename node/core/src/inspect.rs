@@ -37,9 +37,7 @@ impl Machine {
             waiters: Vec::new(),
             waiter_count: 0,
             capacity: None,
-            grace_left_ms: self
-                .grace_left(now)
-                .map_or(0, |left| left.as_millis() as u64),
+            grace_left_ms: self.grace_left(now).map_or(0, |left| left.as_millis() as u64),
         };
         if let Some(index) = self.find(place, namespace, key) {
             (inspection.holders, inspection.holder_count) = self.tell_holders(now, index, TOLD);
@@ -51,14 +49,8 @@ impl Machine {
                 inspection.capacity = Some(capacity);
             }
         }
-        let reply = Reply::Inspected {
-            id: asker.id,
-            inspection: Box::new(inspection),
-        };
-        out.push(Action::Reply {
-            conn: asker.conn,
-            reply,
-        });
+        let reply = Reply::Inspected { id: asker.id, inspection: Box::new(inspection) };
+        out.push(Action::Reply { conn: asker.conn, reply });
     }
 
     fn tell_holder(&self, now: Time, link: u32, fence: Fence, claim: Claim, since: Time) -> Holder {
@@ -125,19 +117,12 @@ impl Machine {
     ) {
         let most = rows.clamp(1, limits::LIST_ROWS_MAX) as usize;
         let namespace = self.links.get(asker.link).namespace;
-        let mut listing = Listing {
-            rows: Vec::new(),
-            next: None,
-        };
+        let mut listing = Listing { rows: Vec::new(), next: None };
         let mut scanned = 0;
         let first = cursor.cell >> self.worker_shift;
         for at in u32::from(first)..self.cells.len() as u32 {
             let cell = self.cell_id(at).0;
-            let after: &[u8] = if cell == cursor.cell {
-                &cursor.key
-            } else {
-                &[]
-            };
+            let after: &[u8] = if cell == cursor.cell { &cursor.key } else { &[] };
             let mut found = self.keys_of_cell(at, namespace, prefix, after);
             found.sort_unstable();
             scanned += self.cells[at as usize].table.len();
@@ -148,30 +133,18 @@ impl Machine {
             }
             let more = at + 1 < self.cells.len() as u32;
             if full {
-                let key = listing
-                    .rows
-                    .last()
-                    .map_or_else(Vec::new, |row| row.key.clone());
+                let key = listing.rows.last().map_or_else(Vec::new, |row| row.key.clone());
                 listing.next = Some(ListCursor { cell, key });
                 break;
             }
             if (listing.rows.len() == most || scanned >= SCANNED_PER_PAGE) && more {
                 let cell = self.cell_id(at + 1).0;
-                listing.next = Some(ListCursor {
-                    cell,
-                    key: Vec::new(),
-                });
+                listing.next = Some(ListCursor { cell, key: Vec::new() });
                 break;
             }
         }
-        let reply = Reply::Listed {
-            id: asker.id,
-            listing: Box::new(listing),
-        };
-        out.push(Action::Reply {
-            conn: asker.conn,
-            reply,
-        });
+        let reply = Reply::Listed { id: asker.id, listing: Box::new(listing) };
+        out.push(Action::Reply { conn: asker.conn, reply });
     }
 
     fn keys_of_cell(
@@ -198,16 +171,7 @@ impl Machine {
     fn list_row(&self, now: Time, key: &[u8], index: u32) -> ListedLock {
         let (mut told, holders) = self.tell_holders(now, index, 1);
         let record = self.records.get(index);
-        let waiters = if record.is_rich() {
-            self.riches.get(record.link).waiters.len
-        } else {
-            0
-        };
-        ListedLock {
-            key: key.to_vec(),
-            holder: told.pop(),
-            holders,
-            waiters,
-        }
+        let waiters = if record.is_rich() { self.riches.get(record.link).waiters.len } else { 0 };
+        ListedLock { key: key.to_vec(), holder: told.pop(), holders, waiters }
     }
 }

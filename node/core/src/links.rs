@@ -60,10 +60,7 @@ impl Slot for Link {
 }
 
 fn refusal(kind: RefusalKind, message: impl Into<String>) -> HelloReply {
-    HelloReply::Refused(Refusal {
-        kind,
-        message: message.into(),
-    })
+    HelloReply::Refused(Refusal { kind, message: message.into() })
 }
 
 impl Machine {
@@ -103,19 +100,14 @@ impl Machine {
         }
         let ttl = limits::clamp_ttl(Duration::from_millis(hello.ttl_ms));
         match self.sessions.get(&hello.session) {
-            Some(&link) if !mutant!(self, TwoLinks) => self
-                .resume(now, conn, link, party, hello, ttl, out)
-                .map(|()| (link, false)),
-            _ => self
-                .begin(now, conn, party, hello, ttl)
-                .map(|link| (link, true)),
+            Some(&link) if !mutant!(self, TwoLinks) => {
+                self.resume(now, conn, link, party, hello, ttl, out).map(|()| (link, false))
+            }
+            _ => self.begin(now, conn, party, hello, ttl).map(|link| (link, true)),
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one caller; a struct would only rename them"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
     fn resume(
         &mut self,
         now: Time,
@@ -138,11 +130,8 @@ impl Machine {
         }
         self.hang_up(link, CloseReason::Superseded, out);
         let known = self.links.get_mut(link);
-        known.incarnation = if hello.incarnation == 0 {
-            known.incarnation + 1
-        } else {
-            hello.incarnation
-        };
+        known.incarnation =
+            if hello.incarnation == 0 { known.incarnation + 1 } else { hello.incarnation };
         known.conn = Some(conn);
         known.ttl = ttl;
         known.label = hello.label.into();
@@ -200,17 +189,12 @@ impl Machine {
             return Ok(index as u16);
         }
         if self.namespaces.len() >= self.config.limits.namespaces as usize {
-            let message = format!(
-                "this worker has its limit of {} namespaces",
-                self.namespaces.len()
-            );
+            let message =
+                format!("this worker has its limit of {} namespaces", self.namespaces.len());
             return Err(refusal(RefusalKind::Quota, message));
         }
         let seed = NamespaceSeed::of(name);
-        self.namespaces.push(NamespaceEntry {
-            name: name.to_owned(),
-            seed,
-        });
+        self.namespaces.push(NamespaceEntry { name: name.to_owned(), seed });
         Ok((self.namespaces.len() - 1) as u16)
     }
 
@@ -237,12 +221,9 @@ impl Machine {
             node: self.config.node,
             boot: self.config.boot,
             worker: self.config.worker,
+            namespace: self.namespaces[known.namespace as usize].name.clone(),
         });
-        out.push(Action::Welcome {
-            conn,
-            link: LinkIndex(link),
-            reply,
-        });
+        out.push(Action::Welcome { conn, link: LinkIndex(link), reply });
     }
 
     pub(crate) fn longest_ttl_is(&mut self, now: Time, ttl: Duration, out: &mut Vec<Action>) {

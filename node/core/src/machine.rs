@@ -188,11 +188,7 @@ impl Machine {
             "{workers} workers is not a power of two within {} cells",
             config.cell_bits.cells()
         );
-        assert!(
-            config.worker < config.workers,
-            "worker {} of {workers}",
-            config.worker
-        );
+        assert!(config.worker < config.workers, "worker {} of {workers}", config.worker);
         let cells = config.cell_bits.cells() / workers;
         let cell = Cell::new(config.epoch, config.ring_version);
         Self {
@@ -229,21 +225,13 @@ impl Machine {
         self.observe(now);
         match event {
             Event::Opened { conn, party, hello } => self.opened(now, conn, party, &hello, out),
-            Event::Requests {
-                conn,
-                link,
-                requests,
-            } => {
+            Event::Requests { conn, link, requests } => {
                 self.requests(now, conn, link, requests, out);
             }
             Event::Closed { conn, link } => self.closed(conn, link),
             Event::Tick => self.tick(now, out),
             Event::LongestTtl(ttl) => self.longest_ttl_is(now, ttl, out),
-            Event::EpochRaised {
-                cell,
-                epoch,
-                version,
-            } => self.epoch_raised(cell, epoch, version),
+            Event::EpochRaised { cell, epoch, version } => self.epoch_raised(cell, epoch, version),
             Event::Drain => self.drain(out),
         }
         for cell in self.wanted_epochs.drain(..) {
@@ -288,11 +276,7 @@ impl Machine {
     /// Notices a stall of the worker: what clients sent meanwhile is still in the sockets, so the
     /// lease clock stands still for its length.
     fn observe(&mut self, now: Time) {
-        assert!(
-            now >= self.last_seen,
-            "time went back from {} to {now}",
-            self.last_seen
-        );
+        assert!(now >= self.last_seen, "time went back from {} to {now}", self.last_seen);
         let silence = now.since(self.last_seen);
         let stalled = self.links.len() > 0 && silence > BEAT + STALL;
         if stalled && !crate::mutant::mutant!(self, ExpireOnWaking) {
@@ -306,11 +290,7 @@ impl Machine {
     fn epoch_raised(&mut self, cell: CellId, epoch: Epoch, version: RingVersion) {
         self.version = self.version.max(version);
         let mine = cell.0 & (self.config.workers - 1) == self.config.worker;
-        assert!(
-            mine,
-            "{cell} is not a cell of worker {}",
-            self.config.worker
-        );
+        assert!(mine, "{cell} is not a cell of worker {}", self.config.worker);
         let cell = &mut self.cells[(cell.0 >> self.worker_shift) as usize];
         if epoch > cell.epoch {
             cell.epoch = epoch;
@@ -324,10 +304,7 @@ impl Machine {
         self.draining = true;
         for &link in self.sessions.values() {
             if let Some(conn) = self.links.get(link).conn {
-                out.push(Action::Push {
-                    conn,
-                    push: Push::Draining,
-                });
+                out.push(Action::Push { conn, push: Push::Draining });
             }
         }
     }

@@ -35,9 +35,7 @@ impl Machine {
             let entry = self.entries.get(index);
             entry.link == link && entry.request as u32 == request
         };
-        self.by_request
-            .find(hash2(link, u64::from(request)), is_it)
-            .copied()
+        self.by_request.find(hash2(link, u64::from(request)), is_it).copied()
     }
 
     /// The hold of a rich key with this fence.
@@ -55,8 +53,7 @@ impl Machine {
         let list = &mut self.links.get_mut(link).entries;
         list.push_back::<Entry, LinkChain>(&mut self.entries, index);
         let (entries, hash) = (&self.entries, request_hash(self.entries.get(index)));
-        self.by_request
-            .insert_unique(hash, index, |&other| request_hash(entries.get(other)));
+        self.by_request.insert_unique(hash, index, |&other| request_hash(entries.get(other)));
     }
 
     /// Drops an entry that is in no queue any more.
@@ -116,8 +113,7 @@ impl Machine {
         let (link, claim, rich) = (entry.link, entry.claim, self.records.get(entry.record).link);
         let rich = self.riches.get_mut(rich);
         rich.take(claim);
-        rich.holders
-            .push_back::<Entry, QueueChain>(&mut self.entries, index);
+        rich.holders.push_back::<Entry, QueueChain>(&mut self.entries, index);
         self.remember_fence(index);
         let id = self.hold_id(place, fence);
         self.links.get_mut(link).digest.add(id);
@@ -128,8 +124,7 @@ impl Machine {
 
     fn remember_fence(&mut self, index: u32) {
         let (entries, hash) = (&self.entries, fence_hash(self.entries.get(index)));
-        self.by_fence
-            .insert_unique(hash, index, |&other| fence_hash(entries.get(other)));
+        self.by_fence.insert_unique(hash, index, |&other| fence_hash(entries.get(other)));
     }
 
     /// Takes a holder off its key, and forgets it. The caller numbers, counts and pumps.
@@ -139,8 +134,7 @@ impl Machine {
         let (link, claim, hash) = (entry.link, entry.claim, fence_hash(entry));
         let rich = self.riches.get_mut(self.records.get(entry.record).link);
         rich.give(claim);
-        rich.holders
-            .remove::<Entry, QueueChain>(&mut self.entries, index);
+        rich.holders.remove::<Entry, QueueChain>(&mut self.entries, index);
         remove_index(&mut self.by_fence, hash, index);
         let id = self.hold_id(place, fence);
         self.links.get_mut(link).digest.remove(id);
@@ -210,11 +204,7 @@ impl Machine {
         let entry = self.entries.get(head);
         if let Some(conn) = self.links.get(entry.link).conn {
             let fence = entry.fence.expect("just granted");
-            let reply = Reply::Granted {
-                id: entry.request,
-                version: self.version.0,
-                fence,
-            };
+            let reply = Reply::Granted { id: entry.request, version: self.version.0, fence };
             out.push(Action::Reply { conn, reply });
         }
         true
@@ -243,8 +233,7 @@ impl Machine {
             link_prev: NIL,
             link_next: NIL,
         });
-        side.holders
-            .push_back::<Entry, QueueChain>(&mut self.entries, entry);
+        side.holders.push_back::<Entry, QueueChain>(&mut self.entries, entry);
         let rich = self.riches.insert(side);
         self.records.get_mut(index).make_rich(rich);
         self.remember(entry);
@@ -279,9 +268,7 @@ impl Machine {
         self.forget(holder);
         self.riches.remove(rich_index);
         let fence = entry.fence.expect("a holder has a fence");
-        self.records
-            .get_mut(index)
-            .make_thin(entry.link, fence, entry.request, entry.since);
+        self.records.get_mut(index).make_thin(entry.link, fence, entry.request, entry.since);
         let list = &mut self.links.get_mut(entry.link).thin;
         list.push_back::<Record, ThinChain>(&mut self.records, index);
     }

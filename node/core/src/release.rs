@@ -42,26 +42,16 @@ impl Machine {
             _ => false,
         };
         let (id, version) = (asker.id, self.version.0);
-        let reply = if released {
-            Reply::Released { id, version }
-        } else {
-            Reply::NotHeld { id, version }
-        };
-        out.push(Action::Reply {
-            conn: asker.conn,
-            reply,
-        });
+        let reply =
+            if released { Reply::Released { id, version } } else { Reply::NotHeld { id, version } };
+        out.push(Action::Reply { conn: asker.conn, reply });
     }
 
     fn end_any(&mut self, now: Time, place: Place, index: u32, out: &mut Vec<Action>) -> bool {
         let record = self.records.get(index);
         let fence = if record.is_rich() {
             let head = self.rich_of(index).holders.head;
-            if head == NIL {
-                None
-            } else {
-                self.entries.get(head).fence
-            }
+            if head == NIL { None } else { self.entries.get(head).fence }
         } else {
             Some(record.fence)
         };
@@ -78,8 +68,7 @@ impl Machine {
         if !record.is_rich() {
             return (record.fence == fence).then_some(record.link);
         }
-        self.entry_by_fence(index, fence)
-            .map(|entry| self.entries.get(entry).link)
+        self.entry_by_fence(index, fence).map(|entry| self.entries.get(entry).link)
     }
 
     pub(crate) fn end_hold(&mut self, now: Time, index: u32, fence: Fence, out: &mut Vec<Action>) {
@@ -100,17 +89,14 @@ impl Machine {
         self.count(place);
         let record = self.records.get(index);
         if record.is_rich() {
-            let entry = self
-                .entry_by_fence(index, fence)
-                .expect("the hold was found");
+            let entry = self.entry_by_fence(index, fence).expect("the hold was found");
             self.ungrant(place, entry);
             return self.pump(now, place, index, out);
         }
         let id = self.hold_id(place, fence);
         let link = self.links.get_mut(record.link);
         link.digest.remove(id);
-        link.thin
-            .remove::<Record, ThinChain>(&mut self.records, index);
+        link.thin.remove::<Record, ThinChain>(&mut self.records, index);
         self.stats.holds -= 1;
         self.free_record(place, index);
     }
@@ -142,15 +128,9 @@ impl Machine {
             None => false,
         };
         let (id, version) = (asker.id, self.version.0);
-        let reply = if undone {
-            Reply::Cancelled { id, version }
-        } else {
-            Reply::NotHeld { id, version }
-        };
-        out.push(Action::Reply {
-            conn: asker.conn,
-            reply,
-        });
+        let reply =
+            if undone { Reply::Cancelled { id, version } } else { Reply::NotHeld { id, version } };
+        out.push(Action::Reply { conn: asker.conn, reply });
     }
 
     fn cancel_entry(
@@ -198,25 +178,15 @@ impl Machine {
                 self.stats.forced += 1;
                 if let Some(conn) = self.links.get(link).conn {
                     let holds = vec![self.hold_id(place, fence)];
-                    let push = Push::Lost {
-                        reason: LostReason::Forced,
-                        holds,
-                    };
+                    let push = Push::Lost { reason: LostReason::Forced, holds };
                     out.push(Action::Push { conn, push });
                 }
                 // Those in line are granted only when the last is gone, or as far as they fit.
                 self.end_hold_at(now, place, index, fence, out);
             }
         }
-        let reply = Reply::Forced {
-            id: asker.id,
-            version: self.version.0,
-            ended,
-        };
-        out.push(Action::Reply {
-            conn: asker.conn,
-            reply,
-        });
+        let reply = Reply::Forced { id: asker.id, version: self.version.0, ended };
+        out.push(Action::Reply { conn: asker.conn, reply });
     }
 
     /// Links and fences of the holders of a key, in the order of their grants.
@@ -243,11 +213,7 @@ impl Machine {
         while at != NIL {
             let record = self.records.get(at);
             let id = self.hold_id(self.place_of(at), record.fence);
-            holds.push(Held {
-                id,
-                record: at,
-                request: record.request,
-            });
+            holds.push(Held { id, record: at, request: record.request });
             at = record.next_of_link();
         }
         let mut at = link.entries.head;
@@ -255,11 +221,7 @@ impl Machine {
             let entry = self.entries.get(at);
             if let Some(fence) = entry.fence {
                 let id = self.hold_id(self.place_of(entry.record), fence);
-                holds.push(Held {
-                    id,
-                    record: entry.record,
-                    request: entry.request as u32,
-                });
+                holds.push(Held { id, record: entry.record, request: entry.request as u32 });
             }
             at = entry.link_next;
         }

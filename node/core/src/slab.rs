@@ -24,11 +24,7 @@ pub(crate) struct Slab<T> {
 
 impl<T: Slot> Slab<T> {
     pub(crate) fn new() -> Self {
-        Self {
-            pages: Vec::new(),
-            free: NIL,
-            len: 0,
-        }
+        Self { pages: Vec::new(), free: NIL, len: 0 }
     }
 
     /// Values in use.
@@ -95,11 +91,7 @@ pub(crate) struct List {
 
 impl Default for List {
     fn default() -> Self {
-        Self {
-            head: NIL,
-            tail: NIL,
-            len: 0,
-        }
+        Self { head: NIL, tail: NIL, len: 0 }
     }
 }
 

@@ -35,13 +35,7 @@ pub(crate) struct Cell {
 
 impl Cell {
     pub(crate) fn new(epoch: Epoch, since: RingVersion) -> Self {
-        Self {
-            table: HashTable::new(),
-            counter: 0,
-            epoch,
-            epoch_wanted: false,
-            since,
-        }
+        Self { table: HashTable::new(), counter: 0, epoch, epoch_wanted: false, since }
     }
 
     /// The record of the key that `is_it` recognises.
@@ -55,24 +49,18 @@ impl Cell {
     /// A record whose tag matches, without looking at its key: for touching memory early.
     #[inline]
     pub(crate) fn guess(&self, tag: u32) -> u32 {
-        self.table
-            .find(spread(tag), |slot| slot.tag == tag)
-            .map_or(NIL, |slot| slot.record)
+        self.table.find(spread(tag), |slot| slot.tag == tag).map_or(NIL, |slot| slot.record)
     }
 
     #[inline]
     pub(crate) fn insert(&mut self, tag: u32, record: u32) {
-        self.table
-            .insert_unique(spread(tag), Slot { tag, record }, |slot| spread(slot.tag));
+        self.table.insert_unique(spread(tag), Slot { tag, record }, |slot| spread(slot.tag));
     }
 
     #[inline]
     pub(crate) fn remove(&mut self, tag: u32, record: u32) {
-        let found = self.table.entry(
-            spread(tag),
-            |slot| slot.record == record,
-            |slot| spread(slot.tag),
-        );
+        let found =
+            self.table.entry(spread(tag), |slot| slot.record == record, |slot| spread(slot.tag));
         match found {
             Entry::Occupied(slot) => {
                 slot.remove();
@@ -81,8 +69,7 @@ impl Cell {
         }
         // A cell that was full once must not keep its memory for ever.
         if self.table.capacity() > 64 && self.table.len() * 8 < self.table.capacity() {
-            self.table
-                .shrink_to(self.table.len() * 2, |slot| spread(slot.tag));
+            self.table.shrink_to(self.table.len() * 2, |slot| spread(slot.tag));
         }
     }
 }
@@ -103,15 +90,11 @@ impl Machine {
         if cell & (self.config.workers - 1) != self.config.worker {
             return None;
         }
-        Some(Place {
-            at: u32::from(cell >> self.worker_shift),
-            tag: hash.tag,
-        })
+        Some(Place { at: u32::from(cell >> self.worker_shift), tag: hash.tag })
     }
 
     pub(crate) fn place_of_key(&self, seed: NamespaceSeed, key: &[u8]) -> Place {
-        self.place(hash_key(seed, key))
-            .expect("a key in use belongs to this worker")
+        self.place(hash_key(seed, key)).expect("a key in use belongs to this worker")
     }
 
     /// The id of a cell of this worker.
@@ -155,17 +138,13 @@ impl Machine {
     }
 
     pub(crate) fn hold_id(&self, place: Place, fence: Fence) -> HoldId {
-        HoldId {
-            cell: self.cell_id(place.at).0,
-            fence,
-        }
+        HoldId { cell: self.cell_id(place.at).0, fence }
     }
 
     /// The record of a key of a namespace, if it is in use.
     #[inline]
     pub(crate) fn find(&self, place: Place, namespace: u16, key: &[u8]) -> Option<u32> {
-        self.cell(place)
-            .find(place.tag, |index| self.is_key(index, namespace, key))
+        self.cell(place).find(place.tag, |index| self.is_key(index, namespace, key))
     }
 
     #[inline]
@@ -184,9 +163,7 @@ impl Machine {
     pub(crate) fn key<'a>(&'a self, record: &'a Record) -> &'a [u8] {
         record.inline_key().unwrap_or_else(|| {
             let rich = self.riches.get(record.link);
-            rich.long_key
-                .as_deref()
-                .expect("a long key lives in its side record")
+            rich.long_key.as_deref().expect("a long key lives in its side record")
         })
     }
 

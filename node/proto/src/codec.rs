@@ -131,13 +131,7 @@ fn split_long(first: u8, rest: &[u8]) -> Result<Option<(&[u8], &[u8])>, FrameErr
 pub fn decode_frame<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, FrameError> {
     match bincode::borrow_decode_from_slice(body, CONFIG) {
         Ok((value, used)) if used == body.len() => Ok(value),
-        Ok((_, used)) => Err(FrameError::Trailing {
-            len: body.len(),
-            extra: body.len() - used,
-        }),
-        Err(cause) => Err(FrameError::Malformed {
-            len: body.len(),
-            cause: cause.to_string(),
-        }),
+        Ok((_, used)) => Err(FrameError::Trailing { len: body.len(), extra: body.len() - used }),
+        Err(cause) => Err(FrameError::Malformed { len: body.len(), cause: cause.to_string() }),
     }
 }

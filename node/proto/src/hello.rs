@@ -31,7 +31,7 @@ pub enum HelloReply {
 }
 
 /// What the worker says of a link that stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Welcome {
     /// Wire version of the worker.
     pub protocol: u16,
@@ -50,6 +50,8 @@ pub struct Welcome {
     pub boot: u64,
     /// Which worker of the node this is.
     pub worker: u16,
+    /// The namespace of the client's identity: its keys are hashed with it.
+    pub namespace: String,
 }
 
 /// Why a request or a connection is refused; nothing was changed.

@@ -1,0 +1,95 @@
+//! TLS of a node: mutual, version 1.3 alone, no resumption and no early data.
+//!
+//! Early data can be replayed, and a resumed session would outlive what its certificate was
+//! allowed when it was made; connections live long, so neither would save much.
+
+use crate::authority::CA_CERTIFICATE;
+use crate::endpoint;
+use crate::files::{Files, FilesError, NODE_CERTIFICATE};
+use crate::identity::{Identity, Role};
+use quinn::crypto::rustls::QuicServerConfig;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{CertificateError, RootCertStore};
+use rustls_pki_types::UnixTime;
+use std::sync::Arc;
+
+/// Connection attempts that may wait for the accept loop; more are refused at once.
+const INCOMING_MAX: usize = 1024;
+/// Bytes kept for one attempt that waits, and for all of them.
+const INCOMING_BYTES: u64 = 64 << 10;
+const INCOMING_BYTES_TOTAL: u64 = 8 << 20;
+
+/// The server side of every endpoint of a node. Clients and nodes alike must show a certificate
+/// of the cluster's authority; what they may do then is up to their identity.
+///
+/// # Errors
+/// When the certificates do not fit together or are out of date; the file is named.
+pub fn server_config(files: &Files) -> Result<quinn::ServerConfig, FilesError> {
+    let broken = |name: &str, why: String| FilesError::Broken { path: files.dir.join(name), why };
+    let provider = Arc::new(provider());
+    let mut roots = RootCertStore::empty();
+    for root in &files.roots {
+        roots.add(root.clone()).map_err(|error| broken(CA_CERTIFICATE, error.to_string()))?;
+    }
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .map_err(|error| broken(CA_CERTIFICATE, error.to_string()))?;
+    check_own(verifier.as_ref(), files).map_err(|why| broken(NODE_CERTIFICATE, why))?;
+
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| broken(NODE_CERTIFICATE, error.to_string()))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(files.chain.clone(), files.key.clone_key())
+        .map_err(|error| broken(NODE_CERTIFICATE, error.to_string()))?;
+    tls.alpn_protocols = vec![lockring_proto::ALPN.to_vec()];
+    tls.max_early_data_size = 0;
+    tls.send_tls13_tickets = 0;
+    tls.session_storage = Arc::new(NoServerSessionStorage {});
+    // The order of `provider`, whatever the client would like better.
+    tls.ignore_client_order = true;
+
+    let crypto = QuicServerConfig::try_from(tls)
+        .map_err(|error| broken(NODE_CERTIFICATE, error.to_string()))?;
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    // A session is known by its id and certificate, never by its address: a client behind a NAT
+    // keeps its locks when its address changes.
+    server
+        .migration(true)
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_BYTES_TOTAL)
+        .transport_config(Arc::new(endpoint::transport_config()));
+    Ok(server)
+}
+
+/// Checks the node's own certificate as a peer would, so that a wrong one is told here and not
+/// by every peer.
+fn check_own(verifier: &dyn ClientCertVerifier, files: &Files) -> Result<(), String> {
+    let (own, between) = files.chain.split_first().ok_or("no certificate is in it")?;
+    let checked = verifier.verify_client_cert(own, between, UnixTime::now());
+    checked.map_err(|error| match error {
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            format!("it was not issued by the authority of {CA_CERTIFICATE}")
+        }
+        other => other.to_string(),
+    })?;
+    let identity = Identity::from_certificate(own).map_err(|error| error.to_string())?;
+    match identity.role {
+        Role::Node => Ok(()),
+        Role::Client => Err(format!("it is the certificate of {identity}, not of a node")),
+    }
+}
+
+/// ring, with AES-128-GCM first: the cheapest suite for small packets.
+fn provider() -> CryptoProvider {
+    let cipher_suites = vec![
+        ring::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        ring::cipher_suite::TLS13_AES_256_GCM_SHA384,
+        ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    CryptoProvider { cipher_suites, ..ring::default_provider() }
+}
