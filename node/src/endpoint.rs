@@ -128,15 +128,39 @@ pub fn bind(
     keys: &EndpointKeys,
     server: quinn::ServerConfig,
 ) -> Result<quinn::Endpoint, BindError> {
-    let failed = |error: io::Error| match error.kind() {
+    over(socket(addr)?, keys, server)
+}
+
+/// Makes an endpoint over a socket from [`socket`], to be called inside the worker's runtime.
+///
+/// # Errors
+/// When the runtime cannot take the socket.
+pub fn over(
+    socket: UdpSocket,
+    keys: &EndpointKeys,
+    server: quinn::ServerConfig,
+) -> Result<quinn::Endpoint, BindError> {
+    let runtime = quinn::default_runtime().ok_or(BindError::NoRuntime)?;
+    let address = socket.local_addr().map_err(|error| failed(([0; 4], 0).into(), error))?;
+    quinn::Endpoint::new(endpoint_config(keys), Some(server), socket, runtime)
+        .map_err(|error| failed(address, error))
+}
+
+/// Binds the UDP socket of one worker.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn socket(addr: SocketAddr) -> Result<UdpSocket, BindError> {
+    open_socket(addr).map_err(|error| failed(addr, error))
+}
+
+fn failed(addr: SocketAddr, error: io::Error) -> BindError {
+    match error.kind() {
         io::ErrorKind::AddrInUse => BindError::InUse(addr),
         io::ErrorKind::AddrNotAvailable => BindError::NotHere(addr),
         io::ErrorKind::PermissionDenied => BindError::Forbidden(addr),
         _ => BindError::Io { address: addr, source: error },
-    };
-    let runtime = quinn::default_runtime().ok_or(BindError::NoRuntime)?;
-    let socket = socket(addr).map_err(failed)?;
-    quinn::Endpoint::new(endpoint_config(keys), Some(server), socket, runtime).map_err(failed)
+    }
 }
 
 fn endpoint_config(keys: &EndpointKeys) -> EndpointConfig {
@@ -149,7 +173,7 @@ fn endpoint_config(keys: &EndpointKeys) -> EndpointConfig {
     config
 }
 
-fn socket(addr: SocketAddr) -> io::Result<UdpSocket> {
+fn open_socket(addr: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     if addr.is_ipv6() {
         // `[::]` means every address of the machine, whatever the system's default.

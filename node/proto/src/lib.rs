@@ -4,6 +4,8 @@
 //! together. [`codec`] is the only user of the codec library. Requests are decoded in place:
 //! their keys borrow from the received bytes.
 
+#[cfg(feature = "clock")]
+pub mod clock;
 pub mod codec;
 mod fence;
 mod hello;

@@ -1,0 +1,191 @@
+//! Errors, and what state they leave.
+
+use crate::context::ContextError;
+use crate::identity::ResolveError;
+use crate::link::NotGranted;
+use crate::target::TargetError;
+use crate::tls::BundleError;
+use lockring_proto::{BlockedReason, Fence, Refusal, RefusalKind};
+use std::error::Error as StdError;
+use std::fmt;
+
+/// What kind of error it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The wait's deadline passed. The lock is not held.
+    Timeout,
+    /// No node answered for too long. What was asked may have taken effect; it is undone as soon
+    /// as there is contact again.
+    Unreachable,
+    /// The hold was lost: its lease ended, or an operator released it.
+    Lost,
+    /// The key is in use in another way, as a semaphore or with another capacity. Nothing changed.
+    Conflict,
+    /// A limit of the session or the node is reached. Nothing changed.
+    Quota,
+    /// The node is stopping. Nothing changed.
+    Draining,
+    /// The identity may not do this. Nothing changed.
+    Denied,
+    /// The request breaks a rule, as a key of no bytes. Nothing changed.
+    Invalid,
+    /// The re-entrant owner has entered as often as it may. Nothing changed.
+    TooDeep,
+    /// The client was closed.
+    Closed,
+    /// The address, the identity or a file cannot be used.
+    Config,
+}
+
+/// An error of the client.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    blocked: Option<BlockedReason>,
+    maybe: bool,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        let maybe = kind == ErrorKind::Unreachable;
+        Self { kind, message: message.into(), blocked: None, maybe, source: None }
+    }
+
+    fn config(error: impl StdError + Send + Sync + 'static) -> Self {
+        let mut new = Self::new(ErrorKind::Config, error.to_string());
+        new.source = Some(Box::new(error));
+        new
+    }
+
+    pub(crate) fn closed() -> Self {
+        Self::new(ErrorKind::Closed, "the client is closed")
+    }
+
+    pub(crate) fn lost(maybe_released: bool) -> Self {
+        let message = if maybe_released {
+            "the release was sent again after the connection broke, and nothing was held then: it \
+             was released, or lost before"
+        } else {
+            "the lock was not held any more"
+        };
+        let mut new = Self::new(ErrorKind::Lost, message);
+        new.maybe = maybe_released;
+        new
+    }
+
+    pub(crate) fn refused(refusal: Refusal) -> Self {
+        let kind = match refusal.kind {
+            RefusalKind::KindConflict => ErrorKind::Conflict,
+            RefusalKind::Quota => ErrorKind::Quota,
+            RefusalKind::Draining | RefusalKind::Unavailable => ErrorKind::Draining,
+            RefusalKind::Denied | RefusalKind::ForeignSession => ErrorKind::Denied,
+            RefusalKind::Malformed | RefusalKind::Protocol => ErrorKind::Invalid,
+            RefusalKind::Superseded => ErrorKind::Closed,
+        };
+        Self::new(kind, refusal.message)
+    }
+
+    pub(crate) fn not_granted(reason: NotGranted) -> Self {
+        match reason {
+            NotGranted::Busy(blocked) | NotGranted::TimedOut(Some(blocked)) => {
+                let mut new = Self::new(ErrorKind::Timeout, describe(blocked));
+                new.blocked = Some(blocked);
+                new
+            }
+            NotGranted::TimedOut(None) => {
+                let mut new = Self::new(ErrorKind::Timeout, "no answer within the wait");
+                new.maybe = true;
+                new
+            }
+            NotGranted::Refused(refusal) => Self::refused(refusal),
+            NotGranted::Unreachable => Self::new(
+                ErrorKind::Unreachable,
+                "no node answered for too long; the claim is undone when there is contact again",
+            ),
+        }
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self.kind,
+            ErrorKind::Timeout | ErrorKind::Unreachable | ErrorKind::Draining | ErrorKind::Quota
+        )
+    }
+
+    /// Whether the request may have taken effect all the same.
+    pub fn is_indeterminate(&self) -> bool {
+        self.maybe
+    }
+
+    /// Fence of the holder that stood in the way.
+    pub fn holder(&self) -> Option<Fence> {
+        match self.blocked {
+            Some(BlockedReason::Held { fence, .. }) => Some(fence),
+            _ => None,
+        }
+    }
+
+    /// Why the claim had to wait, if that is what the error is about.
+    pub fn blocked(&self) -> Option<BlockedReason> {
+        self.blocked
+    }
+}
+
+fn describe(blocked: BlockedReason) -> String {
+    match blocked {
+        BlockedReason::Held { fence, waiters } => {
+            format!("held under fence {fence}, {waiters} in line")
+        }
+        BlockedReason::Queue { waiters } => format!("{waiters} are in line"),
+        BlockedReason::Grace { left_ms } => format!(
+            "the node has restarted and grants nothing for {:.1} s more, until every earlier \
+             lease has surely ended",
+            left_ms as f64 / 1000.0
+        ),
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<TargetError> for Error {
+    fn from(error: TargetError) -> Self {
+        Self::config(error)
+    }
+}
+
+impl From<ResolveError> for Error {
+    fn from(error: ResolveError) -> Self {
+        Self::config(error)
+    }
+}
+
+impl From<BundleError> for Error {
+    fn from(error: BundleError) -> Self {
+        Self::config(error)
+    }
+}
+
+impl From<ContextError> for Error {
+    fn from(error: ContextError) -> Self {
+        Self::config(error)
+    }
+}

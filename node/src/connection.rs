@@ -1,0 +1,263 @@
+//! One client connection: its request stream in, its replies and pushes out.
+
+use crate::conns::{Ending, Shared};
+use crate::identity::{Identity, Role};
+use bytes::Bytes;
+use lockring_core::{CloseReason, ConnId, Event, Party};
+use lockring_proto::codec::{self, FrameError};
+use lockring_proto::{Hello, Request};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use rustls_pki_types::CertificateDer;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// A peer that has shown its certificate must open its stream and say hello within this.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long the last replies of a closing connection may take to reach the peer.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Chunks taken from the stream in one turn, of one packet each.
+const CHUNKS: usize = 32;
+
+/// Application close codes beside [`CloseReason`].
+const CODE_MALFORMED: u32 = 16;
+const CODE_IDENTITY: u32 = 17;
+const CODE_STOPPING: u32 = 18;
+const CODE_REFUSED: u32 = 19;
+const CODE_NO_HELLO: u32 = 20;
+
+/// Why a connection ended early.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("the peer is gone: {0}")]
+    Gone(String),
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("no hello within {} s", HELLO_TIMEOUT.as_secs())]
+    NoHello,
+}
+
+impl From<quinn::ReadError> for Fault {
+    fn from(error: quinn::ReadError) -> Self {
+        Self::Gone(error.to_string())
+    }
+}
+
+impl From<quinn::WriteError> for Fault {
+    fn from(error: quinn::WriteError) -> Self {
+        Self::Gone(error.to_string())
+    }
+}
+
+impl From<quinn::ConnectionError> for Fault {
+    fn from(error: quinn::ConnectionError) -> Self {
+        Self::Gone(error.to_string())
+    }
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(conn: Connection, shared: Shared) {
+    let party = match party_of(&conn) {
+        Ok(party) => party,
+        Err(why) => {
+            tracing::warn!(peer = %conn.remote_address(), %why, "connection refused");
+            return conn.close(VarInt::from_u32(CODE_IDENTITY), why.as_bytes());
+        }
+    };
+    let (id, wake) = shared.borrow_mut().open();
+    let ended = Session { conn: &conn, shared: &shared, id, wake, carry: Vec::new() }
+        .run(&party)
+        .await;
+    shared.borrow_mut().close(id);
+    let (code, reason) = match ended {
+        Ok(Ending::Core(reason)) => (reason as u32, "ended by the node"),
+        Ok(Ending::Refused) => (CODE_REFUSED, "refused"),
+        Ok(Ending::Stopping) => (CODE_STOPPING, "the node is stopping"),
+        Err(Fault::Gone(why)) => {
+            tracing::debug!(peer = %conn.remote_address(), %why, "connection ended");
+            (0, "bye")
+        }
+        Err(fault) => {
+            tracing::warn!(peer = %conn.remote_address(), why = %fault, "connection closed");
+            let code = match fault {
+                Fault::NoHello => CODE_NO_HELLO,
+                Fault::Gone(_) | Fault::Frame(_) => CODE_MALFORMED,
+            };
+            return conn.close(VarInt::from_u32(code), fault.to_string().as_bytes());
+        }
+    };
+    conn.close(VarInt::from_u32(code), reason.as_bytes());
+}
+
+/// Who the peer has proved to be: a client, by the one URI of its certificate.
+fn party_of(conn: &Connection) -> Result<Party, String> {
+    let chain = conn
+        .peer_identity()
+        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let Some(certificate) = chain.as_ref().and_then(|chain| chain.first()) else {
+        return Err("no certificate".to_owned());
+    };
+    let identity = Identity::from_certificate(certificate).map_err(|error| error.to_string())?;
+    match identity.role {
+        Role::Client => Ok(Party { namespace: identity.namespace, name: identity.name }),
+        Role::Node => Err("a node's certificate cannot be used by a client".to_owned()),
+    }
+}
+
+struct Session<'a> {
+    conn: &'a Connection,
+    shared: &'a Shared,
+    id: ConnId,
+    wake: Rc<Notify>,
+    /// The beginning of a frame whose rest has not come yet.
+    carry: Vec<u8>,
+}
+
+impl Session<'_> {
+    async fn run(mut self, party: &Party) -> Result<Ending, Fault> {
+        let hello = tokio::time::timeout(HELLO_TIMEOUT, self.hello(party)).await;
+        let (mut send, mut recv) = hello.map_err(|_| Fault::NoHello)??;
+        let mut pushes = None;
+        let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
+        loop {
+            if let Some(ending) = self.flush(&mut send, &mut pushes).await? {
+                linger(&mut send).await;
+                return Ok(ending);
+            }
+            tokio::select! {
+                biased;
+                read = recv.read_chunks(&mut chunks) => match read? {
+                    Some(count) => self.take_in(&mut chunks[..count])?,
+                    None => return Ok(Ending::Core(CloseReason::Goodbye)),
+                },
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    /// Waits for the stream and the first frame, and gives it to the machine.
+    async fn hello(&mut self, party: &Party) -> Result<(SendStream, RecvStream), Fault> {
+        let (send, mut recv) = self.conn.accept_bi().await?;
+        loop {
+            if let Some((body, rest)) = codec::split_frame(&self.carry)? {
+                let hello: Hello<'_> = codec::decode_frame(body)?;
+                let event = Event::Opened { conn: self.id, party, hello };
+                self.shared.borrow_mut().run(Some(self.id), event);
+                self.carry = rest.to_vec();
+                return Ok((send, recv));
+            }
+            match recv.read_chunk(usize::MAX, true).await? {
+                Some(chunk) => self.carry.extend_from_slice(&chunk.bytes),
+                None => return Err(Fault::Gone("no hello".to_owned())),
+            }
+        }
+    }
+
+    /// Runs every whole frame that has come, as one batch.
+    fn take_in(&mut self, chunks: &mut [Bytes]) -> Result<(), Fault> {
+        let mut shared = self.shared.borrow_mut();
+        let Some(link) = shared.outbox(self.id).and_then(|outbox| outbox.link) else {
+            // Not welcomed yet, or replaced: a client waits for its welcome, so this one is lost.
+            return Ok(());
+        };
+        let mut scratch = std::mem::take(&mut shared.scratch);
+        scratch.clear();
+        scratch.append(&mut self.carry);
+        for chunk in chunks {
+            scratch.extend_from_slice(chunk);
+            *chunk = Bytes::new();
+        }
+        let mut requests: Vec<Request<'_>> = Vec::with_capacity(scratch.len() / 28 + 1);
+        let mut rest = scratch.as_slice();
+        let fault = loop {
+            match codec::split_frame(rest) {
+                Ok(Some((body, after))) => match codec::decode_frame(body) {
+                    Ok(request) => {
+                        requests.push(request);
+                        rest = after;
+                    }
+                    Err(error) => break Some(error),
+                },
+                Ok(None) => break None,
+                Err(error) => break Some(error),
+            }
+        };
+        if !requests.is_empty() {
+            let event = Event::Requests { conn: self.id, link, requests: &requests };
+            shared.run(Some(self.id), event);
+        }
+        drop(requests);
+        self.carry.extend_from_slice(rest);
+        shared.scratch = scratch;
+        fault.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Sends what is to be sent; says whether the connection is to end then.
+    async fn flush(
+        &self,
+        send: &mut SendStream,
+        pushes: &mut Option<SendStream>,
+    ) -> Result<Option<Ending>, Fault> {
+        loop {
+            let (replies, pushed, close) = {
+                let mut shared = self.shared.borrow_mut();
+                let Some(outbox) = shared.outbox(self.id) else { return Ok(Some(Ending::Stopping)) };
+                let room = outbox.replies.capacity().min(64 << 10);
+                let replies = std::mem::take(&mut outbox.replies);
+                if !replies.is_empty() {
+                    outbox.replies = Vec::with_capacity(room);
+                }
+                (replies, std::mem::take(&mut outbox.pushes), outbox.close)
+            };
+            if replies.is_empty() && pushed.is_empty() {
+                return Ok(close);
+            }
+            if !replies.is_empty() {
+                self.write(send, replies, close).await?;
+            }
+            if !pushed.is_empty() {
+                if pushes.is_none() {
+                    *pushes = Some(self.conn.open_uni().await?);
+                }
+                if let Some(pushes) = pushes {
+                    self.write(pushes, pushed, close).await?;
+                }
+            }
+        }
+    }
+
+    /// Writes one buffer. A peer that does not read blocks only its own connection, and not its
+    /// end: once the machine has given it up, the last words get a limited time.
+    async fn write(
+        &self,
+        stream: &mut SendStream,
+        bytes: Vec<u8>,
+        close: Option<Ending>,
+    ) -> Result<(), Fault> {
+        let mut patience = close.is_some();
+        let write = stream.write_chunk(Bytes::from(bytes));
+        tokio::pin!(write);
+        loop {
+            tokio::select! {
+                biased;
+                written = &mut write => return Ok(written?),
+                () = self.wake.notified(), if !patience => {
+                    let mut shared = self.shared.borrow_mut();
+                    patience = shared.outbox(self.id).is_none_or(|outbox| outbox.close.is_some());
+                }
+                () = tokio::time::sleep(LINGER), if patience => {
+                    return Err(Fault::Gone("the peer does not read".to_owned()));
+                }
+            }
+        }
+    }
+}
+
+/// Gives the last replies time to reach the peer: closing a connection drops what is unsent.
+async fn linger(send: &mut SendStream) {
+    if send.finish().is_ok() {
+        let _the_peer_has_it_or_is_gone = tokio::time::timeout(LINGER, send.stopped()).await;
+    }
+}

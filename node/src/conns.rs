@@ -1,0 +1,225 @@
+//! A worker's state: its machine, and what is to be sent on each of its connections.
+//!
+//! Everything of a worker runs in one thread, so the state is in a `RefCell`. It is borrowed for
+//! one turn at a time (take in what came, run the machine, sort its actions into the connections'
+//! buffers) and never across an await.
+
+use crate::control::Order;
+use crate::ring_table::RingTable;
+use lockring_core::{Action, CloseReason, ConnId, Event, LinkIndex, Machine};
+use lockring_proto::{HelloReply, Push, Reply, codec};
+use lockring_ring::{CellId, Epoch, RingVersion};
+use std::cell::RefCell;
+use std::rc::Rc;
+use tokio::sync::Notify;
+
+/// What is to be sent on one connection.
+#[derive(Default)]
+pub struct Outbox {
+    /// Frames for the request stream.
+    pub replies: Vec<u8>,
+    /// Frames for the push stream.
+    pub pushes: Vec<u8>,
+    /// The link it belongs to, once welcomed.
+    pub link: Option<LinkIndex>,
+    /// To be closed once the replies are sent.
+    pub close: Option<Ending>,
+}
+
+/// Why a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The machine says so.
+    Core(CloseReason),
+    /// Its hello was refused; the refusal says why.
+    Refused,
+    /// The node stops.
+    Stopping,
+}
+
+struct Conn {
+    id: ConnId,
+    outbox: Outbox,
+    wake: Rc<Notify>,
+}
+
+/// The state of a worker.
+pub struct WorkerState {
+    machine: Machine,
+    actions: Vec<Action>,
+    /// Connections by slot; the low half of a [`ConnId`] is its slot.
+    conns: Vec<Option<Conn>>,
+    free: Vec<u32>,
+    serial: u32,
+    ring: RingTable,
+    /// Which worker of the node this is.
+    index: usize,
+    orders: std::sync::mpsc::Sender<Order>,
+    /// When the ticker is to wake next, and how to make it wake earlier.
+    armed: lockring_proto::Time,
+    ticker: Rc<Notify>,
+    /// Received bytes of the turn, contiguous.
+    pub(crate) scratch: Vec<u8>,
+}
+
+/// The state, shared by the tasks of a worker's thread.
+pub type Shared = Rc<RefCell<WorkerState>>;
+
+impl WorkerState {
+    /// A worker with no connections.
+    pub fn new(
+        index: usize,
+        machine: Machine,
+        ring: RingTable,
+        orders: std::sync::mpsc::Sender<Order>,
+    ) -> Self {
+        Self {
+            index,
+            machine,
+            actions: Vec::new(),
+            conns: Vec::new(),
+            free: Vec::new(),
+            serial: 0,
+            ring,
+            orders,
+            armed: lockring_proto::Time::NEVER,
+            ticker: Rc::new(Notify::new()),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The machine, to look at.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// How the ticker is woken.
+    pub fn ticker(&self) -> Rc<Notify> {
+        Rc::clone(&self.ticker)
+    }
+
+    /// A cell has a new epoch, by a newer ring.
+    pub fn epoch_raised(&mut self, cell: CellId, epoch: Epoch, version: RingVersion) {
+        self.ring.raise(cell, epoch, version);
+        self.run(None, Event::EpochRaised { cell, epoch, version });
+    }
+
+    /// Says when the ticker wakes by itself.
+    pub fn arm(&mut self, at: lockring_proto::Time) {
+        self.armed = at;
+    }
+
+    /// Number of open connections.
+    pub fn connections(&self) -> usize {
+        self.conns.len() - self.free.len()
+    }
+
+    /// Enters a new connection.
+    pub fn open(&mut self) -> (ConnId, Rc<Notify>) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.conns.push(None);
+            (self.conns.len() - 1) as u32
+        });
+        self.serial += 1;
+        let id = ConnId(u64::from(self.serial) << 32 | u64::from(slot));
+        let wake = Rc::new(Notify::new());
+        let conn = Conn { id, outbox: Outbox::default(), wake: Rc::clone(&wake) };
+        self.conns[slot as usize] = Some(conn);
+        (id, wake)
+    }
+
+    /// Forgets a connection; the machine gets to know.
+    pub fn close(&mut self, id: ConnId) {
+        let slot = id.0 as u32;
+        let Some(conn) = self.conns[slot as usize].take() else { return };
+        self.free.push(slot);
+        if let Some(link) = conn.outbox.link {
+            self.run(None, Event::Closed { conn: id, link });
+        }
+    }
+
+    /// The outbox of an open connection.
+    pub fn outbox(&mut self, id: ConnId) -> Option<&mut Outbox> {
+        self.conn(id).map(|conn| &mut conn.outbox)
+    }
+
+    fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.conns.get_mut(id.0 as u32 as usize)?.as_mut().filter(|conn| conn.id == id)
+    }
+
+    /// Tells every connection to close.
+    pub fn close_all(&mut self) {
+        for conn in self.conns.iter_mut().flatten() {
+            conn.outbox.close.get_or_insert(Ending::Stopping);
+            conn.wake.notify_one();
+        }
+    }
+
+    /// Runs the machine on one event and sorts its actions. The connection `own`, whose task does
+    /// this, is not woken: it flushes by itself.
+    pub fn run(&mut self, own: Option<ConnId>, event: Event<'_>) {
+        let now = lockring_proto::clock::now();
+        let mut actions = std::mem::take(&mut self.actions);
+        self.machine.handle(now, event, &mut actions);
+        for action in actions.drain(..) {
+            self.sort(own, action);
+        }
+        self.actions = actions;
+        if self.machine.next_deadline().is_some_and(|at| at < self.armed) {
+            self.ticker.notify_one();
+        }
+    }
+
+    #[inline]
+    fn sort(&mut self, own: Option<ConnId>, action: Action) {
+        match action {
+            Action::Reply { conn, reply } => self.reply(own, conn, &reply),
+            Action::Welcome { conn, link, reply } => {
+                self.post(own, conn, |outbox| {
+                    outbox.link = Some(link);
+                    codec::encode_frame::<HelloReply>(&reply, &mut outbox.replies);
+                });
+            }
+            Action::Refuse { conn, reply } => self.post(own, conn, |outbox| {
+                codec::encode_frame::<HelloReply>(&reply, &mut outbox.replies);
+                outbox.close = Some(Ending::Refused);
+            }),
+            Action::Push { conn, push } => self.post(own, conn, |outbox| {
+                codec::encode_frame::<Push>(&push, &mut outbox.pushes);
+            }),
+            Action::Close { conn, reason } => self.post(own, conn, |outbox| {
+                outbox.close = Some(Ending::Core(reason));
+                outbox.link = None;
+            }),
+            Action::SendRing { conn, id } => {
+                for chunk in self.ring.chunks() {
+                    self.reply(own, conn, &Reply::Ring { id, chunk: Box::new(chunk) });
+                }
+            }
+            Action::RaiseLongestTtl(ttl) => self.order(Order::RaiseLongestTtl { worker: self.index, ttl }),
+            Action::WantEpoch(cell) => self.order(Order::RaiseEpoch(cell)),
+        }
+    }
+
+    #[inline]
+    fn reply(&mut self, own: Option<ConnId>, conn: ConnId, reply: &Reply) {
+        self.post(own, conn, |outbox| codec::encode_frame(reply, &mut outbox.replies));
+    }
+
+    /// Changes the outbox of a connection that may be gone, and has its task flush it.
+    #[inline]
+    fn post(&mut self, own: Option<ConnId>, id: ConnId, change: impl FnOnce(&mut Outbox)) {
+        let Some(conn) = self.conn(id) else { return };
+        change(&mut conn.outbox);
+        if own != Some(id) {
+            conn.wake.notify_one();
+        }
+    }
+
+    fn order(&self, order: Order) {
+        // The control thread outlives the workers; it ends only with the process.
+        if self.orders.send(order).is_err() {
+            tracing::error!("the control thread is gone; longer sessions cannot be confirmed");
+        }
+    }
+}
