@@ -293,3 +293,34 @@ fn a_database_of_another_program_is_told() {
     drop(Database::create(dir.join(STATE)).unwrap());
     assert!(is_corrupt(&open_error(&dir)));
 }
+
+/// Without a mark to tell it, as after a crash between a commit and its mark: the commit before
+/// is still in the file, and must not be taken for the last one.
+#[test]
+fn damage_to_the_last_commit_is_no_step_back() {
+    let (_base, dir) = data_dir();
+    let store = Store::open(&dir).unwrap();
+    for _ in 0..3 {
+        store.boot().unwrap();
+    }
+    let record = store.read().unwrap().encode();
+    let mut killed = fs::read(dir.join(STATE)).unwrap();
+    let found = killed
+        .windows(record.len())
+        .position(|window| window == record)
+        .unwrap();
+    killed[found + 20] ^= 1;
+    let (_base, damaged) = with_state(&killed, &dir);
+    fs::remove_file(damaged.join(MARK)).unwrap();
+    assert!(is_corrupt(&open_error(&damaged)));
+}
+
+/// The lock comes before anything is made: two first starts at once would each make a store.
+#[test]
+fn a_locked_directory_is_left_empty() {
+    let (_base, dir) = data_dir();
+    data_dir::prepare(&dir).unwrap();
+    let _held = lock(&dir).unwrap();
+    assert!(matches!(open_error(&dir), StoreError::Locked(_)));
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+}
