@@ -11,4 +11,5 @@ pub mod data_dir;
 pub mod endpoint;
 pub mod files;
 pub mod identity;
+pub mod store;
 pub mod tls;

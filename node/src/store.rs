@@ -1,0 +1,392 @@
+//! What a node must not forget: who it is, how often it started, and how high its epochs went.
+//!
+//! Everything is one small record in a redb file, written whole in one durable transaction. Its
+//! promise is that the epoch floor never goes back, for a fence that repeats can break a client's
+//! data. Three things guard it:
+//! - the record carries a checksum of its own, and the whole file is checked when it is opened;
+//! - commits are in two phases, so that damage is an error and never a step back to the commit
+//!   before;
+//! - `state.mark` beside it holds the revision reached, written after each commit: it tells when
+//!   the file was lost or put back from an older copy.
+//!
+//! What cannot be seen from here is a data directory restored from an old copy as a whole.
+
+mod record;
+
+use crate::data_dir::{self, FileError, SECRET};
+use crate::endpoint::EndpointKeys;
+use lockring_ring::Epoch;
+use record::Record;
+use redb::{Database, DatabaseError, Durability, ReadableDatabase, StorageError, TableDefinition};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+const STATE: &str = "state.redb";
+const MARK: &str = "state.mark";
+const LOCK: &str = "lock";
+
+const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("node");
+const KEY: &str = "record";
+
+/// The durable facts of a node. Holds the lock of the data directory while it lives. Its calls
+/// wait for the disk.
+pub struct Store {
+    // Before the lock, so that it is closed before another process may open it.
+    database: Mutex<Database>,
+    dir: PathBuf,
+    _lock: File,
+}
+
+/// What a start of the node begins from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// This is the first start: there is no earlier life to be careful of.
+    pub first: bool,
+    /// The life before ended by [`Store::mark_clean_stop`]; false on the first start.
+    pub was_clean: bool,
+    /// Which life of the node this is, from 1.
+    pub boot: u64,
+    /// Every epoch granted under from now on must be at least this; no earlier life used it.
+    pub epoch_floor: u32,
+    /// The longest session TTL that may still be alive somewhere.
+    pub longest_ttl: Duration,
+    /// The node's id in its cluster.
+    pub node: u32,
+    /// The cluster's id.
+    pub cluster: [u8; 16],
+    /// The keys of the node's endpoints.
+    pub keys: EndpointKeys,
+}
+
+/// Why the store cannot be used. A write that failed may have taken effect all the same; each is
+/// safe to repeat, and to be found done by the next start.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has the data directory.
+    #[error(
+        "the data directory {} is in use by another lockring process: stop that one, or give \
+         this node a data directory of its own", .0.display()
+    )]
+    Locked(PathBuf),
+    /// The user that runs the node may not write, or nobody may.
+    #[error(transparent)]
+    NotWritable(FileError),
+    /// A file could not be used for another reason.
+    #[error(transparent)]
+    File(FileError),
+    /// The file is not what was written.
+    #[error(
+        "{} is damaged: {why}. An older copy of it must not be used, as fencing tokens could \
+         repeat. Where other nodes are up, empty this node's data directory and join it anew; \
+         else run `lockring recover --epoch-floor N` with an N above the epoch of every fencing \
+         token seen", path.display()
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The last epoch has been reached.
+    #[error(
+        "the epochs of this node are used up (the floor is {0}): start a new cluster in an empty \
+         data directory, and have whatever checks fencing tokens forget the old ones"
+    )]
+    EpochsUsedUp(u32),
+    /// The system gives no randomness for the keys of a new node.
+    #[error("the system gives no random numbers: {0}")]
+    NoRandomness(getrandom::Error),
+    /// The database failed while writing.
+    #[error("cannot write {}: {why}; check the disk, then start the node again", path.display())]
+    Failed {
+        /// The file.
+        path: PathBuf,
+        /// What the database said.
+        why: String,
+    },
+}
+
+impl From<FileError> for StoreError {
+    fn from(error: FileError) -> Self {
+        match error.source.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                Self::NotWritable(error)
+            }
+            _ => Self::File(error),
+        }
+    }
+}
+
+impl Store {
+    /// Opens the store of a data directory, both made if missing, and locks the directory.
+    ///
+    /// # Errors
+    /// When another process has it, or it cannot be written, or is damaged.
+    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        data_dir::prepare(data_dir)?;
+        let lock = lock(data_dir)?;
+        let (state, mark) = (data_dir.join(STATE), data_dir.join(MARK));
+        let mark = record::decode_mark(&data_dir::read(&mark, SECRET)?.unwrap_or_default());
+        let there = state.try_exists().map_err(FileError::new("read", &state))?;
+        let database = match (there, mark) {
+            (true, _) => open_checked(&state)?,
+            (false, None) => create(&state)?,
+            (false, Some(_)) => {
+                return Err(corrupt(
+                    &state,
+                    &format_args!("it is gone, but {MARK} is there"),
+                ));
+            }
+        };
+        let store = Self {
+            database: Mutex::new(database),
+            dir: data_dir.to_owned(),
+            _lock: lock,
+        };
+        let revision = store.read()?.revision;
+        if mark.is_some_and(|mark| revision < mark) {
+            return Err(corrupt(&state, &"it is older than it was"));
+        }
+        if mark != Some(revision) {
+            store.write_mark(revision)?;
+        }
+        Ok(store)
+    }
+
+    /// Begins a life of the node: one durable transaction counts the start, raises the epoch
+    /// floor and takes back the clean stop.
+    ///
+    /// # Errors
+    /// When the epochs are used up, or the write fails.
+    pub fn boot(&self) -> Result<Boot, StoreError> {
+        self.update(|record| {
+            let was_clean = record.clean;
+            record.boot += 1;
+            record.epoch_floor = next_epoch(record.epoch_floor)?;
+            record.clean = false;
+            Ok(Boot {
+                first: record.boot == 1,
+                was_clean,
+                boot: record.boot,
+                epoch_floor: record.epoch_floor,
+                longest_ttl: Duration::from_millis(record.longest_ttl_ms),
+                node: record.node,
+                cluster: record.cluster,
+                keys: record.keys.clone(),
+            })
+        })
+    }
+
+    /// Makes the epoch floor one higher and returns it: no epoch below it will be used again.
+    ///
+    /// # Errors
+    /// When the epochs are used up, or the write fails.
+    pub fn raise_epoch_floor(&self) -> Result<u32, StoreError> {
+        self.update(|record| {
+            record.epoch_floor = next_epoch(record.epoch_floor)?;
+            Ok(record.epoch_floor)
+        })
+    }
+
+    /// Notes a session TTL before the first session with it is confirmed. Costs no write if one
+    /// as long is noted already.
+    ///
+    /// # Errors
+    /// When the write fails; the session must then not be confirmed.
+    pub fn raise_longest_ttl(&self, ttl: Duration) -> Result<(), StoreError> {
+        self.update(|record| {
+            record.longest_ttl_ms = record.longest_ttl_ms.max(whole_millis(ttl));
+            Ok(())
+        })
+    }
+
+    /// Sets the longest TTL, to lower it when no session with a longer one can be alive.
+    ///
+    /// # Errors
+    /// When the write fails.
+    pub fn set_longest_ttl(&self, ttl: Duration) -> Result<(), StoreError> {
+        self.update(|record| {
+            record.longest_ttl_ms = whole_millis(ttl);
+            Ok(())
+        })
+    }
+
+    /// Notes that the node stops with nothing held, as the last thing it does: the next start
+    /// owes nothing to this life.
+    ///
+    /// # Errors
+    /// When the write fails; the next start is then a careful one.
+    pub fn mark_clean_stop(&self) -> Result<(), StoreError> {
+        self.update(|record| {
+            record.clean = true;
+            Ok(())
+        })
+    }
+
+    /// Changes the record in one durable transaction; one that changes nothing writes nothing.
+    fn update<R>(
+        &self,
+        change: impl FnOnce(&mut Record) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
+        let state = self.dir.join(STATE);
+        // A panic in a holder left no half-made change: a transaction is all or nothing.
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = read(&database, &state)?;
+        let mut after = before.clone();
+        let result = change(&mut after)?;
+        if after != before {
+            after.revision += 1;
+            write(&database, &after).map_err(|error| failed(&state, error))?;
+            self.write_mark(after.revision)?;
+        }
+        Ok(result)
+    }
+
+    fn read(&self) -> Result<Record, StoreError> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        read(&database, &self.dir.join(STATE))
+    }
+
+    fn write_mark(&self, revision: u64) -> Result<(), StoreError> {
+        Ok(data_dir::write(
+            &self.dir.join(MARK),
+            &record::encode_mark(revision),
+            SECRET,
+        )?)
+    }
+}
+
+fn next_epoch(floor: u32) -> Result<u32, StoreError> {
+    let next = floor.saturating_add(1);
+    if next < Epoch::LAST.0 {
+        Ok(next)
+    } else {
+        Err(StoreError::EpochsUsedUp(floor))
+    }
+}
+
+/// Rounded up: a TTL noted must never be shorter than the one meant.
+fn whole_millis(ttl: Duration) -> u64 {
+    u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join(LOCK);
+    let mut options = OpenOptions::new();
+    let options = options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(SECRET);
+    let file = options
+        .open(&path)
+        .map_err(FileError::new("write", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked(dir.to_owned())),
+        Err(TryLockError::Error(error)) => Err(FileError::new("lock", &path)(error).into()),
+    }
+}
+
+/// Makes the file under another name first, so that one under its own name is always whole.
+fn create(state: &Path) -> Result<Database, StoreError> {
+    let record = Record::new().map_err(StoreError::NoRandomness)?;
+    let temporary = state.with_extension("redb.new");
+    let file = FileError::new("write", &temporary);
+    let mut options = OpenOptions::new();
+    let options = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(SECRET);
+    let opened = options.open(&temporary).map_err(file)?;
+    let database = Database::builder()
+        .create_file(opened)
+        .map_err(|error| failed(state, error))?;
+    write(&database, &record).map_err(|error| failed(state, error))?;
+    fs::rename(&temporary, state).map_err(FileError::new("write", state))?;
+    data_dir::sync_dir(state.parent().unwrap_or(Path::new(".")))?;
+    Ok(database)
+}
+
+/// Opens a file that may be anything. The database trusts parts of its file and may panic where
+/// they are damaged; that is an error of the file here, and the database is given up with it.
+fn open_checked(state: &Path) -> Result<Database, StoreError> {
+    let open = || -> Result<Database, StoreError> {
+        let mut database = Database::open(state).map_err(|error| open_error(state, error))?;
+        match database.check_integrity() {
+            Ok(true) => {}
+            Ok(false) => return Err(corrupt(state, &"its structure did not hold together")),
+            Err(error) => return Err(open_error(state, error)),
+        }
+        read(&database, state)?;
+        Ok(database)
+    };
+    panic::catch_unwind(AssertUnwindSafe(open))
+        .unwrap_or_else(|_| Err(corrupt(state, &"the database cannot make sense of it")))
+}
+
+fn open_error(state: &Path, error: DatabaseError) -> StoreError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => {
+            StoreError::Locked(state.parent().unwrap_or(state).to_owned())
+        }
+        DatabaseError::Storage(StorageError::Io(error)) => match error.kind() {
+            io::ErrorKind::InvalidData
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::UnexpectedEof => corrupt(state, &error),
+            _ => FileError::new("open", state)(error).into(),
+        },
+        other => corrupt(state, &other),
+    }
+}
+
+fn corrupt(state: &Path, why: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Corrupt {
+        path: state.to_owned(),
+        why: why.to_string(),
+    }
+}
+
+fn failed(state: &Path, error: impl Into<redb::Error>) -> StoreError {
+    match error.into() {
+        redb::Error::Io(error) => FileError::new("write", state)(error).into(),
+        other => StoreError::Failed {
+            path: state.to_owned(),
+            why: other.to_string(),
+        },
+    }
+}
+
+fn read(database: &Database, state: &Path) -> Result<Record, StoreError> {
+    let bytes = || -> Result<Option<Vec<u8>>, redb::Error> {
+        let table = database.begin_read()?.open_table(TABLE)?;
+        Ok(table.get(KEY)?.map(|bytes| bytes.value().to_vec()))
+    };
+    let bytes = bytes().map_err(|error| match error {
+        redb::Error::Io(error) => FileError::new("read", state)(error).into(),
+        other => corrupt(state, &other),
+    })?;
+    let bytes = bytes.ok_or_else(|| corrupt(state, &"its record is gone"))?;
+    Record::decode(&bytes).map_err(|why| corrupt(state, &why))
+}
+
+fn write(database: &Database, record: &Record) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.set_two_phase_commit(true);
+    transaction
+        .open_table(TABLE)?
+        .insert(KEY, record.encode().as_slice())?;
+    transaction.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,326 @@
+//! Tests of the store: what it keeps, and what it says of damaged files.
+
+use super::*;
+use std::os::unix::fs::MetadataExt;
+
+fn data_dir() -> (tempfile::TempDir, PathBuf) {
+    let base = tempfile::tempdir().unwrap();
+    let dir = base.path().join("data");
+    (base, dir)
+}
+
+fn open_error(dir: &Path) -> StoreError {
+    Store::open(dir).err().expect("it opened")
+}
+
+fn is_corrupt(error: &StoreError) -> bool {
+    matches!(error, StoreError::Corrupt { .. })
+        && error.to_string().contains(STATE)
+        && error.to_string().contains("recover --epoch-floor")
+}
+
+/// A directory with `file` for its state, and the mark of another.
+fn with_state(file: &[u8], marked_in: &Path) -> (tempfile::TempDir, PathBuf) {
+    let (base, dir) = data_dir();
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join(STATE), file).unwrap();
+    fs::copy(marked_in.join(MARK), dir.join(MARK)).unwrap();
+    (base, dir)
+}
+
+/// The bytes of a store after three lives, closed or as `kill -9` leaves it.
+fn some_lives(dir: &Path, closed: bool) -> Vec<u8> {
+    let store = Store::open(dir).unwrap();
+    for _ in 0..3 {
+        store.boot().unwrap();
+    }
+    if closed {
+        drop(store);
+    }
+    fs::read(dir.join(STATE)).unwrap()
+}
+
+#[test]
+fn the_first_start_makes_everything() {
+    let (_base, dir) = data_dir();
+    let boot = Store::open(&dir).unwrap().boot().unwrap();
+    assert!(boot.first && !boot.was_clean);
+    assert_eq!((boot.boot, boot.epoch_floor, boot.node), (1, 1, 1));
+    assert_eq!(boot.longest_ttl, Duration::from_secs(10));
+    assert_ne!(boot.cluster, [0; 16]);
+    assert_ne!(boot.keys.reset, [0; 64]);
+    for name in [STATE, MARK, LOCK] {
+        assert_eq!(
+            fs::metadata(dir.join(name)).unwrap().mode() & 0o777,
+            0o600,
+            "{name}"
+        );
+    }
+    let (_base, other) = data_dir();
+    let other = Store::open(&other).unwrap().boot().unwrap();
+    assert!(other.cluster != boot.cluster && other.keys != boot.keys);
+}
+
+#[test]
+fn everything_outlives_the_process() {
+    let (_base, dir) = data_dir();
+    let first = Store::open(&dir).unwrap().boot().unwrap();
+    let store = Store::open(&dir).unwrap();
+    let second = store.boot().unwrap();
+    let expected = Boot {
+        first: false,
+        boot: 2,
+        epoch_floor: 2,
+        ..first
+    };
+    assert_eq!(second, expected);
+    assert_eq!(store.raise_epoch_floor().unwrap(), 3);
+    store.raise_longest_ttl(Duration::from_secs(60)).unwrap();
+    store.mark_clean_stop().unwrap();
+    drop(store);
+    let third = Store::open(&dir).unwrap().boot().unwrap();
+    let longest_ttl = Duration::from_secs(60);
+    let expected = Boot {
+        was_clean: true,
+        boot: 3,
+        epoch_floor: 4,
+        longest_ttl,
+        ..expected
+    };
+    assert_eq!(third, expected);
+    let fourth = Store::open(&dir).unwrap().boot().unwrap();
+    assert!(!fourth.was_clean, "a clean stop counts for one start");
+}
+
+#[test]
+fn a_killed_process_loses_nothing() {
+    let (_base, dir) = data_dir();
+    let store = Store::open(&dir).unwrap();
+    let boot = store.boot().unwrap();
+    store.raise_epoch_floor().unwrap();
+    let (_copy_base, copy) = with_state(&fs::read(dir.join(STATE)).unwrap(), &dir);
+    let after = Store::open(&copy).unwrap().boot().unwrap();
+    assert_eq!(
+        after,
+        Boot {
+            first: false,
+            boot: 2,
+            epoch_floor: 3,
+            ..boot
+        }
+    );
+}
+
+#[test]
+fn the_longest_ttl_only_grows_until_it_is_set() {
+    let (_base, dir) = data_dir();
+    let store = Store::open(&dir).unwrap();
+    let longest = || store.read().unwrap().longest_ttl_ms;
+    let revision = store.read().unwrap().revision;
+    store.raise_longest_ttl(Duration::from_secs(9)).unwrap();
+    assert_eq!(store.read().unwrap().revision, revision, "nothing to write");
+    store
+        .raise_longest_ttl(Duration::from_nanos(20_000_000_001))
+        .unwrap();
+    assert_eq!(longest(), 20_001, "rounded up");
+    store.raise_longest_ttl(Duration::from_secs(15)).unwrap();
+    assert_eq!(longest(), 20_001);
+    store.set_longest_ttl(Duration::from_secs(15)).unwrap();
+    assert_eq!(longest(), 15_000);
+    store.raise_longest_ttl(Duration::MAX).unwrap();
+    assert_eq!(longest(), u64::MAX);
+}
+
+#[test]
+fn two_processes_cannot_share_a_directory() {
+    let (_base, dir) = data_dir();
+    let store = Store::open(&dir).unwrap();
+    let error = open_error(&dir);
+    assert!(matches!(error, StoreError::Locked(_)));
+    assert!(
+        error.to_string().contains("data directory of its own"),
+        "{error}"
+    );
+    drop(store);
+    Store::open(&dir).unwrap();
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_told() {
+    // Nobody, the superuser included, can make files there.
+    for dir in ["/sys", "/sys/lockring"].map(Path::new) {
+        let error = open_error(dir);
+        assert!(matches!(error, StoreError::NotWritable(_)), "{error}");
+        let message = error.to_string();
+        assert!(
+            message.contains("/sys") && message.contains("data directory"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn the_last_epoch_is_refused_and_nothing_changes() {
+    let (_base, dir) = data_dir();
+    let store = Store::open(&dir).unwrap();
+    let second_last = Epoch::LAST.0 - 2;
+    store
+        .update(|record| {
+            record.epoch_floor = second_last;
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(store.boot().unwrap().epoch_floor, Epoch::LAST.0 - 1);
+    let before = store.read().unwrap();
+    for error in [
+        store.boot().unwrap_err(),
+        store.raise_epoch_floor().unwrap_err(),
+    ] {
+        assert!(matches!(error, StoreError::EpochsUsedUp(_)));
+        assert!(error.to_string().contains("start a new cluster"), "{error}");
+    }
+    assert_eq!(store.read().unwrap(), before);
+}
+
+/// Damage of every kind is told, or does not matter: it never panics and never goes back.
+#[test]
+fn damage_is_told_and_never_believed() {
+    let (_base, dir) = data_dir();
+    for closed in [true, false] {
+        let whole = some_lives(&dir, closed);
+        let (mut told, mut harmless) = (0, 0);
+        let mut check = |bytes: Vec<u8>| {
+            let (_base, damaged) = with_state(&bytes, &dir);
+            match Store::open(&damaged).and_then(|store| store.boot()) {
+                Ok(boot) => {
+                    let expected = if closed { 4 } else { 7 };
+                    assert_eq!((boot.boot, boot.epoch_floor), (expected, expected as u32));
+                    harmless += 1;
+                }
+                Err(error) => {
+                    assert!(is_corrupt(&error), "{error}");
+                    told += 1;
+                }
+            }
+        };
+        // The header is 320 bytes; the rest is sampled. A file that was closed is believed in more
+        // places, being one that should need no repair.
+        let step = whole.len() / if closed { 400 } else { 60 };
+        let positions = (0..320).step_by(3).chain((320..whole.len()).step_by(step));
+        for (index, position) in positions.enumerate() {
+            let mut flipped = whole.clone();
+            flipped[position] ^= 1 << (index % 8);
+            check(flipped);
+        }
+        for tenth in 0..10 {
+            let length = whole.len() * tenth / 10;
+            check(whole[..length].to_vec());
+            let mut zeroed = whole.clone();
+            zeroed[length..].fill(0);
+            check(zeroed);
+        }
+        assert!(
+            told > 50 && harmless > 5,
+            "told {told}, harmless {harmless}"
+        );
+    }
+}
+
+#[test]
+fn every_byte_of_the_record_is_guarded() {
+    let (_base, dir) = data_dir();
+    let whole = some_lives(&dir, true);
+    let record = {
+        let store = Store::open(&dir).unwrap();
+        store.read().unwrap().encode()
+    };
+    let found = whole
+        .windows(record.len())
+        .position(|window| window == record)
+        .unwrap();
+    for position in (found..found + record.len()).step_by(7) {
+        let mut flipped = whole.clone();
+        flipped[position] ^= 0x10;
+        let (_base, damaged) = with_state(&flipped, &dir);
+        assert!(is_corrupt(&open_error(&damaged)), "{position}");
+    }
+}
+
+#[test]
+fn a_lost_or_older_file_is_told() {
+    let (_base, dir) = data_dir();
+    drop(Store::open(&dir).unwrap());
+    let older = fs::read(dir.join(STATE)).unwrap();
+    some_lives(&dir, true);
+    fs::write(dir.join(STATE), older).unwrap();
+    assert!(is_corrupt(&open_error(&dir)));
+    fs::remove_file(dir.join(STATE)).unwrap();
+    let error = open_error(&dir);
+    assert!(
+        is_corrupt(&error) && error.to_string().contains("gone"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_lost_or_damaged_mark_is_made_again() {
+    let (_base, dir) = data_dir();
+    some_lives(&dir, true);
+    let mark = fs::read(dir.join(MARK)).unwrap();
+    for bytes in [&b""[..], b"short", &mark[1..], &[0; 16]] {
+        fs::write(dir.join(MARK), bytes).unwrap();
+        drop(Store::open(&dir).unwrap());
+        assert_eq!(fs::read(dir.join(MARK)).unwrap(), mark);
+    }
+    fs::remove_file(dir.join(MARK)).unwrap();
+    drop(Store::open(&dir).unwrap());
+    assert_eq!(fs::read(dir.join(MARK)).unwrap(), mark);
+}
+
+#[test]
+fn a_first_start_cut_short_is_begun_again() {
+    let (_base, dir) = data_dir();
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("state.redb.new"), b"half a file").unwrap();
+    assert!(Store::open(&dir).unwrap().boot().unwrap().first);
+    assert!(!dir.join("state.redb.new").exists());
+}
+
+#[test]
+fn a_database_of_another_program_is_told() {
+    let (_base, dir) = data_dir();
+    fs::create_dir(&dir).unwrap();
+    drop(Database::create(dir.join(STATE)).unwrap());
+    assert!(is_corrupt(&open_error(&dir)));
+}
+
+/// Without a mark to tell it, as after a crash between a commit and its mark: the commit before
+/// is still in the file, and must not be taken for the last one.
+#[test]
+fn damage_to_the_last_commit_is_no_step_back() {
+    let (_base, dir) = data_dir();
+    let store = Store::open(&dir).unwrap();
+    for _ in 0..3 {
+        store.boot().unwrap();
+    }
+    let record = store.read().unwrap().encode();
+    let mut killed = fs::read(dir.join(STATE)).unwrap();
+    let found = killed
+        .windows(record.len())
+        .position(|window| window == record)
+        .unwrap();
+    killed[found + 20] ^= 1;
+    let (_base, damaged) = with_state(&killed, &dir);
+    fs::remove_file(damaged.join(MARK)).unwrap();
+    assert!(is_corrupt(&open_error(&damaged)));
+}
+
+/// The lock comes before anything is made: two first starts at once would each make a store.
+#[test]
+fn a_locked_directory_is_left_empty() {
+    let (_base, dir) = data_dir();
+    data_dir::prepare(&dir).unwrap();
+    let _held = lock(&dir).unwrap();
+    assert!(matches!(open_error(&dir), StoreError::Locked(_)));
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+}
