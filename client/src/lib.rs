@@ -6,6 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+mod driver;
+mod error;
+mod guard;
 pub mod context;
 pub mod identity;
 pub mod link;

@@ -67,9 +67,8 @@ pub async fn serve(conn: Connection, shared: Shared) {
         }
     };
     let (id, wake) = shared.borrow_mut().open();
-    let ended = Session { conn: &conn, shared: &shared, id, wake, carry: Vec::new() }
-        .run(&party)
-        .await;
+    let ended =
+        Session { conn: &conn, shared: &shared, id, wake, carry: Vec::new() }.run(&party).await;
     shared.borrow_mut().close(id);
     let (code, reason) = match ended {
         Ok(Ending::Core(reason)) => (reason as u32, "ended by the node"),
@@ -203,7 +202,9 @@ impl Session<'_> {
         loop {
             let (replies, pushed, close) = {
                 let mut shared = self.shared.borrow_mut();
-                let Some(outbox) = shared.outbox(self.id) else { return Ok(Some(Ending::Stopping)) };
+                let Some(outbox) = shared.outbox(self.id) else {
+                    return Ok(Some(Ending::Stopping));
+                };
                 let room = outbox.replies.capacity().min(64 << 10);
                 let replies = std::mem::take(&mut outbox.replies);
                 if !replies.is_empty() {

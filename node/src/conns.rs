@@ -196,7 +196,9 @@ impl WorkerState {
                     self.reply(own, conn, &Reply::Ring { id, chunk: Box::new(chunk) });
                 }
             }
-            Action::RaiseLongestTtl(ttl) => self.order(Order::RaiseLongestTtl { worker: self.index, ttl }),
+            Action::RaiseLongestTtl(ttl) => {
+                self.order(Order::RaiseLongestTtl { worker: self.index, ttl })
+            }
             Action::WantEpoch(cell) => self.order(Order::RaiseEpoch(cell)),
         }
     }

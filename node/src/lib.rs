@@ -3,13 +3,25 @@
 //! [`data_dir`] holds what a node keeps on disk: the certificates of [`files`], made by an
 //! [`authority`], and the durable facts of the [`store`]. [`tls`] and [`endpoint`] turn them into
 //! QUIC endpoints, and [`identity`] says who a peer is.
+//!
+//! [`node`] assembles threads, runtimes and sockets; everything else is futures over them. A
+//! [`worker`] owns one machine of the core and its connections; [`control`] does what must be
+//! durable.
 
 #![forbid(unsafe_code)]
 
 pub mod authority;
+pub mod connection;
+pub mod conns;
+pub mod control;
 pub mod data_dir;
 pub mod endpoint;
 pub mod files;
 pub mod identity;
+pub mod node;
+pub mod ring_table;
 pub mod store;
 pub mod tls;
+pub mod worker;
+
+pub use node::{Node, NodeConfig, NodeStatus, StartError};

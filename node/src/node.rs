@@ -122,8 +122,6 @@ impl Node {
                 longest_ttl: boot.longest_ttl,
                 opens_at,
                 limits: Limits::default(),
-                #[cfg(feature = "testing")]
-                mutant: None,
             };
             let start = WorkerStart {
                 index,
@@ -288,11 +286,13 @@ impl WorkerStart {
             endpoint::over(self.socket, &self.keys, self.server)?
         };
         let (index, machine, ring, orders) = (self.index, self.machine, self.ring, self.orders);
-        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            let machine = Machine::new(machine, lockring_proto::clock::now());
-            let state = WorkerState::new(index, machine, ring, orders);
-            tokio::task::LocalSet::new().block_on(&runtime, worker::run(endpoint, state, inbox));
-        })?;
+        let thread =
+            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                let machine = Machine::new(machine, lockring_proto::clock::now());
+                let state = WorkerState::new(index, machine, ring, orders);
+                tokio::task::LocalSet::new()
+                    .block_on(&runtime, worker::run(endpoint, state, inbox));
+            })?;
         Ok(WorkerHandle { commands, thread })
     }
 }

@@ -137,17 +137,10 @@ impl Store {
             (true, _) => open_checked(&state)?,
             (false, None) => create(&state)?,
             (false, Some(_)) => {
-                return Err(corrupt(
-                    &state,
-                    &format_args!("it is gone, but {MARK} is there"),
-                ));
+                return Err(corrupt(&state, &format_args!("it is gone, but {MARK} is there")));
             }
         };
-        let store = Self {
-            database: Mutex::new(database),
-            dir: data_dir.to_owned(),
-            _lock: lock,
-        };
+        let store = Self { database: Mutex::new(database), dir: data_dir.to_owned(), _lock: lock };
         let revision = store.read()?.revision;
         if mark.is_some_and(|mark| revision < mark) {
             return Err(corrupt(&state, &"it is older than it was"));
@@ -253,21 +246,13 @@ impl Store {
     }
 
     fn write_mark(&self, revision: u64) -> Result<(), StoreError> {
-        Ok(data_dir::write(
-            &self.dir.join(MARK),
-            &record::encode_mark(revision),
-            SECRET,
-        )?)
+        Ok(data_dir::write(&self.dir.join(MARK), &record::encode_mark(revision), SECRET)?)
     }
 }
 
 fn next_epoch(floor: u32) -> Result<u32, StoreError> {
     let next = floor.saturating_add(1);
-    if next < Epoch::LAST.0 {
-        Ok(next)
-    } else {
-        Err(StoreError::EpochsUsedUp(floor))
-    }
+    if next < Epoch::LAST.0 { Ok(next) } else { Err(StoreError::EpochsUsedUp(floor)) }
 }
 
 /// Rounded up: a TTL noted must never be shorter than the one meant.
@@ -278,14 +263,8 @@ fn whole_millis(ttl: Duration) -> u64 {
 fn lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join(LOCK);
     let mut options = OpenOptions::new();
-    let options = options
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(SECRET);
-    let file = options
-        .open(&path)
-        .map_err(FileError::new("write", &path))?;
+    let options = options.write(true).create(true).truncate(false).mode(SECRET);
+    let file = options.open(&path).map_err(FileError::new("write", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked(dir.to_owned())),
@@ -299,16 +278,9 @@ fn create(state: &Path) -> Result<Database, StoreError> {
     let temporary = state.with_extension("redb.new");
     let file = FileError::new("write", &temporary);
     let mut options = OpenOptions::new();
-    let options = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(SECRET);
+    let options = options.read(true).write(true).create(true).truncate(true).mode(SECRET);
     let opened = options.open(&temporary).map_err(file)?;
-    let database = Database::builder()
-        .create_file(opened)
-        .map_err(|error| failed(state, error))?;
+    let database = Database::builder().create_file(opened).map_err(|error| failed(state, error))?;
     write(&database, &record).map_err(|error| failed(state, error))?;
     fs::rename(&temporary, state).map_err(FileError::new("write", state))?;
     data_dir::sync_dir(state.parent().unwrap_or(Path::new(".")))?;
@@ -348,19 +320,13 @@ fn open_error(state: &Path, error: DatabaseError) -> StoreError {
 }
 
 fn corrupt(state: &Path, why: &dyn std::fmt::Display) -> StoreError {
-    StoreError::Corrupt {
-        path: state.to_owned(),
-        why: why.to_string(),
-    }
+    StoreError::Corrupt { path: state.to_owned(), why: why.to_string() }
 }
 
 fn failed(state: &Path, error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
         redb::Error::Io(error) => FileError::new("write", state)(error).into(),
-        other => StoreError::Failed {
-            path: state.to_owned(),
-            why: other.to_string(),
-        },
+        other => StoreError::Failed { path: state.to_owned(), why: other.to_string() },
     }
 }
 
@@ -381,9 +347,7 @@ fn write(database: &Database, record: &Record) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
     transaction.set_two_phase_commit(true);
-    transaction
-        .open_table(TABLE)?
-        .insert(KEY, record.encode().as_slice())?;
+    transaction.open_table(TABLE)?.insert(KEY, record.encode().as_slice())?;
     transaction.commit()?;
     Ok(())
 }

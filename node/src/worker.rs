@@ -1,7 +1,7 @@
 //! One worker: a thread, a current_thread runtime, a UDP port and a machine of its own.
 
-use crate::conns::{Shared, WorkerState};
 use crate::connection;
+use crate::conns::{Shared, WorkerState};
 use lockring_core::{Event, Stats};
 use lockring_proto::Time;
 use lockring_ring::{CellId, Epoch, RingVersion};
@@ -45,7 +45,11 @@ pub struct Report {
 }
 
 /// Runs a worker until it is told to stop.
-pub async fn run(endpoint: Endpoint, state: WorkerState, mut commands: mpsc::UnboundedReceiver<Command>) {
+pub async fn run(
+    endpoint: Endpoint,
+    state: WorkerState,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
     let shared: Shared = Rc::new(RefCell::new(state));
     spawn_local(accept(endpoint.clone(), Rc::clone(&shared)));
     spawn_local(tick(Rc::clone(&shared)));

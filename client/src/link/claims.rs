@@ -181,16 +181,26 @@ impl Link {
         (known.generation == claim.generation && known.state != State::Free).then_some(claim.slot)
     }
 
-    /// Gives a hold back. `false`: it is not held any more (it was lost, and told so).
-    pub fn release(&mut self, now: Time, claim: ClaimRef) -> bool {
-        let Some(slot) = self.slot_of(claim) else {
-            return false;
-        };
-        let State::Held { .. } = self.claims[slot as usize].state else {
-            return false;
-        };
+    /// Whether this claim is held.
+    pub fn is_held(&self, claim: ClaimRef) -> bool {
+        self.slot_of(claim)
+            .is_some_and(|slot| matches!(self.claims[slot as usize].state, State::Held { .. }))
+    }
+
+    /// Gives a hold back; what follows is told under `token`. `false`: it is not held any more (it
+    /// was lost, and told so).
+    pub fn release(&mut self, now: Time, claim: ClaimRef, token: u64) -> bool {
+        let Some(slot) = self.slot_of(claim).filter(|_| self.is_held(claim)) else { return false };
+        self.claims[slot as usize].token = token;
         self.begin_release(now, slot, true);
         true
+    }
+
+    /// Gives a hold back, and nobody wants to know how that ends.
+    pub fn release_quietly(&mut self, now: Time, claim: ClaimRef) {
+        if let Some(slot) = self.slot_of(claim).filter(|_| self.is_held(claim)) {
+            self.begin_release(now, slot, false);
+        }
     }
 
     /// Turns a hold into a release under way. `told`: the caller wants to know how it ends.
@@ -233,7 +243,7 @@ impl Link {
         // A grant of the target may be under way; it must find nobody.
         self.pending.remove(&target);
         #[cfg(feature = "testing")]
-        if self.config.mutant == Some(super::LinkMutant::CancelForgotten) {
+        if self.mutant == Some(super::LinkMutant::CancelForgotten) {
             let token = self.claims[slot as usize].token;
             self.free(slot);
             self.outcomes.push(Outcome::Cancelled { token });

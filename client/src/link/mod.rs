@@ -69,9 +69,6 @@ pub struct LinkConfig {
     pub ttl: Duration,
     /// Claims fail after this long without contact.
     pub unreachable_after: Duration,
-    /// The bug to run with.
-    #[cfg(feature = "testing")]
-    pub mutant: Option<LinkMutant>,
 }
 
 /// Whether there is a connection.
@@ -102,6 +99,8 @@ impl Hasher for IdHasher {
 /// The client's side of one link.
 pub struct Link {
     config: LinkConfig,
+    #[cfg(feature = "testing")]
+    mutant: Option<LinkMutant>,
     phase: Phase,
     incarnation: u64,
     /// The real TTL, from the last welcome.
@@ -138,6 +137,8 @@ impl Link {
         Self {
             ttl: config.ttl,
             config,
+            #[cfg(feature = "testing")]
+            mutant: None,
             phase: Phase::Down,
             incarnation: 0,
             version: 0,
@@ -157,6 +158,14 @@ impl Link {
             out: Vec::new(),
             outcomes: Vec::new(),
         }
+    }
+
+    /// The link with a seeded bug.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn with_mutant(mut self, mutant: Option<LinkMutant>) -> Self {
+        self.mutant = mutant;
+        self
     }
 
     /// Whether a connection stands.

@@ -24,7 +24,7 @@ impl Link {
 
     #[cfg(feature = "testing")]
     fn forget_releases(&mut self) {
-        if self.config.mutant != Some(super::LinkMutant::ReleaseForgotten) {
+        if self.mutant != Some(super::LinkMutant::ReleaseForgotten) {
             return;
         }
         for slot in 0..self.claims.len() as u32 {

@@ -43,9 +43,6 @@ pub struct Config {
     pub opens_at: Option<Time>,
     /// Bounds.
     pub limits: Limits,
-    /// The bug to run with.
-    #[cfg(feature = "testing")]
-    pub mutant: Option<crate::Mutant>,
 }
 
 /// What one client, or all of them, may use.
@@ -138,6 +135,8 @@ pub struct Stats {
 #[derive(Clone)]
 pub struct Machine {
     pub(crate) config: Config,
+    #[cfg(feature = "testing")]
+    pub(crate) mutant: Option<crate::Mutant>,
     pub(crate) worker_shift: u32,
     pub(crate) version: RingVersion,
     pub(crate) longest_ttl: Duration,
@@ -192,6 +191,8 @@ impl Machine {
         let cells = config.cell_bits.cells() / workers;
         let cell = Cell::new(config.epoch, config.ring_version);
         Self {
+            #[cfg(feature = "testing")]
+            mutant: None,
             worker_shift: workers.trailing_zeros(),
             version: config.ring_version,
             longest_ttl: config.longest_ttl,
@@ -218,6 +219,14 @@ impl Machine {
             plan: Vec::new(),
             config,
         }
+    }
+
+    /// The machine with a seeded bug.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn with_mutant(mut self, mutant: Option<crate::Mutant>) -> Self {
+        self.mutant = mutant;
+        self
     }
 
     /// Takes one event in and appends every effect to `out`. `now` never goes back.

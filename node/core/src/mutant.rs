@@ -40,7 +40,7 @@ pub enum Mutant {
 #[cfg(feature = "testing")]
 macro_rules! mutant {
     ($machine:expr, $mutant:ident) => {
-        $machine.config.mutant == Some(crate::mutant::Mutant::$mutant)
+        $machine.mutant == Some(crate::mutant::Mutant::$mutant)
     };
 }
 

@@ -35,10 +35,7 @@ impl Record {
             revision: 1,
             cluster,
             node: FIRST_NODE,
-            keys: EndpointKeys {
-                reset,
-                cid: u64::from_le_bytes(cid),
-            },
+            keys: EndpointKeys { reset, cid: u64::from_le_bytes(cid) },
             boot: 0,
             epoch_floor: 0,
             longest_ttl_ms: TTL_DEFAULT.as_millis() as u64,
@@ -47,16 +44,7 @@ impl Record {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let Self {
-            revision,
-            cluster,
-            node,
-            keys,
-            boot,
-            epoch_floor,
-            longest_ttl_ms,
-            clean,
-        } = self;
+        let Self { revision, cluster, node, keys, boot, epoch_floor, longest_ttl_ms, clean } = self;
         let mut bytes = Vec::new();
         bytes.extend_from_slice(MAGIC);
         bytes.push(FORMAT);
@@ -74,9 +62,7 @@ impl Record {
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
         let body = unsealed(bytes).ok_or("the checksum of its record does not fit")?;
-        let mut rest = body
-            .strip_prefix(MAGIC)
-            .ok_or("its record is of another program")?;
+        let mut rest = body.strip_prefix(MAGIC).ok_or("its record is of another program")?;
         let short = "its record is cut short";
         if take(&mut rest).ok_or(short)? != [FORMAT] {
             return Err("its record was written by another version of lockring");
@@ -95,10 +81,7 @@ fn take_fields(rest: &mut &[u8]) -> Option<Record> {
         revision: u64::from_le_bytes(take(rest)?),
         cluster: take(rest)?,
         node: u32::from_le_bytes(take(rest)?),
-        keys: EndpointKeys {
-            reset: take(rest)?,
-            cid: u64::from_le_bytes(take(rest)?),
-        },
+        keys: EndpointKeys { reset: take(rest)?, cid: u64::from_le_bytes(take(rest)?) },
         boot: u64::from_le_bytes(take(rest)?),
         epoch_floor: u32::from_le_bytes(take(rest)?),
         longest_ttl_ms: u64::from_le_bytes(take(rest)?),
@@ -138,24 +121,12 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        Record {
-            revision: 9,
-            boot: 3,
-            epoch_floor: 5,
-            clean: true,
-            ..Record::new().unwrap()
-        }
+        Record { revision: 9, boot: 3, epoch_floor: 5, clean: true, ..Record::new().unwrap() }
     }
 
     #[test]
     fn what_is_encoded_is_decoded() {
-        for record in [
-            record(),
-            Record {
-                clean: false,
-                ..record()
-            },
-        ] {
+        for record in [record(), Record { clean: false, ..record() }] {
             assert_eq!(Record::decode(&record.encode()), Ok(record));
         }
         assert_eq!(decode_mark(&encode_mark(7)), Some(7));
@@ -163,15 +134,8 @@ mod tests {
 
     #[test]
     fn the_bytes_are_pinned() {
-        let keys = EndpointKeys {
-            reset: [0xaa; 64],
-            cid: 0x0102_0304_0506_0708,
-        };
-        let record = Record {
-            cluster: [0xcc; 16],
-            keys,
-            ..record()
-        };
+        let keys = EndpointKeys { reset: [0xaa; 64], cid: 0x0102_0304_0506_0708 };
+        let record = Record { cluster: [0xcc; 16], keys, ..record() };
         let mut expected = b"lockring\x01\x09\0\0\0\0\0\0\0".to_vec();
         expected.extend([0xcc; 16]);
         expected.extend(b"\x01\0\0\0");
@@ -211,14 +175,7 @@ mod tests {
         assert!(error(b"lockrung".to_vec()).contains("another program"));
         assert!(error(body()[..20].to_vec()).contains("cut short"));
         assert!(error([body(), vec![0]].concat()).contains("too long"));
-        let past = Record {
-            epoch_floor: Epoch::LAST.0 + 1,
-            ..record()
-        };
-        assert!(
-            Record::decode(&past.encode())
-                .unwrap_err()
-                .contains("past the last epoch")
-        );
+        let past = Record { epoch_floor: Epoch::LAST.0 + 1, ..record() };
+        assert!(Record::decode(&past.encode()).unwrap_err().contains("past the last epoch"));
     }
 }

@@ -50,11 +50,7 @@ fn the_first_start_makes_everything() {
     assert_ne!(boot.cluster, [0; 16]);
     assert_ne!(boot.keys.reset, [0; 64]);
     for name in [STATE, MARK, LOCK] {
-        assert_eq!(
-            fs::metadata(dir.join(name)).unwrap().mode() & 0o777,
-            0o600,
-            "{name}"
-        );
+        assert_eq!(fs::metadata(dir.join(name)).unwrap().mode() & 0o777, 0o600, "{name}");
     }
     let (_base, other) = data_dir();
     let other = Store::open(&other).unwrap().boot().unwrap();
@@ -67,12 +63,7 @@ fn everything_outlives_the_process() {
     let first = Store::open(&dir).unwrap().boot().unwrap();
     let store = Store::open(&dir).unwrap();
     let second = store.boot().unwrap();
-    let expected = Boot {
-        first: false,
-        boot: 2,
-        epoch_floor: 2,
-        ..first
-    };
+    let expected = Boot { first: false, boot: 2, epoch_floor: 2, ..first };
     assert_eq!(second, expected);
     assert_eq!(store.raise_epoch_floor().unwrap(), 3);
     store.raise_longest_ttl(Duration::from_secs(60)).unwrap();
@@ -80,13 +71,7 @@ fn everything_outlives_the_process() {
     drop(store);
     let third = Store::open(&dir).unwrap().boot().unwrap();
     let longest_ttl = Duration::from_secs(60);
-    let expected = Boot {
-        was_clean: true,
-        boot: 3,
-        epoch_floor: 4,
-        longest_ttl,
-        ..expected
-    };
+    let expected = Boot { was_clean: true, boot: 3, epoch_floor: 4, longest_ttl, ..expected };
     assert_eq!(third, expected);
     let fourth = Store::open(&dir).unwrap().boot().unwrap();
     assert!(!fourth.was_clean, "a clean stop counts for one start");
@@ -100,15 +85,7 @@ fn a_killed_process_loses_nothing() {
     store.raise_epoch_floor().unwrap();
     let (_copy_base, copy) = with_state(&fs::read(dir.join(STATE)).unwrap(), &dir);
     let after = Store::open(&copy).unwrap().boot().unwrap();
-    assert_eq!(
-        after,
-        Boot {
-            first: false,
-            boot: 2,
-            epoch_floor: 3,
-            ..boot
-        }
-    );
+    assert_eq!(after, Boot { first: false, boot: 2, epoch_floor: 3, ..boot });
 }
 
 #[test]
@@ -119,9 +96,7 @@ fn the_longest_ttl_only_grows_until_it_is_set() {
     let revision = store.read().unwrap().revision;
     store.raise_longest_ttl(Duration::from_secs(9)).unwrap();
     assert_eq!(store.read().unwrap().revision, revision, "nothing to write");
-    store
-        .raise_longest_ttl(Duration::from_nanos(20_000_000_001))
-        .unwrap();
+    store.raise_longest_ttl(Duration::from_nanos(20_000_000_001)).unwrap();
     assert_eq!(longest(), 20_001, "rounded up");
     store.raise_longest_ttl(Duration::from_secs(15)).unwrap();
     assert_eq!(longest(), 20_001);
@@ -137,10 +112,7 @@ fn two_processes_cannot_share_a_directory() {
     let store = Store::open(&dir).unwrap();
     let error = open_error(&dir);
     assert!(matches!(error, StoreError::Locked(_)));
-    assert!(
-        error.to_string().contains("data directory of its own"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("data directory of its own"), "{error}");
     drop(store);
     Store::open(&dir).unwrap();
 }
@@ -152,10 +124,7 @@ fn a_place_that_cannot_be_written_is_told() {
         let error = open_error(dir);
         assert!(matches!(error, StoreError::NotWritable(_)), "{error}");
         let message = error.to_string();
-        assert!(
-            message.contains("/sys") && message.contains("data directory"),
-            "{message}"
-        );
+        assert!(message.contains("/sys") && message.contains("data directory"), "{message}");
     }
 }
 
@@ -172,10 +141,7 @@ fn the_last_epoch_is_refused_and_nothing_changes() {
         .unwrap();
     assert_eq!(store.boot().unwrap().epoch_floor, Epoch::LAST.0 - 1);
     let before = store.read().unwrap();
-    for error in [
-        store.boot().unwrap_err(),
-        store.raise_epoch_floor().unwrap_err(),
-    ] {
+    for error in [store.boot().unwrap_err(), store.raise_epoch_floor().unwrap_err()] {
         assert!(matches!(error, StoreError::EpochsUsedUp(_)));
         assert!(error.to_string().contains("start a new cluster"), "{error}");
     }
@@ -219,10 +185,7 @@ fn damage_is_told_and_never_believed() {
             zeroed[length..].fill(0);
             check(zeroed);
         }
-        assert!(
-            told > 50 && harmless > 5,
-            "told {told}, harmless {harmless}"
-        );
+        assert!(told > 50 && harmless > 5, "told {told}, harmless {harmless}");
     }
 }
 
@@ -234,10 +197,7 @@ fn every_byte_of_the_record_is_guarded() {
         let store = Store::open(&dir).unwrap();
         store.read().unwrap().encode()
     };
-    let found = whole
-        .windows(record.len())
-        .position(|window| window == record)
-        .unwrap();
+    let found = whole.windows(record.len()).position(|window| window == record).unwrap();
     for position in (found..found + record.len()).step_by(7) {
         let mut flipped = whole.clone();
         flipped[position] ^= 0x10;
@@ -256,10 +216,7 @@ fn a_lost_or_older_file_is_told() {
     assert!(is_corrupt(&open_error(&dir)));
     fs::remove_file(dir.join(STATE)).unwrap();
     let error = open_error(&dir);
-    assert!(
-        is_corrupt(&error) && error.to_string().contains("gone"),
-        "{error}"
-    );
+    assert!(is_corrupt(&error) && error.to_string().contains("gone"), "{error}");
 }
 
 #[test]
@@ -305,10 +262,7 @@ fn damage_to_the_last_commit_is_no_step_back() {
     }
     let record = store.read().unwrap().encode();
     let mut killed = fs::read(dir.join(STATE)).unwrap();
-    let found = killed
-        .windows(record.len())
-        .position(|window| window == record)
-        .unwrap();
+    let found = killed.windows(record.len()).position(|window| window == record).unwrap();
     killed[found + 20] ^= 1;
     let (_base, damaged) = with_state(&killed, &dir);
     fs::remove_file(damaged.join(MARK)).unwrap();
