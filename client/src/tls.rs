@@ -245,7 +245,7 @@ fn transport_config() -> quinn::TransportConfig {
         .congestion_controller_factory(Arc::new(cubic))
         .enable_segmentation_offload(true)
         .allow_spin(true)
-        // Datagrams are unused: without a receive buffer they are off, and the other is never filled.
+        // Datagrams are unused: without a receive buffer they are off, and the other stays empty.
         .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(1 << 20);
     config

@@ -52,7 +52,9 @@ pub enum AuthorityError {
     #[error("{} is missing: restore it from a backup", .0.display())]
     Missing(PathBuf),
     /// There is an authority in the directory already; it was left alone.
-    #[error("{} exists already: an authority is never overwritten; remove it by hand", .0.display())]
+    #[error(
+        "{} exists already: an authority is never overwritten; remove it by hand", .0.display()
+    )]
     Exists(PathBuf),
     /// A file is there but is not what it should be.
     #[error("{} cannot be used: {why}; restore it from a backup", path.display())]
