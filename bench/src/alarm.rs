@@ -59,6 +59,8 @@ impl Alarm {
             let mut ready = ready!(self.timer.poll_read_ready(cx))?;
             match rustix::io::read(&self.timer, &mut [0; 8]) {
                 Ok(_) => {
+                    // It cannot ring again before it is set again: nothing is missed.
+                    ready.clear_ready();
                     self.armed = None;
                     return Poll::Ready(Ok(()));
                 }

@@ -11,6 +11,8 @@ use std::time::Duration;
 const POLL_FIRST_NS: u64 = 200_000;
 /// The pause doubles this often: to 6.4 ms.
 const POLL_DOUBLINGS: u8 = 5;
+/// Polls start at multiples of this, so that those of many callers share their system calls.
+const POLL_GRID_NS: u64 = 50_000;
 /// Pause after a failed operation, so that a broken server is not hammered.
 const REST: Duration = Duration::from_millis(1);
 
@@ -207,7 +209,7 @@ impl<P: Protocol> Lane<P> {
             Work::Pairs { chooser, .. } => {
                 let pause = chooser.jittered(POLL_FIRST_NS << caller.polls);
                 caller.polls = (caller.polls + 1).min(POLL_DOUBLINGS);
-                let due = now + Duration::from_nanos(pause);
+                let due = Time((now.0 + pause).next_multiple_of(POLL_GRID_NS));
                 self.slots.set_timer(slot, State::BackingOff, due);
             }
             Work::Fill { .. } => {

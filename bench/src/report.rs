@@ -355,3 +355,82 @@ fn row<const N: usize>(cells: [String; N]) -> Vec<Cell> {
 fn count(count: Option<u64>) -> String {
     count.map_or("-".to_owned(), |count| count.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round(pairs: u64, server_cpu_ns: Option<u64>) -> Round {
+        let flat = Quantiles {
+            p50_us: 50.0,
+            p90_us: 90.0,
+            p99_us: 99.0,
+            p999_us: 99.9,
+            max_us: 100.0,
+        };
+        let (acquire, release) = (Some(flat), Some(flat));
+        Round {
+            seconds: 2.0,
+            pairs,
+            server_cpu_ns,
+            client_cpu_ns: 1_000_000,
+            acquire,
+            release,
+        }
+    }
+
+    #[test]
+    fn ratios_are_medians_over_pairs_of_rounds() {
+        let own = [600, 200, 300].map(|pairs| round(pairs, Some(1_000_000)));
+        let first = [100, 100, 100].map(|pairs| round(pairs, Some(2_000_000)));
+        let ratios = Ratios::of(&own, &first).unwrap();
+        assert_eq!(
+            ratios.pairs_per_s,
+            Spread {
+                median: 3.0,
+                low: 2.0,
+                high: 6.0
+            }
+        );
+        let per_cpu = ratios.pairs_per_server_cpu_s.unwrap();
+        assert!((per_cpu.median - 6.0).abs() < 1e-9 && (per_cpu.high - 12.0).abs() < 1e-9);
+        assert_eq!(ratios.acquire_p50.unwrap().median, 1.0);
+        // A server that was not started here has no CPU time, and a round may be empty.
+        let foreign = Ratios::of(&[round(100, None)], &first).unwrap();
+        assert_eq!(foreign.pairs_per_server_cpu_s, None);
+        assert_eq!(Ratios::of(&own[..1], &[round(0, None)]), None);
+    }
+
+    #[test]
+    fn cpu_time_is_shared_by_the_pairs() {
+        let measured = round(1000, Some(3_000_000));
+        assert_eq!(measured.server_us_per_pair(), Some(3.0));
+        assert_eq!(measured.pairs_per_s(), 500.0);
+        assert_eq!(round(0, Some(3_000_000)).server_us_per_pair(), None);
+    }
+
+    #[test]
+    fn a_broken_promise_is_unsafe_and_an_absent_one_is_null() {
+        let clean = SafetyReport {
+            double_grants: Some(0),
+            fence_regressions: None,
+        };
+        assert_eq!(
+            serde_json::to_string(&clean).unwrap(),
+            r#"{"double_grants":0,"fence_regressions":null}"#
+        );
+        assert_eq!(Outcome::of([clean, clean].iter()), Outcome::Safe);
+        for dirty in [
+            SafetyReport {
+                double_grants: Some(1),
+                fence_regressions: Some(0),
+            },
+            SafetyReport {
+                double_grants: Some(0),
+                fence_regressions: Some(1),
+            },
+        ] {
+            assert_eq!(Outcome::of([clean, dirty].iter()), Outcome::Unsafe);
+        }
+    }
+}
