@@ -4,8 +4,8 @@
 //! A *lane* is one connection with its callers as plain slots: no task per caller, one clock read
 //! per batch of replies, one write per turn. Lanes are sans-IO ([`Lane`]) and speak any
 //! [`Protocol`]; [`drive`] pumps one over a byte stream. All lanes of a run share one thread, so
-//! the [`SafetyCheck`] sees every grant and every release in the order the driver does. Needs Linux:
-//! the costs of servers are read from `/proc`, and short waits use `timerfd`.
+//! the [`SafetyCheck`] sees every grant and every release in the order the driver does. Needs
+//! Linux: the costs of servers are read from `/proc`, and short waits use `timerfd`.
 
 #![forbid(unsafe_code)]
 

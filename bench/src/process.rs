@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 /// User and system time of a whole process so far, in two readings: the scheduler's, exact to its
-/// tick but blind to threads that have ended, and the process's own, complete but in hundredths of a
-/// second.
+/// tick but blind to threads that have ended, and the process's own, complete but in hundredths
+/// of a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuTime {
     threads_ns: u64,
