@@ -1,1 +1,49 @@
-//! In the making.
+//! The load generator: our servers and their peers, measured side by side in one process and one
+//! run, and every grant checked.
+//!
+//! A *lane* is one connection with its callers as plain slots: no task per caller, one clock read
+//! per batch of replies, one write per turn. Lanes are sans-IO ([`Lane`]) and speak any
+//! [`Protocol`]; [`drive`] pumps one over a byte stream. All lanes of a run share one thread, so
+//! the [`SafetyCheck`] sees every grant and every release in the order the driver does. Needs
+//! Linux: the costs of servers are read from `/proc`, and short waits use `timerfd`.
+
+#![forbid(unsafe_code)]
+
+mod alarm;
+mod board;
+mod contender;
+mod error;
+mod keys;
+mod lane;
+mod memory;
+mod options;
+mod process;
+mod progress;
+mod protocol;
+mod pump;
+mod redis;
+mod report;
+mod rounds;
+mod safety;
+mod slots;
+mod stats;
+mod target;
+mod time;
+
+pub use board::{Board, Phase};
+pub use error::{BenchError, OptionError};
+pub use keys::{KEY_BYTES, Key, KeyChooser, key};
+pub use lane::{Lane, Pacing, Work};
+pub use memory::{measure_memory, run_memory};
+pub use options::{
+    Driver, ExpiryOptions, KeyDist, LatencyOptions, MemoryOptions, Output, PairsOptions,
+};
+pub use process::{CpuTime, ResidentBytes, Spawned, own_cpu};
+pub use protocol::{Answer, Broken, Protocol, Slot};
+pub use pump::{LaneError, LaneSetting, drive};
+pub use report::{MemoryReport, Outcome, PairsReport, Ratios, SafetyReport};
+pub use rounds::{measure_pairs, run_latency, run_pairs};
+pub use safety::{Guarantees, SafetyCheck};
+pub use stats::{LatencyHistogram, Quantiles, Spread, median};
+pub use target::{Target, TargetError, TargetKind};
+pub use time::{Clock, Time};

@@ -1,0 +1,432 @@
+//! A target at work: its server if it was started here, its lanes, and what they count.
+
+use crate::board::{Board, Phase};
+use crate::error::BenchError;
+use crate::keys::KeyChooser;
+use crate::lane::{Lane, Pacing, Work};
+use crate::options::KeyDist;
+use crate::process::{CpuTime, Spawned, own_cpu};
+use crate::protocol::Protocol;
+use crate::pump::{LaneError, LaneSetting, drive, lock};
+use crate::redis;
+use crate::report::SafetyReport;
+use crate::safety::{Guarantees, SafetyCheck};
+use crate::stats::Quantiles;
+use crate::target::{Target, TargetKind};
+use crate::time::{Clock, Time};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+
+/// After a round, and in a fill, something must be answered within this.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
+
+/// What all contenders of a run are to do.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) callers: u32,
+    pub(crate) connections: u32,
+    pub(crate) keys: u32,
+    /// For servers where each lock has one.
+    pub(crate) lease: Duration,
+    pub(crate) job: Job,
+}
+
+/// The kinds of run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Job {
+    Pairs {
+        dist: KeyDist,
+        hold: Duration,
+        rate: Option<f64>,
+    },
+    Fill,
+}
+
+impl Plan {
+    /// Callers of a connection: an equal share, the remainder to the first ones.
+    fn callers_of(&self, connection: u32) -> u32 {
+        share(self.callers, self.connections, connection).1
+    }
+
+    fn work_of(&self, connection: u32) -> Work {
+        match self.job {
+            Job::Fill => {
+                let (next, count) = share(self.keys, self.connections, connection);
+                Work::Fill {
+                    next,
+                    end: next + count,
+                }
+            }
+            Job::Pairs { dist, hold, rate } => {
+                let chooser = KeyChooser::new(self.keys, dist, u64::from(connection));
+                let pacing = rate.map_or(Pacing::Closed, |rate| self.pacing(rate, connection));
+                Work::Pairs {
+                    chooser,
+                    pacing,
+                    hold,
+                }
+            }
+        }
+    }
+
+    /// The connections take turns, so that starts are evenly spaced over all of them.
+    fn pacing(&self, rate: f64, connection: u32) -> Pacing {
+        let interval_ns = (1e9 * f64::from(self.connections) / rate).max(1.0) as u64;
+        let turn = u64::from(connection) * interval_ns / u64::from(self.connections);
+        Pacing::Open {
+            interval_ns,
+            offset_ns: turn,
+        }
+    }
+}
+
+/// First and length of the `index`-th of `parts` nearly equal parts of `0..total`.
+fn share(total: u32, parts: u32, index: u32) -> (u32, u32) {
+    let (base, extra) = (total / parts, total % parts);
+    (
+        index * base + index.min(extra),
+        base + u32::from(index < extra),
+    )
+}
+
+/// One measured round.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round {
+    pub(crate) seconds: f64,
+    pub(crate) pairs: u64,
+    pub(crate) server_cpu_ns: Option<u64>,
+    pub(crate) client_cpu_ns: u64,
+    pub(crate) acquire: Option<Quantiles>,
+    pub(crate) release: Option<Quantiles>,
+}
+
+/// The clocks at one moment.
+struct Reading {
+    at: Time,
+    server: Option<CpuTime>,
+    client_ns: u64,
+}
+
+/// A target at work. Dropping it ends its lanes, and its server if it was started here.
+pub(crate) struct Contender {
+    target: String,
+    clock: Clock,
+    phase: watch::Sender<Phase>,
+    board: Arc<Mutex<Board>>,
+    lanes: JoinSet<Result<(), LaneError>>,
+    server: Option<Spawned>,
+}
+
+impl Contender {
+    /// Starts the server if need be, and connects.
+    pub(crate) async fn start(
+        target: &Target,
+        plan: &Plan,
+        clock: Clock,
+    ) -> Result<Self, BenchError> {
+        let given = target.to_string();
+        match target.kind() {
+            TargetKind::RedisSpawn => {
+                let (server, port) = redis::spawn(&given).await?;
+                let ends = redis_ends(&given, "127.0.0.1", port, plan).await?;
+                Ok(Self::launch(
+                    given,
+                    Some(server),
+                    Guarantees::EXCLUSION,
+                    ends,
+                    plan,
+                    clock,
+                ))
+            }
+            TargetKind::Redis { host, port } => {
+                let ends = redis_ends(&given, host, *port, plan).await?;
+                Ok(Self::launch(
+                    given,
+                    None,
+                    Guarantees::EXCLUSION,
+                    ends,
+                    plan,
+                    clock,
+                ))
+            }
+            TargetKind::Lockring { .. }
+            | TargetKind::LockringSpawn { .. }
+            | TargetKind::EchoSpawn => Err(BenchError::Unsupported {
+                target: given,
+                why: "only Redis can be driven so far: use redis+spawn: or redis://HOST:PORT",
+            }),
+        }
+    }
+
+    fn launch<P, S>(
+        target: String,
+        server: Option<Spawned>,
+        guarantees: Guarantees,
+        ends: Vec<(P, S)>,
+        plan: &Plan,
+        clock: Clock,
+    ) -> Self
+    where
+        P: Protocol,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let safety = SafetyCheck::new(guarantees, plan.keys);
+        let board = Arc::new(Mutex::new(Board::new(safety)));
+        let (phase, watched) = watch::channel(Phase::Paused);
+        let mut lanes = JoinSet::new();
+        for (connection, (protocol, stream)) in (0..).zip(ends) {
+            let (first, callers) = share(plan.callers, plan.connections, connection);
+            let lane = Lane::new(protocol, plan.work_of(connection), first, callers);
+            let setting = LaneSetting {
+                clock,
+                board: board.clone(),
+                phase: watched.clone(),
+            };
+            lanes.spawn(drive(lane, stream, setting));
+        }
+        Self {
+            target,
+            clock,
+            phase,
+            board,
+            lanes,
+            server,
+        }
+    }
+
+    /// The target as given.
+    pub(crate) fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The server, if it was started here.
+    pub(crate) fn server(&self) -> Option<&Spawned> {
+        self.server.as_ref()
+    }
+
+    fn board(&self) -> MutexGuard<'_, Board> {
+        lock(&self.board)
+    }
+
+    /// Failed operations so far, and what was said of the first.
+    pub(crate) fn errors(&self) -> (u64, Option<String>) {
+        let board = self.board();
+        (board.errors, board.first_error.clone())
+    }
+
+    /// What the safety check has found so far.
+    pub(crate) fn safety(&self) -> SafetyReport {
+        SafetyReport::of(&self.board().safety)
+    }
+
+    /// Works for `ramp` unmeasured and then for `length` measured, and comes to rest.
+    pub(crate) async fn round(
+        &mut self,
+        ramp: Duration,
+        length: Duration,
+    ) -> Result<Round, BenchError> {
+        self.phase.send_replace(Phase::Running);
+        self.sleep(ramp).await?;
+        let before = self.reading()?;
+        self.board().begin_round();
+        self.sleep(length).await?;
+        let after = self.reading()?;
+        let round = self.end_round(&before, &after);
+        self.phase.send_replace(Phase::Paused);
+        self.await_quiet().await?;
+        Ok(round)
+    }
+
+    /// Acquires every key of the plan once; `say` hears how many are held.
+    pub(crate) async fn fill(&mut self, keys: u32, say: impl Fn(u64)) -> Result<(), BenchError> {
+        self.phase.send_replace(Phase::Running);
+        let (mut last, mut moved_at) = (0, self.clock.now());
+        loop {
+            self.sleep(Duration::from_millis(20)).await?;
+            let (grants, errors, outstanding) = {
+                let board = self.board();
+                (board.grants, board.errors, board.outstanding)
+            };
+            let settled = grants + errors;
+            if outstanding == 0 && settled >= u64::from(keys) {
+                break;
+            }
+            if settled > last {
+                (last, moved_at) = (settled, self.clock.now());
+            }
+            self.refuse_stuck(moved_at, outstanding)?;
+            say(grants);
+        }
+        self.phase.send_replace(Phase::Paused);
+        let board = self.board();
+        if board.grants == u64::from(keys) {
+            return Ok(());
+        }
+        Err(BenchError::NotFilled {
+            target: self.target.clone(),
+            held: board.grants,
+            wanted: keys,
+            first_error: after_semicolon(board.first_error.as_deref()),
+        })
+    }
+
+    /// Sleeps, unless a lane ends meanwhile.
+    pub(crate) async fn sleep(&mut self, length: Duration) -> Result<(), BenchError> {
+        let ended = tokio::select! {
+            () = tokio::time::sleep(length) => return Ok(()),
+            Some(ended) = self.lanes.join_next() => ended,
+        };
+        Err(self.lane_error(ended).await)
+    }
+
+    async fn lane_error(&mut self, ended: Result<Result<(), LaneError>, JoinError>) -> BenchError {
+        let source = match ended {
+            Ok(Err(source)) => source,
+            // A lane ends well only when the phase's sender, which is here, is gone.
+            Ok(Ok(())) => unreachable!("a lane ended while its contender lives"),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        // A dying server's connections close a moment before it can be reaped.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let obituary = self
+            .server
+            .as_mut()
+            .and_then(|server| server.obituary().ok().flatten());
+        let obituary = after_semicolon(obituary.as_deref());
+        BenchError::Lane {
+            target: self.target.clone(),
+            source,
+            obituary,
+        }
+    }
+
+    fn reading(&self) -> Result<Reading, BenchError> {
+        let server = self
+            .server
+            .as_ref()
+            .map(|server| CpuTime::of(server.pid()))
+            .transpose();
+        Ok(Reading {
+            at: self.clock.now(),
+            server: server.map_err(BenchError::system("reading the server's CPU time"))?,
+            client_ns: own_cpu(),
+        })
+    }
+
+    fn end_round(&self, before: &Reading, after: &Reading) -> Round {
+        let mut board = self.board();
+        board.recording = false;
+        let server = after.server.zip(before.server);
+        Round {
+            seconds: after.at.nanos_since(before.at) as f64 / 1e9,
+            pairs: board.pairs,
+            server_cpu_ns: server.map(|(after, before)| after.nanos_since(before)),
+            client_cpu_ns: after.client_ns - before.client_ns,
+            acquire: board.acquire.quantiles(),
+            release: board.release.quantiles(),
+        }
+    }
+
+    async fn await_quiet(&mut self) -> Result<(), BenchError> {
+        let since = self.clock.now();
+        loop {
+            let outstanding = self.board().outstanding;
+            if outstanding == 0 {
+                return Ok(());
+            }
+            self.refuse_stuck(since, outstanding)?;
+            self.sleep(Duration::from_millis(1)).await?;
+        }
+    }
+
+    fn refuse_stuck(&self, since: Time, outstanding: u32) -> Result<(), BenchError> {
+        if self.clock.now() <= since + STUCK_AFTER {
+            return Ok(());
+        }
+        let (target, seconds) = (self.target.clone(), STUCK_AFTER.as_secs());
+        Err(BenchError::Stuck {
+            target,
+            outstanding,
+            seconds,
+        })
+    }
+}
+
+/// An optional remark for the end of a sentence.
+pub(crate) fn after_semicolon(remark: Option<&str>) -> String {
+    remark
+        .map(|remark| format!("; {remark}"))
+        .unwrap_or_default()
+}
+
+async fn redis_ends(
+    target: &str,
+    host: &str,
+    port: u16,
+    plan: &Plan,
+) -> Result<Vec<(redis::RedisProtocol, TcpStream)>, BenchError> {
+    let mut ends = Vec::new();
+    for connection in 0..plan.connections {
+        let callers = plan.callers_of(connection);
+        let end = redis::connect(host, port, callers, plan.lease).await;
+        ends.push(end.map_err(|source| BenchError::Connect {
+            target: target.to_owned(),
+            address: format!("{host} port {port}"),
+            source,
+        })?);
+    }
+    Ok(ends)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_cover_everything_once() {
+        for (total, parts) in [(512, 4), (10, 3), (5, 5), (1, 1)] {
+            let mut next = 0;
+            for index in 0..parts {
+                let (first, count) = share(total, parts, index);
+                assert_eq!(first, next);
+                next += count;
+            }
+            assert_eq!(next, total);
+        }
+    }
+
+    #[test]
+    fn an_open_loop_spreads_its_starts_over_the_connections() {
+        let job = Job::Pairs {
+            dist: KeyDist::Uniform,
+            hold: Duration::ZERO,
+            rate: Some(1000.0),
+        };
+        let lease = Duration::from_secs(10);
+        let plan = Plan {
+            callers: 8,
+            connections: 4,
+            keys: 10,
+            lease,
+            job,
+        };
+        for (connection, expected) in [(0, 0), (1, 1_000_000), (3, 3_000_000)] {
+            let Work::Pairs {
+                pacing:
+                    Pacing::Open {
+                        interval_ns,
+                        offset_ns,
+                    },
+                ..
+            } = plan.work_of(connection)
+            else {
+                panic!("not an open loop");
+            };
+            assert_eq!((interval_ns, offset_ns), (4_000_000, expected));
+        }
+    }
+}

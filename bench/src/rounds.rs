@@ -1,0 +1,143 @@
+//! The runner of `bench pairs` and `bench latency`: targets take turns, round by round.
+
+use crate::contender::{Contender, Job, Plan, Round, after_semicolon};
+use crate::error::BenchError;
+use crate::options::{LatencyOptions, Output, PairsOptions};
+use crate::progress::Progress;
+use crate::report::{Outcome, PairsReport, print_pairs};
+use crate::time::Clock;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Lease of a lock on a server where each has one. Nobody renews it, so holds are much shorter.
+const LEASE: Duration = Duration::from_secs(10);
+/// Each round begins with so much unmeasured work, or a tenth of it if that is less.
+const RAMP_MAX: Duration = Duration::from_millis(100);
+
+/// Measures acquire and release pairs and prints the figures.
+///
+/// # Errors
+/// When there are no figures to print; the message says what to do.
+///
+/// # Panics
+/// When called from within an async runtime: it runs its own.
+pub fn run_pairs(options: &PairsOptions, output: Output) -> Result<Outcome, BenchError> {
+    let reports = measure_pairs(options)?;
+    print_pairs(&reports, output).map_err(BenchError::system("writing the figures"))?;
+    Ok(Outcome::of(reports.iter().map(|report| &report.safety)))
+}
+
+/// Measures one caller on one connection and prints the figures.
+///
+/// # Errors
+/// As [`run_pairs`].
+///
+/// # Panics
+/// As [`run_pairs`].
+pub fn run_latency(options: &LatencyOptions, output: Output) -> Result<Outcome, BenchError> {
+    run_pairs(&options.clone().into(), output)
+}
+
+/// Measures acquire and release pairs: one report per target, in the order given.
+///
+/// # Errors
+/// As [`run_pairs`].
+///
+/// # Panics
+/// As [`run_pairs`].
+pub fn measure_pairs(options: &PairsOptions) -> Result<Vec<PairsReport>, BenchError> {
+    options.check()?;
+    block_on(measure(options))
+}
+
+/// Runs on this thread alone, until a signal asks to stop: what was started here is then dropped in
+/// good order, so that no server outlives the run.
+pub(crate) fn block_on<T>(
+    run: impl Future<Output = Result<T, BenchError>>,
+) -> Result<T, BenchError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(BenchError::system("starting a runtime"))?;
+    runtime.block_on(async {
+        let catch = |kind| signal(kind).map_err(BenchError::system("catching signals"));
+        let (mut interrupt, mut terminate) = (
+            catch(SignalKind::interrupt())?,
+            catch(SignalKind::terminate())?,
+        );
+        tokio::select! {
+            result = run => result,
+            _ = interrupt.recv() => Err(BenchError::Interrupted),
+            _ = terminate.recv() => Err(BenchError::Interrupted),
+        }
+    })
+}
+
+async fn measure(options: &PairsOptions) -> Result<Vec<PairsReport>, BenchError> {
+    let (count, length) = options.rounds();
+    let ramp = RAMP_MAX.min(length / 10);
+    let progress = Progress::new();
+    let mut contenders = start_all(options, &progress).await?;
+    let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); contenders.len()];
+    for number in 0..=count {
+        for (contender, measured) in contenders.iter_mut().zip(&mut rounds) {
+            progress.say(&format!(
+                "round {number} of {count}: {}",
+                contender.target()
+            ));
+            let round = contender.round(ramp, length).await?;
+            // The first is for warming up.
+            if number > 0 {
+                measured.push(round);
+            }
+        }
+    }
+    report_all(options, &contenders, &rounds)
+}
+
+async fn start_all(
+    options: &PairsOptions,
+    progress: &Progress,
+) -> Result<Vec<Contender>, BenchError> {
+    let &PairsOptions {
+        callers,
+        connections,
+        keys,
+        dist,
+        hold,
+        rate,
+        ..
+    } = options;
+    let job = Job::Pairs { dist, hold, rate };
+    let plan = Plan {
+        callers,
+        connections,
+        keys,
+        lease: LEASE,
+        job,
+    };
+    let clock = Clock::start();
+    let mut contenders = Vec::new();
+    for target in &options.targets {
+        progress.say(&format!("starting {target}"));
+        contenders.push(Contender::start(target, &plan, clock).await?);
+    }
+    Ok(contenders)
+}
+
+fn report_all(
+    options: &PairsOptions,
+    contenders: &[Contender],
+    rounds: &[Vec<Round>],
+) -> Result<Vec<PairsReport>, BenchError> {
+    let mut reports = Vec::new();
+    for (number, (contender, own)) in contenders.iter().zip(rounds).enumerate() {
+        let first = (number > 0).then_some(rounds[0].as_slice());
+        let report = PairsReport::new(contender, options, own, first);
+        reports.push(report.ok_or_else(|| BenchError::NothingMeasured {
+            target: contender.target().to_owned(),
+            first_error: after_semicolon(contender.errors().1.as_deref()),
+        })?);
+    }
+    Ok(reports)
+}

@@ -1,0 +1,167 @@
+//! The check that every grant of a run goes through.
+//!
+//! A caller holds a key from when its grant is *read* until its release is *sent*. A correct
+//! server never lets two such spans of one key overlap, and gives every grant of a key a higher
+//! fence than the one before. All lanes share one thread, so the order seen here is real. The span
+//! is shorter than the hold on the server, so a double grant can be missed, most easily with a
+//! hold of zero; it is never reported where there was none.
+
+/// What the server of a target promises, and is therefore held to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guarantees {
+    /// One holder per key at a time.
+    pub exclusive: bool,
+    /// Every grant has a fence above the key's last.
+    pub fenced: bool,
+}
+
+impl Guarantees {
+    /// No lock table at all (an echo).
+    pub const NONE: Self = Self {
+        exclusive: false,
+        fenced: false,
+    };
+    /// Exclusion without fences.
+    pub const EXCLUSION: Self = Self {
+        exclusive: true,
+        fenced: false,
+    };
+    /// Both.
+    pub const FENCED: Self = Self {
+        exclusive: true,
+        fenced: true,
+    };
+}
+
+const NOBODY: u32 = u32::MAX;
+
+/// What is known of one key; both fields on one cache line.
+#[derive(Clone, Copy, Debug)]
+struct KeyState {
+    last_fence: u64,
+    holder: u32,
+}
+
+/// Holders and fences by key number.
+#[derive(Debug)]
+pub struct SafetyCheck {
+    guarantees: Guarantees,
+    keys: Vec<KeyState>,
+    double_grants: u64,
+    fence_regressions: u64,
+}
+
+impl SafetyCheck {
+    /// For keys `0..keys`, none of them held.
+    pub fn new(guarantees: Guarantees, keys: u32) -> Self {
+        let kept = if guarantees == Guarantees::NONE {
+            0
+        } else {
+            keys as usize
+        };
+        Self {
+            guarantees,
+            keys: vec![
+                KeyState {
+                    last_fence: 0,
+                    holder: NOBODY
+                };
+                kept
+            ],
+            double_grants: 0,
+            fence_regressions: 0,
+        }
+    }
+
+    /// A grant was read. A fenced server that sends no fence is counted as a regression.
+    #[inline]
+    pub fn granted(&mut self, key: u32, caller: u32, fence: Option<u64>) {
+        let Some(state) = self.keys.get_mut(key as usize) else {
+            return;
+        };
+        if self.guarantees.exclusive {
+            self.double_grants += u64::from(state.holder != NOBODY);
+            state.holder = caller;
+        }
+        if self.guarantees.fenced {
+            let fence = fence.unwrap_or(0);
+            self.fence_regressions += u64::from(fence <= state.last_fence);
+            state.last_fence = state.last_fence.max(fence);
+        }
+    }
+
+    /// A release is about to be sent.
+    #[inline]
+    pub fn releasing(&mut self, key: u32, caller: u32) {
+        if let Some(state) = self.keys.get_mut(key as usize)
+            && state.holder == caller
+        {
+            state.holder = NOBODY;
+        }
+    }
+
+    /// Grants of a key that another caller still held; none where exclusion is not promised.
+    pub fn double_grants(&self) -> Option<u64> {
+        self.guarantees.exclusive.then_some(self.double_grants)
+    }
+
+    /// Grants whose fence was not above the key's last; none where fences are not promised.
+    pub fn fence_regressions(&self) -> Option<u64> {
+        self.guarantees.fenced.then_some(self.fence_regressions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holder_after_the_other_is_clean() {
+        let mut check = SafetyCheck::new(Guarantees::FENCED, 4);
+        for round in 1..10 {
+            check.granted(3, round % 2, Some(u64::from(round)));
+            check.releasing(3, round % 2);
+        }
+        assert_eq!(
+            (check.double_grants(), check.fence_regressions()),
+            (Some(0), Some(0))
+        );
+    }
+
+    #[test]
+    fn two_holders_are_counted_and_the_first_release_frees_nothing() {
+        let mut check = SafetyCheck::new(Guarantees::EXCLUSION, 1);
+        check.granted(0, 1, None);
+        check.granted(0, 2, None);
+        check.releasing(0, 1);
+        check.granted(0, 3, None);
+        assert_eq!(
+            (check.double_grants(), check.fence_regressions()),
+            (Some(2), None)
+        );
+    }
+
+    #[test]
+    fn equal_lower_and_missing_fences_are_regressions() {
+        let mut check = SafetyCheck::new(Guarantees::FENCED, 1);
+        for fence in [Some(5), Some(5), Some(4), None, Some(6)] {
+            check.granted(0, 1, fence);
+            check.releasing(0, 1);
+        }
+        assert_eq!(
+            (check.double_grants(), check.fence_regressions()),
+            (Some(0), Some(3))
+        );
+    }
+
+    #[test]
+    fn an_echo_is_held_to_nothing() {
+        let mut check = SafetyCheck::new(Guarantees::NONE, 1);
+        check.granted(0, 1, None);
+        check.granted(0, 2, None);
+        assert_eq!(
+            (check.double_grants(), check.fence_regressions()),
+            (None, None)
+        );
+    }
+}
