@@ -41,13 +41,7 @@ impl Alarm {
             tv_sec: (nanos / 1_000_000_000) as i64,
             tv_nsec: (nanos % 1_000_000_000) as i64,
         };
-        let once = Itimerspec {
-            it_interval: Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            },
-            it_value: value,
-        };
+        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
         self.armed = Some(at);
         Ok(())
@@ -85,12 +79,8 @@ mod tests {
         let mut alarm = Alarm::new().unwrap();
         for _ in 0..20 {
             let start = clock.now();
-            alarm
-                .ring_at(start, start + Duration::from_secs(60))
-                .unwrap();
-            alarm
-                .ring_at(start, start + Duration::from_micros(200))
-                .unwrap();
+            alarm.ring_at(start, start + Duration::from_secs(60)).unwrap();
+            alarm.ring_at(start, start + Duration::from_micros(200)).unwrap();
             poll_fn(|cx| alarm.poll_rung(cx)).await.unwrap();
             assert!(clock.now() >= start + Duration::from_micros(200));
         }

@@ -38,11 +38,7 @@ pub(crate) struct Plan {
 /// The kinds of run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Job {
-    Pairs {
-        dist: KeyDist,
-        hold: Duration,
-        rate: Option<f64>,
-    },
+    Pairs { dist: KeyDist, hold: Duration, rate: Option<f64> },
     Fill,
 }
 
@@ -56,19 +52,12 @@ impl Plan {
         match self.job {
             Job::Fill => {
                 let (next, count) = share(self.keys, self.connections, connection);
-                Work::Fill {
-                    next,
-                    end: next + count,
-                }
+                Work::Fill { next, end: next + count }
             }
             Job::Pairs { dist, hold, rate } => {
                 let chooser = KeyChooser::new(self.keys, dist, u64::from(connection));
                 let pacing = rate.map_or(Pacing::Closed, |rate| self.pacing(rate, connection));
-                Work::Pairs {
-                    chooser,
-                    pacing,
-                    hold,
-                }
+                Work::Pairs { chooser, pacing, hold }
             }
         }
     }
@@ -77,20 +66,14 @@ impl Plan {
     fn pacing(&self, rate: f64, connection: u32) -> Pacing {
         let interval_ns = (1e9 * f64::from(self.connections) / rate).max(1.0) as u64;
         let turn = u64::from(connection) * interval_ns / u64::from(self.connections);
-        Pacing::Open {
-            interval_ns,
-            offset_ns: turn,
-        }
+        Pacing::Open { interval_ns, offset_ns: turn }
     }
 }
 
 /// First and length of the `index`-th of `parts` nearly equal parts of `0..total`.
 fn share(total: u32, parts: u32, index: u32) -> (u32, u32) {
     let (base, extra) = (total / parts, total % parts);
-    (
-        index * base + index.min(extra),
-        base + u32::from(index < extra),
-    )
+    (index * base + index.min(extra), base + u32::from(index < extra))
 }
 
 /// One measured round.
@@ -133,25 +116,11 @@ impl Contender {
             TargetKind::RedisSpawn => {
                 let (server, port) = redis::spawn(&given).await?;
                 let ends = redis_ends(&given, "127.0.0.1", port, plan).await?;
-                Ok(Self::launch(
-                    given,
-                    Some(server),
-                    Guarantees::EXCLUSION,
-                    ends,
-                    plan,
-                    clock,
-                ))
+                Ok(Self::launch(given, Some(server), Guarantees::EXCLUSION, ends, plan, clock))
             }
             TargetKind::Redis { host, port } => {
                 let ends = redis_ends(&given, host, *port, plan).await?;
-                Ok(Self::launch(
-                    given,
-                    None,
-                    Guarantees::EXCLUSION,
-                    ends,
-                    plan,
-                    clock,
-                ))
+                Ok(Self::launch(given, None, Guarantees::EXCLUSION, ends, plan, clock))
             }
             TargetKind::Lockring { .. }
             | TargetKind::LockringSpawn { .. }
@@ -181,21 +150,10 @@ impl Contender {
         for (connection, (protocol, stream)) in (0..).zip(ends) {
             let (first, callers) = share(plan.callers, plan.connections, connection);
             let lane = Lane::new(protocol, plan.work_of(connection), first, callers);
-            let setting = LaneSetting {
-                clock,
-                board: board.clone(),
-                phase: watched.clone(),
-            };
+            let setting = LaneSetting { clock, board: board.clone(), phase: watched.clone() };
             lanes.spawn(drive(lane, stream, setting));
         }
-        Self {
-            target,
-            clock,
-            phase,
-            board,
-            lanes,
-            server,
-        }
+        Self { target, clock, phase, board, lanes, server }
     }
 
     /// The target as given.
@@ -292,24 +250,13 @@ impl Contender {
         };
         // A dying server's connections close a moment before it can be reaped.
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let obituary = self
-            .server
-            .as_mut()
-            .and_then(|server| server.obituary().ok().flatten());
+        let obituary = self.server.as_mut().and_then(|server| server.obituary().ok().flatten());
         let obituary = after_semicolon(obituary.as_deref());
-        BenchError::Lane {
-            target: self.target.clone(),
-            source,
-            obituary,
-        }
+        BenchError::Lane { target: self.target.clone(), source, obituary }
     }
 
     fn reading(&self) -> Result<Reading, BenchError> {
-        let server = self
-            .server
-            .as_ref()
-            .map(|server| CpuTime::of(server.pid()))
-            .transpose();
+        let server = self.server.as_ref().map(|server| CpuTime::of(server.pid())).transpose();
         Ok(Reading {
             at: self.clock.now(),
             server: server.map_err(BenchError::system("reading the server's CPU time"))?,
@@ -348,19 +295,13 @@ impl Contender {
             return Ok(());
         }
         let (target, seconds) = (self.target.clone(), STUCK_AFTER.as_secs());
-        Err(BenchError::Stuck {
-            target,
-            outstanding,
-            seconds,
-        })
+        Err(BenchError::Stuck { target, outstanding, seconds })
     }
 }
 
 /// An optional remark for the end of a sentence.
 pub(crate) fn after_semicolon(remark: Option<&str>) -> String {
-    remark
-        .map(|remark| format!("; {remark}"))
-        .unwrap_or_default()
+    remark.map(|remark| format!("; {remark}")).unwrap_or_default()
 }
 
 async fn redis_ends(
@@ -401,28 +342,12 @@ mod tests {
 
     #[test]
     fn an_open_loop_spreads_its_starts_over_the_connections() {
-        let job = Job::Pairs {
-            dist: KeyDist::Uniform,
-            hold: Duration::ZERO,
-            rate: Some(1000.0),
-        };
+        let job = Job::Pairs { dist: KeyDist::Uniform, hold: Duration::ZERO, rate: Some(1000.0) };
         let lease = Duration::from_secs(10);
-        let plan = Plan {
-            callers: 8,
-            connections: 4,
-            keys: 10,
-            lease,
-            job,
-        };
+        let plan = Plan { callers: 8, connections: 4, keys: 10, lease, job };
         for (connection, expected) in [(0, 0), (1, 1_000_000), (3, 3_000_000)] {
-            let Work::Pairs {
-                pacing:
-                    Pacing::Open {
-                        interval_ns,
-                        offset_ns,
-                    },
-                ..
-            } = plan.work_of(connection)
+            let Work::Pairs { pacing: Pacing::Open { interval_ns, offset_ns }, .. } =
+                plan.work_of(connection)
             else {
                 panic!("not an open loop");
             };

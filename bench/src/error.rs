@@ -111,10 +111,7 @@ pub enum BenchError {
 impl BenchError {
     /// For `map_err`: an error of the system while trying `what`.
     pub(crate) fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
-        move |source| Self::System {
-            what,
-            source: source.into(),
-        }
+        move |source| Self::System { what, source: source.into() }
     }
 }
 

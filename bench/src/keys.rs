@@ -50,11 +50,7 @@ impl KeyChooser {
                 Some(Zipf::new(f64::from(keys), s).expect("KeyDist holds a legal exponent"))
             }
         };
-        Self {
-            rng: SmallRng::seed_from_u64(seed),
-            keys,
-            zipf,
-        }
+        Self { rng: SmallRng::seed_from_u64(seed), keys, zipf }
     }
 
     /// The number of the next key.

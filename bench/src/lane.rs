@@ -103,19 +103,10 @@ impl<P: Protocol> Lane<P> {
 
     /// When [`Self::turn`] must run again even if nothing is received.
     pub fn next_deadline(&self) -> Option<Time> {
-        let open = matches!(
-            self.work,
-            Work::Pairs {
-                pacing: Pacing::Open { .. },
-                ..
-            }
-        );
+        let open = matches!(self.work, Work::Pairs { pacing: Pacing::Open { .. }, .. });
         let starts = open && self.phase == Phase::Running && self.slots.any_idle();
         let start = starts.then_some(self.next_start);
-        [self.slots.next_due(), self.next_tick, start]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.slots.next_due(), self.next_tick, start].into_iter().flatten().min()
     }
 
     /// Takes what was read at `now`.
@@ -150,11 +141,7 @@ impl<P: Protocol> Lane<P> {
     fn enter(&mut self, phase: Phase, now: Time) {
         self.phase = phase;
         // An open loop begins afresh with each round: a pause is no backlog.
-        if let Work::Pairs {
-            pacing: Pacing::Open { offset_ns, .. },
-            ..
-        } = self.work
-        {
+        if let Work::Pairs { pacing: Pacing::Open { offset_ns, .. }, .. } = self.work {
             self.next_start = now + Duration::from_nanos(offset_ns);
         }
     }
@@ -165,12 +152,7 @@ impl<P: Protocol> Lane<P> {
                 let caller = self.slots.answered(slot, State::Acquiring)?;
                 caller.fence = fence;
                 let (key, since) = (caller.key, caller.since);
-                board.granted(
-                    key,
-                    self.first_caller + slot.0,
-                    fence,
-                    now.nanos_since(since),
-                );
+                board.granted(key, self.first_caller + slot.0, fence, now.nanos_since(since));
                 self.hold(now, slot, board);
             }
             Answer::Released { slot } => {
@@ -243,8 +225,7 @@ impl<P: Protocol> Lane<P> {
             caller.since = now;
             let (number, fence) = (caller.key, caller.fence);
             board.safety.releasing(number, self.first_caller + slot.0);
-            self.protocol
-                .release(now, slot, &keys::key(number), fence, &mut self.out);
+            self.protocol.release(now, slot, &keys::key(number), fence, &mut self.out);
         }
     }
 
@@ -255,8 +236,7 @@ impl<P: Protocol> Lane<P> {
             };
             self.slots.begin(slot, number, since);
             board.outstanding += 1;
-            self.protocol
-                .acquire(now, slot, &keys::key(number), &mut self.out);
+            self.protocol.acquire(now, slot, &keys::key(number), &mut self.out);
         }
     }
 
@@ -267,16 +247,8 @@ impl<P: Protocol> Lane<P> {
             return None;
         }
         match &mut self.work {
-            Work::Pairs {
-                chooser,
-                pacing: Pacing::Closed,
-                ..
-            } => Some((chooser.next_key(), now)),
-            Work::Pairs {
-                chooser,
-                pacing: Pacing::Open { interval_ns, .. },
-                ..
-            } => {
+            Work::Pairs { chooser, pacing: Pacing::Closed, .. } => Some((chooser.next_key(), now)),
+            Work::Pairs { chooser, pacing: Pacing::Open { interval_ns, .. }, .. } => {
                 let start = self.next_start;
                 (start <= now).then(|| {
                     self.next_start = Time(start.0 + *interval_ns);

@@ -30,13 +30,7 @@ struct FakeServer {
 
 impl FakeServer {
     fn new(fault: Fault) -> Self {
-        Self {
-            fault,
-            asked: Vec::new(),
-            holders: HashMap::new(),
-            fence: 0,
-            operations: 0,
-        }
+        Self { fault, asked: Vec::new(), holders: HashMap::new(), fence: 0, operations: 0 }
     }
 
     fn answer(&mut self, slot: Slot, key: Key, acquire: bool) -> Answer {
@@ -57,10 +51,7 @@ impl FakeServer {
         }
         self.holders.insert(key, slot);
         self.fence += u64::from(!(faulty && self.fault == Fault::FencesFall));
-        Answer::Granted {
-            slot,
-            fence: Some(self.fence),
-        }
+        Answer::Granted { slot, fence: Some(self.fence) }
     }
 }
 
@@ -116,11 +107,7 @@ impl World {
         let mut board = Board::new(safety);
         board.begin_round();
         let lane = Lane::new(FakeServer::new(fault), work, 1000, callers);
-        Self {
-            lane,
-            board,
-            now: Time(0),
-        }
+        Self { lane, board, now: Time(0) }
     }
 
     /// Turns with a round trip of one step.
@@ -144,19 +131,12 @@ impl World {
 
     fn found(&self) -> (u64, u64) {
         let safety = &self.board.safety;
-        (
-            safety.double_grants().unwrap(),
-            safety.fence_regressions().unwrap(),
-        )
+        (safety.double_grants().unwrap(), safety.fence_regressions().unwrap())
     }
 }
 
 fn pairs(keys: u32, pacing: Pacing, hold: Duration) -> Work {
-    Work::Pairs {
-        chooser: KeyChooser::new(keys, KeyDist::Uniform, 1),
-        pacing,
-        hold,
-    }
+    Work::Pairs { chooser: KeyChooser::new(keys, KeyDist::Uniform, 1), pacing, hold }
 }
 
 fn closed(keys: u32, hold_us: u64) -> Work {
@@ -214,11 +194,7 @@ fn failures_are_counted_and_survived() {
     let mut world = World::new(Fault::Fails, 4, closed(100, 0));
     world.run(Phase::Running, 1000);
     world.finish();
-    assert!(
-        world.board.errors > 5 && world.board.pairs > 5,
-        "{:?}",
-        world.board.errors
-    );
+    assert!(world.board.errors > 5 && world.board.pairs > 5, "{:?}", world.board.errors);
     assert_eq!(world.board.first_error.as_deref(), Some("out of order"));
     assert_eq!(world.found(), (0, 0));
 }
@@ -235,10 +211,7 @@ fn a_hold_lasts_as_long_as_asked() {
 #[test]
 fn an_open_loop_counts_from_the_intended_start() {
     // One start per step and one caller, who needs two steps for a pair: it falls behind.
-    let pacing = Pacing::Open {
-        interval_ns: STEP,
-        offset_ns: 0,
-    };
+    let pacing = Pacing::Open { interval_ns: STEP, offset_ns: 0 };
     let mut world = World::new(Fault::None, 1, pairs(100, pacing, Duration::ZERO));
     world.run(Phase::Running, 100);
     assert_eq!(world.board.pairs, 50);
@@ -253,16 +226,10 @@ fn an_open_loop_counts_from_the_intended_start() {
 
 #[test]
 fn an_open_loop_that_keeps_up_starts_on_time() {
-    let pacing = Pacing::Open {
-        interval_ns: 4 * STEP,
-        offset_ns: 3 * STEP,
-    };
+    let pacing = Pacing::Open { interval_ns: 4 * STEP, offset_ns: 3 * STEP };
     let mut world = World::new(Fault::None, 8, pairs(100, pacing, Duration::ZERO));
     world.run(Phase::Running, 3);
-    assert_eq!(
-        (world.board.grants, world.lane.next_deadline()),
-        (0, Some(Time(3 * STEP)))
-    );
+    assert_eq!((world.board.grants, world.lane.next_deadline()), (0, Some(Time(3 * STEP))));
     world.run(Phase::Running, 80);
     assert_eq!(world.board.grants, 20);
     assert!(world.board.acquire.quantiles().unwrap().max_us < 10.1);
@@ -273,10 +240,7 @@ fn a_fill_holds_every_key_once() {
     let mut world = World::new(Fault::None, 8, Work::Fill { next: 10, end: 95 });
     world.run(Phase::Running, 20);
     assert!(world.lane.is_quiet());
-    assert_eq!(
-        (world.board.grants, world.board.pairs, world.found()),
-        (85, 0, (0, 0))
-    );
+    assert_eq!((world.board.grants, world.board.pairs, world.found()), (85, 0, (0, 0)));
     assert_eq!(world.lane.protocol.holders.len(), 85);
 }
 
@@ -285,17 +249,7 @@ fn an_answer_nobody_waits_for_ends_the_lane() {
     let mut world = World::new(Fault::None, 2, closed(100, 0));
     world.run(Phase::Running, 1);
     let stray = Answer::Released { slot: Slot(7) };
-    assert!(
-        world
-            .lane
-            .apply(world.now, stray, &mut world.board)
-            .is_err()
-    );
+    assert!(world.lane.apply(world.now, stray, &mut world.board).is_err());
     let early = Answer::Released { slot: Slot(0) };
-    assert!(
-        world
-            .lane
-            .apply(world.now, early, &mut world.board)
-            .is_err()
-    );
+    assert!(world.lane.apply(world.now, early, &mut world.board).is_err());
 }

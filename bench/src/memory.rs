@@ -67,10 +67,7 @@ fn refuse_unfit(target: &Target) -> Result<(), BenchError> {
              lockring+spawn: or redis+spawn:"
         }
     };
-    Err(BenchError::Unsupported {
-        target: target.to_string(),
-        why,
-    })
+    Err(BenchError::Unsupported { target: target.to_string(), why })
 }
 
 async fn measure(
@@ -80,13 +77,7 @@ async fn measure(
 ) -> Result<MemoryReport, BenchError> {
     let callers = CALLERS.min(locks);
     let connections = CONNECTIONS.min(callers);
-    let plan = Plan {
-        callers,
-        connections,
-        keys: locks,
-        lease: LEASE,
-        job: Job::Fill,
-    };
+    let plan = Plan { callers, connections, keys: locks, lease: LEASE, job: Job::Fill };
     let clock = Clock::start();
     progress.say(&format!("starting {target}"));
     let mut contender = Contender::start(target, &plan, clock).await?;
@@ -134,14 +125,9 @@ impl Look {
             unreachable!("targets without a server of their own are refused");
         };
         let reading = || Ok((CpuTime::of(pid)?, ResidentBytes::of(pid)?));
-        let (cpu, resident) = reading().map_err(BenchError::system::<std::io::Error>(
-            "reading the server's size",
-        ))?;
-        Ok(Self {
-            at: clock.now(),
-            cpu,
-            resident,
-        })
+        let (cpu, resident) =
+            reading().map_err(BenchError::system::<std::io::Error>("reading the server's size"))?;
+        Ok(Self { at: clock.now(), cpu, resident })
     }
 
     /// Cores used since `earlier`.

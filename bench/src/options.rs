@@ -156,23 +156,15 @@ impl PairsOptions {
         check_count("connections", self.connections, self.callers, need)?;
         check_count("keys", self.keys, KEYS_MAX, "use 1 to 200000000")?;
         check_duration(self.duration)?;
-        let refuse = |option, given, need| {
-            Err(OptionError {
-                option,
-                given,
-                need,
-            })
-        };
+        let refuse = |option, given, need| Err(OptionError { option, given, need });
         if self.hold > HOLD_MAX {
             let need = "use at most 5s: locks on Redis expire after 10 s";
             return refuse("hold", format!("{:?}", self.hold), need);
         }
         match self.rate {
-            Some(rate) if !(0.001..=1e9).contains(&rate) => refuse(
-                "rate",
-                rate.to_string(),
-                "use 0.001 to 1000000000 pairs per second",
-            ),
+            Some(rate) if !(0.001..=1e9).contains(&rate) => {
+                refuse("rate", rate.to_string(), "use 0.001 to 1000000000 pairs per second")
+            }
             _ => Ok(()),
         }
     }
@@ -196,9 +188,7 @@ pub struct LatencyOptions {
 
 impl Default for LatencyOptions {
     fn default() -> Self {
-        let PairsOptions {
-            targets, duration, ..
-        } = PairsOptions::default();
+        let PairsOptions { targets, duration, .. } = PairsOptions::default();
         Self { targets, duration }
     }
 }
@@ -206,13 +196,7 @@ impl Default for LatencyOptions {
 impl From<LatencyOptions> for PairsOptions {
     fn from(options: LatencyOptions) -> Self {
         let LatencyOptions { targets, duration } = options;
-        Self {
-            targets,
-            duration,
-            callers: 1,
-            connections: 1,
-            ..Self::default()
-        }
+        Self { targets, duration, callers: 1, connections: 1, ..Self::default() }
     }
 }
 
@@ -227,10 +211,7 @@ pub struct MemoryOptions {
 
 impl Default for MemoryOptions {
     fn default() -> Self {
-        Self {
-            targets: vec![Target::own()],
-            locks: 10_000_000,
-        }
+        Self { targets: vec![Target::own()], locks: 10_000_000 }
     }
 }
 
@@ -256,21 +237,14 @@ pub struct ExpiryOptions {
 
 impl Default for ExpiryOptions {
     fn default() -> Self {
-        Self {
-            targets: vec![Target::own()],
-            locks: 1_000_000,
-        }
+        Self { targets: vec![Target::own()], locks: 1_000_000 }
     }
 }
 
 fn check_targets(targets: &[Target]) -> Result<(), OptionError> {
     if targets.is_empty() {
         let need = "name at least one, as in redis+spawn:";
-        return Err(OptionError {
-            option: "target",
-            given: "(none)".to_owned(),
-            need,
-        });
+        return Err(OptionError { option: "target", given: "(none)".to_owned(), need });
     }
     Ok(())
 }
@@ -284,11 +258,7 @@ fn check_count(
     if (1..=most).contains(&count) {
         Ok(())
     } else {
-        Err(OptionError {
-            option,
-            given: count.to_string(),
-            need,
-        })
+        Err(OptionError { option, given: count.to_string(), need })
     }
 }
 
@@ -297,11 +267,7 @@ fn check_duration(duration: Duration) -> Result<(), OptionError> {
         Ok(())
     } else {
         let need = "use 100ms to 24h";
-        Err(OptionError {
-            option: "duration",
-            given: format!("{duration:?}"),
-            need,
-        })
+        Err(OptionError { option: "duration", given: format!("{duration:?}"), need })
     }
 }
 
@@ -314,29 +280,10 @@ mod tests {
         for text in ["uniform", "zipf:0", "zipf:1.1"] {
             assert_eq!(text.parse::<KeyDist>().unwrap().to_string(), text);
         }
-        for text in [
-            "",
-            "zipf",
-            "zipf:",
-            "zipf:-1",
-            "zipf:NaN",
-            "zipf:inf",
-            "uniform:1",
-        ] {
-            assert!(
-                text.parse::<KeyDist>()
-                    .unwrap_err()
-                    .to_string()
-                    .contains("zipf:1.1")
-            );
+        for text in ["", "zipf", "zipf:", "zipf:-1", "zipf:NaN", "zipf:inf", "uniform:1"] {
+            assert!(text.parse::<KeyDist>().unwrap_err().to_string().contains("zipf:1.1"));
         }
-        assert!(
-            "fast"
-                .parse::<Driver>()
-                .unwrap_err()
-                .to_string()
-                .contains("lean or api")
-        );
+        assert!("fast".parse::<Driver>().unwrap_err().to_string().contains("lean or api"));
     }
 
     #[test]
@@ -361,10 +308,7 @@ mod tests {
             let error = options.check().unwrap_err().to_string();
             assert!(error.starts_with(named) && error.contains(": "), "{error}");
         }
-        let none = MemoryOptions {
-            locks: 0,
-            ..MemoryOptions::default()
-        };
+        let none = MemoryOptions { locks: 0, ..MemoryOptions::default() };
         assert!(none.check().is_err());
     }
 
@@ -372,11 +316,7 @@ mod tests {
     fn there_are_at_least_five_rounds() {
         let rounds = |seconds| {
             let duration = Duration::from_secs(seconds);
-            PairsOptions {
-                duration,
-                ..PairsOptions::default()
-            }
-            .rounds()
+            PairsOptions { duration, ..PairsOptions::default() }.rounds()
         };
         assert_eq!(rounds(1), (5, Duration::from_millis(200)));
         assert_eq!(rounds(10), (5, Duration::from_secs(2)));

@@ -30,16 +30,10 @@ impl CpuTime {
             let Ok(schedstat) = fs::read_to_string(task?.path().join("schedstat")) else {
                 continue;
             };
-            let nanos = schedstat
-                .split(' ')
-                .next()
-                .and_then(|field| field.parse::<u64>().ok());
+            let nanos = schedstat.split(' ').next().and_then(|field| field.parse::<u64>().ok());
             threads_ns += nanos.ok_or_else(|| malformed("schedstat"))?;
         }
-        Ok(Self {
-            threads_ns,
-            process_ns,
-        })
+        Ok(Self { threads_ns, process_ns })
     }
 
     /// CPU time spent since an earlier reading, in nanoseconds: the exact reading, unless the other
@@ -48,11 +42,7 @@ impl CpuTime {
         let exact = self.threads_ns.saturating_sub(earlier.threads_ns);
         let complete = self.process_ns.saturating_sub(earlier.process_ns);
         // User and system time are each cut to a tick, at both ends.
-        if complete > exact + 4 * tick_ns() {
-            complete
-        } else {
-            exact
-        }
+        if complete > exact + 4 * tick_ns() { complete } else { exact }
     }
 }
 
@@ -70,10 +60,7 @@ fn tick_ns() -> u64 {
 }
 
 fn malformed(file: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("cannot make sense of /proc/PID/{file}"),
-    )
+    io::Error::new(io::ErrorKind::InvalidData, format!("cannot make sense of /proc/PID/{file}"))
 }
 
 /// User and system time of this process so far, in nanoseconds.
@@ -97,9 +84,7 @@ impl ResidentBytes {
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:"))
             .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        kilobytes
-            .map(|kilobytes| Self(kilobytes * 1024))
-            .ok_or_else(|| malformed("status"))
+        kilobytes.map(|kilobytes| Self(kilobytes * 1024)).ok_or_else(|| malformed("status"))
     }
 }
 
@@ -122,14 +107,8 @@ impl Spawned {
     /// When it cannot be started; `NotFound` if there is no such program.
     pub fn start(mut command: Command, directory: TempDir) -> io::Result<Self> {
         let log = File::create(directory.path().join(LOG))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        Ok(Self {
-            child: command.spawn()?,
-            directory,
-        })
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(Self { child: command.spawn()?, directory })
     }
 
     /// Its process id.
@@ -163,10 +142,7 @@ impl Spawned {
         };
         let log = self.log();
         let start = log.floor_char_boundary(log.len().saturating_sub(LOG_TAIL_BYTES));
-        Ok(Some(format!(
-            "the server {how}; its last words: {}",
-            log[start..].trim()
-        )))
+        Ok(Some(format!("the server {how}; its last words: {}", log[start..].trim())))
     }
 }
 
@@ -204,9 +180,7 @@ mod tests {
     #[test]
     fn the_time_of_ended_threads_is_not_lost() {
         let before = CpuTime::of(std::process::id()).unwrap();
-        std::thread::spawn(|| spin(Duration::from_millis(400)))
-            .join()
-            .unwrap();
+        std::thread::spawn(|| spin(Duration::from_millis(400))).join().unwrap();
         let spent = CpuTime::of(std::process::id()).unwrap().nanos_since(before);
         assert!(spent > 200_000_000, "{spent}");
     }
@@ -247,9 +221,6 @@ mod tests {
                 break obituary;
             }
         };
-        assert!(
-            obituary.contains("code 3") && obituary.contains("no such luck"),
-            "{obituary}"
-        );
+        assert!(obituary.contains("code 3") && obituary.contains("no such luck"), "{obituary}");
     }
 }

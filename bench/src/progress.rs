@@ -10,9 +10,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self {
-            shown: stderr().is_terminal(),
-        }
+        Self { shown: stderr().is_terminal() }
     }
 
     /// Replaces the line.

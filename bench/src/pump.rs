@@ -54,12 +54,7 @@ where
     P: Protocol,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut line = Line {
-        stream,
-        alarm: Alarm::new()?,
-        input: vec![0; READ_BYTES],
-        sent: 0,
-    };
+    let mut line = Line { stream, alarm: Alarm::new()?, input: vec![0; READ_BYTES], sent: 0 };
     let mut now = setting.clock.now();
     loop {
         let phase = *setting.phase.borrow_and_update();
@@ -117,10 +112,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         poll_fn(|cx| {
             self.poll_write(cx, out)?;
             let mut input = ReadBuf::new(&mut self.input);
-            if Pin::new(&mut self.stream)
-                .poll_read(cx, &mut input)?
-                .is_ready()
-            {
+            if Pin::new(&mut self.stream).poll_read(cx, &mut input)?.is_ready() {
                 return Poll::Ready(Ok(Woken::Read(input.filled().len())));
             }
             self.alarm.poll_rung(cx).map_ok(|()| Woken::Otherwise)

@@ -20,11 +20,7 @@ pub enum Outcome {
 
 impl Outcome {
     pub(crate) fn of<'a>(mut safety: impl Iterator<Item = &'a SafetyReport>) -> Self {
-        if safety.all(SafetyReport::is_clean) {
-            Self::Safe
-        } else {
-            Self::Unsafe
-        }
+        if safety.all(SafetyReport::is_clean) { Self::Safe } else { Self::Unsafe }
     }
 }
 
@@ -40,10 +36,7 @@ pub struct SafetyReport {
 impl SafetyReport {
     /// What a check has found so far.
     pub fn of(check: &SafetyCheck) -> Self {
-        Self {
-            double_grants: check.double_grants(),
-            fence_regressions: check.fence_regressions(),
-        }
+        Self { double_grants: check.double_grants(), fence_regressions: check.fence_regressions() }
     }
 
     /// Whether nothing was found.
@@ -133,9 +126,7 @@ impl Ratios {
     fn of(own: &[Round], first: &[Round]) -> Option<Self> {
         let over = |figure: fn(&Round) -> Option<f64>| {
             let ratios = own.iter().zip(first).filter_map(|(own, first)| {
-                figure(first)
-                    .filter(|&base| base > 0.0)
-                    .and_then(|base| Some(figure(own)? / base))
+                figure(first).filter(|&base| base > 0.0).and_then(|base| Some(figure(own)? / base))
             });
             Spread::of(ratios)
         };
@@ -161,10 +152,7 @@ impl PairsReport {
             Quantiles::medians(&rounds.iter().filter_map(figure).collect::<Vec<_>>())
         };
         let server_us = over(&Round::server_us_per_pair);
-        let worst = rounds
-            .iter()
-            .filter_map(|round| round.acquire)
-            .map(|q| q.max_us);
+        let worst = rounds.iter().filter_map(|round| round.acquire).map(|q| q.max_us);
         let (errors, first_error) = contender.errors();
         Some(Self {
             target: contender.target().to_owned(),
@@ -284,18 +272,11 @@ fn pairs_table(reports: &[PairsReport]) -> Table {
         "fences fell",
     ]);
     for report in reports {
-        let PairsReport {
-            acquire,
-            release,
-            safety,
-            ..
-        } = report;
+        let PairsReport { acquire, release, safety, .. } = report;
         table.add_row(row([
             report.target.clone(),
             format!("{:.0}", report.pairs_per_s),
-            report
-                .server_cpu_us_per_pair
-                .map_or("-".to_owned(), |us| format!("{us:.3}")),
+            report.server_cpu_us_per_pair.map_or("-".to_owned(), |us| format!("{us:.3}")),
             format!("{:.3}", report.client_cpu_us_per_pair),
             format!("{:.1}", acquire.p50_us),
             format!("{:.1}", acquire.p99_us),
@@ -311,14 +292,8 @@ fn pairs_table(reports: &[PairsReport]) -> Table {
 }
 
 fn memory_table(reports: &[MemoryReport]) -> Table {
-    let mut table = table(&[
-        "target",
-        "locks",
-        "bytes/lock",
-        "resident MiB",
-        "empty MiB",
-        "at rest",
-    ]);
+    let mut table =
+        table(&["target", "locks", "bytes/lock", "resident MiB", "empty MiB", "at rest"]);
     let mebibytes = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
     for report in reports {
         table.add_row(row([
@@ -335,17 +310,14 @@ fn memory_table(reports: &[MemoryReport]) -> Table {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_header(header.iter().copied());
+    table.load_preset(presets::NOTHING).set_header(header.iter().copied());
     table
 }
 
 /// Names to the left, numbers to the right.
 fn row<const N: usize>(cells: [String; N]) -> Vec<Cell> {
-    let mut row: Vec<Cell> = cells
-        .map(|text| Cell::new(text).set_alignment(CellAlignment::Right))
-        .into();
+    let mut row: Vec<Cell> =
+        cells.map(|text| Cell::new(text).set_alignment(CellAlignment::Right)).into();
     if let Some(name) = row.first_mut() {
         *name = name.clone().set_alignment(CellAlignment::Left);
     }
@@ -361,22 +333,10 @@ mod tests {
     use super::*;
 
     fn round(pairs: u64, server_cpu_ns: Option<u64>) -> Round {
-        let flat = Quantiles {
-            p50_us: 50.0,
-            p90_us: 90.0,
-            p99_us: 99.0,
-            p999_us: 99.9,
-            max_us: 100.0,
-        };
+        let flat =
+            Quantiles { p50_us: 50.0, p90_us: 90.0, p99_us: 99.0, p999_us: 99.9, max_us: 100.0 };
         let (acquire, release) = (Some(flat), Some(flat));
-        Round {
-            seconds: 2.0,
-            pairs,
-            server_cpu_ns,
-            client_cpu_ns: 1_000_000,
-            acquire,
-            release,
-        }
+        Round { seconds: 2.0, pairs, server_cpu_ns, client_cpu_ns: 1_000_000, acquire, release }
     }
 
     #[test]
@@ -384,14 +344,7 @@ mod tests {
         let own = [600, 200, 300].map(|pairs| round(pairs, Some(1_000_000)));
         let first = [100, 100, 100].map(|pairs| round(pairs, Some(2_000_000)));
         let ratios = Ratios::of(&own, &first).unwrap();
-        assert_eq!(
-            ratios.pairs_per_s,
-            Spread {
-                median: 3.0,
-                low: 2.0,
-                high: 6.0
-            }
-        );
+        assert_eq!(ratios.pairs_per_s, Spread { median: 3.0, low: 2.0, high: 6.0 });
         let per_cpu = ratios.pairs_per_server_cpu_s.unwrap();
         assert!((per_cpu.median - 6.0).abs() < 1e-9 && (per_cpu.high - 12.0).abs() < 1e-9);
         assert_eq!(ratios.acquire_p50.unwrap().median, 1.0);
@@ -411,24 +364,15 @@ mod tests {
 
     #[test]
     fn a_broken_promise_is_unsafe_and_an_absent_one_is_null() {
-        let clean = SafetyReport {
-            double_grants: Some(0),
-            fence_regressions: None,
-        };
+        let clean = SafetyReport { double_grants: Some(0), fence_regressions: None };
         assert_eq!(
             serde_json::to_string(&clean).unwrap(),
             r#"{"double_grants":0,"fence_regressions":null}"#
         );
         assert_eq!(Outcome::of([clean, clean].iter()), Outcome::Safe);
         for dirty in [
-            SafetyReport {
-                double_grants: Some(1),
-                fence_regressions: Some(0),
-            },
-            SafetyReport {
-                double_grants: Some(0),
-                fence_regressions: Some(1),
-            },
+            SafetyReport { double_grants: Some(1), fence_regressions: Some(0) },
+            SafetyReport { double_grants: Some(0), fence_regressions: Some(1) },
         ] {
             assert_eq!(Outcome::of([clean, dirty].iter()), Outcome::Unsafe);
         }

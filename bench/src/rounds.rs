@@ -61,10 +61,8 @@ pub(crate) fn block_on<T>(
         .map_err(BenchError::system("starting a runtime"))?;
     runtime.block_on(async {
         let catch = |kind| signal(kind).map_err(BenchError::system("catching signals"));
-        let (mut interrupt, mut terminate) = (
-            catch(SignalKind::interrupt())?,
-            catch(SignalKind::terminate())?,
-        );
+        let (mut interrupt, mut terminate) =
+            (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
         tokio::select! {
             result = run => result,
             _ = interrupt.recv() => Err(BenchError::Interrupted),
@@ -81,10 +79,7 @@ async fn measure(options: &PairsOptions) -> Result<Vec<PairsReport>, BenchError>
     let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); contenders.len()];
     for number in 0..=count {
         for (contender, measured) in contenders.iter_mut().zip(&mut rounds) {
-            progress.say(&format!(
-                "round {number} of {count}: {}",
-                contender.target()
-            ));
+            progress.say(&format!("round {number} of {count}: {}", contender.target()));
             let round = contender.round(ramp, length).await?;
             // The first is for warming up.
             if number > 0 {
@@ -99,23 +94,9 @@ async fn start_all(
     options: &PairsOptions,
     progress: &Progress,
 ) -> Result<Vec<Contender>, BenchError> {
-    let &PairsOptions {
-        callers,
-        connections,
-        keys,
-        dist,
-        hold,
-        rate,
-        ..
-    } = options;
+    let &PairsOptions { callers, connections, keys, dist, hold, rate, .. } = options;
     let job = Job::Pairs { dist, hold, rate };
-    let plan = Plan {
-        callers,
-        connections,
-        keys,
-        lease: LEASE,
-        job,
-    };
+    let plan = Plan { callers, connections, keys, lease: LEASE, job };
     let clock = Clock::start();
     let mut contenders = Vec::new();
     for target in &options.targets {

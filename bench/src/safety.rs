@@ -17,20 +17,11 @@ pub struct Guarantees {
 
 impl Guarantees {
     /// No lock table at all (an echo).
-    pub const NONE: Self = Self {
-        exclusive: false,
-        fenced: false,
-    };
+    pub const NONE: Self = Self { exclusive: false, fenced: false };
     /// Exclusion without fences.
-    pub const EXCLUSION: Self = Self {
-        exclusive: true,
-        fenced: false,
-    };
+    pub const EXCLUSION: Self = Self { exclusive: true, fenced: false };
     /// Both.
-    pub const FENCED: Self = Self {
-        exclusive: true,
-        fenced: true,
-    };
+    pub const FENCED: Self = Self { exclusive: true, fenced: true };
 }
 
 const NOBODY: u32 = u32::MAX;
@@ -54,20 +45,10 @@ pub struct SafetyCheck {
 impl SafetyCheck {
     /// For keys `0..keys`, none of them held.
     pub fn new(guarantees: Guarantees, keys: u32) -> Self {
-        let kept = if guarantees == Guarantees::NONE {
-            0
-        } else {
-            keys as usize
-        };
+        let kept = if guarantees == Guarantees::NONE { 0 } else { keys as usize };
         Self {
             guarantees,
-            keys: vec![
-                KeyState {
-                    last_fence: 0,
-                    holder: NOBODY
-                };
-                kept
-            ],
+            keys: vec![KeyState { last_fence: 0, holder: NOBODY }; kept],
             double_grants: 0,
             fence_regressions: 0,
         }
@@ -122,10 +103,7 @@ mod tests {
             check.granted(3, round % 2, Some(u64::from(round)));
             check.releasing(3, round % 2);
         }
-        assert_eq!(
-            (check.double_grants(), check.fence_regressions()),
-            (Some(0), Some(0))
-        );
+        assert_eq!((check.double_grants(), check.fence_regressions()), (Some(0), Some(0)));
     }
 
     #[test]
@@ -135,10 +113,7 @@ mod tests {
         check.granted(0, 2, None);
         check.releasing(0, 1);
         check.granted(0, 3, None);
-        assert_eq!(
-            (check.double_grants(), check.fence_regressions()),
-            (Some(2), None)
-        );
+        assert_eq!((check.double_grants(), check.fence_regressions()), (Some(2), None));
     }
 
     #[test]
@@ -148,10 +123,7 @@ mod tests {
             check.granted(0, 1, fence);
             check.releasing(0, 1);
         }
-        assert_eq!(
-            (check.double_grants(), check.fence_regressions()),
-            (Some(0), Some(3))
-        );
+        assert_eq!((check.double_grants(), check.fence_regressions()), (Some(0), Some(3)));
     }
 
     #[test]
@@ -159,9 +131,6 @@ mod tests {
         let mut check = SafetyCheck::new(Guarantees::NONE, 1);
         check.granted(0, 1, None);
         check.granted(0, 2, None);
-        assert_eq!(
-            (check.double_grants(), check.fence_regressions()),
-            (None, None)
-        );
+        assert_eq!((check.double_grants(), check.fence_regressions()), (None, None));
     }
 }

@@ -35,13 +35,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    const IDLE: Self = Self {
-        state: State::Idle,
-        polls: 0,
-        key: 0,
-        since: Time(0),
-        fence: None,
-    };
+    const IDLE: Self = Self { state: State::Idle, polls: 0, key: 0, since: Time(0), fence: None };
 }
 
 /// All callers of a lane, with the idle ones and the timers at hand.
@@ -75,17 +69,8 @@ impl CallerSlots {
     #[inline]
     pub(crate) fn begin(&mut self, slot: Slot, key: u32, since: Time) {
         let caller = self.caller(slot);
-        assert!(
-            caller.state == State::Idle,
-            "{slot:?} began twice: {caller:?}"
-        );
-        *caller = Caller {
-            state: State::Acquiring,
-            polls: 0,
-            key,
-            since,
-            fence: None,
-        };
+        assert!(caller.state == State::Idle, "{slot:?} began twice: {caller:?}");
+        *caller = Caller { state: State::Acquiring, polls: 0, key, since, fence: None };
     }
 
     /// The next idle caller; the caller of this must [`Self::begin`] it.

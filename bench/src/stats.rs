@@ -100,11 +100,7 @@ impl Spread {
         sorted.sort_by(f64::total_cmp);
         let (&low, &high) = (sorted.first()?, sorted.last()?);
         let middle = (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0;
-        Some(Self {
-            median: middle,
-            low,
-            high,
-        })
+        Some(Self { median: middle, low, high })
     }
 }
 
@@ -118,14 +114,7 @@ mod tests {
         assert_eq!(median([4.0, 1.0, 2.0, 3.0]), Some(2.5));
         assert_eq!(median([]), None);
         let spread = Spread::of([3.0, 9.0, 5.0]).unwrap();
-        assert_eq!(
-            spread,
-            Spread {
-                median: 5.0,
-                low: 3.0,
-                high: 9.0
-            }
-        );
+        assert_eq!(spread, Spread { median: 5.0, low: 3.0, high: 9.0 });
     }
 
     #[test]
@@ -145,21 +134,13 @@ mod tests {
         histogram.clear();
         assert_eq!(histogram.quantiles(), None);
         histogram.record(1000);
-        assert!(
-            near(histogram.quantiles().unwrap().max_us, 1.0),
-            "the old maximum is gone"
-        );
+        assert!(near(histogram.quantiles().unwrap().max_us, 1.0), "the old maximum is gone");
     }
 
     #[test]
     fn each_quantile_is_a_median_of_its_own() {
-        let round = |p50_us, max_us| Quantiles {
-            p50_us,
-            p90_us: 2.0,
-            p99_us: 3.0,
-            p999_us: 4.0,
-            max_us,
-        };
+        let round =
+            |p50_us, max_us| Quantiles { p50_us, p90_us: 2.0, p99_us: 3.0, p999_us: 4.0, max_us };
         let rounds = [round(1.0, 30.0), round(3.0, 10.0), round(2.0, 20.0)];
         assert_eq!(Quantiles::medians(&rounds), Some(round(2.0, 20.0)));
         assert_eq!(Quantiles::medians(&[]), None);

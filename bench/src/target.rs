@@ -59,14 +59,8 @@ impl Target {
 
     /// The target measured when none is named.
     pub fn own() -> Self {
-        let kind = TargetKind::LockringSpawn {
-            path: None,
-            workers: 1,
-        };
-        Self {
-            given: "lockring+spawn:".to_owned(),
-            kind,
-        }
+        let kind = TargetKind::LockringSpawn { path: None, workers: 1 };
+        Self { given: "lockring+spawn:".to_owned(), kind }
     }
 }
 
@@ -82,14 +76,8 @@ impl FromStr for Target {
 
     fn from_str(given: &str) -> Result<Self, TargetError> {
         match kind_of(given) {
-            Ok(kind) => Ok(Self {
-                given: given.to_owned(),
-                kind,
-            }),
-            Err(problem) => Err(TargetError {
-                given: given.to_owned(),
-                problem,
-            }),
+            Ok(kind) => Ok(Self { given: given.to_owned(), kind }),
+            Err(problem) => Err(TargetError { given: given.to_owned(), problem }),
         }
     }
 }
@@ -98,9 +86,7 @@ fn kind_of(given: &str) -> Result<TargetKind, String> {
     if let Some(rest) = given.strip_prefix("lockring://") {
         return match rest.split('?').next() {
             None | Some("") => Err("name the node, as in lockring://HOST:PORT".to_owned()),
-            Some(_) => Ok(TargetKind::Lockring {
-                url: given.to_owned(),
-            }),
+            Some(_) => Ok(TargetKind::Lockring { url: given.to_owned() }),
         };
     }
     if let Some(rest) = given.strip_prefix("lockring+spawn:") {
@@ -129,9 +115,7 @@ fn spawned(rest: &str) -> Result<TargetKind, String> {
         workers = match number.parse::<u16>() {
             Ok(workers) if workers.is_power_of_two() => workers,
             _ => {
-                return Err(format!(
-                    "workers={number}: use a power of two, as in workers=2"
-                ));
+                return Err(format!("workers={number}: use a power of two, as in workers=2"));
             }
         };
     }
@@ -156,9 +140,7 @@ fn redis(rest: &str) -> Result<TargetKind, String> {
         },
         _ => (authority, REDIS_PORT),
     };
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let host = match bare {
         Some(address) => address,
         None if host.contains(':') => {
@@ -169,10 +151,7 @@ fn redis(rest: &str) -> Result<TargetKind, String> {
     if host.is_empty() {
         return Err(format!("the host is missing; {FORM}"));
     }
-    Ok(TargetKind::Redis {
-        host: host.to_owned(),
-        port,
-    })
+    Ok(TargetKind::Redis { host: host.to_owned(), port })
 }
 
 #[cfg(test)]
@@ -188,12 +167,7 @@ mod tests {
     #[test]
     fn every_form_parses() {
         let url = "lockring://a:1,b:2?identity=f.pem";
-        assert_eq!(
-            kind(url),
-            TargetKind::Lockring {
-                url: url.to_owned()
-            }
-        );
+        assert_eq!(kind(url), TargetKind::Lockring { url: url.to_owned() });
         let spawn = |path: Option<&str>, workers| TargetKind::LockringSpawn {
             path: path.map(PathBuf::from),
             workers,
@@ -203,10 +177,7 @@ mod tests {
         assert_eq!(kind("lockring+spawn:?workers=4"), spawn(None, 4));
         assert_eq!(kind("lockring+spawn:./x?workers=2"), spawn(Some("./x"), 2));
         assert_eq!(Target::own().kind, kind("lockring+spawn:"));
-        let redis = |host: &str, port| TargetKind::Redis {
-            host: host.to_owned(),
-            port,
-        };
+        let redis = |host: &str, port| TargetKind::Redis { host: host.to_owned(), port };
         assert_eq!(kind("redis://h:7000"), redis("h", 7000));
         assert_eq!(kind("redis://h/"), redis("h", 6379));
         assert_eq!(kind("redis://[::1]:7"), redis("::1", 7));

@@ -38,9 +38,7 @@ pub struct Clock {
 impl Clock {
     /// Begins to count.
     pub fn start() -> Self {
-        Self {
-            origin: Instant::now(),
-        }
+        Self { origin: Instant::now() }
     }
 
     /// The present moment.

@@ -2,15 +2,15 @@
 //! time, and delivers outcomes to whoever waits for them.
 
 use crate::guard::Hold;
-use crate::link::{Ask, ClaimRef, Link, Loss, NotGranted, Outcome, Query};
+use crate::link::{Ask, ClaimRef, Link, NotGranted, Outcome, Query};
 use crate::router::{Ring, RingError};
 use crate::wire::{Wire, WireError, WireEvent};
-use lockring_proto::{BlockedReason, Claim, Fence, Refusal, RefusalKind, Reply, RingChunk, Time, clock};
+use lockring_proto::{Claim, Fence, Refusal, RefusalKind, Reply, RingChunk, Time, clock};
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -40,19 +40,38 @@ pub(crate) enum Command {
         answer: oneshot::Sender<Result<Hold, NotGranted>>,
     },
     /// The caller of an acquire is gone.
-    Abandon { ticket: u64 },
-    Release { claim: ClaimRef, answer: Option<oneshot::Sender<Released>> },
+    Abandon {
+        ticket: u64,
+    },
+    Release {
+        claim: ClaimRef,
+        answer: Option<oneshot::Sender<Released>>,
+    },
     /// Cancel the token when the hold is lost, or at once if it is not held any more.
-    Watch { claim: ClaimRef, token: CancellationToken },
-    Query { query: Query, answer: oneshot::Sender<Option<Reply>> },
+    Watch {
+        claim: ClaimRef,
+        token: CancellationToken,
+    },
+    Query {
+        query: Query,
+        answer: oneshot::Sender<Option<Reply>>,
+    },
     /// Take up a hold left by an earlier process of the session.
-    Adopt { cell: u16, key: Vec<u8>, fence: Fence, answer: oneshot::Sender<AdoptResult> },
+    Adopt(Adopting),
     /// End: give up the session at this worker, then say so.
-    Close { goodbye: bool, done: oneshot::Sender<()> },
+    Close {
+        goodbye: bool,
+        done: oneshot::Sender<()>,
+    },
 }
 
-/// An adopted hold, or why not.
-pub(crate) type AdoptResult = Result<ClaimRef, Refusal>;
+/// A hold to take up.
+pub(crate) struct Adopting {
+    pub(crate) cell: u16,
+    pub(crate) key: Arc<[u8]>,
+    pub(crate) fence: Fence,
+    pub(crate) answer: oneshot::Sender<Result<Hold, NotGranted>>,
+}
 
 /// What handles of a link share with its task.
 #[derive(Debug)]
@@ -84,11 +103,16 @@ const INTERNAL: u64 = 1 << 63;
 
 pub(crate) struct Driver<U> {
     uplink: Arc<U>,
-    handle: Arc<LinkHandle>,
+    /// Weak: the task ends when nobody is left to command it.
+    handle: Weak<LinkHandle>,
     commands: mpsc::UnboundedReceiver<Command>,
     link: Link,
     wire: Option<Wire>,
     incarnation: u64,
+    /// The session was made here, so its incarnations are numbered here.
+    own: bool,
+    /// Holds to take up once a connection stands.
+    adopting: Vec<Adopting>,
     callers: HashMap<u64, Caller>,
     watches: HashMap<ClaimRef, Vec<CancellationToken>>,
     next_internal: u64,
@@ -104,11 +128,11 @@ type Connecting = Pin<Box<dyn Future<Output = Result<Wire, WireError>> + Send>>;
 impl<U: Uplink> Driver<U> {
     pub(crate) fn new(
         uplink: Arc<U>,
-        handle: Arc<LinkHandle>,
+        handle: Weak<LinkHandle>,
         commands: mpsc::UnboundedReceiver<Command>,
         link: Link,
         wire: Option<Wire>,
-        incarnation: u64,
+        own: bool,
     ) -> Self {
         Self {
             uplink,
@@ -116,7 +140,9 @@ impl<U: Uplink> Driver<U> {
             commands,
             link,
             wire,
-            incarnation,
+            incarnation: 0,
+            own,
+            adopting: Vec::new(),
             callers: HashMap::new(),
             watches: HashMap::new(),
             next_internal: INTERNAL,
@@ -134,7 +160,7 @@ impl<U: Uplink> Driver<U> {
         self.deliver();
         loop {
             self.publish();
-            if self.closing && self.callers.is_empty() {
+            if self.closing && (self.callers.is_empty() || !self.link.is_up()) {
                 if let Some(wire) = &self.wire {
                     wire.close();
                 }
@@ -164,10 +190,10 @@ impl<U: Uplink> Driver<U> {
                 Ok(event) => self.wire_event(event),
                 Err(error) => self.wire_ended(&error),
             },
-            command = self.commands.recv() => match command {
+            command = self.commands.recv(), if !self.closing => match command {
                 Some(command) => self.command(command),
                 // Every handle is gone: nobody can hold or ask for anything.
-                None => self.closing = true,
+                None => self.close(clock::now(), true, oneshot::channel().0),
             },
             connected = poll_connecting(connecting) => {
                 *connecting = None;
@@ -191,10 +217,10 @@ impl<U: Uplink> Driver<U> {
 
     fn publish(&self) {
         // Relaxed: a reader only compares it with the clock, and reads again later.
-        self.handle.valid_until.store(self.link.valid_until().0, Ordering::Relaxed);
+        let Some(handle) = self.handle.upgrade() else { return };
+        handle.valid_until.store(self.link.valid_until().0, Ordering::Relaxed);
         if self.link.is_up() {
-            let ttl = self.link.ttl().as_millis() as u64;
-            self.handle.ttl_ms.store(ttl, Ordering::Relaxed);
+            handle.ttl_ms.store(self.link.ttl().as_millis() as u64, Ordering::Relaxed);
         }
     }
 
@@ -218,8 +244,11 @@ impl<U: Uplink> Driver<U> {
 
     fn connected(&mut self, wire: Wire) {
         self.wire = Some(wire);
-        self.incarnation += 1;
-        self.link.greet(clock::now(), self.incarnation);
+        self.incarnation = self.incarnation.max(self.link.incarnation()) + 1;
+        // A session taken up from elsewhere does not know its last incarnation at a new worker.
+        let known = self.own || self.link.incarnation() > 0;
+        let incarnation = if known { self.incarnation } else { 0 };
+        self.link.greet(clock::now(), incarnation);
     }
 
     fn wire_event(&mut self, event: WireEvent) {
@@ -289,15 +318,25 @@ impl<U: Uplink> Driver<U> {
                 let token = self.internal(Caller::Query(answer));
                 self.link.query(now, token, query);
             }
-            Command::Adopt { cell, key, fence, answer } => {
-                let claim = match &self.rejected {
-                    Some(refusal) => Err(refusal.clone()),
-                    None => Ok(self.link.adopt(INTERNAL, cell, &key, fence)),
-                };
-                let _caller_may_be_gone = answer.send(claim);
-            }
+            Command::Adopt(adopting) if self.link.is_up() => self.adopt(adopting),
+            Command::Adopt(adopting) => match &self.rejected {
+                Some(refusal) => {
+                    let refused = Err(NotGranted::Refused(refusal.clone()));
+                    let _caller_may_be_gone = adopting.answer.send(refused);
+                }
+                None => self.adopting.push(adopting),
+            },
             Command::Close { goodbye, done } => self.close(now, goodbye, done),
         }
+    }
+
+    fn adopt(&mut self, adopting: Adopting) {
+        let Adopting { cell, key, fence, answer } = adopting;
+        let Some(handle) = self.handle.upgrade() else { return };
+        let claim = self.link.adopt(INTERNAL, cell, &key, fence);
+        let hold = Hold::new(handle, claim, fence);
+        // A caller that has gone meanwhile drops the hold, which gives it back.
+        drop(answer.send(Ok(hold)));
     }
 
     fn release(&mut self, now: Time, claim: ClaimRef, answer: Option<oneshot::Sender<Released>>) {
@@ -345,11 +384,13 @@ impl<U: Uplink> Driver<U> {
     fn deliver_one(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Granted { token, claim, fence } => {
-                let hold = Hold::new(Arc::clone(&self.handle), claim, fence);
-                match self.callers.remove(&token) {
+                let caller = self.callers.remove(&token);
+                match (caller, self.handle.upgrade()) {
                     // A caller that has gone meanwhile drops the hold, which gives it back.
-                    Some(Caller::Acquire(answer, _)) => drop(answer.send(Ok(hold))),
-                    _ => drop(hold),
+                    (Some(Caller::Acquire(answer, _)), Some(handle)) => {
+                        drop(answer.send(Ok(Hold::new(handle, claim, fence))));
+                    }
+                    _ => self.link.release_quietly(clock::now(), claim),
                 }
             }
             Outcome::NotGranted { token, reason } => {
@@ -378,7 +419,12 @@ impl<U: Uplink> Driver<U> {
                 _ => {}
             },
             Outcome::Ring(chunk) => self.ring_part(*chunk),
-            Outcome::Up(_) => self.backoff = Duration::ZERO,
+            Outcome::Up(_) => {
+                self.backoff = Duration::ZERO;
+                for adopting in std::mem::take(&mut self.adopting) {
+                    self.adopt(adopting);
+                }
+            }
             Outcome::Rejected(refusal) => self.rejected(refusal),
             Outcome::Draining | Outcome::Queued { .. } | Outcome::Cancelled { .. } => {}
         }
@@ -432,6 +478,9 @@ impl<U: Uplink> Driver<U> {
                 Some(Caller::Goodbye(done)) => drop(done.send(())),
                 None => {}
             }
+        }
+        for adopting in std::mem::take(&mut self.adopting) {
+            let _gone = adopting.answer.send(Err(NotGranted::Refused(refusal.clone())));
         }
         self.rejected = Some(refusal);
     }

@@ -1,17 +1,44 @@
 //! The lockring client.
 //!
-//! [`target`] says where a cluster is, [`context`] remembers the clusters of a user, [`identity`]
-//! decides which certificate to show, and [`tls`] turns it into QUIC settings. [`link`] and
-//! [`router`] are the pure parts: claims, leases and routes without I/O.
+//! ```no_run
+//! use lockring_client::Client;
+//!
+//! # async fn example() -> Result<(), lockring_client::Error> {
+//! let client = Client::connect("lockring://127.0.0.1:7420?identity=client.pem").await?;
+//! let guard = client.lock("orders/42").await?; // FIFO per key, pushed, never polled
+//! println!("fence {}", guard.fence()); // strictly increasing per key
+//! guard.release().await?; // or drop it
+//! client.close().await;
+//! # Ok(()) }
+//! ```
+//!
+//! A lock is exclusive within the validity of its lease; the fence lets the protected resource
+//! refuse whoever acts past it. [`link`] and [`router`] are the pure parts, claims, leases and
+//! routes without I/O; everything else carries them over QUIC.
 
 #![forbid(unsafe_code)]
 
+mod builder;
+mod client;
+pub mod context;
 mod driver;
 mod error;
 mod guard;
-pub mod context;
 pub mod identity;
 pub mod link;
+mod pool;
+mod primitives;
 pub mod router;
 pub mod target;
 pub mod tls;
+mod token;
+pub mod wire;
+
+pub use builder::Builder;
+pub use client::Client;
+pub use error::{Error, ErrorKind};
+pub use guard::Guard;
+pub use lockring_proto as proto;
+pub use lockring_proto::Inspection;
+pub use primitives::{Level, Mutex, Owner, RwLock, Semaphore};
+pub use token::{Token, TokenError};

@@ -54,6 +54,13 @@ impl TargetError {
     }
 }
 
+impl Host {
+    /// A host as a node gives it in the ring: an address, or else a name.
+    pub fn from_text(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Ip)
+    }
+}
+
 impl FromStr for Target {
     type Err = TargetError;
 

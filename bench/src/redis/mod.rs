@@ -36,16 +36,11 @@ pub(crate) async fn spawn(target: &str) -> Result<(Spawned, u16), BenchError> {
             Err(why) => problem = why,
         }
     }
-    Err(BenchError::Start {
-        target: target.to_owned(),
-        problem,
-    })
+    Err(BenchError::Start { target: target.to_owned(), problem })
 }
 
 fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 fn start(port: u16) -> Result<Spawned, BenchError> {
@@ -62,10 +57,7 @@ fn start(port: u16) -> Result<Spawned, BenchError> {
             package: PROGRAM,
             instead: "redis://HOST:PORT",
         },
-        _ => BenchError::System {
-            what: "starting redis-server",
-            source,
-        },
+        _ => BenchError::System { what: "starting redis-server", source },
     })
 }
 
@@ -83,10 +75,7 @@ async fn await_ready(server: &mut Spawned, port: u16) -> Result<(), String> {
             Err(error) => error.to_string(),
         };
         if begun.elapsed() > START_WITHIN {
-            return Err(format!(
-                "no answer within {} s: {last}",
-                START_WITHIN.as_secs()
-            ));
+            return Err(format!("no answer within {} s: {last}", START_WITHIN.as_secs()));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -113,10 +102,7 @@ pub(crate) async fn connect(
     let script = ask(&mut stream, &["SCRIPT", "LOAD", protocol::RELEASE]).await?;
     // Random, so that two runs on one server never share a token.
     let first_token = RandomState::new().build_hasher().finish();
-    Ok((
-        RedisProtocol::new(callers, lease, &script, first_token),
-        stream,
-    ))
+    Ok((RedisProtocol::new(callers, lease, &script, first_token), stream))
 }
 
 /// One command and its answer, for what is asked once.
@@ -145,7 +131,5 @@ async fn ask(stream: &mut TcpStream, words: &[&str]) -> Result<String, LaneError
 }
 
 async fn in_time<F: Future>(future: F) -> io::Result<F::Output> {
-    tokio::time::timeout(ANSWER_WITHIN, future)
-        .await
-        .map_err(|_| io::ErrorKind::TimedOut.into())
+    tokio::time::timeout(ANSWER_WITHIN, future).await.map_err(|_| io::ErrorKind::TimedOut.into())
 }

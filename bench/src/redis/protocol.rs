@@ -42,10 +42,7 @@ impl RedisProtocol {
     /// and the first token: no two connections may draw the same ones.
     pub(super) fn new(callers: u32, lease: Duration, script: &str, first_token: u64) -> Self {
         let lease = lease.as_millis().to_string();
-        let tail = format!(
-            "\r\n$2\r\nNX\r\n$2\r\nPX\r\n${}\r\n{lease}\r\n",
-            lease.len()
-        );
+        let tail = format!("\r\n$2\r\nNX\r\n$2\r\nPX\r\n${}\r\n{lease}\r\n", lease.len());
         let (script_len, key_len) = (script.len(), crate::keys::KEY_BYTES);
         let release = format!(
             "*5\r\n$7\r\nEVALSHA\r\n${script_len}\r\n{script}\r\n$1\r\n1\r\n${key_len}\r\n"
@@ -185,10 +182,7 @@ mod tests {
         let bytes = b"+OK\r\n$-1\r\n:1\r\n-ERR broken\r\n:0\r\n";
         let (one, two) = (Slot(0), Slot(1));
         let expected = [
-            Answer::Granted {
-                slot: one,
-                fence: None,
-            },
+            Answer::Granted { slot: one, fence: None },
             Answer::Busy { slot: two },
             Answer::Released { slot: one },
             Answer::Failed { slot: one },
@@ -201,12 +195,8 @@ mod tests {
             protocol.release(Time(0), one, &key(1), None, &mut out);
             protocol.acquire(Time(0), one, &key(3), &mut out);
             protocol.release(Time(0), two, &key(2), None, &mut out);
-            protocol
-                .receive(Time(0), &bytes[..cut], &mut answers)
-                .unwrap();
-            protocol
-                .receive(Time(0), &bytes[cut..], &mut answers)
-                .unwrap();
+            protocol.receive(Time(0), &bytes[..cut], &mut answers).unwrap();
+            protocol.receive(Time(0), &bytes[cut..], &mut answers).unwrap();
             assert_eq!(answers, expected, "cut at {cut}");
             assert_eq!(protocol.failure(), Some("ERR broken"));
         }
@@ -215,11 +205,7 @@ mod tests {
     #[test]
     fn answers_to_nothing_and_of_the_wrong_kind_are_refused() {
         let mut answers = Vec::new();
-        assert!(
-            protocol()
-                .receive(Time(0), b"+OK\r\n", &mut answers)
-                .is_err()
-        );
+        assert!(protocol().receive(Time(0), b"+OK\r\n", &mut answers).is_err());
         let mut asked = protocol();
         asked.acquire(Time(0), Slot(0), &key(1), &mut Vec::new());
         assert!(asked.receive(Time(0), b":1\r\n", &mut answers).is_err());

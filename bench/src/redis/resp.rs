@@ -21,9 +21,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Reply<'_>, usize)>, Broken> 
             _ => Err(broken(bytes)),
         };
     };
-    let line = bytes[..end]
-        .strip_suffix(b"\r")
-        .ok_or_else(|| broken(bytes))?;
+    let line = bytes[..end].strip_suffix(b"\r").ok_or_else(|| broken(bytes))?;
     let (&kind, rest) = line.split_first().ok_or_else(|| broken(bytes))?;
     let after = end + 1;
     let reply = match kind {
@@ -61,10 +59,7 @@ fn number(digits: &[u8]) -> Option<i64> {
 #[cold]
 fn broken(bytes: &[u8]) -> Broken {
     let shown = &bytes[..bytes.len().min(40)];
-    Broken(format!(
-        "\"{}\" is not an answer of Redis",
-        shown.escape_ascii()
-    ))
+    Broken(format!("\"{}\" is not an answer of Redis", shown.escape_ascii()))
 }
 
 #[cfg(test)]

@@ -142,7 +142,8 @@ impl Link {
         }
     }
 
-    pub(super) fn ask_for_ring(&mut self, now: Time) {
+    /// Asks for the ring; [`super::Outcome::Ring`] follows.
+    pub fn ask_for_ring(&mut self, now: Time) {
         if self.phase == Phase::Up {
             let id = self.config.ids.next();
             self.pending.insert(id, Pending::GetRing { sent: now });

@@ -208,6 +208,11 @@ impl Link {
         self.version
     }
 
+    /// The incarnation in force, from the last welcome.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
     /// Opens a new connection: the hello is the first thing to send on it. `incarnation` is higher
     /// than that of any earlier connection of the session, or 0 to have the worker choose.
     pub fn greet(&mut self, now: Time, incarnation: u64) {

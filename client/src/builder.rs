@@ -1,0 +1,177 @@
+//! How a client is made.
+
+use crate::client::{Client, Session};
+use crate::context::{Context, Contexts, Environment};
+use crate::error::{Error, ErrorKind};
+use crate::identity::{IdentityChoice, resolve_identity};
+use crate::pool::Pool;
+use crate::target::{Seed, Target};
+use crate::tls::{self, Bundle};
+use lockring_proto::{SessionId, limits};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything about a client that has a default.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), lockring_client::Error> {
+/// use std::time::Duration;
+/// let client = lockring_client::Client::builder()
+///     .identity("client.pem")
+///     .ttl(Duration::from_secs(5))
+///     .connect("lockring://127.0.0.1:7420")
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Builder {
+    identity: Option<PathBuf>,
+    context: Option<String>,
+    argument: Option<PathBuf>,
+    pub(crate) ttl: Duration,
+    pub(crate) unreachable_after: Duration,
+    pub(crate) label: String,
+    pub(crate) session: Option<SessionId>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            identity: None,
+            context: None,
+            argument: None,
+            ttl: limits::TTL_DEFAULT,
+            unreachable_after: Duration::from_secs(30),
+            label: default_label(),
+            session: None,
+        }
+    }
+}
+
+/// `user@host:pid`: who holds a lock, for people.
+fn default_label() -> String {
+    let user = std::env::var("USER").unwrap_or_else(|_| "someone".to_owned());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_else(|_| "localhost".to_owned());
+    format!("{user}@{host}:{}", std::process::id())
+}
+
+impl Builder {
+    /// The identity to show when neither the URL nor `LOCKRING_IDENTITY` names one: a PEM file
+    /// with CA, certificate and key, as `client.pem` of a node.
+    #[must_use]
+    pub fn identity(mut self, file: impl Into<PathBuf>) -> Self {
+        self.identity = Some(file.into());
+        self
+    }
+
+    /// The identity to show before any other: what a command line names.
+    #[must_use]
+    pub fn identity_argument(mut self, file: Option<PathBuf>) -> Self {
+        self.argument = file;
+        self
+    }
+
+    /// A named context to take the address from, instead of the current one.
+    #[must_use]
+    pub fn context(mut self, name: Option<String>) -> Self {
+        self.context = name;
+        self
+    }
+
+    /// How long a hold outlives the last contact. Clamped to 1 s..=1 h; 10 s unless set.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = limits::clamp_ttl(ttl);
+        self
+    }
+
+    /// How long a call waits for contact before it fails as unreachable; 30 s unless set.
+    #[must_use]
+    pub fn unreachable_after(mut self, span: Duration) -> Self {
+        self.unreachable_after = span;
+        self
+    }
+
+    /// Who holds the locks, as people will read it; `user@host:pid` unless set. Cut to 128 bytes.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// Takes up a session that another process left: whoever knows its id owns its locks.
+    #[must_use]
+    pub fn session(mut self, id: [u8; 16]) -> Self {
+        self.session = Some(SessionId(id));
+        self
+    }
+
+    /// Connects to a cluster by its URL, `lockring://HOST:PORT[,...][?identity=FILE]`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the URL or the identity cannot be used,
+    /// [`ErrorKind::Unreachable`] when no node answers.
+    pub async fn connect(self, url: &str) -> Result<Client, Error> {
+        let target: Target = url.parse()?;
+        self.open(target.seeds, target.identity).await
+    }
+
+    /// Connects to the cluster of the current context, as `lockring dev` makes one.
+    ///
+    /// # Errors
+    /// As [`Builder::connect`]; also when no context is current.
+    pub async fn connect_current(self) -> Result<Client, Error> {
+        let contexts = Contexts::new(&Environment::of_process())?;
+        let name = match &self.context {
+            Some(name) => Some(name.clone()),
+            None => contexts.current()?,
+        };
+        let Some(name) = name else {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "no cluster to talk to: name one with --endpoints lockring://HOST:PORT, or start \
+                 one here with `lockring dev`",
+            ));
+        };
+        let context = contexts.read(&name)?;
+        let seeds = context.seeds()?;
+        let gone = gone_process(&context);
+        self.open(seeds, Some(context.identity)).await.map_err(|error| match (error.kind(), gone) {
+            (ErrorKind::Unreachable, Some(pid)) => Error::new(
+                ErrorKind::Unreachable,
+                format!(
+                    "context {name:?} is of a node that is gone (process {pid} has ended): start \
+                     it again, or name another with --endpoints"
+                ),
+            ),
+            _ => error,
+        })
+    }
+
+    async fn open(mut self, seeds: Vec<Seed>, from_url: Option<PathBuf>) -> Result<Client, Error> {
+        let choice = IdentityChoice {
+            argument: self.argument.as_deref(),
+            url: from_url.as_deref(),
+            builder: self.identity.as_deref(),
+        };
+        let identity = resolve_identity(choice, &Environment::of_process())?;
+        let bundle = Bundle::load(&identity.path)?;
+        let mut cut = self.label.len().min(limits::LABEL_BYTES_MAX);
+        while !self.label.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        self.label.truncate(cut);
+        let pool = Pool::new(seeds, tls::client_config(&bundle));
+        let session = Session::open(Arc::new(pool), &self).await?;
+        Ok(Client::over(session, self))
+    }
+}
+
+/// The process that made a context, if it has ended.
+fn gone_process(context: &Context) -> Option<u32> {
+    let pid = context.pid?;
+    (!Path::new(&format!("/proc/{pid}")).exists()).then_some(pid)
+}

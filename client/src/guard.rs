@@ -1,0 +1,157 @@
+//! Guards: the values that own holds.
+
+use crate::driver::{Command, LinkHandle, Released};
+use crate::error::Error;
+use crate::link::ClaimRef;
+use lockring_proto::{Fence, Time, clock};
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+/// A hold and the way to give it back. Dropping it gives the hold back without waiting.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    handle: Arc<LinkHandle>,
+    claim: ClaimRef,
+    fence: Fence,
+    armed: bool,
+}
+
+impl Hold {
+    pub(crate) fn new(handle: Arc<LinkHandle>, claim: ClaimRef, fence: Fence) -> Self {
+        Self { handle, claim, fence, armed: true }
+    }
+}
+
+impl Drop for Hold {
+    /// Only puts a message into the link's queue: it never blocks, and works outside a runtime and
+    /// during a panic.
+    fn drop(&mut self) {
+        if self.armed {
+            let release = Command::Release { claim: self.claim, answer: None };
+            // If the link's task is gone, so is the session, and its locks end with their lease.
+            let _session_may_be_closed = self.handle.commands.send(release);
+        }
+    }
+}
+
+/// A held lock. It is `Send + 'static` and not `Clone`; dropping it releases the lock in the
+/// background, [`Guard::release`] does so and says how it ended.
+///
+/// The lock is exclusive *within the validity of its lease*: a process that is paused for longer
+/// may wake to find it lost. Pass [`Guard::fence`] along with whatever the lock protects, and have
+/// the resource refuse a lower fence than it has seen.
+///
+/// ```no_run
+/// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+/// let guard = client.lock("orders/42").await?;
+/// println!("fence {}", guard.fence());
+/// guard.release().await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "a dropped guard releases its lock at once"]
+pub struct Guard {
+    hold: Hold,
+    key: Arc<[u8]>,
+}
+
+impl Guard {
+    pub(crate) fn new(hold: Hold, key: Arc<[u8]>) -> Self {
+        Self { hold, key }
+    }
+
+    /// The fencing token: strictly increasing per key, whoever holds it.
+    pub fn fence(&self) -> u64 {
+        self.hold.fence.0
+    }
+
+    /// The key.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Whether the lease still holds by this machine's clock. It costs no message, and may be out
+    /// of date as soon as it is said.
+    pub fn is_valid(&self) -> bool {
+        let valid_until = Time(self.hold.handle.valid_until.load(Ordering::Relaxed));
+        clock::now() < valid_until
+    }
+
+    /// How long the lease holds from now on without contact, by this machine's clock.
+    pub fn valid_for(&self) -> Duration {
+        let valid_until = Time(self.hold.handle.valid_until.load(Ordering::Relaxed));
+        valid_until.since(clock::now())
+    }
+
+    /// The real TTL of the session, as the node gave it.
+    pub fn ttl(&self) -> Duration {
+        Duration::from_millis(self.hold.handle.ttl_ms.load(Ordering::Relaxed))
+    }
+
+    /// Gives the lock back and waits for the node's word.
+    ///
+    /// Not cancel safe in one respect: a dropped future leaves unknown how it ended; the lock is
+    /// released all the same.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Lost`] when the lock was not held any more;
+    /// [`crate::Error::is_indeterminate`] tells a release that may have been done twice.
+    pub async fn release(mut self) -> Result<(), Error> {
+        let (answer, answered) = oneshot::channel();
+        let release = Command::Release { claim: self.hold.claim, answer: Some(answer) };
+        self.hold.armed = false;
+        self.hold.handle.commands.send(release).map_err(|_| Error::closed())?;
+        match answered.await {
+            Ok(Released::Yes) => Ok(()),
+            Ok(Released::NotHeld { maybe_released }) => Err(Error::lost(maybe_released)),
+            Err(_) => Err(Error::closed()),
+        }
+    }
+
+    /// A token that is cancelled when the lock is lost, before the node may grant it to another.
+    /// It costs no polling.
+    ///
+    /// ```no_run
+    /// # async fn work() {}
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let guard = client.lock("job").await?;
+    /// if guard.lost_token().run_until_cancelled(work()).await.is_none() {
+    ///     eprintln!("lost the lock; stopped");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn lost_token(&self) -> CancellationToken {
+        let token = CancellationToken::new();
+        let watch = Command::Watch { claim: self.hold.claim, token: token.clone() };
+        if self.hold.handle.commands.send(watch).is_err() {
+            token.cancel();
+        }
+        token
+    }
+
+    /// Ends when the lock is lost.
+    ///
+    /// Cancel safe.
+    pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.lost_token().cancelled_owned()
+    }
+
+    /// Keeps the hold: it stays until its session ends. Returns its fence.
+    pub(crate) fn forget(mut self) -> Fence {
+        self.hold.armed = false;
+        self.hold.fence
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("key", &self.key.escape_ascii().to_string())
+            .field("fence", &self.hold.fence.0)
+            .finish()
+    }
+}

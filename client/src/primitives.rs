@@ -1,0 +1,293 @@
+//! Named locks with settings: mutexes, owners that may re-enter, reader-writer locks, semaphores.
+
+use crate::client::Client;
+use crate::error::{Error, ErrorKind};
+use crate::guard::Guard;
+use lockring_proto::Claim;
+use std::fmt;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
+use std::time::Duration;
+use tokio::sync::Mutex as AsyncMutex;
+
+/// A named lock.
+///
+/// ```no_run
+/// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+/// use lockring_client::ErrorKind;
+/// use std::time::Duration;
+/// match client.mutex("orders/42").wait(Duration::from_secs(1)).lock().await {
+///     Ok(guard) => guard.release().await?,
+///     Err(error) if error.kind() == ErrorKind::Timeout => eprintln!("held: {error}"),
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Mutex {
+    client: Client,
+    key: Arc<[u8]>,
+    wait: Option<Duration>,
+}
+
+impl Mutex {
+    pub(crate) fn new(client: Client, key: &[u8]) -> Self {
+        Self { client, key: key.into(), wait: None }
+    }
+
+    /// Waits at most this long for its turn.
+    #[must_use]
+    pub fn wait(mut self, limit: Duration) -> Self {
+        self.wait = Some(limit);
+        self
+    }
+
+    /// Takes the lock. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Client::lock`]; [`ErrorKind::Timeout`] when the wait is over.
+    pub async fn lock(&self) -> Result<Guard, Error> {
+        self.client.claim(&self.key, Claim::Exclusive, self.wait).await
+    }
+
+    /// Takes the lock if it is free now. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Client::lock`].
+    pub async fn try_lock(&self) -> Result<Option<Guard>, Error> {
+        self.client.try_claim(&self.key, Claim::Exclusive).await
+    }
+
+    /// An owner of this lock that may enter again while it is inside, up to `limit` times at once.
+    pub fn reentrant(self, limit: u32) -> Owner {
+        Owner { mutex: self, limit, state: Arc::new(AsyncMutex::new(Weak::new())) }
+    }
+}
+
+/// An owner that may enter its lock again while it is inside. The node sees one hold. Two plain
+/// tasks exclude each other: whoever shares the inside shares the owner (it is cheap to clone).
+///
+/// ```no_run
+/// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+/// let owner = client.mutex("orders/42").reentrant(8);
+/// let outer = owner.enter().await?;
+/// let inner = owner.enter().await?; // no waiting, same fence
+/// assert_eq!(outer.fence(), inner.fence());
+/// drop(inner);
+/// outer.leave().await?; // the last one out releases
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Owner {
+    mutex: Mutex,
+    limit: u32,
+    state: Arc<AsyncMutex<Weak<Inside>>>,
+}
+
+/// What all levels of one stay inside share.
+struct Inside {
+    guard: StdMutex<Option<Guard>>,
+    fence: u64,
+}
+
+impl Owner {
+    /// Enters: takes the lock, or goes one level deeper. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Mutex::lock`]; [`ErrorKind::TooDeep`] at the limit; [`ErrorKind::Lost`] when the lock
+    /// was lost while inside (leave first, then enter anew).
+    pub async fn enter(&self) -> Result<Level, Error> {
+        let mut state = self.state.lock().await;
+        if let Some(inside) = state.upgrade() {
+            // This reference is one itself.
+            if Arc::strong_count(&inside) > self.limit as usize {
+                let message = format!("entered {} times already", self.limit);
+                return Err(Error::new(ErrorKind::TooDeep, message));
+            }
+            if !inside.is_valid() {
+                return Err(Error::lost(false));
+            }
+            return Ok(Level { inside });
+        }
+        let guard = self.mutex.lock().await?;
+        let fence = guard.fence();
+        let inside = Arc::new(Inside { guard: StdMutex::new(Some(guard)), fence });
+        *state = Arc::downgrade(&inside);
+        Ok(Level { inside })
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Owner").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl Inside {
+    fn guard(&self) -> std::sync::MutexGuard<'_, Option<Guard>> {
+        // Only ever taken or read whole: a panic cannot leave it half changed.
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_valid(&self) -> bool {
+        self.guard().as_ref().is_some_and(Guard::is_valid)
+    }
+}
+
+/// One level inside a re-entrant lock. Dropping the last level releases the lock.
+#[must_use = "a dropped level leaves at once"]
+pub struct Level {
+    inside: Arc<Inside>,
+}
+
+impl Level {
+    /// The fence of the one hold.
+    pub fn fence(&self) -> u64 {
+        self.inside.fence
+    }
+
+    /// Leaves one level; the last one out releases the lock and waits for the node's word.
+    ///
+    /// # Errors
+    /// As [`Guard::release`], for the last level.
+    pub async fn leave(self) -> Result<(), Error> {
+        let Some(inside) = Arc::into_inner(self.inside) else { return Ok(()) };
+        let guard = inside.guard.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match guard {
+            Some(guard) => guard.release().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Level").field("fence", &self.inside.fence).finish()
+    }
+}
+
+/// A named reader-writer lock: many readers or one writer, in the order of their coming.
+///
+/// ```no_run
+/// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+/// let config = client.rwlock("config");
+/// let reading = config.read().await?;
+/// reading.release().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct RwLock {
+    client: Client,
+    key: Arc<[u8]>,
+    wait: Option<Duration>,
+}
+
+impl RwLock {
+    pub(crate) fn new(client: Client, key: &[u8]) -> Self {
+        Self { client, key: key.into(), wait: None }
+    }
+
+    /// Waits at most this long for its turn.
+    #[must_use]
+    pub fn wait(mut self, limit: Duration) -> Self {
+        self.wait = Some(limit);
+        self
+    }
+
+    /// Shares the lock with other readers. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Mutex::lock`].
+    pub async fn read(&self) -> Result<Guard, Error> {
+        self.client.claim(&self.key, Claim::Shared, self.wait).await
+    }
+
+    /// Takes the lock alone. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Mutex::lock`].
+    pub async fn write(&self) -> Result<Guard, Error> {
+        self.client.claim(&self.key, Claim::Exclusive, self.wait).await
+    }
+
+    /// Shares the lock if that is possible now. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Client::lock`].
+    pub async fn try_read(&self) -> Result<Option<Guard>, Error> {
+        self.client.try_claim(&self.key, Claim::Shared).await
+    }
+
+    /// Takes the lock alone if it is free now. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Client::lock`].
+    pub async fn try_write(&self) -> Result<Option<Guard>, Error> {
+        self.client.try_claim(&self.key, Claim::Exclusive).await
+    }
+}
+
+/// A named semaphore.
+///
+/// ```no_run
+/// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+/// let gpus = client.semaphore("gpu", 8);
+/// let two = gpus.acquire_many(2).await?;
+/// two.release().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Semaphore {
+    client: Client,
+    key: Arc<[u8]>,
+    capacity: u32,
+    wait: Option<Duration>,
+}
+
+impl Semaphore {
+    pub(crate) fn new(client: Client, key: &[u8], capacity: u32) -> Self {
+        Self { client, key: key.into(), capacity, wait: None }
+    }
+
+    /// Waits at most this long for its turn.
+    #[must_use]
+    pub fn wait(mut self, limit: Duration) -> Self {
+        self.wait = Some(limit);
+        self
+    }
+
+    fn permits(&self, permits: u32) -> Claim {
+        Claim::Permits { permits, capacity: self.capacity }
+    }
+
+    /// Takes one permit. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Mutex::lock`]; [`ErrorKind::Conflict`] when it is in use with another capacity.
+    pub async fn acquire(&self) -> Result<Guard, Error> {
+        self.acquire_many(1).await
+    }
+
+    /// Takes `permits` at once. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Semaphore::acquire`].
+    pub async fn acquire_many(&self, permits: u32) -> Result<Guard, Error> {
+        self.client.claim(&self.key, self.permits(permits), self.wait).await
+    }
+
+    /// Takes one permit if there is one now. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Semaphore::acquire`].
+    pub async fn try_acquire(&self) -> Result<Option<Guard>, Error> {
+        self.try_acquire_many(1).await
+    }
+
+    /// Takes `permits` if there are as many now. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Semaphore::acquire`].
+    pub async fn try_acquire_many(&self, permits: u32) -> Result<Option<Guard>, Error> {
+        self.client.try_claim(&self.key, self.permits(permits)).await
+    }
+}
