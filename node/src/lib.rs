@@ -15,6 +15,7 @@ pub mod connection;
 pub mod conns;
 pub mod control;
 pub mod data_dir;
+pub mod echo;
 pub mod endpoint;
 pub mod files;
 pub mod identity;
@@ -24,4 +25,5 @@ pub mod store;
 pub mod tls;
 pub mod worker;
 
+pub use lockring_ring::CellBits;
 pub use node::{Node, NodeConfig, NodeStatus, StartError};
