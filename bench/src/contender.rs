@@ -4,6 +4,7 @@ use crate::board::{Board, Phase};
 use crate::error::BenchError;
 use crate::keys::KeyChooser;
 use crate::lane::{Lane, Pacing, Work};
+use crate::lockring::{self, EchoProtocol, LockringProtocol};
 use crate::options::KeyDist;
 use crate::process::{CpuTime, Spawned, own_cpu};
 use crate::protocol::Protocol;
@@ -14,6 +15,7 @@ use crate::safety::{Guarantees, SafetyCheck};
 use crate::stats::Quantiles;
 use crate::target::{Target, TargetKind};
 use crate::time::{Clock, Time};
+use lockring_client::proto::SessionId;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -122,12 +124,70 @@ impl Contender {
                 let ends = redis_ends(&given, host, *port, plan).await?;
                 Ok(Self::launch(given, None, Guarantees::EXCLUSION, ends, plan, clock))
             }
-            TargetKind::Lockring { .. }
-            | TargetKind::LockringSpawn { .. }
-            | TargetKind::EchoSpawn => Err(BenchError::Unsupported {
-                target: given,
-                why: "only Redis can be driven so far: use redis+spawn: or redis://HOST:PORT",
-            }),
+            TargetKind::Lockring { url } => {
+                let access = lockring::Access::to(url).await;
+                let access = access.map_err(|problem| refused(&given, problem))?;
+                Self::launch_links(given, None, &access, plan, clock).await
+            }
+            TargetKind::LockringSpawn { path, workers } => {
+                let workers = workers.to_string();
+                let arguments = ["server", "--workers", &workers];
+                let (server, access) = lockring::spawn(&given, path.as_deref(), &arguments).await?;
+                Self::launch_links(given, Some(server), &access, plan, clock).await
+            }
+            TargetKind::EchoSpawn => {
+                let (server, access) = lockring::spawn(&given, None, &["echo-server"]).await?;
+                let mut ends = Vec::new();
+                for _ in 0..plan.connections {
+                    let wire = access.wire(0).await;
+                    let wire = wire.map_err(|error| refused(&given, error.to_string()))?;
+                    ends.push((EchoProtocol::default(), wire.into_stream()));
+                }
+                Ok(Self::launch(given, Some(server), Guarantees::NONE, ends, plan, clock))
+            }
+        }
+    }
+
+    /// Lanes over the client's own links.
+    async fn launch_links(
+        target: String,
+        server: Option<Spawned>,
+        access: &lockring::Access,
+        plan: &Plan,
+        clock: Clock,
+    ) -> Result<Self, BenchError> {
+        let mut contender = Self::idle(target, server, Guarantees::FENCED, plan, clock);
+        let setting = contender.setting();
+        for connection in 0..plan.connections {
+            let callers = plan.callers_of(connection);
+            let end = LockringProtocol::connect(access, callers, random_session()?).await;
+            let (protocol, wires) = end.map_err(|problem| refused(&contender.target, problem))?;
+            let (first, callers) = share(plan.callers, plan.connections, connection);
+            let lane = Lane::new(protocol, plan.work_of(connection), first, callers);
+            contender.lanes.spawn(lockring::drive(lane, wires, setting.clone()));
+        }
+        Ok(contender)
+    }
+
+    /// A contender without lanes.
+    fn idle(
+        target: String,
+        server: Option<Spawned>,
+        guarantees: Guarantees,
+        plan: &Plan,
+        clock: Clock,
+    ) -> Self {
+        let safety = SafetyCheck::new(guarantees, plan.keys);
+        let board = Arc::new(Mutex::new(Board::new(safety)));
+        let (phase, _) = watch::channel(Phase::Paused);
+        Self { target, clock, phase, board, lanes: JoinSet::new(), server }
+    }
+
+    fn setting(&self) -> LaneSetting {
+        LaneSetting {
+            clock: self.clock,
+            board: Arc::clone(&self.board),
+            phase: self.phase.subscribe(),
         }
     }
 
@@ -143,17 +203,14 @@ impl Contender {
         P: Protocol,
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let safety = SafetyCheck::new(guarantees, plan.keys);
-        let board = Arc::new(Mutex::new(Board::new(safety)));
-        let (phase, watched) = watch::channel(Phase::Paused);
-        let mut lanes = JoinSet::new();
+        let mut contender = Self::idle(target, server, guarantees, plan, clock);
+        let setting = contender.setting();
         for (connection, (protocol, stream)) in (0..).zip(ends) {
             let (first, callers) = share(plan.callers, plan.connections, connection);
             let lane = Lane::new(protocol, plan.work_of(connection), first, callers);
-            let setting = LaneSetting { clock, board: board.clone(), phase: watched.clone() };
-            lanes.spawn(drive(lane, stream, setting));
+            contender.lanes.spawn(drive(lane, stream, setting.clone()));
         }
-        Self { target, clock, phase, board, lanes, server }
+        contender
     }
 
     /// The target as given.
@@ -302,6 +359,16 @@ impl Contender {
 /// An optional remark for the end of a sentence.
 pub(crate) fn after_semicolon(remark: Option<&str>) -> String {
     remark.map(|remark| format!("; {remark}")).unwrap_or_default()
+}
+
+fn refused(target: &str, problem: String) -> BenchError {
+    BenchError::Start { target: target.to_owned(), problem }
+}
+
+fn random_session() -> Result<SessionId, BenchError> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(BenchError::system("drawing a session id"))?;
+    Ok(SessionId(id))
 }
 
 async fn redis_ends(

@@ -6,6 +6,7 @@ use lockring_proto::SERVER_NAME;
 use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, VarInt};
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::io::Join;
 
 /// Chunks taken from the stream in one turn.
 const CHUNKS: usize = 32;
@@ -151,6 +152,11 @@ impl Wire {
                 Ok(WireEvent::Pushes)
             }
         }
+    }
+
+    /// The bare request stream, for whoever speaks something else on it.
+    pub fn into_stream(self) -> Join<RecvStream, SendStream> {
+        tokio::io::join(self.recv, self.send)
     }
 
     /// Ends the connection now.

@@ -16,6 +16,7 @@ mod time;
 
 pub use fence::{Fence, Namespace, NamespaceError, SessionId};
 pub use hello::{Hello, HelloReply, Refusal, RefusalKind, Welcome};
+pub use lockring_ring::NamespaceSeed;
 pub use reply::{
     BlockedReason, Holder, Inspection, ListedLock, Listing, LostReason, NodeInfo, Push, Reply,
     RingChunk, RingRun, WaiterInfo,
