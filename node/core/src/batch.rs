@@ -10,9 +10,6 @@ use lockring_proto::Time;
 use lockring_proto::{HoldId, Refusal, RefusalKind, Reply, Request, limits};
 use lockring_ring::hash_key;
 
-/// Below this many keys in use everything is in the cache anyway.
-const TOUCH_FROM: u32 = 1 << 15;
-
 /// A hashed request.
 #[derive(Clone, Copy)]
 pub(crate) struct Planned {
@@ -69,7 +66,7 @@ impl Machine {
             Some((key, _)) => Planned { place: self.place(hash_key(seed, key)), record: NIL },
             None => UNPLACED,
         }));
-        if self.records.len() >= TOUCH_FROM && plan.len() > 1 {
+        if plan.len() > 1 {
             self.touch(&mut plan);
         }
         for (request, planned) in requests.iter().zip(&plan) {
