@@ -206,6 +206,7 @@ impl Contender {
                     hold,
                     pacer: pacer.clone(),
                     setting: self.setting(),
+                    running: false,
                 };
                 self.lanes.spawn(caller.run());
             }

@@ -11,9 +11,9 @@ use lockring_client::{Client, Error, ErrorKind, Guard};
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::Mutex;
-use tokio::task::yield_now;
 
 /// Pause after a failed operation, so that a broken server is not hammered.
 const REST: Duration = Duration::from_millis(1);
@@ -84,6 +84,22 @@ pub(crate) struct Caller {
     pub(crate) hold: Duration,
     pub(crate) pacer: Option<Arc<Mutex<Pacer>>>,
     pub(crate) setting: LaneSetting,
+    /// The phase as last seen.
+    pub(crate) running: bool,
+}
+
+/// Lets all tasks go first that are ready now. The runtime's own way to yield polls the sockets
+/// too, which a service that has nothing to wait for would not do.
+async fn step_back() {
+    let mut stepped = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut stepped, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl Caller {
@@ -92,7 +108,7 @@ impl Caller {
     /// # Errors
     /// When the server is gone.
     pub(crate) async fn run(mut self) -> Result<(), LaneError> {
-        while self.setting.phase.wait_for(|&phase| phase == Phase::Running).await.is_ok() {
+        while self.wait_until_running().await {
             let start = match &self.pacer {
                 None => Some(self.setting.clock.now()),
                 Some(pacer) => pacer.lock().await.start(&mut self.setting).await?,
@@ -111,6 +127,17 @@ impl Caller {
         Ok(())
     }
 
+    /// `false`: the run is over.
+    async fn wait_until_running(&mut self) -> bool {
+        let phase = &mut self.setting.phase;
+        // The usual case, without the lock around the value.
+        if self.running && phase.has_changed().is_ok_and(|changed| !changed) {
+            return true;
+        }
+        self.running = phase.wait_for(|&phase| phase == Phase::Running).await.is_ok();
+        self.running
+    }
+
     async fn pair(&mut self, start: Time) -> Result<(), Error> {
         let key = self.chooser.next_key();
         let guard = self.client.lock(keys::key(key)).await?;
@@ -118,7 +145,7 @@ impl Caller {
         lock(&self.setting.board).granted(key, self.number, Some(guard.fence()), waited);
         if self.hold.is_zero() {
             // All whose grants came together must be seen to hold before the first lets go.
-            yield_now().await;
+            step_back().await;
         } else {
             tokio::time::sleep(self.hold).await;
         }
