@@ -286,7 +286,7 @@ impl Contender {
 
     /// What the safety check has found so far.
     pub(crate) fn safety(&self) -> SafetyReport {
-        SafetyReport::of(&self.board().safety)
+        SafetyReport::of(&mut self.board().safety)
     }
 
     /// Works for `ramp` unmeasured and then for `length` measured, and comes to rest.

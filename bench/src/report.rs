@@ -35,7 +35,7 @@ pub struct SafetyReport {
 
 impl SafetyReport {
     /// What a check has found so far.
-    pub fn of(check: &SafetyCheck) -> Self {
+    pub fn of(check: &mut SafetyCheck) -> Self {
         Self { double_grants: check.double_grants(), fence_regressions: check.fence_regressions() }
     }
 

@@ -4,7 +4,7 @@ use crate::builder::Builder;
 use crate::driver::{Adopting, Command, Driver, Grant, LinkHandle, Uplink};
 use crate::error::{Error, ErrorKind};
 use crate::guard::{Guard, Hold};
-use crate::link::{Key, Link, LinkConfig, NotGranted, Outcome, Query, RequestIds};
+use crate::link::{IdHasher, Key, Link, LinkConfig, NotGranted, Outcome, Query, RequestIds};
 use crate::pool::Pool;
 use crate::primitives::{Mutex, RwLock, Semaphore};
 use crate::router::{Ring, Route, WorkerId};
@@ -18,6 +18,7 @@ use lockring_proto::{
 use lockring_ring::NamespaceSeed;
 use std::fmt;
 use std::future::Future;
+use std::hash::BuildHasherDefault;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,7 +55,7 @@ pub(crate) struct Session {
     namespace: Namespace,
     seed: NamespaceSeed,
     ids: RequestIds,
-    links: DashMap<WorkerId, Arc<LinkHandle>>,
+    links: DashMap<WorkerId, Arc<LinkHandle>, BuildHasherDefault<IdHasher>>,
     tickets: AtomicU64,
     ttl: Duration,
     unreachable_after: Duration,
@@ -99,7 +100,7 @@ impl Session {
             namespace: Namespace::default(),
             seed: NamespaceSeed::of(""),
             ids: RequestIds::default(),
-            links: DashMap::new(),
+            links: DashMap::default(),
             tickets: AtomicU64::new(0),
             ttl: settings.ttl,
             unreachable_after: settings.unreachable_after,

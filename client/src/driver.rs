@@ -33,6 +33,9 @@ pub(crate) struct Grant {
     pub(crate) fence: Fence,
 }
 
+/// So many commands leave at once; fewer wait for those of other tasks that are ready now.
+const FEW_COMMANDS: usize = 8;
+
 /// How a release ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Released {
@@ -128,6 +131,8 @@ pub(crate) struct Driver<U> {
     watches: BTreeMap<ClaimRef, Vec<CancellationToken>>,
     /// Taken from the queue, to be carried out.
     inbox: Vec<Command>,
+    /// The commands have been left to gather once.
+    stepped_back: bool,
     /// Being handed out.
     outcomes: Vec<Outcome>,
     next_internal: u64,
@@ -144,8 +149,8 @@ type Connecting = Pin<Box<dyn Future<Output = Result<Wire, WireError>> + Send>>;
 #[derive(Default)]
 struct Woken {
     wire: Option<Result<WireEvent, WireError>>,
-    /// So many came; 0: nobody is left to send any.
-    commands: Option<usize>,
+    /// Every handle is gone: nobody can hold or ask for anything.
+    deserted: bool,
     connected: Option<Result<Wire, WireError>>,
     /// The timer has rung.
     rung: bool,
@@ -153,7 +158,7 @@ struct Woken {
 
 impl Woken {
     fn is_idle(&self) -> bool {
-        self.wire.is_none() && self.commands.is_none() && self.connected.is_none() && !self.rung
+        !(self.wire.is_some() || self.deserted || self.connected.is_some() || self.rung)
     }
 }
 
@@ -185,6 +190,7 @@ impl<U: Uplink> Driver<U> {
             callers: HashMap::default(),
             watches: BTreeMap::new(),
             inbox: Vec::new(),
+            stepped_back: false,
             outcomes: Vec::new(),
             next_internal: INTERNAL,
             parts: Vec::new(),
@@ -231,8 +237,8 @@ impl<U: Uplink> Driver<U> {
             woken.wire = ready(wire.poll_next(cx));
         }
         if !self.closing {
-            let commands = &mut self.commands;
-            woken.commands = ready(commands.poll_recv_many(cx, &mut self.inbox, COMMANDS_PER_TURN));
+            let taken = self.commands.poll_recv_many(cx, &mut self.inbox, COMMANDS_PER_TURN);
+            woken.deserted = taken == Poll::Ready(0) && self.inbox.is_empty();
         }
         if let Some(under_way) = connecting {
             woken.connected = ready(under_way.as_mut().poll(cx));
@@ -241,7 +247,21 @@ impl<U: Uplink> Driver<U> {
             }
         }
         woken.rung = timer.poll_rung(cx).is_ready();
-        if woken.is_idle() { Poll::Pending } else { Poll::Ready(woken) }
+        if !woken.is_idle() {
+            self.stepped_back = false;
+            return Poll::Ready(woken);
+        }
+        if !self.inbox.is_empty() {
+            if self.inbox.len() >= FEW_COMMANDS || self.stepped_back {
+                self.stepped_back = false;
+                return Poll::Ready(woken);
+            }
+            // Runtimes with threads run whoever was woken last first, so a first command would
+            // leave alone: one step back, and the commands of all who are ready now share a packet.
+            self.stepped_back = true;
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 
     /// Takes in what happened.
@@ -258,8 +278,7 @@ impl<U: Uplink> Driver<U> {
             self.command(now, command);
         }
         self.inbox = commands;
-        if woken.commands == Some(0) {
-            // Every handle is gone: nobody can hold or ask for anything.
+        if woken.deserted {
             self.close(now, true, oneshot::channel().0);
         }
         match woken.connected {

@@ -30,7 +30,7 @@ pub struct Ring {
     version: u64,
     bits: CellBits,
     /// By cell: where its owner stands in `nodes`.
-    owners: Vec<u32>,
+    owners: Vec<u16>,
     /// By id.
     nodes: Vec<NodeInfo>,
 }
@@ -73,12 +73,12 @@ impl Ring {
         if let Some(node) = nodes.iter().find(|node| !node.workers.is_power_of_two()) {
             return wrong(format!("node {} with {} workers", node.id, node.workers));
         }
-        for owner in &mut owners {
-            let Ok(at) = nodes.binary_search_by_key(owner, |node| node.id) else {
-                return wrong(format!("unknown owner {owner}"));
-            };
-            *owner = at as u32;
-        }
+        let place = |owner: u32| {
+            let at = nodes.binary_search_by_key(&owner, |node| node.id).ok();
+            let at = at.and_then(|at| u16::try_from(at).ok());
+            at.ok_or_else(|| RingError(format!("unknown owner {owner}")))
+        };
+        let owners = owners.into_iter().map(place).collect::<Result<_, _>>()?;
         Ok(Self { version: first.version, bits, owners, nodes })
     }
 
@@ -92,7 +92,7 @@ impl Ring {
     pub fn route(&self, seed: NamespaceSeed, key: &[u8]) -> Route {
         let hash = hash_key(seed, key);
         let cell = self.bits.cell(hash.position);
-        let owner = &self.nodes[self.owners[cell.0 as usize] as usize];
+        let owner = &self.nodes[usize::from(self.owners[usize::from(cell.0)])];
         let worker = WorkerId { node: owner.id, worker: cell.0 & (owner.workers - 1) };
         Route { cell, worker, hash }
     }
@@ -114,7 +114,7 @@ impl Ring {
     /// Number of cells that a node owns.
     pub fn cells_of(&self, node: u32) -> usize {
         let Some(at) = self.position(node) else { return 0 };
-        self.owners.iter().filter(|&&owner| owner as usize == at).count()
+        self.owners.iter().filter(|&&owner| usize::from(owner) == at).count()
     }
 
     /// log2 of the number of cells.

@@ -7,7 +7,7 @@ use crate::keys::{self, KeyChooser};
 use crate::lane::Pacing;
 use crate::pump::{LaneError, LaneSetting, lock};
 use crate::time::Time;
-use lockring_client::{Client, Error, ErrorKind, Guard};
+use lockring_client::{Client, Error, ErrorKind};
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -108,38 +108,49 @@ impl Caller {
     /// # Errors
     /// When the server is gone.
     pub(crate) async fn run(mut self) -> Result<(), LaneError> {
-        while self.wait_until_running().await {
+        let mut ended = None;
+        while self.wait_until_running(&mut ended).await {
             let start = match &self.pacer {
-                None => Some(self.setting.clock.now()),
+                // The end of a pair is the start of the next: the clock is read once.
+                None => Some(ended.take().unwrap_or_else(|| self.setting.clock.now())),
                 Some(pacer) => pacer.lock().await.start(&mut self.setting).await?,
             };
             let Some(start) = start else { continue };
+            let key = self.chooser.next_key();
             lock(&self.setting.board).outstanding += 1;
-            if let Err(error) = self.pair(start).await {
-                if matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Closed) {
-                    return Err(error.into());
-                }
-                lock(&self.setting.board).failed(Some(&error.to_string()));
-                tokio::time::sleep(REST).await;
+            match self.pair(key, start).await {
+                Ok(at) => ended = Some(at),
+                Err(error) => self.failed(error).await?,
             }
             lock(&self.setting.board).outstanding -= 1;
         }
         Ok(())
     }
 
+    /// Rests after a failed operation; an end of the client is the end of the run.
+    async fn failed(&self, error: Error) -> Result<(), LaneError> {
+        if matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Closed) {
+            return Err(error.into());
+        }
+        lock(&self.setting.board).failed(Some(&error.to_string()));
+        tokio::time::sleep(REST).await;
+        Ok(())
+    }
+
     /// `false`: the run is over.
-    async fn wait_until_running(&mut self) -> bool {
+    async fn wait_until_running(&mut self, ended: &mut Option<Time>) -> bool {
         let phase = &mut self.setting.phase;
         // The usual case, without the lock around the value.
         if self.running && phase.has_changed().is_ok_and(|changed| !changed) {
             return true;
         }
+        *ended = None;
         self.running = phase.wait_for(|&phase| phase == Phase::Running).await.is_ok();
         self.running
     }
 
-    async fn pair(&mut self, start: Time) -> Result<(), Error> {
-        let key = self.chooser.next_key();
+    /// One pair; says when it ended.
+    async fn pair(&self, key: u32, start: Time) -> Result<Time, Error> {
         let guard = self.client.lock(keys::key(key)).await?;
         let waited = self.setting.clock.now().nanos_since(start);
         lock(&self.setting.board).granted(key, self.number, Some(guard.fence()), waited);
@@ -149,15 +160,11 @@ impl Caller {
         } else {
             tokio::time::sleep(self.hold).await;
         }
-        self.release(key, guard).await
-    }
-
-    async fn release(&mut self, key: u32, guard: Guard) -> Result<(), Error> {
         lock(&self.setting.board).safety.releasing(key, self.number);
         let begun = self.setting.clock.now();
         guard.release().await?;
-        let taken = self.setting.clock.now().nanos_since(begun);
-        lock(&self.setting.board).released(taken);
-        Ok(())
+        let ended = self.setting.clock.now();
+        lock(&self.setting.board).released(ended.nanos_since(begun));
+        Ok(ended)
     }
 }
