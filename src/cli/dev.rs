@@ -34,7 +34,7 @@ pub fn run(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::new(exit::CONFIG, format!("no temporary directory: {error}")))?;
     let node = start(args, data.path())?;
     let listen = node.listen();
-    if listen.port() != args.listen.port() {
+    if args.listen.port() != 0 && listen.port() != args.listen.port() {
         eprintln!(
             "lockring: port {} is in use, took {} instead",
             args.listen.port(),

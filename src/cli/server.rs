@@ -1,5 +1,6 @@
 //! `server`: a node in earnest; and the echo that `bench` compares with.
 
+use super::duration;
 use super::exit::{self, Failure};
 use clap::Args as ClapArgs;
 use lockring_node::{CellBits, Node, NodeConfig, StartError, echo};
@@ -31,7 +32,7 @@ pub struct Args {
     #[arg(long, env = "LOCKRING_WORKERS", default_value_t = default_workers())]
     workers: u16,
     /// How long a stopping node waits for locks to be given back
-    #[arg(long, env = "LOCKRING_DRAIN", default_value = "10s", value_parser = super::duration::parse)]
+    #[arg(long, env = "LOCKRING_DRAIN", default_value = "10s", value_parser = duration::parse)]
     drain: Duration,
 }
 

@@ -169,7 +169,7 @@ impl Link {
                 Outcome::NotHeld { token, maybe_released: resent }
             }),
             State::Cancelling { told: true, .. } => {
-                self.outcomes.push(Outcome::Cancelled { token })
+                self.outcomes.push(Outcome::Cancelled { token });
             }
             State::Releasing { told: false, .. } | State::Cancelling { told: false, .. } => {}
             State::Free | State::Acquiring | State::Held { .. } => {

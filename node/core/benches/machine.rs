@@ -1,6 +1,8 @@
 //! What an operation costs the core: acquires and releases in batches of 64, beside many held
 //! locks. `cargo bench -p lockring-core`.
 
+#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "it measures time")]
+
 use lockring_core::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Party};
 use lockring_proto::{
     Claim, Fence, Hello, Namespace, PROTOCOL, Reply, Request, SessionId, Time, Wait, limits,

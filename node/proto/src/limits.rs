@@ -5,8 +5,8 @@ use std::time::Duration;
 /// Longest frame body, in bytes, in either direction.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 
-/// Bound on what one decode may claim. A container claims `len * size_of::<T>()`, which for a
-/// list of fences in a full frame is at most the frame itself, and for richer rows a small multiple.
+/// Bound on what one decode may claim. A container claims `len * size_of::<T>()`, which for a list
+/// of holds in a full frame is about the frame itself, and for richer rows a small multiple.
 pub const DECODE_BYTES_MAX: usize = 8 * FRAME_BYTES_MAX;
 
 /// Longest key, in bytes; the shortest is 1.
