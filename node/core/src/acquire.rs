@@ -38,7 +38,7 @@ impl Machine {
                         self.stats.retries += 1;
                         return self.reply_granted(asker, fence, out);
                     }
-                    if wait == Wait::No {
+                    if wait == Wait::No && Kind::of(claim) == Kind::Modes {
                         let reason = BlockedReason::Held { fence: record.fence, waiters: 0 };
                         return self.reply_busy(asker, reason, out);
                     }

@@ -229,6 +229,14 @@ impl Machine {
         self
     }
 
+    /// Winds the operation counter of a cell of this worker forward, to see it run out.
+    #[cfg(feature = "testing")]
+    pub fn wind_counter(&mut self, cell: CellId, to: u64) {
+        let cell = &mut self.cells[(cell.0 >> self.worker_shift) as usize];
+        assert!(to >= cell.counter, "a counter never goes back: {} to {to}", cell.counter);
+        cell.counter = to;
+    }
+
     /// Takes one event in and appends every effect to `out`. `now` never goes back.
     pub fn handle(&mut self, now: Time, event: Event<'_>, out: &mut Vec<Action>) {
         self.observe(now);
