@@ -155,8 +155,11 @@ impl Machine {
             let Some(record) = self.in_grace.pop_first() else {
                 return;
             };
-            let place = self.place_of(record);
-            self.pump(now, place, record, out);
+            // Somebody left the line since, and the next one's hold made the record thin.
+            if self.records.get(record).is_rich() {
+                let place = self.place_of(record);
+                self.pump(now, place, record, out);
+            }
         }
     }
 }

@@ -256,12 +256,13 @@ impl Machine {
         Time(now.0.saturating_sub(self.lag.as_micros() as u64))
     }
 
-    /// Counts the lease of a link anew from the receipt of what it sent.
+    /// Counts the lease of a link anew from the receipt of what it sent. It never ends earlier than
+    /// was promised before, also when the session came back with a shorter TTL.
     #[inline]
     pub(crate) fn renew(&mut self, now: Time, link: u32) {
         let lease_now = self.lease_now(now);
         let link = self.links.get_mut(link);
-        link.deadline = lease_now.after(limits::honoured(link.ttl));
+        link.deadline = link.deadline.max(lease_now.after(limits::honoured(link.ttl)));
     }
 
     /// Whether a grant to this link can still be believed.

@@ -5,10 +5,10 @@ use crate::event::{Action, CloseReason, ConnId, Event, LinkIndex};
 use crate::links::{Link, NamespaceEntry};
 use crate::record::{Entry, Record, Rich};
 use crate::slab::Slab;
-use crate::table::Cell;
+use crate::table::{Cell, Slot};
 use hashbrown::HashTable;
 use lockring_proto::Time;
-use lockring_proto::{Push, SessionId};
+use lockring_proto::{Fence, Push, SessionId};
 use lockring_ring::{CellBits, CellId, Epoch, RingVersion};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -153,7 +153,7 @@ pub struct Machine {
     pub(crate) by_fence: HashTable<u32>,
     /// Waiters with a deadline.
     pub(crate) waits: BTreeSet<(Time, u32)>,
-    /// Records queued on while nothing may be granted yet.
+    /// Records queued on while nothing may be granted yet: ticks serve them, slice by slice.
     pub(crate) in_grace: BTreeSet<u32>,
     pub(crate) wanted_epochs: Vec<CellId>,
 
@@ -227,6 +227,14 @@ impl Machine {
     pub fn with_mutant(mut self, mutant: Option<crate::Mutant>) -> Self {
         self.mutant = mutant;
         self
+    }
+
+    /// Winds the operation counter of a cell of this worker forward, to see it run out.
+    #[cfg(feature = "testing")]
+    pub fn wind_counter(&mut self, cell: CellId, to: u64) {
+        let cell = &mut self.cells[(cell.0 >> self.worker_shift) as usize];
+        assert!(to >= cell.counter, "a counter never goes back: {} to {to}", cell.counter);
+        cell.counter = to;
     }
 
     /// Takes one event in and appends every effect to `out`. `now` never goes back.
@@ -303,6 +311,11 @@ impl Machine {
         }
         let cell = &mut self.cells[(cell.0 >> self.worker_shift) as usize];
         if epoch > cell.epoch {
+            if cell.counter >= Fence::COUNTER_LAST {
+                // Nothing could be granted: who waits is served by the next ticks, as after grace.
+                let rich = |slot: &&Slot| self.records.get(slot.record).is_rich();
+                self.in_grace.extend(cell.table.iter().filter(rich).map(|slot| slot.record));
+            }
             cell.epoch = epoch;
             cell.counter = 0;
             cell.epoch_wanted = false;
