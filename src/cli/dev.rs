@@ -53,11 +53,13 @@ pub fn run(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     };
     contexts.write(CONTEXT, &context).map_err(config)?;
     let former = contexts.make_current(CONTEXT).map_err(config)?;
+    let metrics = node.admin().map_or_else(String::new, |at| format!("http://{at}/metrics"));
     if !global.quiet {
         println!(
             "lockring {}  one node in memory; everything is lost on exit\n  \
              lock      lockring://{listen}  (QUIC, TLS 1.3, throw-away CA)\n  \
-             identity  {}\n\
+             identity  {}\n  \
+             metrics   {metrics}\n\
              ready in {} ms. Context \"dev\" is now current, so other commands need no flags. \
              Ctrl-C stops.\n\n\
              Try:  lockring lock demo -- sh -c 'echo fence=$LOCKRING_FENCE'\n      \
@@ -85,6 +87,7 @@ fn start(args: &Args, data: &Path) -> Result<Node, Failure> {
         advertise: None,
         workers: args.workers,
         cell_bits: CellBits::DEFAULT,
+        admin: Some(SocketAddr::new(args.listen.ip(), 0)),
         drain: Duration::ZERO,
     };
     match Node::start(&config) {

@@ -16,6 +16,19 @@ pub fn default_workers() -> u16 {
     1 << cores.ilog2()
 }
 
+/// Where admin HTTP is served, if anywhere.
+#[derive(Clone, Copy, Debug)]
+pub struct AdminAddr(pub Option<SocketAddr>);
+
+/// Reads an address or `none`.
+pub fn admin(text: &str) -> Result<AdminAddr, String> {
+    if text == "none" {
+        return Ok(AdminAddr(None));
+    }
+    let wrong = |error| format!("{text:?} is neither an address nor `none`: {error}");
+    text.parse().map(|addr| AdminAddr(Some(addr))).map_err(wrong)
+}
+
 /// Flags of `server`.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
@@ -31,6 +44,9 @@ pub struct Args {
     /// Number of workers, a power of two
     #[arg(long, env = "LOCKRING_WORKERS", default_value_t = default_workers())]
     workers: u16,
+    /// Where metrics and health are served over HTTP, read-only; `none` for nowhere
+    #[arg(long, env = "LOCKRING_ADMIN", default_value = "127.0.0.1:7421", value_parser = admin)]
+    admin: AdminAddr,
     /// How long a stopping node waits for locks to be given back
     #[arg(long, env = "LOCKRING_DRAIN", default_value = "10s", value_parser = duration::parse)]
     drain: Duration,
@@ -65,10 +81,14 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         advertise: args.advertise.clone(),
         workers: args.workers,
         cell_bits: CellBits::DEFAULT,
+        admin: args.admin.0,
         drain: args.drain,
     };
     let node = Node::start(&config).map_err(failed)?;
     println!("ready on {} ({} workers)", node.listen(), args.workers);
+    if let Some(admin) = node.admin() {
+        println!("admin http://{admin}");
+    }
     if let Some(bundle) = node.client_bundle() {
         println!("client identity: {}", bundle.display());
     }

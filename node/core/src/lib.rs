@@ -33,6 +33,7 @@ mod slab;
 mod table;
 
 pub use event::{Action, CloseReason, ConnId, Event, LinkIndex, Party};
+pub use inspect::Seen;
 pub use lockring_proto::Time;
 pub use machine::{Config, Limits, Machine, Stats};
 #[cfg(feature = "testing")]
