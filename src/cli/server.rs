@@ -4,8 +4,9 @@ use super::duration;
 use super::exit::{self, Failure};
 use clap::Args as ClapArgs;
 use lockring_node::{CellBits, Node, NodeConfig, StartError, echo};
+use serde::Deserialize;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,27 +30,85 @@ pub fn admin(text: &str) -> Result<AdminAddr, String> {
     text.parse().map(|addr| AdminAddr(Some(addr))).map_err(wrong)
 }
 
-/// Flags of `server`.
+/// Flags of `server`. A flag overrides the environment, which overrides the config file.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
+    /// A TOML file with the settings below, as deploy/node.example.toml
+    #[arg(long, env = "LOCKRING_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Where certificates and state are kept; made if missing
     #[arg(long, env = "LOCKRING_DATA_DIR", value_name = "DIR")]
-    data_dir: PathBuf,
-    /// Address of worker 0; worker i listens i ports above
-    #[arg(long, env = "LOCKRING_LISTEN", default_value = "127.0.0.1:7420")]
-    listen: SocketAddr,
+    data_dir: Option<PathBuf>,
+    /// Address of worker 0; worker i listens i ports above [default: 127.0.0.1:7420]
+    #[arg(long, env = "LOCKRING_LISTEN", value_name = "ADDR")]
+    listen: Option<SocketAddr>,
     /// Host name or address that clients are told; else the one they came by
     #[arg(long, env = "LOCKRING_ADVERTISE", value_name = "HOST")]
     advertise: Option<String>,
-    /// Number of workers, a power of two
-    #[arg(long, env = "LOCKRING_WORKERS", default_value_t = default_workers())]
-    workers: u16,
+    /// Number of workers, a power of two [default: one a core]
+    #[arg(long, env = "LOCKRING_WORKERS", value_name = "N")]
+    workers: Option<u16>,
     /// Where metrics and health are served over HTTP, read-only; `none` for nowhere
-    #[arg(long, env = "LOCKRING_ADMIN", default_value = "127.0.0.1:7421", value_parser = admin)]
-    admin: AdminAddr,
-    /// How long a stopping node waits for locks to be given back
-    #[arg(long, env = "LOCKRING_DRAIN", default_value = "10s", value_parser = duration::parse)]
-    drain: Duration,
+    /// [default: 127.0.0.1:7421]
+    #[arg(long, env = "LOCKRING_ADMIN", value_name = "ADDR", value_parser = admin)]
+    admin: Option<AdminAddr>,
+    /// How long a stopping node waits for locks to be given back [default: 10s]
+    #[arg(long, env = "LOCKRING_DRAIN", value_name = "DUR", value_parser = duration::parse)]
+    drain: Option<Duration>,
+    /// Say what would be used and exit
+    #[arg(long)]
+    check: bool,
+}
+
+/// The config file. Unknown settings are errors: a typo must not become a default.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileConfig {
+    data_dir: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    advertise: Option<String>,
+    workers: Option<u16>,
+    admin: Option<String>,
+    drain: Option<String>,
+}
+
+impl FileConfig {
+    fn read(path: Option<&Path>) -> Result<Self, Failure> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let failed = |error: &dyn std::fmt::Display| {
+            Failure::new(exit::CONFIG, format!("{}: {error}", path.display()))
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+        toml::from_str(&text).map_err(|error| failed(&error))
+    }
+}
+
+impl Args {
+    /// What is to be used: flags and environment, then the file, then defaults.
+    fn settings(&self) -> Result<NodeConfig, Failure> {
+        let file = FileConfig::read(self.config.as_deref())?;
+        let wrong = |what: &str, why: String| Failure::new(exit::CONFIG, format!("{what}: {why}"));
+        let from_file = file.admin.as_deref().map(admin).transpose();
+        let file_admin = from_file.map_err(|why| wrong("admin", why))?;
+        let from_file = file.drain.as_deref().map(duration::parse).transpose();
+        let file_drain = from_file.map_err(|why| wrong("drain", why))?;
+        let data_dir = self.data_dir.clone().or(file.data_dir).ok_or_else(|| {
+            let message = "name a data directory: --data-dir DIR, or data_dir in --config FILE";
+            Failure::new(exit::USAGE, message)
+        })?;
+        Ok(NodeConfig {
+            data_dir,
+            listen: self.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 7420).into()),
+            advertise: self.advertise.clone().or(file.advertise),
+            workers: self.workers.or(file.workers).unwrap_or_else(default_workers),
+            cell_bits: CellBits::DEFAULT,
+            admin: self
+                .admin
+                .or(file_admin)
+                .map_or(Some(([127, 0, 0, 1], 7421).into()), |admin| admin.0),
+            drain: self.drain.or(file_drain).unwrap_or(Duration::from_secs(10)),
+        })
+    }
 }
 
 /// Flags of the echo.
@@ -75,22 +134,30 @@ pub fn failed(error: StartError) -> Failure {
 
 /// Runs a node until it is told to stop.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let config = NodeConfig {
-        data_dir: args.data_dir.clone(),
-        listen: args.listen,
-        advertise: args.advertise.clone(),
-        workers: args.workers,
-        cell_bits: CellBits::DEFAULT,
-        admin: args.admin.0,
-        drain: args.drain,
-    };
+    let config = args.settings()?;
+    if args.check {
+        println!(
+            "data_dir {}\nlisten {}\nadvertise {}\nworkers {}\nadmin {}\ndrain {:?}",
+            config.data_dir.display(),
+            config.listen,
+            config.advertise.as_deref().unwrap_or("as reached"),
+            config.workers,
+            config.admin.map_or_else(|| "none".to_owned(), |at| at.to_string()),
+            config.drain,
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
     let node = Node::start(&config).map_err(failed)?;
-    println!("ready on {} ({} workers)", node.listen(), args.workers);
+    println!("ready on {} ({} workers)", node.listen(), config.workers);
     if let Some(admin) = node.admin() {
         println!("admin http://{admin}");
     }
     if let Some(bundle) = node.client_bundle() {
         println!("client identity: {}", bundle.display());
+    }
+    // A service manager, if one started us, may go on now.
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "the service manager cannot be told");
     }
     until_stopped(node)
 }
