@@ -1,5 +1,7 @@
 //! The binary as a user meets it: a real node, real child processes, exit codes.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -74,6 +76,16 @@ impl Drop for Dev {
     }
 }
 
+/// A child that does not outlive its test, however that ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ended_already = self.0.kill();
+        let _reaped_already = self.0.wait();
+    }
+}
+
 fn signal(child: &Child, name: &str) {
     let status =
         Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
@@ -133,7 +145,7 @@ fn busy_is_75_or_as_asked_and_names_the_holder() {
     let dev = Dev::start();
     let marker = dev.home.path().join("held");
     let script = format!("touch {}; sleep 60", marker.display());
-    let mut holder = dev.command(&["lock", "busy", "-c", &script]).spawn().unwrap();
+    let mut holder = Running(dev.command(&["lock", "busy", "-c", &script]).spawn().unwrap());
     await_that("the lock is held", || marker.exists());
     let (code, _, said) = dev.outcome(&["lock", "-n", "busy", "--", "true"]);
     assert_eq!(code, 75);
@@ -147,8 +159,8 @@ fn busy_is_75_or_as_asked_and_names_the_holder() {
     let (_, rows, _) = dev.outcome(&["locks", "bu", "-o", "json"]);
     assert!(rows.starts_with("[{\"key\":\"busy\",\"mode\":\"X\""), "{rows}");
     // SIGTERM is passed on; the child's end is ours.
-    signal(&holder, "TERM");
-    assert_eq!(holder.wait().unwrap().code(), Some(128 + 15));
+    signal(&holder.0, "TERM");
+    assert_eq!(holder.0.wait().unwrap().code(), Some(128 + 15));
     assert_eq!(dev.outcome(&["lock", "-n", "busy", "--", "true"]).0, 0);
 }
 
@@ -176,11 +188,12 @@ fn a_forced_release_stops_the_command_and_raises_the_fence() {
     let dev = Dev::start();
     let marker = dev.home.path().join("fence");
     let script = format!("echo =$LOCKRING_FENCE > {}; sleep 60", marker.display());
-    let mut holder = dev.command(&["lock", "f", "--grace", "1s", "-c", &script]).spawn().unwrap();
+    let holder = dev.command(&["lock", "f", "--grace", "1s", "-c", &script]).spawn();
+    let mut holder = Running(holder.unwrap());
     await_that("the lock is held", || fs::read_to_string(&marker).is_ok_and(|text| text.len() > 2));
     assert_eq!(dev.outcome(&["release", "f", "--force"]).0, 64, "no terminal to ask on");
     assert_eq!(dev.outcome(&["release", "f", "--force", "--yes"]).0, 0);
-    assert_eq!(holder.wait().unwrap().code(), Some(79));
+    assert_eq!(holder.0.wait().unwrap().code(), Some(79));
     let (_, next, _) = dev.outcome(&["lock", "f", "-c", "echo =$LOCKRING_FENCE"]);
     assert!(fence_of(&next) > fence_of(&fs::read_to_string(&marker).unwrap()));
 }
@@ -193,11 +206,11 @@ fn the_command_is_stopped_before_the_lock_can_be_granted_again_when_contact_is_l
     let script =
         format!("trap 'echo term > {}' TERM; while :; do sleep 0.1; done", marker.display());
     let arguments = ["lock", "c", "--ttl", "2s", "--grace", "10s", "-c", &script];
-    let mut holder = dev.command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+    let mut holder = Running(dev.command(&arguments).stderr(Stdio::piped()).spawn().unwrap());
     await_that("the lock is held", || dev.outcome(&["lock", "-n", "c", "--", "true"]).0 == 75);
     dev.child.kill().unwrap();
     dev.child.wait().unwrap();
-    assert_eq!(holder.wait().unwrap().code(), Some(79));
+    assert_eq!(holder.0.wait().unwrap().code(), Some(79));
     assert_eq!(fs::read_to_string(&marker).unwrap().trim(), "term");
 }
 
@@ -218,26 +231,95 @@ fn a_hold_outlives_its_process_by_token() {
 }
 
 #[test]
-fn a_context_whose_node_is_gone_is_named_as_such() {
+fn a_context_ends_with_its_node_and_one_left_behind_is_named_as_such() {
     let mut dev = Dev::start();
-    let kept = dev.home.path().join("kept");
-    copy_config(dev.home.path(), &kept);
     dev.stop();
     let mut rest = String::new();
     while dev.stdout.read_line(&mut rest).unwrap() > 0 {}
     let (code, _, said) = dev.outcome(&["status"]);
     assert_eq!(code, 78, "{said}");
     assert!(said.contains("lockring dev"), "{said}");
+
+    let mut killed = Dev::start();
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+    // Its certificates are still there, as nobody could remove them.
+    let left = identity_of(&killed);
+    let (code, _, said) = killed.outcome(&["status"]);
+    assert_eq!(code, 69, "{said}");
+    assert!(said.contains("\"dev\"") && said.contains("gone"), "{said}");
+    fs::remove_dir_all(left.parent().unwrap().parent().unwrap()).unwrap();
 }
 
-fn copy_config(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from.join("lockring")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-        }
-    }
+#[test]
+fn dev_takes_another_port_when_its_own_is_taken_and_says_so() {
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let home = TempDir::new().unwrap();
+    let at = taken.local_addr().unwrap().to_string();
+    let child = binary()
+        .args(["dev", "--workers", "1", "--listen", &at])
+        .env("XDG_CONFIG_HOME", home.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = Running(child.unwrap());
+    let mut said = String::new();
+    BufReader::new(child.0.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("is in use, took"), "{said}");
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("ready")));
+    signal(&child.0, "INT");
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_server_that_cannot_start_says_why_and_what_to_do() {
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("data");
+    let start = |data: &Path, listen: &str| {
+        let mut command = binary();
+        command.args(["server", "--admin", "none", "--workers", "1", "--listen", listen]);
+        command.arg("--data-dir").arg(data).stdout(Stdio::piped());
+        command
+    };
+    let refused = |data: &Path, listen: &str| {
+        let output = start(data, listen).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (code, said) = refused(&data, &taken.local_addr().unwrap().to_string());
+    assert_eq!(code, Some(78));
+    assert!(said.contains("is in use"), "{said}");
+
+    let mut running = Running(start(&data, "127.0.0.1:0").spawn().unwrap());
+    let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("ready")));
+    let (code, said) = refused(&data, "127.0.0.1:0");
+    assert_eq!(code, Some(78));
+    assert!(said.contains("in use by another"), "{said}");
+    // Issuing a client certificate needs no running node and disturbs none.
+    let identity = folder.path().join("ann.pem");
+    let issued = binary()
+        .args(["cert", "client", "ann", "--namespace", "team-a", "--data-dir"])
+        .arg(&data)
+        .arg("--out")
+        .arg(&identity)
+        .output()
+        .unwrap();
+    assert!(issued.status.success(), "{}", String::from_utf8_lossy(&issued.stderr));
+    assert!(fs::read_to_string(&identity).unwrap().contains("PRIVATE KEY"));
+    signal(&running.0, "TERM");
+    assert_eq!(running.0.wait().unwrap().code(), Some(0));
+
+    fs::write(data.join("state.redb"), b"not a database").unwrap();
+    let (code, said) = refused(&data, "127.0.0.1:0");
+    assert_eq!(code, Some(78));
+    assert!(said.contains("state.redb"), "{said}");
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let (code, said) = refused(&file, "127.0.0.1:0");
+    assert_eq!(code, Some(78));
+    assert!(said.contains("data directory"), "{said}");
 }
 
 #[test]
