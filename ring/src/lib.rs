@@ -9,6 +9,12 @@
 
 mod cell;
 mod hash;
+mod node;
+mod planner;
+mod table;
 
 pub use cell::{CellBits, CellBitsError, CellId, Epoch, RingVersion};
 pub use hash::{KeyHash, NamespaceSeed, hash_key};
+pub use node::{MAX_NODES, Node, NodeError, NodeId};
+pub use planner::{Change, Plan, PlanError, plan};
+pub use table::{Move, Placement, RingTable, Run, Share, TableError};
