@@ -7,6 +7,7 @@
 #[cfg(feature = "clock")]
 pub mod clock;
 pub mod codec;
+mod common;
 mod fence;
 mod hello;
 pub mod limits;
@@ -14,6 +15,7 @@ mod reply;
 mod request;
 mod time;
 
+pub use common::{Head, Message};
 pub use fence::{Fence, Namespace, NamespaceError, SessionId};
 pub use hello::{Hello, HelloReply, Refusal, RefusalKind, Welcome};
 pub use lockring_ring::NamespaceSeed;
