@@ -25,8 +25,8 @@ pub const CAPACITY_MAX: u32 = 1 << 30;
 /// Most holds in one frame of a compare (12 bytes each at most).
 pub const HOLDS_PER_FRAME: usize = 4096;
 
-/// Most rows in one page of a listing.
-pub const LIST_ROWS_MAX: u32 = 100;
+/// Most rows in one page of a listing: with every key and label at its longest, they fit a frame.
+pub const LIST_ROWS_MAX: u32 = 90;
 
 /// Shortest session TTL; shorter ones are clamped, and the reply says so.
 pub const TTL_MIN: Duration = Duration::from_secs(1);
