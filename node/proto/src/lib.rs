@@ -1,8 +1,10 @@
 //! The wire between clients and nodes: frames, limits, versions.
 //!
-//! The byte-by-byte format is `wire.md` beside this file; golden bytes in the tests hold the two
-//! together. [`codec`] is the only user of the codec library. Requests are decoded in place:
-//! their keys borrow from the received bytes.
+//! [`codec`] is the only user of the codec library. Requests are decoded in place: their keys
+//! borrow from the received bytes. The byte-by-byte format is below, from `wire.md` beside this
+//! file; tests and golden bytes hold it and the code together.
+//!
+#![doc = include_str!("wire.md")]
 
 #[cfg(feature = "clock")]
 pub mod clock;

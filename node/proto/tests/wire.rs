@@ -4,6 +4,7 @@
 mod fuzz_body;
 
 mod any;
+mod document;
 mod fuzz;
 mod golden;
 mod hostile;
