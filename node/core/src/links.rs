@@ -2,7 +2,7 @@
 
 use crate::event::{Action, CloseReason, ConnId, LinkIndex, Party};
 use crate::machine::Machine;
-use crate::mutant::mutant;
+use crate::mutant::{mutant, note};
 use crate::slab::{List, NIL, Slot};
 use lockring_proto::Time;
 use lockring_proto::{
@@ -179,6 +179,7 @@ impl Machine {
         });
         self.leases.insert((deadline, link));
         self.sessions.insert(hello.session, link);
+        note!(self, note_began(link));
         self.stats.fresh_links += 1;
         Ok(link)
     }
@@ -253,6 +254,8 @@ impl Machine {
     /// The clock that leases are counted on: stalls of the worker are left out of it.
     #[inline]
     pub(crate) fn lease_now(&self, now: Time) -> Time {
+        #[cfg(feature = "testing")]
+        let now = self.wall_clock(now);
         Time(now.0.saturating_sub(self.lag.as_micros() as u64))
     }
 
