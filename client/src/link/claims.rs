@@ -40,7 +40,9 @@ pub(super) struct Claim {
     pub(super) state: State,
     /// The request that is unanswered, or that made the hold.
     pub(super) id: u64,
-    pub(super) sent: Time,
+    /// When the first copy of that request was sent: what is answered may be that one, also while a
+    /// later copy is still on its way.
+    pub(super) sent: Option<Time>,
     pub(super) waits: bool,
     pub(super) deadline: Time,
 }
@@ -127,7 +129,7 @@ impl Link {
             generation: 0,
             state: State::Acquiring,
             id,
-            sent: now,
+            sent: None,
             waits,
             deadline,
         };
@@ -150,7 +152,7 @@ impl Link {
             generation: 0,
             state: State::Held { fence },
             id: 0,
-            sent: Time(0),
+            sent: None,
             waits: false,
             deadline: Time::NEVER,
         });
@@ -179,6 +181,16 @@ impl Link {
     fn slot_of(&self, claim: ClaimRef) -> Option<u32> {
         let known = self.claims.get(claim.slot as usize)?;
         (known.generation == claim.generation && known.state != State::Free).then_some(claim.slot)
+    }
+
+    /// The request that made a claim, for tests that follow it to the worker.
+    #[cfg(feature = "testing")]
+    pub fn request_of(&self, claim: ClaimRef) -> Option<u64> {
+        let claim = &self.claims[self.slot_of(claim)? as usize];
+        match claim.state {
+            State::Cancelling { target, .. } => Some(target),
+            _ => Some(claim.id),
+        }
     }
 
     /// Whether this claim is held.
@@ -213,6 +225,7 @@ impl Link {
         let hold = HoldId { cell: claim.cell, fence };
         claim.state = State::Releasing { fence, resent: false, told };
         claim.id = id;
+        claim.sent = None;
         self.digest.remove(hold);
         self.pending.insert(id, Pending::Claim(slot));
         self.send_claim(now, slot);
@@ -238,6 +251,7 @@ impl Link {
         let target = claim.id;
         claim.state = State::Cancelling { target, told };
         claim.id = id;
+        claim.sent = None;
         self.deadlines.remove(&(claim.deadline.after(ANSWER_SLACK), slot));
         self.parked.retain(|&parked| parked != slot);
         // A grant of the target may be under way; it must find nobody.
@@ -288,7 +302,7 @@ impl Link {
         }
         let version = self.version;
         let claim = &mut self.claims[slot as usize];
-        claim.sent = now;
+        claim.sent.get_or_insert(now);
         let (id, key) = (claim.id, claim.key.bytes());
         let request = match claim.state {
             State::Acquiring => {

@@ -6,10 +6,12 @@ use lockring_proto::{Request, Time, codec, limits};
 use std::time::Duration;
 
 impl Link {
-    /// A request sent at `sent` is answered: the lease counts from there.
+    /// A request first sent at `sent` is answered: the lease counts from there.
     #[inline]
-    pub(super) fn credit(&mut self, sent: Time) {
-        if sent > self.credited {
+    pub(super) fn credit(&mut self, sent: Option<Time>) {
+        if let Some(sent) = sent
+            && sent > self.credited
+        {
             self.credited = sent;
             self.valid_until = self.valid_until.max(sent.after(limits::believed(self.ttl)));
         }
@@ -113,7 +115,7 @@ impl Link {
             return;
         };
         self.renewing = false;
-        self.credit(sent);
+        self.credit(Some(sent));
         if mismatch && self.at_rest() && self.comparing == 0 {
             self.send_compare(now);
         }

@@ -54,7 +54,7 @@ impl Link {
         self.incarnation = welcome.incarnation;
         self.ttl = std::time::Duration::from_millis(welcome.ttl_ms);
         self.heard = now;
-        self.credit(self.greeted);
+        self.credit(Some(self.greeted));
         if self.version == 0 {
             self.version = welcome.ring_version;
         }
@@ -114,7 +114,7 @@ impl Link {
             Reply::Compared { id, lost, .. } => self.compared(id, &lost),
             Reply::Ring { id, chunk } => {
                 if let Some(&Pending::GetRing { sent }) = self.pending.get(&id) {
-                    self.credit(sent);
+                    self.credit(Some(sent));
                     if chunk.last {
                         self.pending.remove(&id);
                     }
@@ -198,7 +198,7 @@ impl Link {
     fn answered(&mut self, id: u64, reply: Reply) {
         match self.pending.remove(&id) {
             Some(Pending::Query { token, sent, .. }) => {
-                self.credit(sent);
+                self.credit(Some(sent));
                 self.outcomes.push(Outcome::Answer { token, reply });
             }
             Some(other) => {
@@ -268,7 +268,7 @@ impl Link {
             return;
         };
         self.comparing -= 1;
-        self.credit(sent);
+        self.credit(Some(sent));
         for &hold in lost {
             self.lose_hold(hold, Loss::Unknown);
         }
