@@ -13,6 +13,7 @@ impl Link {
     /// # Errors
     /// When the bytes are not of this wire: the connection is to be closed.
     pub fn receive(&mut self, now: Time, bytes: &[u8]) -> Result<usize, FrameError> {
+        self.notice_lapse(now);
         let mut rest = bytes;
         while let Some((body, after)) = codec::split_frame(rest)? {
             if self.phase == Phase::Greeting {
@@ -31,6 +32,7 @@ impl Link {
     /// # Errors
     /// When the bytes are not of this wire: the connection is to be closed.
     pub fn receive_pushes(&mut self, now: Time, bytes: &[u8]) -> Result<usize, FrameError> {
+        self.notice_lapse(now);
         let mut rest = bytes;
         while let Some((body, after)) = codec::split_frame(rest)? {
             self.pushed(now, codec::decode_frame(body)?);
