@@ -253,7 +253,7 @@ impl Link {
         claim.id = id;
         claim.sent = None;
         self.deadlines.remove(&(claim.deadline.after(ANSWER_SLACK), slot));
-        self.parked.retain(|&parked| parked != slot);
+        self.parked.retain(|&parked| parked != target);
         // A grant of the target may be under way; it must find nobody.
         self.pending.remove(&target);
         #[cfg(feature = "testing")]

@@ -215,7 +215,7 @@ impl Link {
     /// The request was not executed: it waits for the ring that says where to send it.
     fn moved(&mut self, now: Time, id: u64, version: u64) {
         match self.pending.get(&id) {
-            Some(&Pending::Claim(slot)) => self.parked.push(slot),
+            Some(Pending::Claim(_)) => self.parked.push(id),
             Some(Pending::Query { token, .. }) => {
                 let token = *token;
                 self.pending.remove(&id);
@@ -243,8 +243,11 @@ impl Link {
             return;
         }
         self.version = version;
-        for slot in std::mem::take(&mut self.parked) {
-            self.send_claim(now, slot);
+        for id in std::mem::take(&mut self.parked) {
+            // It may be answered by now: an earlier copy of it was in line.
+            if let Some(&Pending::Claim(slot)) = self.pending.get(&id) {
+                self.send_claim(now, slot);
+            }
         }
     }
 
