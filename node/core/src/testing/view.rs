@@ -86,6 +86,8 @@ pub struct LinkView {
     pub digest: (u64, u64),
     /// Its claims in line.
     pub waiters: u32,
+    /// No request of it has run yet.
+    pub fresh: bool,
     /// A goodbye to answer.
     pub goodbye: Option<(ConnId, u64)>,
 }
@@ -148,6 +150,7 @@ impl Machine {
             deadline: link.deadline,
             digest: (count, xor),
             waiters: link.waiters,
+            fresh: link.fresh,
             goodbye: link.goodbye,
         }
     }
