@@ -43,6 +43,8 @@ pub(super) struct Claim {
     /// When the first copy of that request was sent: what is answered may be that one, also while a
     /// later copy is still on its way.
     pub(super) sent: Option<Time>,
+    /// The ring version that the last copy was routed by.
+    pub(super) routed: u64,
     pub(super) waits: bool,
     pub(super) deadline: Time,
 }
@@ -71,7 +73,7 @@ impl Claim {
 #[derive(Clone, Debug)]
 pub(super) enum Pending {
     Claim(u32),
-    Query { token: u64, sent: Time, asked: Time, query: Query },
+    Query { token: u64, sent: Time, routed: u64, asked: Time, query: Query },
     Renew { sent: Time },
     Compare { sent: Time },
     GetRing { sent: Time },
@@ -130,6 +132,7 @@ impl Link {
             state: State::Acquiring,
             id,
             sent: None,
+            routed: 0,
             waits,
             deadline,
         };
@@ -153,6 +156,7 @@ impl Link {
             state: State::Held { fence },
             id: 0,
             sent: None,
+            routed: 0,
             waits: false,
             deadline: Time::NEVER,
         });
@@ -270,7 +274,7 @@ impl Link {
     /// Asks a question.
     pub fn query(&mut self, now: Time, token: u64, query: Query) {
         let id = self.config.ids.next();
-        let pending = Pending::Query { token, sent: now, asked: now, query };
+        let pending = Pending::Query { token, sent: now, routed: 0, asked: now, query };
         self.pending.insert(id, pending);
         self.send_query(now, id);
     }
@@ -279,11 +283,11 @@ impl Link {
         if self.phase != Phase::Up {
             return;
         }
-        let Some(Pending::Query { sent, query, .. }) = self.pending.get_mut(&id) else {
+        let version = self.version;
+        let Some(Pending::Query { sent, routed, query, .. }) = self.pending.get_mut(&id) else {
             panic!("query {id} is not pending")
         };
-        *sent = now;
-        let version = self.version;
+        (*sent, *routed) = (now, version);
         let request = match query {
             Query::Inspect(key) => Request::Inspect { id, version, key },
             Query::Force(key) => Request::Force { id, version, key },
@@ -303,6 +307,7 @@ impl Link {
         let version = self.version;
         let claim = &mut self.claims[slot as usize];
         claim.sent.get_or_insert(now);
+        claim.routed = version;
         let (id, key) = (claim.id, claim.key.bytes());
         let request = match claim.state {
             State::Acquiring => {

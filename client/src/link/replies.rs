@@ -212,19 +212,30 @@ impl Link {
         }
     }
 
-    /// The request was not executed: it waits for the ring that says where to send it.
+    /// The request was not executed. It waits for the ring that says where to send it, unless that
+    /// has come while the request was under way.
     fn moved(&mut self, now: Time, id: u64, version: u64) {
-        match self.pending.get(&id) {
-            Some(Pending::Claim(_)) => self.parked.push(id),
-            Some(Pending::Query { token, .. }) => {
-                let token = *token;
-                self.pending.remove(&id);
-                self.outcomes.push(Outcome::NoAnswer { token });
-            }
-            _ => {}
+        let routed = match self.pending.get(&id) {
+            Some(&Pending::Claim(slot)) => self.claims[slot as usize].routed,
+            Some(&Pending::Query { routed, .. }) => routed,
+            _ => return,
+        };
+        if routed < self.version {
+            return self.send_again(now, id);
         }
+        self.parked.push(id);
         self.ring_wanted = self.ring_wanted.min(self.version);
         self.learn_version(now, version.max(self.version + 1));
+    }
+
+    /// Sends a request by a newer ring, if it is still unanswered: an earlier copy of a claim may
+    /// have been in line, and its turn has come.
+    fn send_again(&mut self, now: Time, id: u64) {
+        match self.pending.get(&id) {
+            Some(&Pending::Claim(slot)) => self.send_claim(now, slot),
+            Some(Pending::Query { .. }) => self.send_query(now, id),
+            _ => {}
+        }
     }
 
     /// Asks for the ring when the worker knows a newer one.
@@ -244,10 +255,7 @@ impl Link {
         }
         self.version = version;
         for id in std::mem::take(&mut self.parked) {
-            // It may be answered by now: an earlier copy of it was in line.
-            if let Some(&Pending::Claim(slot)) = self.pending.get(&id) {
-                self.send_claim(now, slot);
-            }
+            self.send_again(now, id);
         }
     }
 
