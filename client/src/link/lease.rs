@@ -6,10 +6,12 @@ use lockring_proto::{Request, Time, codec, limits};
 use std::time::Duration;
 
 impl Link {
-    /// A request sent at `sent` is answered: the lease counts from there.
+    /// A request first sent at `sent` is answered: the lease counts from there.
     #[inline]
-    pub(super) fn credit(&mut self, sent: Time) {
-        if sent > self.credited {
+    pub(super) fn credit(&mut self, sent: Option<Time>) {
+        if let Some(sent) = sent
+            && sent > self.credited
+        {
             self.credited = sent;
             self.valid_until = self.valid_until.max(sent.after(limits::believed(self.ttl)));
         }
@@ -36,9 +38,7 @@ impl Link {
 
     /// Does what is due by itself: renews, times out, lapses, gives up.
     pub fn tick(&mut self, now: Time) {
-        if self.holds_any() && now >= self.valid_until {
-            self.lapse(now);
-        }
+        self.notice_lapse(now);
         while let Some(&(at, slot)) = self.deadlines.first() {
             if at > now {
                 break;
@@ -60,8 +60,12 @@ impl Link {
         self.is_up() && self.renewing && now >= self.renewal_due().after(limit)
     }
 
-    /// No contact for a whole lease: every hold is lost, and given back when contact returns.
-    fn lapse(&mut self, now: Time) {
+    /// No contact for a whole lease: every hold is lost, and given back when contact returns. Looked
+    /// at before anything that is heard: after a pause no late answer may revive what has lapsed.
+    pub(super) fn notice_lapse(&mut self, now: Time) {
+        if !self.holds_any() || now < self.valid_until {
+            return;
+        }
         for slot in 0..self.claims.len() as u32 {
             let claim = &self.claims[slot as usize];
             if let State::Held { .. } = claim.state {
@@ -113,7 +117,7 @@ impl Link {
             return;
         };
         self.renewing = false;
-        self.credit(sent);
+        self.credit(Some(sent));
         if mismatch && self.at_rest() && self.comparing == 0 {
             self.send_compare(now);
         }

@@ -112,8 +112,8 @@ pub struct Link {
     claims: Vec<Claim>,
     free: Vec<u32>,
     pending: HashMap<u64, Pending, BuildHasherDefault<IdHasher>>,
-    /// Claims that wait for a newer ring, by slot.
-    parked: Vec<u32>,
+    /// Requests of claims that wait for a newer ring.
+    parked: Vec<u64>,
     /// Claims with a deadline of their own.
     deadlines: BTreeSet<(Time, u32)>,
     digest: Digest,

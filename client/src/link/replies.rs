@@ -13,6 +13,7 @@ impl Link {
     /// # Errors
     /// When the bytes are not of this wire: the connection is to be closed.
     pub fn receive(&mut self, now: Time, bytes: &[u8]) -> Result<usize, FrameError> {
+        self.notice_lapse(now);
         let mut rest = bytes;
         while let Some((body, after)) = codec::split_frame(rest)? {
             if self.phase == Phase::Greeting {
@@ -31,6 +32,7 @@ impl Link {
     /// # Errors
     /// When the bytes are not of this wire: the connection is to be closed.
     pub fn receive_pushes(&mut self, now: Time, bytes: &[u8]) -> Result<usize, FrameError> {
+        self.notice_lapse(now);
         let mut rest = bytes;
         while let Some((body, after)) = codec::split_frame(rest)? {
             self.pushed(now, codec::decode_frame(body)?);
@@ -54,7 +56,7 @@ impl Link {
         self.incarnation = welcome.incarnation;
         self.ttl = std::time::Duration::from_millis(welcome.ttl_ms);
         self.heard = now;
-        self.credit(self.greeted);
+        self.credit(Some(self.greeted));
         if self.version == 0 {
             self.version = welcome.ring_version;
         }
@@ -114,7 +116,7 @@ impl Link {
             Reply::Compared { id, lost, .. } => self.compared(id, &lost),
             Reply::Ring { id, chunk } => {
                 if let Some(&Pending::GetRing { sent }) = self.pending.get(&id) {
-                    self.credit(sent);
+                    self.credit(Some(sent));
                     if chunk.last {
                         self.pending.remove(&id);
                     }
@@ -198,7 +200,7 @@ impl Link {
     fn answered(&mut self, id: u64, reply: Reply) {
         match self.pending.remove(&id) {
             Some(Pending::Query { token, sent, .. }) => {
-                self.credit(sent);
+                self.credit(Some(sent));
                 self.outcomes.push(Outcome::Answer { token, reply });
             }
             Some(other) => {
@@ -210,19 +212,30 @@ impl Link {
         }
     }
 
-    /// The request was not executed: it waits for the ring that says where to send it.
+    /// The request was not executed. It waits for the ring that says where to send it, unless that
+    /// has come while the request was under way.
     fn moved(&mut self, now: Time, id: u64, version: u64) {
-        match self.pending.get(&id) {
-            Some(&Pending::Claim(slot)) => self.parked.push(slot),
-            Some(Pending::Query { token, .. }) => {
-                let token = *token;
-                self.pending.remove(&id);
-                self.outcomes.push(Outcome::NoAnswer { token });
-            }
-            _ => {}
+        let routed = match self.pending.get(&id) {
+            Some(&Pending::Claim(slot)) => self.claims[slot as usize].routed,
+            Some(&Pending::Query { routed, .. }) => routed,
+            _ => return,
+        };
+        if routed < self.version {
+            return self.send_again(now, id);
         }
+        self.parked.push(id);
         self.ring_wanted = self.ring_wanted.min(self.version);
         self.learn_version(now, version.max(self.version + 1));
+    }
+
+    /// Sends a request by a newer ring, if it is still unanswered: an earlier copy of a claim may
+    /// have been in line, and its turn has come.
+    fn send_again(&mut self, now: Time, id: u64) {
+        match self.pending.get(&id) {
+            Some(&Pending::Claim(slot)) => self.send_claim(now, slot),
+            Some(Pending::Query { .. }) => self.send_query(now, id),
+            _ => {}
+        }
     }
 
     /// Asks for the ring when the worker knows a newer one.
@@ -241,8 +254,8 @@ impl Link {
             return;
         }
         self.version = version;
-        for slot in std::mem::take(&mut self.parked) {
-            self.send_claim(now, slot);
+        for id in std::mem::take(&mut self.parked) {
+            self.send_again(now, id);
         }
     }
 
@@ -268,7 +281,7 @@ impl Link {
             return;
         };
         self.comparing -= 1;
-        self.credit(sent);
+        self.credit(Some(sent));
         for &hold in lost {
             self.lose_hold(hold, Loss::Unknown);
         }

@@ -76,6 +76,7 @@ impl Link {
                     self.pending.remove(&id);
                     let id = self.config.ids.next();
                     self.claims[slot as usize].id = id;
+                    self.claims[slot as usize].sent = None;
                     self.pending.insert(id, Pending::Claim(slot));
                 }
                 State::Releasing { told, .. } => {

@@ -4,7 +4,7 @@ use crate::batch::Asker;
 use crate::event::Action;
 use crate::links::Link;
 use crate::machine::Machine;
-use crate::mutant::mutant;
+use crate::mutant::{mutant, note};
 use crate::record::{Entry, INLINE_KEY, Kind, Record, Rich, ThinChain};
 use crate::slab::NIL;
 use crate::table::Place;
@@ -93,6 +93,7 @@ impl Machine {
         link.digest.add(id);
         self.stats.grants += 1;
         self.stats.holds += 1;
+        note!(self, note_granted_thin(index, asker.id));
         self.reply_granted(asker, fence, out);
     }
 

@@ -59,6 +59,7 @@ impl Machine {
         }
         let link = link.0;
         self.renew(now, link);
+        self.links.get_mut(link).fresh = false;
         self.stats.requests += requests.len() as u64;
         let mut plan = std::mem::take(&mut self.plan);
         plan.clear();

@@ -4,7 +4,7 @@
 use crate::batch::Asker;
 use crate::event::{Action, CloseReason};
 use crate::machine::Machine;
-use crate::mutant::mutant;
+use crate::mutant::{mutant, note};
 use crate::slab::NIL;
 use lockring_proto::Reply;
 use lockring_proto::Time;
@@ -77,6 +77,7 @@ impl Machine {
     }
 
     fn start_dying(&mut self, link: u32) {
+        note!(self, note_dead(link));
         let known = self.links.get_mut(link);
         known.dying = true;
         let (session, armed) = (known.session, known.armed);

@@ -31,6 +31,8 @@ mod record;
 mod release;
 mod slab;
 mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use event::{Action, CloseReason, ConnId, Event, LinkIndex, Party};
 pub use inspect::Seen;

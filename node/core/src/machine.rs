@@ -137,6 +137,8 @@ pub struct Machine {
     pub(crate) config: Config,
     #[cfg(feature = "testing")]
     pub(crate) mutant: Option<crate::Mutant>,
+    #[cfg(feature = "testing")]
+    pub(crate) seen: crate::testing::Seen,
     pub(crate) worker_shift: u32,
     pub(crate) version: RingVersion,
     pub(crate) longest_ttl: Duration,
@@ -193,6 +195,8 @@ impl Machine {
         Self {
             #[cfg(feature = "testing")]
             mutant: None,
+            #[cfg(feature = "testing")]
+            seen: crate::testing::Seen::default(),
             worker_shift: workers.trailing_zeros(),
             version: config.ring_version,
             longest_ttl: config.longest_ttl,
@@ -219,22 +223,6 @@ impl Machine {
             plan: Vec::new(),
             config,
         }
-    }
-
-    /// The machine with a seeded bug.
-    #[cfg(feature = "testing")]
-    #[must_use]
-    pub fn with_mutant(mut self, mutant: Option<crate::Mutant>) -> Self {
-        self.mutant = mutant;
-        self
-    }
-
-    /// Winds the operation counter of a cell of this worker forward, to see it run out.
-    #[cfg(feature = "testing")]
-    pub fn wind_counter(&mut self, cell: CellId, to: u64) {
-        let cell = &mut self.cells[(cell.0 >> self.worker_shift) as usize];
-        assert!(to >= cell.counter, "a counter never goes back: {} to {to}", cell.counter);
-        cell.counter = to;
     }
 
     /// Takes one event in and appends every effect to `out`. `now` never goes back.

@@ -2,7 +2,7 @@
 
 use crate::event::Action;
 use crate::machine::Machine;
-use crate::mutant::mutant;
+use crate::mutant::{mutant, note};
 use crate::record::{Entry, Kind, LinkChain, QueueChain, Record, Rich, ThinChain};
 use crate::slab::NIL;
 use crate::table::Place;
@@ -77,11 +77,13 @@ impl Machine {
         let queue = &mut self.riches.get_mut(rich).waiters;
         queue.push_back::<Entry, QueueChain>(&mut self.entries, index);
         self.stats.enqueued += 1;
+        note!(self, note_queued(index));
         self.stats.waiters += 1;
     }
 
     /// Takes a waiter out of its queue. It is still remembered.
     fn step_out(&mut self, index: u32) {
+        note!(self, note_left(index));
         let entry = self.entries.get(index);
         assert!(entry.fence.is_none(), "a holder is in no queue: {entry:?}");
         if entry.deadline != Time::NEVER {
@@ -119,6 +121,7 @@ impl Machine {
         self.links.get_mut(link).digest.add(id);
         self.stats.grants += 1;
         self.stats.holds += 1;
+        note!(self, note_granted(now, index));
         true
     }
 

@@ -56,7 +56,7 @@ impl<'a> Words<'a> {
     }
 
     fn number(&mut self, name: &str, default: u64) -> u64 {
-        self.named.remove(name).map_or(default, |text| text.parse().expect("a number"))
+        self.named.remove(name).map_or(default, number)
     }
 
     fn span(&mut self, name: &str) -> Option<Duration> {
@@ -69,17 +69,21 @@ impl<'a> Words<'a> {
     }
 }
 
+fn number<T: std::str::FromStr>(text: &str) -> T {
+    text.parse().unwrap_or_else(|_| panic!("{text:?} is not a number"))
+}
+
 fn span(text: &str) -> Duration {
     let (digits, unit) = match text.strip_suffix("ms") {
         Some(digits) => (digits, 1e-3),
         None => (text.strip_suffix('s').expect("a span ends in s or ms"), 1.0),
     };
-    Duration::from_secs_f64(digits.parse::<f64>().expect("a number") * unit)
+    Duration::from_secs_f64(number::<f64>(digits) * unit)
 }
 
 fn key(text: &str) -> Vec<u8> {
     if let Some((repeated, times)) = text.split_once('*') {
-        return key(repeated).repeat(times.parse().expect("a number of times"));
+        return key(repeated).repeat(number(times));
     }
     let mut parts = text.split("\\x");
     let mut bytes = parts.next().expect("split gives one part").as_bytes().to_vec();
@@ -92,7 +96,7 @@ fn key(text: &str) -> Vec<u8> {
 
 fn fence(text: &str) -> Fence {
     let (epoch, counter) = text.split_once('.').expect("a fence is epoch.counter");
-    Fence::new(Epoch(epoch.parse().unwrap()), counter.parse().unwrap())
+    Fence::new(Epoch(number(epoch)), number(counter))
 }
 
 fn claim(words: &mut Words<'_>) -> Claim {
@@ -101,10 +105,7 @@ fn claim(words: &mut Words<'_>) -> Claim {
         Some("shared") => Claim::Shared,
         Some(permits) => {
             let (permits, capacity) = permits.split_once('/').expect("permits/capacity");
-            Claim::Permits {
-                permits: permits.parse().unwrap(),
-                capacity: capacity.parse().unwrap(),
-            }
+            Claim::Permits { permits: number(permits), capacity: number(capacity) }
         }
     }
 }
@@ -140,7 +141,7 @@ impl Parsed {
         let mut words = Words::of(text);
         let verb = words.next();
         let verb = KEYED.iter().chain(&KEYLESS).find(|&&known| known == verb).expect("a request");
-        let id = words.next().parse().expect("a request id");
+        let id = number(words.next());
         let version = words.number("v", world.machine.version().0);
         let key = if KEYED.contains(verb) { key(words.next()) } else { Vec::new() };
         let holds = words.named.remove("holds").map(|list| holds(list, world, conn));
@@ -165,8 +166,7 @@ impl Parsed {
                 if let Some((cell, after)) =
                     words.named.remove("after").and_then(|after| after.split_once('/'))
                 {
-                    parsed.cursor =
-                        ListCursor { cell: cell.parse().unwrap(), key: self::key(after) };
+                    parsed.cursor = ListCursor { cell: number(cell), key: self::key(after) };
                 }
             }
             "compare" => parsed.target = words.number("upto", 0),
@@ -274,13 +274,13 @@ impl World {
             "longest" => self.handle(Event::LongestTtl(span(words.next())), out),
             "epoch" => {
                 let cell = self.key_cell(words.next());
-                let epoch = Epoch(words.next().parse().expect("an epoch"));
+                let epoch = Epoch(number(words.next()));
                 let version = RingVersion(words.number("v", 1));
                 self.handle(Event::EpochRaised { cell, epoch, version }, out);
             }
             "counter" => {
                 let cell = self.key_cell(words.next());
-                self.machine.wind_counter(cell, words.next().parse().expect("a counter"));
+                self.machine.wind_counter(cell, number(words.next()));
             }
             name => {
                 let requests = line.trim_start().strip_prefix(name).expect("begins with it");
@@ -294,7 +294,8 @@ impl World {
         let session = words.named.remove("session").expect("open needs session=");
         let mut id = [0; 16];
         id[..session.len()].copy_from_slice(session.as_bytes());
-        let namespace = Namespace::new(words.named.remove("ns").unwrap_or("default")).unwrap();
+        let namespace = Namespace::new(words.named.remove("ns").unwrap_or("default"));
+        let namespace = namespace.expect("a namespace");
         let seed = NamespaceSeed::of(namespace.as_str());
         let party = words.named.remove("party").unwrap_or(session).to_owned();
         let label = words.named.remove("label").unwrap_or("");
