@@ -87,7 +87,7 @@ pub struct PairsReport {
     pub keys: u32,
     /// How keys were drawn.
     pub dist: String,
-    /// How callers were driven.
+    /// How callers were driven: `lean` where a target has no public client.
     pub driver: String,
 }
 
@@ -174,7 +174,7 @@ impl PairsReport {
             connections: options.connections,
             keys: options.keys,
             dist: options.dist.to_string(),
-            driver: options.driver.to_string(),
+            driver: contender.driver().to_string(),
         })
     }
 }

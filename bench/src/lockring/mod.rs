@@ -1,11 +1,13 @@
 //! Our own server as a target, and the bare echo of the same transport.
 
+mod api;
 mod echo;
 mod protocol;
 mod pump;
 
 use crate::error::BenchError;
 use crate::process::Spawned;
+pub(crate) use api::{Caller, Pacer};
 pub(crate) use echo::EchoProtocol;
 use lockring_client::target::{Host, Seed, Target as Cluster};
 use lockring_client::tls::{self, Bundle};
@@ -25,6 +27,7 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Access {
     addr: SocketAddr,
+    identity: PathBuf,
     config: quinn::ClientConfig,
     endpoint: quinn::Endpoint,
 }
@@ -33,7 +36,8 @@ impl Access {
     fn new(addr: SocketAddr, identity: &Path) -> Result<Self, String> {
         let bundle = Bundle::load(identity).map_err(|error| error.to_string())?;
         let endpoint = tls::client_endpoint(addr).map_err(|error| error.to_string())?;
-        Ok(Self { addr, config: tls::client_config(&bundle), endpoint })
+        let (identity, config) = (identity.to_owned(), tls::client_config(&bundle));
+        Ok(Self { addr, identity, config, endpoint })
     }
 
     /// A connection to the worker that listens `port_offset` ports above the first.

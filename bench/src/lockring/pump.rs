@@ -7,7 +7,6 @@ use crate::pump::{LaneError, LaneSetting, lock};
 use lockring_client::wire::{WireError, WireEvent};
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
 use std::task::{Context, Poll};
 
 enum Woken {
@@ -83,7 +82,7 @@ fn poll_wires(
     cx: &mut Context<'_>,
 ) -> Poll<(usize, Result<WireEvent, WireError>)> {
     for (worker, wire) in wires.iter_mut().enumerate() {
-        if let Poll::Ready(event) = pin!(wire.next()).poll(cx) {
+        if let Poll::Ready(event) = wire.poll_next(cx) {
             return Poll::Ready((worker, event));
         }
     }

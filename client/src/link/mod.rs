@@ -17,6 +17,7 @@ mod replies;
 mod resend;
 
 pub use claims::{Ask, Query};
+pub(crate) use key::Key;
 pub use outcome::{Loss, NotGranted, Outcome};
 
 use claims::{Claim, Pending};
