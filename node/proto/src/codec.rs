@@ -2,7 +2,7 @@
 //! codec library, always with a limit: without one, sixteen hostile bytes can ask for a terabyte.
 //!
 //! The length is itself a varint of the codec: one byte below 251, else `251` and two bytes, else
-//! `252` and four. Longer forms never occur, as a body has at most [`FRAME_BYTES_MAX`] bytes.
+//! `252` and four. We write the shortest form; a body has at most [`FRAME_BYTES_MAX`] bytes.
 
 use crate::common::{Head, Message, ROOM};
 use crate::common::{U16 as LONG_U16, U32 as LONG_U32};

@@ -136,8 +136,8 @@ fn claims_and_waits() -> Vec<Golden> {
             "acquire, id of 16 bits",
             0xffff,
             Claim::Exclusive,
-            Wait::Forever,
-            "0a00fbffff0200010200ff",
+            Wait::Millis(251),
+            "0d00fbffff020002fbfb000200ff",
         ),
         (
             "acquire, id of 17 bits",
