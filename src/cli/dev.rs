@@ -28,6 +28,7 @@ const CONTEXT: &str = "dev";
 /// Runs a node until interrupted.
 pub fn run(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     let started = Instant::now();
+    let stopper = server::Stopper::new()?;
     let data = tempfile::Builder::new()
         .prefix("lockring-dev-")
         .tempdir()
@@ -70,10 +71,10 @@ pub fn run(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
             started.elapsed().as_millis(),
         );
     }
-    let ended = server::until_stopped(node);
+    let ended = stopper.serve(node);
     contexts.restore(CONTEXT, former.as_deref()).map_err(config)?;
     contexts.remove(CONTEXT).map_err(config)?;
-    ended
+    Ok(ended)
 }
 
 fn config(error: impl std::fmt::Display) -> Failure {

@@ -57,7 +57,7 @@ impl From<Error> for Failure {
             _ => SOFTWARE,
         };
         let remedy = match error.kind() {
-            ErrorKind::Unreachable => {
+            ErrorKind::Unreachable if !error.to_string().contains("--endpoints") => {
                 "; is a node running there? `lockring dev` starts one, --endpoints names another"
             }
             _ => "",

@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// One worker a core, as a power of two.
 pub fn default_workers() -> u16 {
@@ -147,6 +148,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         );
         return Ok(ExitCode::SUCCESS);
     }
+    let stopper = Stopper::new()?;
     let node = Node::start(&config).map_err(failed)?;
     println!("ready on {} ({} workers)", node.listen(), config.workers);
     if let Some(admin) = node.admin() {
@@ -159,42 +161,63 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "the service manager cannot be told");
     }
-    until_stopped(node)
+    Ok(stopper.serve(node))
 }
 
-/// Waits for SIGINT or SIGTERM, then stops the node. A second signal does not wait.
-pub fn until_stopped(node: Node) -> Result<ExitCode, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let no_runtime = |error| Failure::new(exit::SOFTWARE, format!("no runtime: {error}"));
-    runtime.map_err(no_runtime)?.block_on(async {
-        interrupted().await?;
-        tracing::info!("stopping");
+/// Listens for SIGINT and SIGTERM from its making on, so that none is missed while a node starts.
+pub struct Stopper {
+    runtime: Runtime,
+    signals: Signals,
+}
+
+struct Signals {
+    int: Signal,
+    term: Signal,
+}
+
+impl Signals {
+    async fn next(&mut self) {
         tokio::select! {
-            held = node.stop() => {
-                if held > 0 {
-                    tracing::warn!(held, "stopped with locks held: the next start waits for them");
-                }
-                Ok(ExitCode::SUCCESS)
-            }
-            second = async { interrupted().await } => {
-                second?;
-                tracing::warn!("stopped at once");
-                Ok(ExitCode::FAILURE)
-            }
+            _ = self.int.recv() => {}
+            _ = self.term.recv() => {}
         }
-    })
+    }
 }
 
-/// Ends at the next SIGINT or SIGTERM.
-async fn interrupted() -> Result<(), Failure> {
-    let failed = |error| Failure::new(exit::SOFTWARE, format!("no signals: {error}"));
-    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
-    tokio::select! {
-        _ = int.recv() => {}
-        _ = term.recv() => {}
+impl Stopper {
+    /// Begins to listen.
+    pub fn new() -> Result<Self, Failure> {
+        let failed = |error| Failure::new(exit::SOFTWARE, format!("no signals: {error}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(failed)?;
+        let signals = {
+            let _inside = runtime.enter();
+            let int = signal(SignalKind::interrupt()).map_err(failed)?;
+            let term = signal(SignalKind::terminate()).map_err(failed)?;
+            Signals { int, term }
+        };
+        Ok(Self { runtime, signals })
     }
-    Ok(())
+
+    /// Waits for a signal, then stops the node. A second signal does not wait.
+    pub fn serve(mut self, node: Node) -> ExitCode {
+        self.runtime.block_on(async {
+            self.signals.next().await;
+            tracing::info!("stopping");
+            tokio::select! {
+                held = node.stop() => {
+                    if held > 0 {
+                        tracing::warn!(held, "stopped with locks held: the next start waits");
+                    }
+                    ExitCode::SUCCESS
+                }
+                () = self.signals.next() => {
+                    tracing::warn!("stopped at once");
+                    ExitCode::FAILURE
+                }
+            }
+        })
+    }
 }
 
 /// Runs the echo until killed.

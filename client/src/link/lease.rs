@@ -60,8 +60,9 @@ impl Link {
         self.is_up() && self.renewing && now >= self.renewal_due().after(limit)
     }
 
-    /// No contact for a whole lease: every hold is lost, and given back when contact returns. Looked
-    /// at before anything that is heard: after a pause no late answer may revive what has lapsed.
+    /// No contact for a whole lease: every hold is lost, and given back when contact returns.
+    /// Looked at before anything that is heard: after a pause no late answer may revive what has
+    /// lapsed.
     pub(super) fn notice_lapse(&mut self, now: Time) {
         if !self.holds_any() || now < self.valid_until {
             return;

@@ -30,7 +30,8 @@ impl Check for Leases {
 pub struct NoLoss {
     forced: BTreeSet<(KeyId, Fence)>,
     freed: BTreeSet<(KeyId, Fence)>,
-    /// Of each hold: the node's life that granted it, and whether it was valid as its release began.
+    /// Of each hold: the node's life that granted it, and whether it was valid as its release
+    /// began.
     holds: BTreeMap<(SessionId, Token), (u32, bool)>,
 }
 
