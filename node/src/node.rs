@@ -2,7 +2,7 @@
 
 use crate::admin::{self, Admin, View};
 use crate::conns::WorkerState;
-use crate::control::{self, Order};
+use crate::control::{Control, Order};
 use crate::endpoint::{self, BindError};
 use crate::files::{self, FilesError};
 use crate::ring_table::RingTable;
@@ -113,6 +113,13 @@ impl Node {
         let sockets = Sockets::bind(config.listen, config.workers)?;
         let boot = store.boot()?;
         let opens_at = opens_at(&boot);
+        if let Some(at) = opens_at {
+            let left = at.since(lockring_proto::clock::now());
+            tracing::warn!(
+                seconds = left.as_secs_f64(),
+                "restarted: claims wait in line until every earlier lease has surely ended"
+            );
+        }
         let version = RingVersion(u64::from(boot.epoch_floor));
         let ring = ring(config, &boot, sockets.first.port(), version);
         let admin = config.admin.map(admin::bind).transpose()?;
@@ -142,10 +149,10 @@ impl Node {
             };
             workers.push(start.spawn()?);
         }
-        let senders = workers_of(&workers);
+        let control = Control::new(store, workers_of(&workers), boot.longest_ttl);
         let control = std::thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || control::run(&store, &inbox, &senders))?;
+            .spawn(move || control.run(&inbox))?;
         let view = View { workers: workers_of(&workers), node: boot.node, boot: boot.boot };
         let admin = admin.map(|listener| Admin::start(listener, view)).transpose()?;
         Ok(Self {

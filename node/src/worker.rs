@@ -54,6 +54,8 @@ pub struct Report {
     pub stats: Stats,
     /// Open connections.
     pub connections: usize,
+    /// The longest TTL of any session at the worker.
+    pub longest_ttl: Duration,
     /// The worker takes no new claims.
     pub draining: bool,
     /// Nothing is granted for this long, as an earlier life of the node may have granted it.
@@ -109,6 +111,7 @@ fn report(state: &WorkerState) -> Report {
     Report {
         stats: machine.stats(),
         connections: state.connections(),
+        longest_ttl: machine.longest_ttl_in_use(),
         draining: machine.is_draining(),
         grace_left: machine.opens_at().map(|at| at.since(now)),
     }

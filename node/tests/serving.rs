@@ -252,6 +252,86 @@ async fn a_longer_ttl_is_durable_before_it_is_confirmed() {
 }
 
 #[tokio::test]
+async fn the_longest_ttl_is_lowered_when_none_has_needed_it_for_as_long() {
+    let data = TempDir::new().unwrap();
+    let node = Node::start(&config(data.path(), 2)).unwrap();
+    let client = connect(&node).await;
+    let patient = client.with_ttl(Duration::from_secs(12)).await.unwrap();
+    let begun = Instant::now();
+    patient.close().await;
+    // Not before the TTL itself has passed; and then soon.
+    tokio::time::sleep(Duration::from_secs(17)).await;
+    assert!(begun.elapsed() > Duration::from_secs(12));
+    node.stop().await;
+    let node = Node::start(&config(data.path(), 2)).unwrap();
+    assert_eq!(node.boot().longest_ttl, Duration::from_secs(10));
+    node.stop().await;
+}
+
+#[test]
+fn guards_drop_anywhere_and_clients_run_on_either_kind_of_runtime() {
+    let fixture = Fixture::start(1);
+    let flavours = [
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap(),
+    ];
+    for runtime in flavours {
+        let client = runtime.block_on(fixture.client());
+        // Outside any runtime, and while a panic unwinds.
+        let outside = runtime.block_on(client.lock("outside")).unwrap();
+        drop(outside);
+        let unwinding = runtime.block_on(client.lock("unwinding")).unwrap();
+        let panicked = std::thread::spawn(move || {
+            let _held = unwinding;
+            panic!("on purpose");
+        });
+        assert!(panicked.join().is_err());
+        // From another thread of another runtime.
+        let elsewhere = runtime.block_on(client.lock("elsewhere")).unwrap();
+        std::thread::spawn(move || drop(elsewhere)).join().unwrap();
+        runtime.block_on(async {
+            for key in ["outside", "unwinding", "elsewhere"] {
+                let again = client.mutex(key).wait(Duration::from_secs(5)).lock().await;
+                again.unwrap().release().await.unwrap();
+            }
+            client.close().await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn owners_re_enter_and_others_wait_until_the_last_level_is_left() {
+    let fixture = Fixture::start(1);
+    let client = fixture.client().await;
+    let owner = client.mutex("deep").reentrant(2);
+    let outer = owner.enter().await.unwrap();
+    let inner = owner.enter().await.unwrap();
+    assert_eq!(outer.fence(), inner.fence());
+    assert_eq!(owner.enter().await.unwrap_err().kind(), ErrorKind::TooDeep);
+    assert!(client.try_lock("deep").await.unwrap().is_none(), "plain tasks exclude each other");
+    outer.leave().await.unwrap();
+    assert!(client.try_lock("deep").await.unwrap().is_none(), "one level is left");
+    inner.leave().await.unwrap();
+    client.try_lock("deep").await.unwrap().expect("free").release().await.unwrap();
+    client.close().await;
+}
+
+#[tokio::test]
+async fn a_lost_lock_is_told_before_anybody_else_has_it() {
+    let fixture = Fixture::start(1);
+    let (holder, other) = (fixture.client().await, fixture.client().await);
+    let guard = holder.lock("k").await.unwrap();
+    let lost = guard.lost_token();
+    assert_eq!(other.release_by_force("k").await.unwrap(), 1);
+    tokio::time::timeout(Duration::from_secs(5), lost.cancelled()).await.expect("told");
+    let error = guard.release().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Lost);
+    assert!(!error.is_indeterminate());
+    other.close().await;
+    holder.close().await;
+}
+
+#[tokio::test]
 async fn malformed_frames_close_only_their_own_connection() {
     let fixture = Fixture::start(1);
     let mut trailing = Vec::new();
