@@ -126,7 +126,8 @@ pub struct Link {
     credited: Time,
     /// The last time anything was heard.
     heard: Time,
-    renewing: bool,
+    /// Send time of a renewal that is unanswered.
+    renewing: Option<Time>,
     comparing: u32,
     out: Vec<u8>,
     outcomes: Vec<Outcome>,
@@ -154,7 +155,7 @@ impl Link {
             greeted: now,
             credited: now,
             heard: now,
-            renewing: false,
+            renewing: None,
             comparing: 0,
             out: Vec::new(),
             outcomes: Vec::new(),

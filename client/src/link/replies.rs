@@ -202,7 +202,9 @@ impl Link {
             }
             Some(other) => {
                 // A renewal or compare that was refused: the next one tries again.
-                self.renewing &= !matches!(other, Pending::Renew { .. });
+                if let Pending::Renew { .. } = other {
+                    self.renewing = None;
+                }
                 self.comparing -= u32::from(matches!(other, Pending::Compare { .. }));
             }
             None => {}

@@ -12,7 +12,7 @@ impl Link {
         }
         self.phase = Phase::Down;
         self.out.clear();
-        self.renewing = false;
+        self.renewing = None;
         self.comparing = 0;
         self.ring_wanted = 0;
         // Renewals and the like are not worth repeating: the next connection makes its own.

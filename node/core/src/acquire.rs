@@ -186,8 +186,10 @@ impl Machine {
             let message = format!("request id {} is in use for another key", asker.id);
             return self.refuse(asker, RefusalKind::Malformed, message, out);
         }
+        let fence = found.fence;
         self.stats.retries += 1;
-        match found.fence {
+        self.entries.get_mut(entry).asked_on = asker.conn;
+        match fence {
             Some(fence) => self.reply_granted(asker, fence, out),
             None => {
                 let ahead = self.rich_of(index).waiters.len.saturating_sub(1);
@@ -241,6 +243,7 @@ impl Machine {
             record,
             link: asker.link,
             request: asker.id,
+            asked_on: asker.conn,
             claim,
             fence: None,
             since: now,

@@ -32,14 +32,13 @@ impl Machine {
             }
             let waiter = self.entries.get(entry);
             let (record, link, id) = (waiter.record, waiter.link, waiter.request);
+            let asked_on = waiter.asked_on;
             let reason = self.blocked(now, record);
             let place = self.place_of(record);
             self.stats.timeouts += 1;
             self.drop_waiter(place, entry);
-            if let Some(conn) = self.links.get(link).conn {
-                let reply = Reply::TimedOut { id, version: self.version.0, reason };
-                out.push(Action::Reply { conn, reply });
-            }
+            let reply = Reply::TimedOut { id, version: self.version.0, reason };
+            self.answer(link, asked_on, reply, out);
             self.pump(now, place, record, out);
         }
     }

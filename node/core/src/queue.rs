@@ -1,6 +1,6 @@
 //! Queues of rich keys: coming in line, being granted from it, and the way back to a thin record.
 
-use crate::event::Action;
+use crate::event::{Action, ConnId};
 use crate::machine::Machine;
 use crate::mutant::{mutant, note};
 use crate::record::{Entry, Kind, LinkChain, QueueChain, Record, Rich, ThinChain};
@@ -205,12 +205,17 @@ impl Machine {
         assert!(self.grant(now, place, head), "the counter had room");
         self.stats.grants_queued += 1;
         let entry = self.entries.get(head);
-        if let Some(conn) = self.links.get(entry.link).conn {
-            let fence = entry.fence.expect("just granted");
-            let reply = Reply::Granted { id: entry.request, version: self.version.0, fence };
-            out.push(Action::Reply { conn, reply });
-        }
+        let fence = entry.fence.expect("just granted");
+        let reply = Reply::Granted { id: entry.request, version: self.version.0, fence };
+        self.answer(entry.link, entry.asked_on, reply, out);
         true
+    }
+
+    /// Answers a claim that was in line, unless its connection has been replaced since.
+    pub(crate) fn answer(&self, link: u32, asked_on: ConnId, reply: Reply, out: &mut Vec<Action>) {
+        if self.links.get(link).conn == Some(asked_on) {
+            out.push(Action::Reply { conn: asked_on, reply });
+        }
     }
 
     /// Turns a thin record rich: the holder becomes an entry.
@@ -227,6 +232,7 @@ impl Machine {
             record: index,
             link,
             request: u64::from(request),
+            asked_on: ConnId(0),
             claim: Claim::Exclusive,
             fence: Some(fence),
             since,

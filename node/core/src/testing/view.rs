@@ -61,8 +61,8 @@ pub struct HolderView {
 pub struct WaiterView {
     /// Its link.
     pub link: LinkName,
-    /// Low half of its request.
-    pub request: u32,
+    /// Low half of its request, and where it is answered.
+    pub request: (u32, ConnId),
     /// What is claimed.
     pub claim: Claim,
     /// Since when.
@@ -205,7 +205,7 @@ impl Machine {
             let entry = self.entries.get(at);
             view.waiters.push(WaiterView {
                 link: names[&entry.link],
-                request: entry.request as u32,
+                request: (entry.request as u32, entry.asked_on),
                 claim: entry.claim,
                 since: entry.since,
                 deadline: entry.deadline,
