@@ -1,6 +1,8 @@
 //! Rules that no lint can say, over the whole tree. Each has its reason; none has exceptions but
 //! those written here.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
