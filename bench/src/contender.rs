@@ -134,7 +134,7 @@ impl Contender {
             }
             TargetKind::LockringSpawn { path, workers } => {
                 let workers = workers.to_string();
-                let arguments = ["server", "--workers", &workers];
+                let arguments = ["server", "--admin", "none", "--workers", &workers];
                 let (server, access) = lockring::spawn(&given, path.as_deref(), &arguments).await?;
                 Self::launch_own(given, Some(server), &access, plan, clock).await
             }

@@ -265,8 +265,8 @@ impl Session {
     }
 }
 
-/// An acquire under way. If its caller goes before the answer is taken, it leaves the line, or gives
-/// back what it was granted meanwhile.
+/// An acquire under way. If its caller goes before the answer is taken, it leaves the line, or
+/// gives back what it was granted meanwhile.
 struct Waiting {
     /// None once the answer is taken.
     link: Option<Arc<LinkHandle>>,

@@ -28,13 +28,14 @@ const CONTEXT: &str = "dev";
 /// Runs a node until interrupted.
 pub fn run(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     let started = Instant::now();
+    let stopper = server::Stopper::new()?;
     let data = tempfile::Builder::new()
         .prefix("lockring-dev-")
         .tempdir()
         .map_err(|error| Failure::new(exit::CONFIG, format!("no temporary directory: {error}")))?;
     let node = start(args, data.path())?;
     let listen = node.listen();
-    if listen.port() != args.listen.port() {
+    if args.listen.port() != 0 && listen.port() != args.listen.port() {
         eprintln!(
             "lockring: port {} is in use, took {} instead",
             args.listen.port(),
@@ -53,11 +54,13 @@ pub fn run(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     };
     contexts.write(CONTEXT, &context).map_err(config)?;
     let former = contexts.make_current(CONTEXT).map_err(config)?;
+    let metrics = node.admin().map_or_else(String::new, |at| format!("http://{at}/metrics"));
     if !global.quiet {
         println!(
             "lockring {}  one node in memory; everything is lost on exit\n  \
              lock      lockring://{listen}  (QUIC, TLS 1.3, throw-away CA)\n  \
-             identity  {}\n\
+             identity  {}\n  \
+             metrics   {metrics}\n\
              ready in {} ms. Context \"dev\" is now current, so other commands need no flags. \
              Ctrl-C stops.\n\n\
              Try:  lockring lock demo -- sh -c 'echo fence=$LOCKRING_FENCE'\n      \
@@ -68,10 +71,10 @@ pub fn run(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
             started.elapsed().as_millis(),
         );
     }
-    let ended = server::until_stopped(node);
+    let ended = stopper.serve(node);
     contexts.restore(CONTEXT, former.as_deref()).map_err(config)?;
     contexts.remove(CONTEXT).map_err(config)?;
-    ended
+    Ok(ended)
 }
 
 fn config(error: impl std::fmt::Display) -> Failure {
@@ -85,6 +88,7 @@ fn start(args: &Args, data: &Path) -> Result<Node, Failure> {
         advertise: None,
         workers: args.workers,
         cell_bits: CellBits::DEFAULT,
+        admin: Some(SocketAddr::new(args.listen.ip(), 0)),
         drain: Duration::ZERO,
     };
     match Node::start(&config) {

@@ -37,11 +37,6 @@ impl Failure {
     pub fn new(code: u8, message: impl Into<String>) -> Self {
         Self { message: message.into(), code }
     }
-
-    /// Ends with a code and says nothing more.
-    pub fn silent(code: u8) -> Self {
-        Self::new(code, "")
-    }
 }
 
 impl fmt::Display for Failure {
@@ -62,7 +57,7 @@ impl From<Error> for Failure {
             _ => SOFTWARE,
         };
         let remedy = match error.kind() {
-            ErrorKind::Unreachable => {
+            ErrorKind::Unreachable if !error.to_string().contains("--endpoints") => {
                 "; is a node running there? `lockring dev` starts one, --endpoints names another"
             }
             _ => "",

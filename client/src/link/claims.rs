@@ -40,7 +40,11 @@ pub(super) struct Claim {
     pub(super) state: State,
     /// The request that is unanswered, or that made the hold.
     pub(super) id: u64,
-    pub(super) sent: Time,
+    /// When the first copy of that request was sent: what is answered may be that one, also while a
+    /// later copy is still on its way.
+    pub(super) sent: Option<Time>,
+    /// The ring version that the last copy was routed by.
+    pub(super) routed: u64,
     pub(super) waits: bool,
     pub(super) deadline: Time,
 }
@@ -69,7 +73,7 @@ impl Claim {
 #[derive(Clone, Debug)]
 pub(super) enum Pending {
     Claim(u32),
-    Query { token: u64, sent: Time, asked: Time, query: Query },
+    Query { token: u64, sent: Time, routed: u64, asked: Time, query: Query },
     Renew { sent: Time },
     Compare { sent: Time },
     GetRing { sent: Time },
@@ -127,7 +131,8 @@ impl Link {
             generation: 0,
             state: State::Acquiring,
             id,
-            sent: now,
+            sent: None,
+            routed: 0,
             waits,
             deadline,
         };
@@ -150,7 +155,8 @@ impl Link {
             generation: 0,
             state: State::Held { fence },
             id: 0,
-            sent: Time(0),
+            sent: None,
+            routed: 0,
             waits: false,
             deadline: Time::NEVER,
         });
@@ -179,6 +185,16 @@ impl Link {
     fn slot_of(&self, claim: ClaimRef) -> Option<u32> {
         let known = self.claims.get(claim.slot as usize)?;
         (known.generation == claim.generation && known.state != State::Free).then_some(claim.slot)
+    }
+
+    /// The request that made a claim, for tests that follow it to the worker.
+    #[cfg(feature = "testing")]
+    pub fn request_of(&self, claim: ClaimRef) -> Option<u64> {
+        let claim = &self.claims[self.slot_of(claim)? as usize];
+        match claim.state {
+            State::Cancelling { target, .. } => Some(target),
+            _ => Some(claim.id),
+        }
     }
 
     /// Whether this claim is held.
@@ -213,6 +229,7 @@ impl Link {
         let hold = HoldId { cell: claim.cell, fence };
         claim.state = State::Releasing { fence, resent: false, told };
         claim.id = id;
+        claim.sent = None;
         self.digest.remove(hold);
         self.pending.insert(id, Pending::Claim(slot));
         self.send_claim(now, slot);
@@ -238,8 +255,9 @@ impl Link {
         let target = claim.id;
         claim.state = State::Cancelling { target, told };
         claim.id = id;
+        claim.sent = None;
         self.deadlines.remove(&(claim.deadline.after(ANSWER_SLACK), slot));
-        self.parked.retain(|&parked| parked != slot);
+        self.parked.retain(|&parked| parked != target);
         // A grant of the target may be under way; it must find nobody.
         self.pending.remove(&target);
         #[cfg(feature = "testing")]
@@ -256,7 +274,7 @@ impl Link {
     /// Asks a question.
     pub fn query(&mut self, now: Time, token: u64, query: Query) {
         let id = self.config.ids.next();
-        let pending = Pending::Query { token, sent: now, asked: now, query };
+        let pending = Pending::Query { token, sent: now, routed: 0, asked: now, query };
         self.pending.insert(id, pending);
         self.send_query(now, id);
     }
@@ -265,11 +283,11 @@ impl Link {
         if self.phase != Phase::Up {
             return;
         }
-        let Some(Pending::Query { sent, query, .. }) = self.pending.get_mut(&id) else {
+        let version = self.version;
+        let Some(Pending::Query { sent, routed, query, .. }) = self.pending.get_mut(&id) else {
             panic!("query {id} is not pending")
         };
-        *sent = now;
-        let version = self.version;
+        (*sent, *routed) = (now, version);
         let request = match query {
             Query::Inspect(key) => Request::Inspect { id, version, key },
             Query::Force(key) => Request::Force { id, version, key },
@@ -288,7 +306,8 @@ impl Link {
         }
         let version = self.version;
         let claim = &mut self.claims[slot as usize];
-        claim.sent = now;
+        claim.sent.get_or_insert(now);
+        claim.routed = version;
         let (id, key) = (claim.id, claim.key.bytes());
         let request = match claim.state {
             State::Acquiring => {

@@ -6,10 +6,12 @@ use lockring_proto::{Request, Time, codec, limits};
 use std::time::Duration;
 
 impl Link {
-    /// A request sent at `sent` is answered: the lease counts from there.
+    /// A request first sent at `sent` is answered: the lease counts from there.
     #[inline]
-    pub(super) fn credit(&mut self, sent: Time) {
-        if sent > self.credited {
+    pub(super) fn credit(&mut self, sent: Option<Time>) {
+        if let Some(sent) = sent
+            && sent > self.credited
+        {
             self.credited = sent;
             self.valid_until = self.valid_until.max(sent.after(limits::believed(self.ttl)));
         }
@@ -26,19 +28,17 @@ impl Link {
 
     /// When [`Link::tick`] is due at the latest.
     pub fn next_deadline(&self) -> Option<Time> {
-        let renewal = (self.is_up() && !self.renewing).then(|| self.renewal_due());
+        let renewal = (self.is_up() && self.renewing.is_none()).then(|| self.renewal_due());
         let lapse = self.holds_any().then_some(self.valid_until);
         let wait = self.deadlines.first().map(|&(at, _)| at);
         let unreachable = (!self.is_up() && !self.pending.is_empty())
             .then(|| self.heard.after(self.config.unreachable_after));
-        [renewal, lapse, wait, unreachable].into_iter().flatten().min()
+        [renewal, lapse, wait, unreachable, self.silent_at()].into_iter().flatten().min()
     }
 
     /// Does what is due by itself: renews, times out, lapses, gives up.
     pub fn tick(&mut self, now: Time) {
-        if self.holds_any() && now >= self.valid_until {
-            self.lapse(now);
-        }
+        self.notice_lapse(now);
         while let Some(&(at, slot)) = self.deadlines.first() {
             if at > now {
                 break;
@@ -48,20 +48,29 @@ impl Link {
         if !self.is_up() && now >= self.heard.after(self.config.unreachable_after) {
             self.fail_all(now);
         }
-        if self.is_up() && !self.renewing && now >= self.renewal_due() {
+        if self.is_up() && self.renewing.is_none() && now >= self.renewal_due() {
             self.send_renewal(now);
         }
     }
 
-    /// Seconds of silence after which the connection is not worth waiting for: with something
-    /// unanswered for a third of the TTL, a new one may still save the lease.
+    /// A connection on which a renewal stays unanswered for a third of the TTL is not worth waiting
+    /// for: a new one may still save the lease.
     pub fn is_silent(&self, now: Time) -> bool {
-        let limit = (self.ttl / 3).max(Duration::from_secs(1));
-        self.is_up() && self.renewing && now >= self.renewal_due().after(limit)
+        self.silent_at().is_some_and(|at| now >= at)
+    }
+
+    fn silent_at(&self) -> Option<Time> {
+        let sent = self.renewing.filter(|_| self.is_up())?;
+        Some(sent.after((self.ttl / 3).max(Duration::from_secs(1))))
     }
 
     /// No contact for a whole lease: every hold is lost, and given back when contact returns.
-    fn lapse(&mut self, now: Time) {
+    /// Looked at before anything that is heard: after a pause no late answer may revive what has
+    /// lapsed.
+    pub(super) fn notice_lapse(&mut self, now: Time) {
+        if !self.holds_any() || now < self.valid_until {
+            return;
+        }
         for slot in 0..self.claims.len() as u32 {
             let claim = &self.claims[slot as usize];
             if let State::Held { .. } = claim.state {
@@ -103,7 +112,7 @@ impl Link {
     fn send_renewal(&mut self, now: Time) {
         let digest = self.at_rest().then_some(self.digest);
         let id = self.config.ids.next();
-        self.renewing = true;
+        self.renewing = Some(now);
         self.pending.insert(id, Pending::Renew { sent: now });
         codec::encode_frame(&Request::Renew { id, digest }, &mut self.out);
     }
@@ -112,8 +121,8 @@ impl Link {
         let Some(Pending::Renew { sent }) = self.pending.remove(&id) else {
             return;
         };
-        self.renewing = false;
-        self.credit(sent);
+        self.renewing = None;
+        self.credit(Some(sent));
         if mismatch && self.at_rest() && self.comparing == 0 {
             self.send_compare(now);
         }

@@ -120,8 +120,8 @@ pub struct Link {
     claims: Vec<Claim>,
     free: Vec<u32>,
     pending: HashMap<u64, Pending, BuildHasherDefault<IdHasher>>,
-    /// Claims that wait for a newer ring, by slot.
-    parked: Vec<u32>,
+    /// Requests of claims that wait for a newer ring.
+    parked: Vec<u64>,
     /// Claims with a deadline of their own.
     deadlines: BTreeSet<(Time, u32)>,
     digest: Digest,
@@ -133,7 +133,8 @@ pub struct Link {
     credited: Time,
     /// The last time anything was heard.
     heard: Time,
-    renewing: bool,
+    /// Send time of a renewal that is unanswered.
+    renewing: Option<Time>,
     comparing: u32,
     out: Vec<u8>,
     outcomes: Vec<Outcome>,
@@ -161,7 +162,7 @@ impl Link {
             greeted: now,
             credited: now,
             heard: now,
-            renewing: false,
+            renewing: None,
             comparing: 0,
             out: Vec::new(),
             outcomes: Vec::new(),

@@ -13,16 +13,14 @@ impl Link {
     /// # Errors
     /// When the bytes are not of this wire: the connection is to be closed.
     pub fn receive(&mut self, now: Time, bytes: &[u8]) -> Result<usize, FrameError> {
+        self.notice_lapse(now);
         let mut rest = bytes;
-        while let Some((body, after)) = codec::split_frame(rest)? {
-            if self.phase == Phase::Greeting {
-                self.greeted(now, codec::decode_frame(body)?);
-            } else {
-                let reply: Reply = codec::decode_frame(body)?;
-                self.replied(now, reply);
-            }
+        if self.phase == Phase::Greeting {
+            let Some((body, after)) = codec::split_frame(rest)? else { return Ok(0) };
+            self.greeted(now, codec::decode_frame(body)?);
             rest = after;
         }
+        let rest = codec::decode_frames(rest, |reply| self.replied(now, reply))?;
         Ok(bytes.len() - rest.len())
     }
 
@@ -31,6 +29,7 @@ impl Link {
     /// # Errors
     /// When the bytes are not of this wire: the connection is to be closed.
     pub fn receive_pushes(&mut self, now: Time, bytes: &[u8]) -> Result<usize, FrameError> {
+        self.notice_lapse(now);
         let mut rest = bytes;
         while let Some((body, after)) = codec::split_frame(rest)? {
             self.pushed(now, codec::decode_frame(body)?);
@@ -54,7 +53,7 @@ impl Link {
         self.incarnation = welcome.incarnation;
         self.ttl = std::time::Duration::from_millis(welcome.ttl_ms);
         self.heard = now;
-        self.credit(self.greeted);
+        self.credit(Some(self.greeted));
         if self.version == 0 {
             self.version = welcome.ring_version;
         }
@@ -114,7 +113,7 @@ impl Link {
             Reply::Compared { id, lost, .. } => self.compared(id, &lost),
             Reply::Ring { id, chunk } => {
                 if let Some(&Pending::GetRing { sent }) = self.pending.get(&id) {
-                    self.credit(sent);
+                    self.credit(Some(sent));
                     if chunk.last {
                         self.pending.remove(&id);
                     }
@@ -169,7 +168,7 @@ impl Link {
                 Outcome::NotHeld { token, maybe_released: resent }
             }),
             State::Cancelling { told: true, .. } => {
-                self.outcomes.push(Outcome::Cancelled { token })
+                self.outcomes.push(Outcome::Cancelled { token });
             }
             State::Releasing { told: false, .. } | State::Cancelling { told: false, .. } => {}
             State::Free | State::Acquiring | State::Held { .. } => {
@@ -198,31 +197,44 @@ impl Link {
     fn answered(&mut self, id: u64, reply: Reply) {
         match self.pending.remove(&id) {
             Some(Pending::Query { token, sent, .. }) => {
-                self.credit(sent);
+                self.credit(Some(sent));
                 self.outcomes.push(Outcome::Answer { token, reply });
             }
             Some(other) => {
                 // A renewal or compare that was refused: the next one tries again.
-                self.renewing &= !matches!(other, Pending::Renew { .. });
+                if let Pending::Renew { .. } = other {
+                    self.renewing = None;
+                }
                 self.comparing -= u32::from(matches!(other, Pending::Compare { .. }));
             }
             None => {}
         }
     }
 
-    /// The request was not executed: it waits for the ring that says where to send it.
+    /// The request was not executed. It waits for the ring that says where to send it, unless that
+    /// has come while the request was under way.
     fn moved(&mut self, now: Time, id: u64, version: u64) {
-        match self.pending.get(&id) {
-            Some(&Pending::Claim(slot)) => self.parked.push(slot),
-            Some(Pending::Query { token, .. }) => {
-                let token = *token;
-                self.pending.remove(&id);
-                self.outcomes.push(Outcome::NoAnswer { token });
-            }
-            _ => {}
+        let routed = match self.pending.get(&id) {
+            Some(&Pending::Claim(slot)) => self.claims[slot as usize].routed,
+            Some(&Pending::Query { routed, .. }) => routed,
+            _ => return,
+        };
+        if routed < self.version {
+            return self.send_again(now, id);
         }
+        self.parked.push(id);
         self.ring_wanted = self.ring_wanted.min(self.version);
         self.learn_version(now, version.max(self.version + 1));
+    }
+
+    /// Sends a request by a newer ring, if it is still unanswered: an earlier copy of a claim may
+    /// have been in line, and its turn has come.
+    fn send_again(&mut self, now: Time, id: u64) {
+        match self.pending.get(&id) {
+            Some(&Pending::Claim(slot)) => self.send_claim(now, slot),
+            Some(Pending::Query { .. }) => self.send_query(now, id),
+            _ => {}
+        }
     }
 
     /// Asks for the ring when the worker knows a newer one.
@@ -241,8 +253,8 @@ impl Link {
             return;
         }
         self.version = version;
-        for slot in std::mem::take(&mut self.parked) {
-            self.send_claim(now, slot);
+        for id in std::mem::take(&mut self.parked) {
+            self.send_again(now, id);
         }
     }
 
@@ -268,7 +280,7 @@ impl Link {
             return;
         };
         self.comparing -= 1;
-        self.credit(sent);
+        self.credit(Some(sent));
         for &hold in lost {
             self.lose_hold(hold, Loss::Unknown);
         }

@@ -12,7 +12,7 @@ impl Link {
         }
         self.phase = Phase::Down;
         self.out.clear();
-        self.renewing = false;
+        self.renewing = None;
         self.comparing = 0;
         self.ring_wanted = 0;
         // Renewals and the like are not worth repeating: the next connection makes its own.
@@ -76,6 +76,7 @@ impl Link {
                     self.pending.remove(&id);
                     let id = self.config.ids.next();
                     self.claims[slot as usize].id = id;
+                    self.claims[slot as usize].sent = None;
                     self.pending.insert(id, Pending::Claim(slot));
                 }
                 State::Releasing { told, .. } => {

@@ -4,7 +4,7 @@ use crate::batch::Asker;
 use crate::event::Action;
 use crate::links::Link;
 use crate::machine::Machine;
-use crate::mutant::mutant;
+use crate::mutant::{mutant, note};
 use crate::record::{Entry, INLINE_KEY, Kind, Record, Rich, ThinChain};
 use crate::slab::NIL;
 use crate::table::Place;
@@ -38,7 +38,7 @@ impl Machine {
                         self.stats.retries += 1;
                         return self.reply_granted(asker, fence, out);
                     }
-                    if wait == Wait::No {
+                    if wait == Wait::No && Kind::of(claim) == Kind::Modes {
                         let reason = BlockedReason::Held { fence: record.fence, waiters: 0 };
                         return self.reply_busy(asker, reason, out);
                     }
@@ -93,6 +93,7 @@ impl Machine {
         link.digest.add(id);
         self.stats.grants += 1;
         self.stats.holds += 1;
+        note!(self, note_granted_thin(index, asker.id));
         self.reply_granted(asker, fence, out);
     }
 
@@ -185,8 +186,10 @@ impl Machine {
             let message = format!("request id {} is in use for another key", asker.id);
             return self.refuse(asker, RefusalKind::Malformed, message, out);
         }
+        let fence = found.fence;
         self.stats.retries += 1;
-        match found.fence {
+        self.entries.get_mut(entry).asked_on = asker.conn;
+        match fence {
             Some(fence) => self.reply_granted(asker, fence, out),
             None => {
                 let ahead = self.rich_of(index).waiters.len.saturating_sub(1);
@@ -240,6 +243,7 @@ impl Machine {
             record,
             link: asker.link,
             request: asker.id,
+            asked_on: asker.conn,
             claim,
             fence: None,
             since: now,

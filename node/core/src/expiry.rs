@@ -4,7 +4,7 @@
 use crate::batch::Asker;
 use crate::event::{Action, CloseReason};
 use crate::machine::Machine;
-use crate::mutant::mutant;
+use crate::mutant::{mutant, note};
 use crate::slab::NIL;
 use lockring_proto::Reply;
 use lockring_proto::Time;
@@ -32,14 +32,13 @@ impl Machine {
             }
             let waiter = self.entries.get(entry);
             let (record, link, id) = (waiter.record, waiter.link, waiter.request);
+            let asked_on = waiter.asked_on;
             let reason = self.blocked(now, record);
             let place = self.place_of(record);
             self.stats.timeouts += 1;
             self.drop_waiter(place, entry);
-            if let Some(conn) = self.links.get(link).conn {
-                let reply = Reply::TimedOut { id, version: self.version.0, reason };
-                out.push(Action::Reply { conn, reply });
-            }
+            let reply = Reply::TimedOut { id, version: self.version.0, reason };
+            self.answer(link, asked_on, reply, out);
             self.pump(now, place, record, out);
         }
     }
@@ -77,6 +76,7 @@ impl Machine {
     }
 
     fn start_dying(&mut self, link: u32) {
+        note!(self, note_dead(link));
         let known = self.links.get_mut(link);
         known.dying = true;
         let (session, armed) = (known.session, known.armed);
@@ -155,8 +155,11 @@ impl Machine {
             let Some(record) = self.in_grace.pop_first() else {
                 return;
             };
-            let place = self.place_of(record);
-            self.pump(now, place, record, out);
+            // Somebody left the line since, and the next one's hold made the record thin.
+            if self.records.get(record).is_rich() {
+                let place = self.place_of(record);
+                self.pump(now, place, record, out);
+            }
         }
     }
 }

@@ -31,8 +31,11 @@ mod record;
 mod release;
 mod slab;
 mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use event::{Action, CloseReason, ConnId, Event, LinkIndex, Party};
+pub use inspect::Seen;
 pub use lockring_proto::Time;
 pub use machine::{Config, Limits, Machine, Stats};
 #[cfg(feature = "testing")]

@@ -2,7 +2,7 @@
 
 use crate::event::{Action, CloseReason, ConnId, LinkIndex, Party};
 use crate::machine::Machine;
-use crate::mutant::mutant;
+use crate::mutant::{mutant, note};
 use crate::slab::{List, NIL, Slot};
 use lockring_proto::Time;
 use lockring_proto::{
@@ -40,6 +40,9 @@ pub(crate) struct Link {
     pub(crate) entries: List,
     pub(crate) waiters: u32,
     pub(crate) digest: Digest,
+    /// No request of it has run yet: its client may not know that it began anew, as the welcome
+    /// that said so may be lost. Until then every welcome says so.
+    pub(crate) fresh: bool,
     /// Its holds and waiters are being freed.
     pub(crate) dying: bool,
     /// A goodbye to answer when all is freed.
@@ -73,12 +76,12 @@ impl Machine {
         out: &mut Vec<Action>,
     ) {
         match self.admit(now, conn, party, hello, out) {
-            Ok((link, fresh)) => self.confirm(conn, link, fresh, out),
+            Ok(link) => self.confirm(conn, link, out),
             Err(reply) => out.push(Action::Refuse { conn, reply }),
         }
     }
 
-    /// Finds or makes the link of a hello, and says whether it was made.
+    /// Finds or makes the link of a hello.
     fn admit(
         &mut self,
         now: Time,
@@ -86,7 +89,7 @@ impl Machine {
         party: &Party,
         hello: &Hello<'_>,
         out: &mut Vec<Action>,
-    ) -> Result<(u32, bool), HelloReply> {
+    ) -> Result<u32, HelloReply> {
         if hello.protocol != PROTOCOL {
             let message = format!(
                 "this node speaks wire version {PROTOCOL}, the client {}: upgrade the older one",
@@ -101,9 +104,9 @@ impl Machine {
         let ttl = limits::clamp_ttl(Duration::from_millis(hello.ttl_ms));
         match self.sessions.get(&hello.session) {
             Some(&link) if !mutant!(self, TwoLinks) => {
-                self.resume(now, conn, link, party, hello, ttl, out).map(|()| (link, false))
+                self.resume(now, conn, link, party, hello, ttl, out).map(|()| link)
             }
-            _ => self.begin(now, conn, party, hello, ttl).map(|link| (link, true)),
+            _ => self.begin(now, conn, party, hello, ttl),
         }
     }
 
@@ -173,12 +176,14 @@ impl Machine {
             entries: List::default(),
             waiters: 0,
             digest: Digest::default(),
+            fresh: true,
             dying: false,
             goodbye: None,
             next_free: NIL,
         });
         self.leases.insert((deadline, link));
         self.sessions.insert(hello.session, link);
+        note!(self, note_began(link));
         self.stats.fresh_links += 1;
         Ok(link)
     }
@@ -200,21 +205,21 @@ impl Machine {
 
     /// Answers a hello, unless its TTL must first be made durable: a restarted node waits for the
     /// longest TTL it knows of, so it must know before the session can act on it.
-    fn confirm(&mut self, conn: ConnId, link: u32, fresh: bool, out: &mut Vec<Action>) {
+    fn confirm(&mut self, conn: ConnId, link: u32, out: &mut Vec<Action>) {
         let known = self.links.get(link);
         if known.ttl > self.longest_ttl {
             self.unconfirmed.push((known.ttl, conn, link));
             out.push(Action::RaiseLongestTtl(known.ttl));
             return;
         }
-        self.welcome(conn, link, fresh, out);
+        self.welcome(conn, link, out);
     }
 
-    fn welcome(&self, conn: ConnId, link: u32, fresh: bool, out: &mut Vec<Action>) {
+    fn welcome(&self, conn: ConnId, link: u32, out: &mut Vec<Action>) {
         let known = self.links.get(link);
         let reply = HelloReply::Welcome(Welcome {
             protocol: PROTOCOL,
-            fresh,
+            fresh: known.fresh,
             incarnation: known.incarnation,
             ttl_ms: known.ttl.as_millis() as u64,
             ring_version: self.version.0,
@@ -238,10 +243,14 @@ impl Machine {
                 continue;
             }
             self.renew(now, link);
-            // It may have been resumed, but nothing can be held under a TTL never confirmed.
-            let empty = self.links.get(link).digest.count == 0;
-            self.welcome(conn, link, empty, out);
+            self.welcome(conn, link, out);
         }
+    }
+
+    /// The longest TTL of any session here.
+    pub fn longest_ttl_in_use(&self) -> Duration {
+        let ttls = self.sessions.values().map(|&link| self.links.get(link).ttl);
+        ttls.max().unwrap_or_default()
     }
 
     pub(crate) fn closed(&mut self, conn: ConnId, link: LinkIndex) {
@@ -253,15 +262,18 @@ impl Machine {
     /// The clock that leases are counted on: stalls of the worker are left out of it.
     #[inline]
     pub(crate) fn lease_now(&self, now: Time) -> Time {
+        #[cfg(feature = "testing")]
+        let now = self.wall_clock(now);
         Time(now.0.saturating_sub(self.lag.as_micros() as u64))
     }
 
-    /// Counts the lease of a link anew from the receipt of what it sent.
+    /// Counts the lease of a link anew from the receipt of what it sent. It never ends earlier than
+    /// was promised before, also when the session came back with a shorter TTL.
     #[inline]
     pub(crate) fn renew(&mut self, now: Time, link: u32) {
         let lease_now = self.lease_now(now);
         let link = self.links.get_mut(link);
-        link.deadline = lease_now.after(limits::honoured(link.ttl));
+        link.deadline = link.deadline.max(lease_now.after(limits::honoured(link.ttl)));
     }
 
     /// Whether a grant to this link can still be believed.

@@ -5,10 +5,10 @@ use crate::event::{Action, CloseReason, ConnId, Event, LinkIndex};
 use crate::links::{Link, NamespaceEntry};
 use crate::record::{Entry, Record, Rich};
 use crate::slab::Slab;
-use crate::table::Cell;
+use crate::table::{Cell, Slot};
 use hashbrown::HashTable;
 use lockring_proto::Time;
-use lockring_proto::{Push, SessionId};
+use lockring_proto::{Fence, Push, SessionId};
 use lockring_ring::{CellBits, CellId, Epoch, RingVersion};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -137,6 +137,8 @@ pub struct Machine {
     pub(crate) config: Config,
     #[cfg(feature = "testing")]
     pub(crate) mutant: Option<crate::Mutant>,
+    #[cfg(feature = "testing")]
+    pub(crate) seen: crate::testing::Seen,
     pub(crate) worker_shift: u32,
     pub(crate) version: RingVersion,
     pub(crate) longest_ttl: Duration,
@@ -153,7 +155,7 @@ pub struct Machine {
     pub(crate) by_fence: HashTable<u32>,
     /// Waiters with a deadline.
     pub(crate) waits: BTreeSet<(Time, u32)>,
-    /// Records queued on while nothing may be granted yet.
+    /// Records queued on while nothing may be granted yet: ticks serve them, slice by slice.
     pub(crate) in_grace: BTreeSet<u32>,
     pub(crate) wanted_epochs: Vec<CellId>,
 
@@ -193,6 +195,8 @@ impl Machine {
         Self {
             #[cfg(feature = "testing")]
             mutant: None,
+            #[cfg(feature = "testing")]
+            seen: crate::testing::Seen::default(),
             worker_shift: workers.trailing_zeros(),
             version: config.ring_version,
             longest_ttl: config.longest_ttl,
@@ -219,14 +223,6 @@ impl Machine {
             plan: Vec::new(),
             config,
         }
-    }
-
-    /// The machine with a seeded bug.
-    #[cfg(feature = "testing")]
-    #[must_use]
-    pub fn with_mutant(mut self, mutant: Option<crate::Mutant>) -> Self {
-        self.mutant = mutant;
-        self
     }
 
     /// Takes one event in and appends every effect to `out`. `now` never goes back.
@@ -273,6 +269,11 @@ impl Machine {
         self.config.opens_at.filter(|&at| self.last_seen < at)
     }
 
+    /// Whether new claims are refused, as the node stops.
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
     /// The ring version this machine knows.
     pub fn version(&self) -> RingVersion {
         self.version
@@ -303,6 +304,11 @@ impl Machine {
         }
         let cell = &mut self.cells[(cell.0 >> self.worker_shift) as usize];
         if epoch > cell.epoch {
+            if cell.counter >= Fence::COUNTER_LAST {
+                // Nothing could be granted: who waits is served by the next ticks, as after grace.
+                let rich = |slot: &&Slot| self.records.get(slot.record).is_rich();
+                self.in_grace.extend(cell.table.iter().filter(rich).map(|slot| slot.record));
+            }
             cell.epoch = epoch;
             cell.counter = 0;
             cell.epoch_wanted = false;

@@ -1,5 +1,6 @@
-//! Seeded bugs, each from a real incident or from removing one mechanism, to show that the
-//! simulator's invariants can fail. Outside of the `testing` feature nothing of it is compiled.
+//! What the simulator needs inside the machine: seeded bugs and a log. The bugs are each from
+//! a real incident or from removing one mechanism, to show that the simulator's invariants can
+//! fail. Outside of the `testing` feature nothing of it is compiled.
 
 /// A bug to switch on.
 #[cfg(feature = "testing")]
@@ -51,4 +52,18 @@ macro_rules! mutant {
     };
 }
 
-pub(crate) use mutant;
+/// Writes the machine's log for the simulator's checkers. In normal builds it is nothing at all:
+/// not even its arguments are evaluated.
+#[cfg(feature = "testing")]
+macro_rules! note {
+    ($machine:ident, $what:ident($($with:expr),*)) => {
+        $machine.$what($($with),*)
+    };
+}
+
+#[cfg(not(feature = "testing"))]
+macro_rules! note {
+    ($machine:ident, $what:ident($($with:expr),*)) => {};
+}
+
+pub(crate) use {mutant, note};

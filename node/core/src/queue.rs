@@ -1,8 +1,8 @@
 //! Queues of rich keys: coming in line, being granted from it, and the way back to a thin record.
 
-use crate::event::Action;
+use crate::event::{Action, ConnId};
 use crate::machine::Machine;
-use crate::mutant::mutant;
+use crate::mutant::{mutant, note};
 use crate::record::{Entry, Kind, LinkChain, QueueChain, Record, Rich, ThinChain};
 use crate::slab::NIL;
 use crate::table::Place;
@@ -77,11 +77,13 @@ impl Machine {
         let queue = &mut self.riches.get_mut(rich).waiters;
         queue.push_back::<Entry, QueueChain>(&mut self.entries, index);
         self.stats.enqueued += 1;
+        note!(self, note_queued(index));
         self.stats.waiters += 1;
     }
 
     /// Takes a waiter out of its queue. It is still remembered.
     fn step_out(&mut self, index: u32) {
+        note!(self, note_left(index));
         let entry = self.entries.get(index);
         assert!(entry.fence.is_none(), "a holder is in no queue: {entry:?}");
         if entry.deadline != Time::NEVER {
@@ -119,6 +121,7 @@ impl Machine {
         self.links.get_mut(link).digest.add(id);
         self.stats.grants += 1;
         self.stats.holds += 1;
+        note!(self, note_granted(now, index));
         true
     }
 
@@ -202,12 +205,17 @@ impl Machine {
         assert!(self.grant(now, place, head), "the counter had room");
         self.stats.grants_queued += 1;
         let entry = self.entries.get(head);
-        if let Some(conn) = self.links.get(entry.link).conn {
-            let fence = entry.fence.expect("just granted");
-            let reply = Reply::Granted { id: entry.request, version: self.version.0, fence };
-            out.push(Action::Reply { conn, reply });
-        }
+        let fence = entry.fence.expect("just granted");
+        let reply = Reply::Granted { id: entry.request, version: self.version.0, fence };
+        self.answer(entry.link, entry.asked_on, reply, out);
         true
+    }
+
+    /// Answers a claim that was in line, unless its connection has been replaced since.
+    pub(crate) fn answer(&self, link: u32, asked_on: ConnId, reply: Reply, out: &mut Vec<Action>) {
+        if self.links.get(link).conn == Some(asked_on) {
+            out.push(Action::Reply { conn: asked_on, reply });
+        }
     }
 
     /// Turns a thin record rich: the holder becomes an entry.
@@ -224,6 +232,7 @@ impl Machine {
             record: index,
             link,
             request: u64::from(request),
+            asked_on: ConnId(0),
             claim: Claim::Exclusive,
             fence: Some(fence),
             since,

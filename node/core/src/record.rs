@@ -1,6 +1,7 @@
 //! What a key in use costs: a 48-byte record, and a side record for anything but one exclusive
 //! holder of a short key.
 
+use crate::event::ConnId;
 use crate::slab::{Chain, List, NIL, Slot};
 use lockring_proto::Time;
 use lockring_proto::{Claim, Fence};
@@ -111,6 +112,12 @@ impl Record {
         let now_s = now.0 / 1_000_000;
         let age = (now_s % WRAP + WRAP - began) % WRAP;
         Time(now_s.saturating_sub(age) * 1_000_000)
+    }
+
+    /// The records before and after it in the list of its link's thin holds.
+    #[inline]
+    pub(crate) fn neighbours(&self) -> (u32, u32) {
+        if self.is_rich() { (NIL, NIL) } else { (self.prev, self.next) }
     }
 
     /// The next record of the link's list of thin holds.
@@ -242,6 +249,10 @@ pub(crate) struct Entry {
     pub(crate) record: u32,
     pub(crate) link: u32,
     pub(crate) request: u64,
+    /// The connection that the request, or its last copy, came on: answered there and nowhere else.
+    /// A client asks again on each new connection; an answer that crossed that copy would leave the
+    /// copy to run for nobody, if the hold was ended or the wait over by then.
+    pub(crate) asked_on: ConnId,
     pub(crate) claim: Claim,
     /// A hold's fence; a waiter has none yet.
     pub(crate) fence: Option<Fence>,

@@ -3,7 +3,7 @@
 use crate::batch::Asker;
 use crate::event::Action;
 use crate::machine::Machine;
-use crate::mutant::mutant;
+use crate::mutant::{mutant, note};
 use crate::record::{Record, ThinChain};
 use crate::slab::NIL;
 use crate::table::Place;
@@ -86,6 +86,7 @@ impl Machine {
         fence: Fence,
         out: &mut Vec<Action>,
     ) {
+        note!(self, note_freed(index, fence));
         self.count(place);
         let record = self.records.get(index);
         if record.is_rich() {

@@ -6,7 +6,7 @@ use bincode::{BorrowDecode, Decode, Encode};
 /// What is claimed of a key.
 ///
 /// A key in use has one kind, modes or permits; another kind is refused with the one in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub enum Claim {
     /// Alone (the DLM's EX).
     Exclusive,

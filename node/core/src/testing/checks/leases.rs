@@ -1,0 +1,195 @@
+//! What leases promise.
+
+use crate::Time;
+use crate::testing::fact::Why;
+use crate::testing::recorder::{Book, Check, Key};
+use crate::testing::{Fact, KeyId, Token};
+use lockring_proto::{Fence, SessionId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A client never believes in its holds for longer than the worker honours them.
+pub struct Leases;
+
+impl Check for Leases {
+    fn rule(&self) -> &'static str {
+        "I1 belief within the lease"
+    }
+
+    fn see(&mut self, _: Time, fact: &Fact, _: &Book) -> Result<(), String> {
+        match *fact {
+            Fact::Believes { session, until, honoured: Some(honoured), .. } if until > honoured => {
+                Err(format!("{session:?} believes until {until}, honoured until {honoured}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// I5: a hold ends before its time only by its client's wish, by force, or with the node.
+#[derive(Default)]
+pub struct NoLoss {
+    forced: BTreeSet<(KeyId, Fence)>,
+    freed: BTreeSet<(KeyId, Fence)>,
+    /// Of each hold: the node's life that granted it, and whether it was valid as its release
+    /// began.
+    holds: BTreeMap<(SessionId, Token), (u32, bool)>,
+}
+
+impl NoLoss {
+    /// The client hears that a hold is gone.
+    fn gone(
+        &self,
+        at: Time,
+        name: (SessionId, Token),
+        why: Why,
+        book: &Book,
+    ) -> Result<(), String> {
+        let Some(hold) = book.holds.get(&name) else { return Ok(()) };
+        let &(boot, valid_then) = self.holds.get(&name).unwrap_or(&(0, true));
+        let over = book.valid(hold.session, hold.worker) <= at || (hold.giving && !valid_then);
+        let forced = self.forced.contains(&(hold.key, hold.fence));
+        let legal = match why {
+            Why::Lapsed => over,
+            Why::Forced => forced,
+            Why::Ended => over || boot < book.boots,
+            Why::Unknown => over || forced || boot < book.boots,
+        };
+        legal.then_some(()).ok_or_else(|| format!("{why:?} without cause: {hold:?}"))
+    }
+}
+
+impl Check for NoLoss {
+    fn rule(&self) -> &'static str {
+        "I5 no hold is lost"
+    }
+
+    fn see(&mut self, at: Time, fact: &Fact, book: &Book) -> Result<(), String> {
+        match *fact {
+            Fact::Freed { key, fence, forced, .. } => {
+                self.freed.insert((key, fence));
+                if forced {
+                    self.forced.insert((key, fence));
+                    return Ok(());
+                }
+                match book.believers(key).find(|hold| hold.fence == fence && book.acts(at, hold)) {
+                    Some(hold) => Err(format!("freed while its client may act: {hold:?}")),
+                    None => Ok(()),
+                }
+            }
+            Fact::Held { session, worker, token, key, fence, .. } => {
+                self.holds.insert((session, token), (book.boots, true));
+                let freed = self.freed.contains(&(key, fence));
+                let forced = self.forced.contains(&(key, fence));
+                if freed && !forced && book.valid(session, worker) > at {
+                    return Err(format!("{key:?} {fence} was freed before {session:?} had it"));
+                }
+                Ok(())
+            }
+            Fact::Giving { session, token } => {
+                if let Some(hold) = book.holds.get(&(session, token))
+                    && let Some(known) = self.holds.get_mut(&(session, token))
+                {
+                    known.1 = book.acts(at, hold);
+                }
+                Ok(())
+            }
+            Fact::NotHeld { session, token, maybe: false } => {
+                self.gone(at, (session, token), Why::Unknown, book)
+            }
+            Fact::Lost { session, token, why } => self.gone(at, (session, token), why, book),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// I13: what a killed client held is free when its lease has ended, at the latest.
+#[derive(Default)]
+pub struct Orphans {
+    due: BTreeMap<SessionId, Time>,
+}
+
+impl Check for Orphans {
+    fn rule(&self) -> &'static str {
+        "I13 no immortal hold"
+    }
+
+    fn see(&mut self, at: Time, fact: &Fact, book: &Book) -> Result<(), String> {
+        match *fact {
+            Fact::Crashed { session, worst_lease } => {
+                self.due.insert(session, at.after(worst_lease));
+            }
+            Fact::Stalled { span } => self.due.values_mut().for_each(|due| *due = due.after(span)),
+            Fact::Turn { .. } => {
+                let over: Vec<SessionId> =
+                    self.due.iter().filter(|&(_, &due)| due < at).map(|(&dead, _)| dead).collect();
+                for dead in over {
+                    self.due.remove(&dead);
+                    let held = |key: &&Key| {
+                        key.holders.iter().any(|&(session, ..)| session == dead)
+                            || key.line.iter().any(|&(session, ..)| session == dead)
+                    };
+                    if let Some(key) = book.keys.values().find(held) {
+                        return Err(format!("of dead {dead:?} there is still {key:?}"));
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::checks::history::*;
+    use std::time::Duration;
+
+    #[test]
+    fn belief_past_the_lease_is_refused() {
+        let believes = |until| {
+            let honoured = Some(Time(10));
+            Fact::Believes { session: A, worker: 0, until: Time(until), honoured }
+        };
+        tells_apart(|| Leases, &[believes(10)], &[believes(11)]);
+    }
+
+    #[test]
+    fn a_hold_that_ends_early_is_refused() {
+        let held = [granted(A, 1), believes(A, 9), held(A, 1)];
+        let forced = Fact::Freed { session: A, key: K, fence: Fence(1), forced: true };
+        let lost = |why| Fact::Lost { session: A, token: T, why };
+        let then = |rest: &[Fact]| [&held[..], rest].concat();
+        let check = NoLoss::default;
+        tells_apart(check, &then(&[giving(A), freed(A, 1)]), &then(&[freed(A, 1)]));
+        tells_apart(
+            check,
+            &then(&[forced.clone(), lost(Why::Forced)]),
+            &then(&[lost(Why::Forced)]),
+        );
+        tells_apart(check, &then(&[Fact::Booted, lost(Why::Ended)]), &then(&[lost(Why::Ended)]));
+        tells_apart(check, &then(&[forced, lost(Why::Unknown)]), &then(&[lost(Why::Unknown)]));
+        let late = [&held[..], &vec![turn(); 9], &[lost(Why::Lapsed)]].concat();
+        tells_apart(check, &late, &then(&[lost(Why::Lapsed)]));
+        let not_held = |maybe| Fact::NotHeld { session: A, token: T, maybe };
+        tells_apart(
+            check,
+            &then(&[giving(A), not_held(true)]),
+            &then(&[giving(A), not_held(false)]),
+        );
+        let early = [granted(A, 1), freed(A, 1), believes(A, 90), held[2].clone()];
+        assert!(judge(check(), &early).is_some());
+    }
+
+    #[test]
+    fn a_hold_that_outlives_its_client_is_refused() {
+        let dead = Fact::Crashed { session: A, worst_lease: Duration::from_millis(2) };
+        let stalled = Fact::Stalled { span: Duration::from_millis(9) };
+        let wait = vec![turn(); 5];
+        let bad = [&[granted(A, 1), dead.clone()][..], &wait].concat();
+        let freed = [&[granted(A, 1), dead.clone(), freed(A, 1)][..], &wait].concat();
+        let late = [&[granted(A, 1), dead, stalled][..], &wait].concat();
+        tells_apart(Orphans::default, &freed, &bad);
+        tells_apart(Orphans::default, &late, &bad);
+    }
+}

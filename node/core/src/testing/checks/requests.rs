@@ -1,0 +1,169 @@
+//! What single requests promise.
+
+use crate::Time;
+use crate::testing::recorder::{Book, Check};
+use crate::testing::{Fact, KeyId, Token};
+use lockring_proto::{Fence, SessionId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// I6: a release that was confirmed has ended that hold.
+#[derive(Default)]
+pub struct Releases {
+    freed: BTreeSet<(KeyId, Fence)>,
+}
+
+impl Check for Releases {
+    fn rule(&self) -> &'static str {
+        "I6 released is released"
+    }
+
+    fn see(&mut self, _: Time, fact: &Fact, book: &Book) -> Result<(), String> {
+        match *fact {
+            Fact::Freed { key, fence, .. } => {
+                self.freed.insert((key, fence));
+                Ok(())
+            }
+            Fact::Released { session, token } => match book.holds.get(&(session, token)) {
+                Some(hold) if !self.freed.contains(&(hold.key, hold.fence)) => {
+                    Err(format!("the node still has {hold:?}"))
+                }
+                Some(_) => Ok(()),
+                None => Err(format!("{session:?} did not hold {token:?}")),
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
+/// I7: a request is executed at most once, however often it is sent.
+#[derive(Default)]
+pub struct Once {
+    queued: BTreeSet<(SessionId, u64)>,
+    granted: BTreeSet<(SessionId, u64)>,
+}
+
+impl Check for Once {
+    fn rule(&self) -> &'static str {
+        "I7 executed once"
+    }
+
+    fn see(&mut self, _: Time, fact: &Fact, _: &Book) -> Result<(), String> {
+        let (request, again) = match *fact {
+            Fact::Granted { session, request, .. } => {
+                (request, !self.granted.insert((session, request)))
+            }
+            Fact::Queued { session, request, .. } => {
+                let granted = self.granted.contains(&(session, request));
+                (request, granted || !self.queued.insert((session, request)))
+            }
+            _ => return Ok(()),
+        };
+        (!again).then_some(()).ok_or_else(|| format!("request {request} ran again: {fact:?}"))
+    }
+}
+
+/// After a confirmed cancel nothing of the claim is held or in line, now or later.
+#[derive(Default)]
+pub struct Cancels {
+    undoing: BTreeMap<(SessionId, Token), u64>,
+    undone: BTreeSet<(SessionId, u64)>,
+    granted: BTreeMap<(SessionId, u64), (KeyId, Fence)>,
+}
+
+impl Check for Cancels {
+    fn rule(&self) -> &'static str {
+        "I6 undone is undone"
+    }
+
+    fn see(&mut self, _: Time, fact: &Fact, book: &Book) -> Result<(), String> {
+        match *fact {
+            Fact::Undoing { session, token, request } => {
+                self.undoing.insert((session, token), request);
+                Ok(())
+            }
+            Fact::Granted { session, request, .. } | Fact::Queued { session, request, .. }
+                if self.undone.contains(&(session, request)) =>
+            {
+                Err(format!("request {request} of {session:?} was undone: {fact:?}"))
+            }
+            Fact::Granted { session, request, key, fence, .. } => {
+                self.granted.insert((session, request), (key, fence));
+                Ok(())
+            }
+            Fact::Undone { session, token } => {
+                let Some(request) = self.undoing.remove(&(session, token)) else { return Ok(()) };
+                self.undone.insert((session, request));
+                let its = |&(waits, waiting, _): &_| (waits, waiting) == (session, request);
+                let waits = book.keys.values().any(|key| key.line.iter().any(its));
+                let held = self.granted.get(&(session, request)).is_some_and(|(key, fence)| {
+                    book.keys.get(key).is_some_and(|key| key.holders.iter().any(|h| h.2 == *fence))
+                });
+                (!waits && !held)
+                    .then_some(())
+                    .ok_or_else(|| format!("of request {request} of {session:?} there is more"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A request routed by an older ring than the cell's epoch is never executed.
+pub struct Routing;
+
+impl Check for Routing {
+    fn rule(&self) -> &'static str {
+        "I12 routed by the ring in force"
+    }
+
+    fn see(&mut self, _: Time, fact: &Fact, _: &Book) -> Result<(), String> {
+        match *fact {
+            Fact::Answered { routed, since, moved: false } if routed < since => {
+                Err(format!("executed though routed by {routed}, owned since {since}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::checks::history::*;
+
+    #[test]
+    fn a_release_that_ended_nothing_is_refused() {
+        let good = [granted(A, 1), held(A, 1), giving(A), freed(A, 1), released(A)];
+        let bad = [granted(A, 1), held(A, 1), giving(A), released(A)];
+        tells_apart(Releases::default, &good, &bad);
+        tells_apart(Releases::default, &good, &[&good[..], &[released(A)]].concat());
+    }
+
+    #[test]
+    fn a_request_that_runs_twice_is_refused() {
+        let good = [queued(A, 1), left(A, 1), granted(A, 1), freed(A, 1), granted(A, 2)];
+        tells_apart(Once::default, &good, &[granted(A, 1), freed(A, 1), granted(A, 1)]);
+        tells_apart(Once::default, &good, &[granted(A, 1), queued(A, 1)]);
+        tells_apart(Once::default, &good, &[queued(A, 1), queued(A, 1)]);
+    }
+
+    #[test]
+    fn what_is_left_after_a_cancel_is_refused() {
+        let undoing = Fact::Undoing { session: A, token: T, request: 1 };
+        let undone = Fact::Undone { session: A, token: T };
+        let (good, waits) = (
+            [queued(A, 1), undoing.clone(), left(A, 1), undone.clone(), granted(A, 2)],
+            [queued(A, 1), undoing.clone(), undone.clone()],
+        );
+        tells_apart(Cancels::default, &good, &waits);
+        let held = [granted(A, 1), undoing.clone(), undone.clone()];
+        let given = [granted(A, 1), undoing.clone(), freed(A, 1), undone.clone()];
+        tells_apart(Cancels::default, &given, &held);
+        tells_apart(Cancels::default, &good, &[undoing, undone, granted(A, 1)]);
+    }
+
+    #[test]
+    fn a_request_routed_by_an_older_ring_is_refused() {
+        let answered = |routed, moved| Fact::Answered { routed, since: 2, moved };
+        tells_apart(|| Routing, &[answered(2, false), answered(1, true)], &[answered(1, false)]);
+    }
+}

@@ -1,0 +1,221 @@
+//! What the line promises.
+
+use crate::Time;
+use crate::testing::recorder::{Book, Check, Key};
+use crate::testing::{Fact, KeyId, Token};
+use lockring_proto::{Claim, SessionId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// I8: nothing is granted to a session whose lease has ended.
+pub struct DeadSessions;
+
+impl Check for DeadSessions {
+    fn rule(&self) -> &'static str {
+        "I8 no grant to the dead"
+    }
+
+    fn see(&mut self, _: Time, fact: &Fact, _: &Book) -> Result<(), String> {
+        match fact {
+            Fact::Granted { alive: false, .. } => Err(format!("{fact:?}")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// I10: whoever is next and fits is granted at once, when a hold ends or a claim leaves the line.
+#[derive(Default)]
+pub struct Waiters {
+    touched: BTreeSet<KeyId>,
+}
+
+fn head_fits(key: &Key) -> bool {
+    let Some(&(_, _, claim)) = key.line.front() else { return false };
+    match claim {
+        Claim::Exclusive => key.holders.is_empty(),
+        Claim::Shared => key.holders.iter().all(|held| held.1 == Claim::Shared),
+        Claim::Permits { permits, capacity } => {
+            let used: u32 = key
+                .holders
+                .iter()
+                .map(|held| match held.1 {
+                    Claim::Permits { permits, .. } => permits,
+                    Claim::Exclusive | Claim::Shared => capacity,
+                })
+                .sum();
+            used + permits <= capacity
+        }
+    }
+}
+
+impl Check for Waiters {
+    fn rule(&self) -> &'static str {
+        "I10 the next is woken"
+    }
+
+    fn see(&mut self, _: Time, fact: &Fact, book: &Book) -> Result<(), String> {
+        match *fact {
+            Fact::Booted => self.touched.clear(),
+            Fact::Freed { key, .. } | Fact::Left { key, .. } => {
+                self.touched.insert(key);
+            }
+            Fact::Turn { grace: true } => self.touched.clear(),
+            Fact::Turn { grace: false } => {
+                for id in std::mem::take(&mut self.touched) {
+                    if let Some(key) = book.keys.get(&id).filter(|key| head_fits(key)) {
+                        return Err(format!("{id:?} could be granted: {key:?}"));
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// I11: first in line, first granted; and nobody who asks later passes one who knows it is in line.
+#[derive(Default)]
+pub struct Fifo {
+    /// Who left a line last, and from which place.
+    left: Option<(SessionId, u64, usize)>,
+    asked: BTreeMap<(SessionId, Token), (Time, KeyId)>,
+    in_line: BTreeMap<KeyId, BTreeMap<(SessionId, Token), Time>>,
+}
+
+impl Fifo {
+    fn forget(&mut self, session: SessionId, token: Token) {
+        if let Some((_, key)) = self.asked.remove(&(session, token))
+            && let Some(line) = self.in_line.get_mut(&key)
+        {
+            line.remove(&(session, token));
+        }
+    }
+
+    fn forget_all(&mut self, gone: SessionId) {
+        for line in self.in_line.values_mut() {
+            line.retain(|&(session, _), _| session != gone);
+        }
+    }
+
+    fn granted(
+        &mut self,
+        session: SessionId,
+        request: u64,
+        key: Option<&Key>,
+    ) -> Result<(), String> {
+        match self.left.take() {
+            Some((waited, its, place)) if (waited, its) == (session, request) => {
+                (place == 0).then_some(()).ok_or_else(|| format!("{session:?} passed {place}"))
+            }
+            _ => {
+                let ahead = key.map_or(0, |key| key.line.len());
+                (ahead == 0).then_some(()).ok_or_else(|| format!("{session:?} barged by {ahead}"))
+            }
+        }
+    }
+
+    /// A client holds a key: who knew to be in line before it asked, and still is?
+    fn held(&mut self, name: (SessionId, Token), id: KeyId, book: &Book) -> Result<(), String> {
+        let asked = self.asked.get(&name).map(|&(asked, _)| asked);
+        self.forget(name.0, name.1);
+        let (Some(asked), Some(line), Some(key)) =
+            (asked, self.in_line.get(&id), book.keys.get(&id))
+        else {
+            return Ok(());
+        };
+        for (&(session, token), &knew) in line {
+            let claims = line.keys().filter(|&&(other, _)| other == session).count();
+            let waits = key.line.iter().filter(|&&(other, ..)| other == session).count();
+            if knew < asked && claims == 1 && waits == 1 {
+                return Err(format!("{name:?} passed {:?} on {id:?}", (session, token)));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Check for Fifo {
+    fn rule(&self) -> &'static str {
+        "I11 first in, first out"
+    }
+
+    fn see(&mut self, at: Time, fact: &Fact, book: &Book) -> Result<(), String> {
+        match *fact {
+            Fact::Booted => {
+                self.left = None;
+                self.in_line.clear();
+            }
+            Fact::Left { session, request, key } => {
+                let line = book.keys.get(&key).map(|key| &key.line);
+                let its = |&(waits, waiting, _): &_| (waits, waiting) == (session, request);
+                let place = line.and_then(|line| line.iter().position(its));
+                self.left = place.map(|place| (session, request, place));
+            }
+            Fact::Granted { session, request, key, .. } => {
+                return self.granted(session, request, book.keys.get(&key));
+            }
+            Fact::Asked { session, token, key, .. } => {
+                self.asked.insert((session, token), (at, key));
+            }
+            Fact::InLine { session, token } => {
+                if let Some(&(_, key)) = self.asked.get(&(session, token)) {
+                    self.in_line.entry(key).or_default().entry((session, token)).or_insert(at);
+                }
+            }
+            Fact::Held { session, token, key, .. } => {
+                return self.held((session, token), key, book);
+            }
+            Fact::NotGranted { session, token } | Fact::Undoing { session, token, .. } => {
+                self.forget(session, token);
+            }
+            Fact::Dead { session, .. }
+            | Fact::Anew { session, .. }
+            | Fact::Crashed { session, .. } => self.forget_all(session),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::checks::history::*;
+
+    #[test]
+    fn a_grant_to_the_dead_is_refused() {
+        let Fact::Granted { session, request, key, claim, fence, .. } = granted(A, 1) else {
+            unreachable!()
+        };
+        let bad = Fact::Granted { session, request, key, claim, fence, alive: false };
+        tells_apart(|| DeadSessions, &[granted(A, 1)], &[bad]);
+    }
+
+    #[test]
+    fn a_head_that_fits_and_waits_on_is_refused() {
+        let woken = [granted(A, 1), queued(B, 2), freed(A, 1), left(B, 2), granted(B, 2), turn()];
+        let stuck = [granted(A, 1), queued(B, 2), freed(A, 1), turn()];
+        tells_apart(Waiters::default, &woken, &stuck);
+        let grace = [queued(A, 1), queued(B, 2), left(A, 1), Fact::Turn { grace: true }];
+        assert_eq!(judge(Waiters::default(), &grace), None);
+    }
+
+    #[test]
+    fn who_passes_another_is_refused() {
+        let line = [granted(A, 9), queued(A, 1), queued(B, 2), freed(A, 9)];
+        let then = |rest: &[Fact]| [&line[..], rest].concat();
+        let good = then(&[left(A, 1), granted(A, 1)]);
+        tells_apart(Fifo::default, &good, &then(&[left(B, 2), granted(B, 2)]));
+        tells_apart(Fifo::default, &good, &then(&[granted(B, 3)]));
+    }
+
+    #[test]
+    fn who_asked_later_and_holds_first_is_refused() {
+        let in_line = |session| Fact::InLine { session, token: T };
+        let bad = [queued(A, 1), asked(A), in_line(A), asked(B), held(B, 2)];
+        let good = [queued(A, 1), asked(A), asked(B), in_line(A), held(B, 2)];
+        tells_apart(Fifo::default, &good, &bad);
+        let dead = Fact::Dead { worker: 0, session: A, expired: true };
+        let good = [queued(A, 1), asked(A), in_line(A), dead, asked(B), held(B, 2)];
+        tells_apart(Fifo::default, &good, &bad);
+    }
+}

@@ -1,0 +1,29 @@
+//! What tests see of the core, and the parts that a simulation is made of. They know nothing of
+//! each other: a run (`client/tests/sim`) puts them together.
+//!
+//! - [`Note`]: a machine's own log; [`View`]: its logical state, with a canonical fingerprint;
+//! - [`Rng`], [`RateClock`], [`Net`]: chance, clocks that go wrong, and a network that breaks;
+//! - [`Fault`], [`Plan`]: which faults come when;
+//! - [`Recorder`], [`Fact`], [`checks`]: what happened on one clock, and the promises it is held
+//!   to.
+
+mod audit;
+pub mod checks;
+mod clock;
+mod fact;
+mod faults;
+mod net;
+mod recorder;
+mod rng;
+mod seen;
+mod view;
+
+pub use clock::RateClock;
+pub use fact::{Fact, KeyId, Token, Why};
+pub use faults::{Fault, Plan};
+pub use net::{Arrival, DELAY_MAX, Net, Stream};
+pub use recorder::{Book, Check, Hold, Key, Recorder, Violation};
+pub use rng::{Rng, Trace};
+pub use seen::Note;
+pub(crate) use seen::Seen;
+pub use view::{HolderView, KeyView, LinkName, LinkView, View, WaiterView};

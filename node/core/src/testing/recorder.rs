@@ -1,0 +1,188 @@
+//! The recorder: hears every fact in order, keeps what the checkers need to know in common, and
+//! stops at the first broken promise.
+
+use super::fact::{Fact, KeyId, Token};
+use crate::Time;
+use lockring_proto::{Claim, Fence, SessionId};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which.
+    pub rule: &'static str,
+    /// How.
+    pub what: String,
+    /// When.
+    pub at: Time,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}: {}", self.rule, self.at, self.what)
+    }
+}
+
+/// One promise, checked fact by fact. `book` is how things were before the fact.
+pub trait Check {
+    /// Its name.
+    fn rule(&self) -> &'static str;
+    /// Takes a fact in.
+    ///
+    /// # Errors
+    /// With what is wrong, if the fact breaks the promise.
+    fn see(&mut self, at: Time, fact: &Fact, book: &Book) -> Result<(), String>;
+}
+
+/// A hold as its client sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Hold {
+    /// The session.
+    pub session: SessionId,
+    /// The worker.
+    pub worker: u16,
+    /// The key.
+    pub key: KeyId,
+    /// What is held.
+    pub claim: Claim,
+    /// Its fence.
+    pub fence: Fence,
+    /// It is being given back: the client does not act on it any more.
+    pub giving: bool,
+}
+
+/// A key as its worker sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Key {
+    /// Who holds it.
+    pub holders: Vec<(SessionId, Claim, Fence)>,
+    /// Who is in line.
+    pub line: VecDeque<(SessionId, u64, Claim)>,
+}
+
+/// What is known in common: who believes what, and what the workers said.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    /// Holds of living clients.
+    pub holds: BTreeMap<(SessionId, Token), Hold>,
+    by_key: BTreeMap<KeyId, Vec<(SessionId, Token)>>,
+    valid: BTreeMap<(SessionId, u16), Time>,
+    /// Keys in use at the node.
+    pub keys: BTreeMap<KeyId, Key>,
+    /// Starts of the node.
+    pub boots: u32,
+}
+
+impl Book {
+    /// Until when a session believes in its holds at a worker.
+    pub fn valid(&self, session: SessionId, worker: u16) -> Time {
+        self.valid.get(&(session, worker)).copied().unwrap_or(Time(0))
+    }
+
+    /// Whether a client may act on a hold at `at`.
+    pub fn acts(&self, at: Time, hold: &Hold) -> bool {
+        !hold.giving && self.valid(hold.session, hold.worker) > at
+    }
+
+    /// The holds of a key by clients.
+    pub fn believers(&self, key: KeyId) -> impl Iterator<Item = &Hold> {
+        self.by_key.get(&key).into_iter().flatten().map(|name| &self.holds[name])
+    }
+
+    fn forget(&mut self, name: (SessionId, Token)) {
+        if let Some(hold) = self.holds.remove(&name)
+            && let Some(names) = self.by_key.get_mut(&hold.key)
+        {
+            names.retain(|known| *known != name);
+        }
+    }
+
+    fn keep(&mut self, fact: &Fact) {
+        match *fact {
+            Fact::Booted => {
+                self.keys.clear();
+                self.boots += 1;
+            }
+            Fact::Queued { session, request, key, claim } => {
+                self.keys.entry(key).or_default().line.push_back((session, request, claim));
+            }
+            Fact::Left { session, request, key } => {
+                let line = &mut self.keys.entry(key).or_default().line;
+                line.retain(|&(waits, its, _)| (waits, its) != (session, request));
+            }
+            Fact::Granted { session, key, claim, fence, .. } => {
+                self.keys.entry(key).or_default().holders.push((session, claim, fence));
+            }
+            Fact::Freed { key, fence, .. } => {
+                self.keys.entry(key).or_default().holders.retain(|held| held.2 != fence);
+            }
+            Fact::Held { session, worker, token, key, claim, fence } => {
+                let hold = Hold { session, worker, key, claim, fence, giving: false };
+                self.holds.insert((session, token), hold);
+                self.by_key.entry(key).or_default().push((session, token));
+            }
+            Fact::Believes { session, worker, until, .. } => {
+                self.valid.insert((session, worker), until);
+            }
+            Fact::Giving { session, token } => {
+                if let Some(hold) = self.holds.get_mut(&(session, token)) {
+                    hold.giving = true;
+                }
+            }
+            Fact::Released { session, token }
+            | Fact::NotHeld { session, token, .. }
+            | Fact::Lost { session, token, .. } => self.forget((session, token)),
+            Fact::Crashed { session, .. } => {
+                let first = (session, Token(0));
+                let last = (session, Token(u64::MAX));
+                let names: Vec<_> = self.holds.range(first..=last).map(|(&name, _)| name).collect();
+                names.into_iter().for_each(|name| self.forget(name));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Hears every fact.
+pub struct Recorder {
+    checks: Vec<Box<dyn Check>>,
+    book: Book,
+    violation: Option<Violation>,
+}
+
+impl Recorder {
+    /// A recorder of these promises.
+    pub fn new(checks: Vec<Box<dyn Check>>) -> Self {
+        Self { checks, book: Book::default(), violation: None }
+    }
+
+    /// A fact. After the first broken promise nothing is checked any more.
+    pub fn record(&mut self, at: Time, fact: &Fact) {
+        if self.violation.is_some() {
+            return;
+        }
+        for check in &mut self.checks {
+            if let Err(what) = check.see(at, fact, &self.book) {
+                self.violation = Some(Violation { rule: check.rule(), what, at });
+                return;
+            }
+        }
+        self.book.keep(fact);
+    }
+
+    /// Something that the run itself finds wrong.
+    pub fn accuse(&mut self, at: Time, rule: &'static str, what: String) {
+        self.violation.get_or_insert(Violation { rule, what, at });
+    }
+
+    /// The first broken promise.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// What is known in common.
+    pub fn book(&self) -> &Book {
+        &self.book
+    }
+}

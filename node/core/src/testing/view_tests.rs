@@ -1,0 +1,173 @@
+//! Fingerprints: blind to where state is kept, not to what it is.
+
+use crate::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Party, Time};
+use lockring_proto::{Claim, Fence, Hello, Namespace, PROTOCOL, Request, SessionId, Wait};
+use lockring_ring::{CellBits, Epoch, NamespaceSeed, RingVersion, hash_key};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The smallest ring there is: two cells.
+const BITS: u8 = 1;
+
+struct World {
+    machine: Machine,
+    links: BTreeMap<u64, LinkIndex>,
+    now: Time,
+    id: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let config = Config {
+            cell_bits: CellBits::new(BITS).unwrap(),
+            worker: 0,
+            workers: 1,
+            node: 1,
+            boot: 1,
+            epoch: Epoch(1),
+            ring_version: RingVersion(1),
+            longest_ttl: Duration::from_secs(10),
+            opens_at: None,
+            limits: Limits::default(),
+        };
+        Self { machine: Machine::new(config, Time(0)), links: BTreeMap::new(), now: Time(0), id: 0 }
+    }
+
+    fn run(&mut self, event: Event<'_>) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.machine.handle(self.now, event, &mut actions);
+        for action in &actions {
+            if let Action::Welcome { conn, link, .. } = action {
+                self.links.insert(conn.0, *link);
+            }
+        }
+        actions
+    }
+
+    fn open(&mut self, conn: u64) {
+        let party = Party { namespace: Namespace::default(), name: format!("c{conn}") };
+        let hello = Hello {
+            protocol: PROTOCOL,
+            session: SessionId([conn as u8; 16]),
+            incarnation: 1,
+            ttl_ms: 10_000,
+            ring_version: 1,
+            label: "",
+        };
+        self.run(Event::Opened { conn: ConnId(conn), party: &party, hello });
+    }
+
+    fn ask(&mut self, conn: u64, request: Request<'_>) -> Vec<Action> {
+        let link = self.links[&conn];
+        self.run(Event::Requests { conn: ConnId(conn), link, requests: &[request] })
+    }
+
+    fn acquire(&mut self, conn: u64, id: u64, key: &str, claim: Claim) -> Vec<Action> {
+        let (version, wait, key) = (1, Wait::Forever, key.as_bytes());
+        self.ask(conn, Request::Acquire { id, version, claim, wait, key })
+    }
+
+    fn release(&mut self, conn: u64, key: &str, counter: u64) {
+        self.id += 1;
+        let (id, fence) = (1000 + self.id, Fence::new(Epoch(1), counter));
+        self.ask(conn, Request::Release { id, version: 1, fence, key: key.as_bytes() });
+    }
+}
+
+/// A key of each of the two cells.
+fn keys() -> [String; 2] {
+    let bits = CellBits::new(BITS).unwrap();
+    let in_cell = |cell: u16| {
+        (0..)
+            .map(|i| format!("key{i}"))
+            .find(|key| {
+                let hash = hash_key(NamespaceSeed::of("default"), key.as_bytes());
+                bits.cell(hash.position).0 == cell
+            })
+            .unwrap()
+    };
+    [in_cell(0), in_cell(1)]
+}
+
+#[test]
+fn one_state_reached_by_two_ways_has_one_fingerprint() {
+    let [left, right] = keys();
+    let mut one = World::new();
+    one.open(1);
+    one.open(2);
+    one.acquire(1, 1, &left, Claim::Exclusive);
+    one.acquire(2, 2, &left, Claim::Shared);
+    one.acquire(2, 3, &right, Claim::Shared);
+    one.acquire(1, 4, &right, Claim::Shared);
+    // The other way round, over slots that others have used before.
+    let mut two = World::new();
+    two.open(2);
+    two.open(1);
+    two.acquire(2, 3, &right, Claim::Shared);
+    two.acquire(1, 4, &right, Claim::Shared);
+    two.acquire(1, 1, &left, Claim::Exclusive);
+    two.acquire(2, 2, &left, Claim::Shared);
+    assert_eq!(one.machine.view(), two.machine.view());
+    assert_eq!(one.machine.fingerprint(), two.machine.fingerprint());
+    // They behave alike, too; and the clone is no part of the original.
+    let before = one.machine.clone();
+    one.release(1, &left, 1);
+    two.release(1, &left, 1);
+    assert_eq!(one.machine.fingerprint(), two.machine.fingerprint());
+    assert_ne!(one.machine.fingerprint(), before.fingerprint());
+}
+
+#[test]
+fn slots_used_before_leave_no_trace() {
+    let [left, right] = keys();
+    let (mut one, mut two) = (World::new(), World::new());
+    for (world, first, second) in [(&mut one, &left, &right), (&mut two, &right, &left)] {
+        world.open(1);
+        world.open(2);
+        for key in [first, second] {
+            world.acquire(1, if *key == left { 1 } else { 2 }, key, Claim::Exclusive);
+            world.release(1, key, 1);
+        }
+        for key in [second, first] {
+            world.acquire(2, if *key == left { 3 } else { 4 }, key, Claim::Exclusive);
+        }
+    }
+    assert_eq!(one.machine.fingerprint(), two.machine.fingerprint());
+}
+
+#[test]
+fn every_part_of_the_state_counts() {
+    let [left, _] = keys();
+    let mut seen = Vec::new();
+    let mut world = World::new();
+    let steps: [&dyn Fn(&mut World); 8] = [
+        &|world| world.open(1),
+        &|world| world.open(2),
+        &|world| drop(world.acquire(1, 1, &left, Claim::Shared)),
+        &|world| drop(world.acquire(2, 1, &left, Claim::Exclusive)),
+        &|world| drop(world.run(Event::Drain)),
+        &|world| drop(world.run(Event::LongestTtl(Duration::from_secs(60)))),
+        &|world| drop(world.run(Event::Closed { conn: ConnId(1), link: world.links[&1] })),
+        &|world| world.now = Time(20_000_000),
+    ];
+    for step in steps {
+        step(&mut world);
+        world.run(Event::Tick);
+        let print = world.machine.fingerprint();
+        assert!(!seen.contains(&print), "a step left no trace");
+        seen.push(print);
+    }
+}
+
+#[test]
+fn two_cells_serve_as_any_number() {
+    let [left, right] = keys();
+    let mut world = World::new();
+    world.open(1);
+    for key in [&left, &right] {
+        let actions = world.acquire(1, u64::from(key == &right) + 1, key, Claim::Exclusive);
+        assert!(format!("{actions:?}").contains("Granted"), "{actions:?}");
+    }
+    assert_eq!(world.machine.view().cells.len(), 2);
+    assert_eq!(world.machine.view().keys.len(), 2);
+}

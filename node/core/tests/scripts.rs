@@ -1,0 +1,538 @@
+//! Golden scripts: what one machine does, event by event, as text one can read and review.
+//!
+//! A script is commands at the left margin and, indented below each, what the machine did. Plain
+//! `cargo test` compares; `UPDATE=1 cargo test -p lockring-core --test scripts` writes the indented
+//! lines anew, and the difference is for a person to judge. Empty lines and `#` lines are kept.
+//!
+//! ```text
+//! node opens=10s slice=2       first line: how the machine is made
+//! open A session=a inc=1       a hello on connection A (ttl= party= ns= label= proto=)
+//! A acquire 1 k wait=2s        a request: id, key, then options; `;` puts several into one batch
+//! A release 2 k 1.1            a fence is epoch.counter; v=N is the sender's ring version
+//! at 5s | run 5s | tick        the clock jumps | walks tick by tick | one tick now
+//! close A | drain | longest 60s | epoch k 2 v=2 | counter k 549755813887
+//! ```
+//! Keys: `\xHH` is a byte, a trailing `*N` repeats what is before it N times.
+
+use lockring_core::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Party, Time};
+use lockring_proto::{
+    BlockedReason, Claim, Digest, Fence, Hello, HelloReply, HoldId, Holder, Inspection, ListCursor,
+    Listing, Namespace, PROTOCOL, Push, Reply, Request, SessionId, Wait,
+};
+use lockring_ring::{CellBits, CellId, Epoch, NamespaceSeed, RingVersion, hash_key};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+struct Conn {
+    id: ConnId,
+    link: Option<LinkIndex>,
+    seed: NamespaceSeed,
+}
+
+struct World {
+    machine: Machine,
+    bits: CellBits,
+    now: Time,
+    conns: BTreeMap<String, Conn>,
+}
+
+/// The words of a command: plain ones in order, and `name=value` ones.
+struct Words<'a> {
+    plain: std::vec::IntoIter<&'a str>,
+    named: BTreeMap<&'a str, &'a str>,
+}
+
+impl<'a> Words<'a> {
+    fn of(text: &'a str) -> Self {
+        let (named, plain): (Vec<&str>, Vec<&str>) =
+            text.split_whitespace().partition(|word| word.contains('='));
+        let named = named.iter().filter_map(|word| word.split_once('=')).collect();
+        Self { plain: plain.into_iter(), named }
+    }
+
+    fn next(&mut self) -> &'a str {
+        self.plain.next().expect("the command needs another word")
+    }
+
+    fn number(&mut self, name: &str, default: u64) -> u64 {
+        self.named.remove(name).map_or(default, number)
+    }
+
+    fn span(&mut self, name: &str) -> Option<Duration> {
+        self.named.remove(name).map(span)
+    }
+
+    fn end(mut self) {
+        assert_eq!(self.plain.next(), None, "a word too many");
+        assert!(self.named.is_empty(), "unknown {:?}", self.named);
+    }
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> T {
+    text.parse().unwrap_or_else(|_| panic!("{text:?} is not a number"))
+}
+
+fn span(text: &str) -> Duration {
+    let (digits, unit) = match text.strip_suffix("ms") {
+        Some(digits) => (digits, 1e-3),
+        None => (text.strip_suffix('s').expect("a span ends in s or ms"), 1.0),
+    };
+    Duration::from_secs_f64(number::<f64>(digits) * unit)
+}
+
+fn key(text: &str) -> Vec<u8> {
+    if let Some((repeated, times)) = text.split_once('*') {
+        return key(repeated).repeat(number(times));
+    }
+    let mut parts = text.split("\\x");
+    let mut bytes = parts.next().expect("split gives one part").as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(&part[..2], 16).expect("two hex digits"));
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    bytes
+}
+
+fn fence(text: &str) -> Fence {
+    let (epoch, counter) = text.split_once('.').expect("a fence is epoch.counter");
+    Fence::new(Epoch(number(epoch)), number(counter))
+}
+
+fn claim(words: &mut Words<'_>) -> Claim {
+    match words.plain.next() {
+        None => Claim::Exclusive,
+        Some("shared") => Claim::Shared,
+        Some(permits) => {
+            let (permits, capacity) = permits.split_once('/').expect("permits/capacity");
+            Claim::Permits { permits: number(permits), capacity: number(capacity) }
+        }
+    }
+}
+
+fn wait(words: &mut Words<'_>) -> Wait {
+    match words.named.remove("wait") {
+        None => Wait::Forever,
+        Some("no") => Wait::No,
+        Some(text) => Wait::Millis(span(text).as_millis() as u64),
+    }
+}
+
+/// A request as it is parsed, with its key owned.
+struct Parsed {
+    verb: &'static str,
+    id: u64,
+    version: u64,
+    key: Vec<u8>,
+    claim: Claim,
+    wait: Wait,
+    fence: Fence,
+    target: u64,
+    rows: u32,
+    cursor: ListCursor,
+    holds: Option<Vec<HoldId>>,
+}
+
+const KEYED: [&str; 5] = ["acquire", "release", "cancel", "inspect", "force"];
+const KEYLESS: [&str; 5] = ["renew", "compare", "ring", "list", "goodbye"];
+
+impl Parsed {
+    fn of(text: &str, world: &World, conn: &Conn) -> Self {
+        let mut words = Words::of(text);
+        let verb = words.next();
+        let verb = KEYED.iter().chain(&KEYLESS).find(|&&known| known == verb).expect("a request");
+        let id = number(words.next());
+        let version = words.number("v", world.machine.version().0);
+        let key = if KEYED.contains(verb) { key(words.next()) } else { Vec::new() };
+        let holds = words.named.remove("holds").map(|list| holds(list, world, conn));
+        let mut parsed = Self {
+            verb,
+            id,
+            version,
+            key,
+            claim: Claim::Exclusive,
+            wait: wait(&mut words),
+            fence: Fence(0),
+            target: words.number("target", 0),
+            rows: words.number("rows", 100) as u32,
+            cursor: ListCursor::default(),
+            holds,
+        };
+        match *verb {
+            "acquire" => parsed.claim = claim(&mut words),
+            "release" => parsed.fence = fence(words.next()),
+            "list" => {
+                parsed.key = words.named.remove("prefix").map_or_else(Vec::new, self::key);
+                if let Some((cell, after)) =
+                    words.named.remove("after").and_then(|after| after.split_once('/'))
+                {
+                    parsed.cursor = ListCursor { cell: number(cell), key: self::key(after) };
+                }
+            }
+            "compare" => parsed.target = words.number("upto", 0),
+            _ => {}
+        }
+        words.end();
+        parsed
+    }
+
+    fn request(&self) -> Request<'_> {
+        let (id, version, key) = (self.id, self.version, self.key.as_slice());
+        match self.verb {
+            "acquire" => Request::Acquire { id, version, claim: self.claim, wait: self.wait, key },
+            "release" => Request::Release { id, version, fence: self.fence, key },
+            "cancel" => Request::Cancel { id, version, target: self.target, key },
+            "inspect" => Request::Inspect { id, version, key },
+            "force" => Request::Force { id, version, key },
+            "renew" => Request::Renew { id, digest: self.holds.as_deref().map(digest) },
+            "compare" => {
+                let holds = self.holds.clone().unwrap_or_default();
+                Request::Compare { id, upto: self.target, after: None, through: None, holds }
+            }
+            "ring" => Request::GetRing { id },
+            "list" => {
+                Request::List { id, cursor: self.cursor.clone(), rows: self.rows, prefix: key }
+            }
+            _ => Request::Goodbye { id },
+        }
+    }
+}
+
+/// `key@fence,...`, or `-` for none.
+fn holds(list: &str, world: &World, conn: &Conn) -> Vec<HoldId> {
+    let mut holds: Vec<HoldId> = list
+        .split(',')
+        .filter_map(|hold| hold.split_once('@'))
+        .map(|(text, held)| HoldId {
+            cell: world.cell(conn.seed, &key(text)).0,
+            fence: fence(held),
+        })
+        .collect();
+    holds.sort_unstable();
+    holds
+}
+
+fn digest(holds: &[HoldId]) -> Digest {
+    let mut digest = Digest::default();
+    for &hold in holds {
+        digest.add(hold);
+    }
+    digest
+}
+
+impl World {
+    fn new(text: &str) -> Self {
+        let mut words = Words::of(text);
+        assert_eq!(words.next(), "node", "a script begins with its node");
+        let bits = CellBits::new(words.number("bits", 2) as u8).expect("cell bits");
+        let limits = Limits {
+            links: words.number("links", 100) as u32,
+            holds_per_link: words.number("holds", 1000),
+            waiters_per_link: words.number("waiters", 1000) as u32,
+            waiters_per_key: words.number("waiters_per_key", 1000) as u32,
+            namespaces: words.number("namespaces", 10) as u16,
+            expiry_slice: words.number("slice", 256) as u32,
+        };
+        let config = Config {
+            cell_bits: bits,
+            worker: words.number("worker", 0) as u16,
+            workers: words.number("workers", 1) as u16,
+            node: 1,
+            boot: 1,
+            epoch: Epoch(words.number("epoch", 1) as u32),
+            ring_version: RingVersion(1),
+            longest_ttl: words.span("longest").unwrap_or(Duration::from_secs(10)),
+            opens_at: words.span("opens").map(|span| Time(0).after(span)),
+            limits,
+        };
+        words.end();
+        let machine = Machine::new(config, Time(0));
+        Self { machine, bits, now: Time(0), conns: BTreeMap::new() }
+    }
+
+    fn cell(&self, seed: NamespaceSeed, key: &[u8]) -> CellId {
+        self.bits.cell(hash_key(seed, key).position)
+    }
+
+    fn key_cell(&self, text: &str) -> CellId {
+        self.cell(NamespaceSeed::of("default"), &key(text))
+    }
+
+    fn run(&mut self, line: &str, out: &mut String) {
+        let mut words = Words::of(line);
+        match words.next() {
+            "open" => self.open(words, out),
+            "close" => {
+                let conn = &self.conns[words.next()];
+                let event = Event::Closed { conn: conn.id, link: conn.link.expect("welcomed") };
+                self.handle(event, out);
+            }
+            "at" => self.now = Time(0).after(span(words.next())),
+            "run" => self.walk(Time(0).after(span(words.next())), out),
+            "tick" => self.handle(Event::Tick, out),
+            "drain" => self.handle(Event::Drain, out),
+            "longest" => self.handle(Event::LongestTtl(span(words.next())), out),
+            "epoch" => {
+                let cell = self.key_cell(words.next());
+                let epoch = Epoch(number(words.next()));
+                let version = RingVersion(words.number("v", 1));
+                self.handle(Event::EpochRaised { cell, epoch, version }, out);
+            }
+            "counter" => {
+                let cell = self.key_cell(words.next());
+                self.machine.wind_counter(cell, number(words.next()));
+            }
+            name => {
+                let requests = line.trim_start().strip_prefix(name).expect("begins with it");
+                self.request(name, requests, out);
+            }
+        }
+    }
+
+    fn open(&mut self, mut words: Words<'_>, out: &mut String) {
+        let name = words.next();
+        let session = words.named.remove("session").expect("open needs session=");
+        let mut id = [0; 16];
+        id[..session.len()].copy_from_slice(session.as_bytes());
+        let namespace = Namespace::new(words.named.remove("ns").unwrap_or("default"));
+        let namespace = namespace.expect("a namespace");
+        let seed = NamespaceSeed::of(namespace.as_str());
+        let party = words.named.remove("party").unwrap_or(session).to_owned();
+        let label = words.named.remove("label").unwrap_or("");
+        let label = String::from_utf8(key(label)).expect("a label is text");
+        let hello = Hello {
+            protocol: words.number("proto", u64::from(PROTOCOL)) as u16,
+            session: SessionId(id),
+            incarnation: words.number("inc", 0),
+            ttl_ms: words.span("ttl").unwrap_or(Duration::from_secs(10)).as_millis() as u64,
+            ring_version: 0,
+            label: &label,
+        };
+        words.end();
+        let conn = Conn { id: ConnId(self.conns.len() as u64), link: None, seed };
+        let event =
+            Event::Opened { conn: conn.id, party: &Party { namespace, name: party }, hello };
+        self.conns.insert(name.to_owned(), conn);
+        self.handle(event, out);
+    }
+
+    fn request(&mut self, name: &str, requests: &str, out: &mut String) {
+        let conn = &self.conns[name];
+        let parsed: Vec<Parsed> =
+            requests.split(';').map(|text| Parsed::of(text, self, conn)).collect();
+        let requests: Vec<Request<'_>> = parsed.iter().map(Parsed::request).collect();
+        let link = conn.link.expect("welcomed");
+        self.handle(Event::Requests { conn: conn.id, link, requests: &requests }, out);
+    }
+
+    /// Lets time pass as a live worker sees it: every deadline is met.
+    fn walk(&mut self, until: Time, out: &mut String) {
+        while let Some(at) = self.machine.next_deadline().filter(|&at| at <= until) {
+            self.now = self.now.max(at);
+            let mut told = String::new();
+            self.handle(Event::Tick, &mut told);
+            if !told.is_empty() {
+                let _infallible = writeln!(out, "  {}", self.now);
+                out.push_str(&told);
+            }
+        }
+        self.now = until;
+    }
+
+    fn handle(&mut self, event: Event<'_>, out: &mut String) {
+        let mut actions = Vec::new();
+        self.machine.handle(self.now, event, &mut actions);
+        for action in actions {
+            if let Action::Welcome { conn, link, .. } = action {
+                let known = self.conns.values_mut().find(|known| known.id == conn);
+                known.expect("an open connection").link = Some(link);
+            }
+            let _infallible = writeln!(out, "  {}", self.told(&action));
+        }
+    }
+
+    fn told(&self, action: &Action) -> String {
+        let name = |conn: &ConnId| {
+            let found = self.conns.iter().find(|(_, known)| known.id == *conn);
+            found.map_or("?", |(name, _)| name.as_str())
+        };
+        match action {
+            Action::Welcome { conn, reply, .. } | Action::Refuse { conn, reply } => {
+                format!("{} <- {}", name(conn), hello_told(reply))
+            }
+            Action::Reply { conn, reply } => format!("{} <- {}", name(conn), reply_told(reply)),
+            Action::Push { conn, push } => format!("{} <= {}", name(conn), push_told(push)),
+            Action::Close { conn, reason } => format!("{} closed: {reason:?}", name(conn)),
+            Action::SendRing { conn, id } => format!("{} <- {id} the ring", name(conn)),
+            Action::RaiseLongestTtl(ttl) => format!("wanted: longest TTL {ttl:?}"),
+            Action::WantEpoch(cell) => format!("wanted: next epoch of {cell}"),
+        }
+    }
+}
+
+fn hello_told(reply: &HelloReply) -> String {
+    match reply {
+        HelloReply::Welcome(welcome) => {
+            let fresh = if welcome.fresh { "fresh" } else { "resumed" };
+            let (inc, ttl, v) = (welcome.incarnation, welcome.ttl_ms, welcome.ring_version);
+            format!("welcome {fresh} inc={inc} ttl={ttl}ms v={v} ns={}", welcome.namespace)
+        }
+        HelloReply::Refused(refusal) => format!("refused {:?}: {}", refusal.kind, refusal.message),
+    }
+}
+
+fn dotted(fence: Fence) -> String {
+    format!("{}.{}", fence.epoch().0, fence.counter())
+}
+
+fn reason_told(reason: &BlockedReason) -> String {
+    match reason {
+        BlockedReason::Held { fence, waiters } => {
+            format!("held under {}, {waiters} in line", dotted(*fence))
+        }
+        BlockedReason::Queue { waiters } => format!("free, {waiters} in line"),
+        BlockedReason::Grace { left_ms } => format!("grace for {left_ms}ms"),
+    }
+}
+
+fn ids_told(holds: &[HoldId]) -> String {
+    let holds: Vec<String> =
+        holds.iter().map(|hold| format!("c{}@{}", hold.cell, dotted(hold.fence))).collect();
+    format!("[{}]", holds.join(" "))
+}
+
+fn claim_told(claim: Claim) -> String {
+    match claim {
+        Claim::Exclusive => "exclusive".to_owned(),
+        Claim::Shared => "shared".to_owned(),
+        Claim::Permits { permits, capacity } => format!("{permits}/{capacity}"),
+    }
+}
+
+fn reply_told(reply: &Reply) -> String {
+    match reply {
+        Reply::Granted { id, fence, version } => {
+            format!("{id} granted {} v={version}", dotted(*fence))
+        }
+        Reply::Released { id, .. } => format!("{id} released"),
+        Reply::Queued { id, ahead, .. } => format!("{id} queued behind {ahead}"),
+        Reply::Busy { id, reason, .. } => format!("{id} busy: {}", reason_told(reason)),
+        Reply::TimedOut { id, reason, .. } => format!("{id} timed out: {}", reason_told(reason)),
+        Reply::Cancelled { id, .. } => format!("{id} cancelled"),
+        Reply::NotHeld { id, .. } => format!("{id} not held"),
+        Reply::Moved { id, version } => format!("{id} moved v={version}"),
+        Reply::Refused { id, refusal } => {
+            format!("{id} refused {:?}: {}", refusal.kind, refusal.message)
+        }
+        Reply::Renewed { id, mismatch, .. } => {
+            format!("{id} renewed{}", if *mismatch { ", digests differ" } else { "" })
+        }
+        Reply::Compared { id, lost, .. } => format!("{id} compared, lost {}", ids_told(lost)),
+        Reply::Ring { id, .. } => format!("{id} ring"),
+        Reply::Inspected { id, inspection } => format!("{id} {}", inspection_told(inspection)),
+        Reply::Listed { id, listing } => format!("{id} {}", listing_told(listing)),
+        Reply::Forced { id, ended, .. } => format!("{id} forced {ended}"),
+        Reply::Goodbye { id } => format!("{id} goodbye"),
+    }
+}
+
+fn holder_told(holder: &Holder) -> String {
+    let (held, left) = (holder.held_ms, holder.lease_left_ms);
+    let (fence, claim) = (dotted(holder.fence), claim_told(holder.claim));
+    format!("{claim} {fence} for {held}ms lease {left}ms {:?}", holder.label)
+}
+
+fn inspection_told(seen: &Inspection) -> String {
+    let mut told = format!(
+        "inspected c{} epoch {}: {} hold, {} wait",
+        seen.cell, seen.epoch, seen.holder_count, seen.waiter_count
+    );
+    if let Some(capacity) = seen.capacity {
+        let _infallible = write!(told, ", capacity {capacity}");
+    }
+    if seen.grace_left_ms > 0 {
+        let _infallible = write!(told, ", grace {}ms", seen.grace_left_ms);
+    }
+    for holder in &seen.holders {
+        let _infallible = write!(told, "\n    holds {}", holder_told(holder));
+    }
+    for waiter in &seen.waiters {
+        let (claim, waited) = (claim_told(waiter.claim), waiter.waited_ms);
+        let _infallible = write!(told, "\n    waits {claim} for {waited}ms {:?}", waiter.label);
+    }
+    told
+}
+
+fn listing_told(listing: &Listing) -> String {
+    let mut told = match &listing.next {
+        Some(next) => format!("listed, more after {}/{}", next.cell, next.key.escape_ascii()),
+        None => "listed, the end".to_owned(),
+    };
+    for row in &listing.rows {
+        let holder = row.holder.as_ref().map_or_else(|| "nobody".to_owned(), holder_told);
+        let (key, holders, waiters) = (row.key.escape_ascii(), row.holders, row.waiters);
+        let _infallible = write!(told, "\n    {key}: {holders} hold, {waiters} wait: {holder}");
+    }
+    told
+}
+
+fn push_told(push: &Push) -> String {
+    match push {
+        Push::Lost { reason, holds } => format!("lost {reason:?} {}", ids_told(holds)),
+        Push::RingChanged { version } => format!("ring v={version}"),
+        Push::Draining => "draining".to_owned(),
+    }
+}
+
+/// The script with its indented lines as the machine makes them now.
+fn replay(script: &str) -> String {
+    let mut out = String::new();
+    let mut world: Option<World> = None;
+    for line in script.lines().filter(|line| !line.starts_with("  ")) {
+        out.push_str(line);
+        out.push('\n');
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        match &mut world {
+            Some(world) => world.run(line, &mut out),
+            None => world = Some(World::new(line)),
+        }
+    }
+    out
+}
+
+#[test]
+fn scripts_are_as_recorded() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut paths: Vec<_> =
+        std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    assert!(paths.len() > 10, "where are the scripts? {}", dir.display());
+    let mut changed = Vec::new();
+    for path in paths {
+        let recorded = std::fs::read_to_string(&path).unwrap();
+        let replayed = replay(&recorded);
+        if recorded == replayed {
+            continue;
+        }
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&path, &replayed).unwrap();
+            continue;
+        }
+        let line = recorded.lines().zip(replayed.lines()).position(|(old, new)| old != new);
+        let line = line.unwrap_or(recorded.lines().count().min(replayed.lines().count()));
+        changed.push(format!(
+            "{}:{}\n  recorded {:?}\n  now      {:?}",
+            path.display(),
+            line + 1,
+            recorded.lines().nth(line).unwrap_or(""),
+            replayed.lines().nth(line).unwrap_or(""),
+        ));
+    }
+    assert!(
+        changed.is_empty(),
+        "{}\nif this is meant: UPDATE=1 cargo test -p lockring-core --test scripts",
+        changed.join("\n")
+    );
+}
