@@ -1,5 +1,5 @@
-//! What the simulator needs inside the machine: seeded bugs and a log. The bugs are each from
-//! a real incident or from removing one mechanism, to show that the simulator's invariants can fail.
+//! What the simulator needs inside the machine: seeded bugs and a log. The bugs are each from a
+//! real incident or from removing one mechanism, to show that the simulator's invariants can fail.
 //! Outside of the `testing` feature nothing of it is compiled.
 
 /// A bug to switch on.
