@@ -400,7 +400,10 @@ impl Node {
         worker.busy_until = done;
         let grace = self.opens_at.is_some_and(|at| local < at);
         self.tell_notes(hub, keys, index, &asked);
-        tell_answers(hub, &asked, &actions);
+        let from = conn.and_then(|conn| self.session(index, conn).map(|session| (conn, session)));
+        if let Some(from) = from {
+            tell_answers(hub, &asked, &actions, from);
+        }
         if grace && after.enqueued > before.enqueued {
             hub.reach("waits in grace");
         }
@@ -410,12 +413,10 @@ impl Node {
         if let Some(conn) = conn.filter(|_| after.stale > before.stale) {
             hub.fact(&Fact::Ignored { conn });
         }
-        let sessions: Vec<SessionId> =
-            conn.iter().filter_map(|conn| self.session(index, *conn)).collect();
-        for session in sessions {
-            if let Some(end) = self.honours_until(index, session) {
-                self.workers[index as usize].leases.insert(session, end);
-            }
+        if let Some((_, session)) = from
+            && let Some(end) = self.honours_until(index, session)
+        {
+            self.workers[index as usize].leases.insert(session, end);
         }
         hub.fact(&Fact::Turn { grace });
         for action in actions {

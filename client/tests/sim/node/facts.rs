@@ -3,16 +3,17 @@
 use crate::hub::Hub;
 use crate::keys::Keys;
 use lockring_core::testing::{Fact, KeyId, Note};
-use lockring_core::{Action, Machine, Stats};
-use lockring_proto::{HelloReply, Reply, Request};
+use lockring_core::{Action, ConnId, Machine, Stats};
+use lockring_proto::{BlockedReason, HelloReply, Reply, Request, SessionId};
 use lockring_ring::NamespaceSeed;
 
-/// A request as the recorder needs it: its id, and for a keyed one where its key was owned since
-/// which version, and by which it was routed.
+/// A request as the recorder needs it: its id, its key, the ring version it was routed by and since
+/// which its key is owned here, and whether it forces.
 pub struct Asked {
     id: u64,
+    key: Option<KeyId>,
     routed: Option<(u64, u64)>,
-    force: Option<KeyId>,
+    forces: bool,
 }
 
 impl Asked {
@@ -31,27 +32,34 @@ impl Asked {
         };
         let seed = NamespaceSeed::of("default");
         let since = key.and_then(|key| machine.owned_since(seed, key));
-        let force = match *request {
-            Request::Force { key, .. } => Some(keys.id(key)),
-            _ => None,
-        };
-        Self { id: request.id(), routed: since.map(|since| (version, since)), force }
+        Self {
+            id: request.id(),
+            key: key.map(|key| keys.id(key)),
+            routed: since.map(|since| (version, since)),
+            forces: matches!(request, Request::Force { .. }),
+        }
     }
 }
 
-pub fn tell_answers(hub: &mut Hub, asked: &[Asked], actions: &[Action]) {
-    for asked in asked {
-        let Some((routed, since)) = asked.routed.filter(|(routed, since)| routed < since) else {
+/// What a worker answered on the connection whose requests it took in.
+pub fn tell_answers(hub: &mut Hub, asked: &[Asked], actions: &[Action], from: (ConnId, SessionId)) {
+    let (conn, session) = from;
+    for action in actions {
+        let Action::Reply { conn: to, reply } = action else { continue };
+        let Some(its) = asked.iter().find(|asked| *to == conn && id_of(reply) == Some(asked.id))
+        else {
             continue;
         };
-        let answers = actions.iter().filter_map(|action| match action {
-            Action::Reply { reply, .. } => Some(reply),
-            _ => None,
-        });
-        let mut its = answers.filter(|reply| id_of(reply) == Some(asked.id)).peekable();
-        if its.peek().is_some() {
-            let moved = its.any(|reply| matches!(reply, Reply::Moved { .. }));
+        if let Some((routed, since)) = its.routed {
+            let moved = matches!(reply, Reply::Moved { .. });
             hub.fact(&Fact::Answered { routed, since, moved });
+        }
+        match (reply, its.key) {
+            (Reply::Forced { id, .. }, _) => hub.fact(&Fact::ForceRan { session, request: *id }),
+            (Reply::Busy { reason: BlockedReason::Held { fence, .. }, .. }, Some(key)) => {
+                hub.fact(&Fact::ToldHeld { key, fence: *fence });
+            }
+            _ => {}
         }
     }
 }
@@ -98,7 +106,7 @@ pub fn fact_of(note: Note, keys: &Keys, worker: u16, asked: &[Asked]) -> Fact {
         }
         Note::Freed { session, key, fence } => {
             let key = keys.id(&key);
-            let forced = asked.iter().any(|asked| asked.force == Some(key));
+            let forced = asked.iter().any(|asked| asked.forces && asked.key == Some(key));
             Fact::Freed { session, key, fence, forced }
         }
     }

@@ -53,6 +53,10 @@ pub enum Fact {
     Freed { session: SessionId, key: KeyId, fence: Fence, forced: bool },
     /// A worker is done with one event; it may grant unless in `grace`.
     Turn { grace: bool },
+    /// A worker said that a key is held under that fence.
+    ToldHeld { key: KeyId, fence: Fence },
+    /// An order to release by force was carried out.
+    ForceRan { session: SessionId, request: u64 },
     /// A keyed request routed by ring version `routed` was answered, where the cell's epoch began
     /// with version `since`.
     Answered { routed: u64, since: u64, moved: bool },
