@@ -110,6 +110,9 @@ impl Link {
     /// Keeps the link alive; at rest it also compares what both sides hold.
     fn send_renewal(&mut self, now: Time) {
         let digest = self.at_rest().then_some(self.digest);
+        if digest.is_some() {
+            self.lost_early.clear();
+        }
         let id = self.config.ids.next();
         self.renewing = Some(now);
         self.pending.insert(id, Pending::Renew { sent: now });

@@ -153,6 +153,9 @@ impl Link {
         self.digest.add(hold);
         self.credit(sent);
         self.outcomes.push(Outcome::Granted { token, claim: named, fence });
+        if !self.lost_early.is_empty() && self.lost_early.remove(&hold) {
+            self.lose(slot, Loss::Forced);
+        }
     }
 
     /// A release or a cancel is answered.
@@ -171,7 +174,7 @@ impl Link {
                 Outcome::NotHeld { token, maybe_released: resent }
             }),
             State::Cancelling { told: true, .. } => {
-                self.outcomes.push(Outcome::Cancelled { token })
+                self.outcomes.push(Outcome::Cancelled { token });
             }
             State::Releasing { told: false, .. } | State::Cancelling { told: false, .. } => {}
             State::Free | State::Acquiring | State::Held { .. } => {
@@ -270,7 +273,9 @@ impl Link {
                     LostReason::Expired => Loss::SessionEnded,
                 };
                 for hold in holds {
-                    self.lose_hold(hold, reason);
+                    if !self.lose_hold(hold, reason) && !self.at_rest() {
+                        self.lost_early.insert(hold);
+                    }
                 }
             }
             Push::RingChanged { version } => self.learn_version(now, version),
@@ -289,12 +294,13 @@ impl Link {
         }
     }
 
-    /// A hold is gone at the worker: nothing is left to release.
-    fn lose_hold(&mut self, hold: HoldId, reason: Loss) {
+    /// A hold is gone at the worker: nothing is left to release. `false`: it is not held here.
+    fn lose_hold(&mut self, hold: HoldId, reason: Loss) -> bool {
         let found = self.claims.iter().position(|claim| claim.hold_id() == Some(hold));
         if let Some(slot) = found {
             self.lose(slot as u32, reason);
         }
+        found.is_some()
     }
 
     /// Ends a hold that the worker does not have.

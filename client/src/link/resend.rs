@@ -15,6 +15,7 @@ impl Link {
         self.renewing = None;
         self.comparing = 0;
         self.ring_wanted = 0;
+        self.lost_early.clear();
         // Renewals and the like are not worth repeating: the next connection makes its own.
         self.pending
             .retain(|_, pending| matches!(pending, Pending::Claim(_) | Pending::Query { .. }));

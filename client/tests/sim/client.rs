@@ -12,9 +12,11 @@ use lockring_client::link::{
 use lockring_client::router::Ring;
 use lockring_core::testing::{DELAY_MAX, Fact, KeyId, RateClock, Rng, Stream, Token};
 use lockring_core::{ConnId, Party, Time};
-use lockring_proto::{Claim, Fence, Namespace, Reply, RingChunk, SessionId, limits};
+use lockring_proto::{
+    Claim, Fence, HoldId, Namespace, Push, Reply, RingChunk, SessionId, codec, limits,
+};
 use lockring_ring::NamespaceSeed;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A greeting that nobody answers for so long is given up, as QUIC would.
@@ -39,6 +41,7 @@ pub struct Claimed {
     pub key: KeyId,
     pub claim: Claim,
     pub worker: u16,
+    pub cell: u16,
     pub named: ClaimRef,
     pub state: State,
 }
@@ -51,6 +54,8 @@ struct Lane {
     backoff: Duration,
     valid: Time,
     inbox: [Vec<u8>; 2],
+    /// Holds that the worker pushed as lost on this connection.
+    told_lost: BTreeSet<HoldId>,
     parts: Vec<RingChunk>,
 }
 
@@ -223,6 +228,7 @@ impl Client {
                 backoff: Duration::ZERO,
                 valid,
                 inbox,
+                told_lost: BTreeSet::new(),
                 parts: Vec::new(),
             }
         })
@@ -243,6 +249,7 @@ impl Client {
         if accepted {
             lane.way = Some(way);
             lane.inbox = [Vec::new(), Vec::new()];
+            lane.told_lost.clear();
             lane.incarnation += 1;
             lane.link.greet(now, lane.incarnation);
             hub.soon(GREETING, Event::Unwelcome { way });
@@ -279,6 +286,12 @@ impl Client {
         let Some(lane) = self.lanes.get_mut(&way.worker) else { return };
         if lane.way.is_none_or(|known| known.conn != way.conn) {
             return;
+        }
+        if frame.0 == Stream::Pushes
+            && let Ok(Some((body, _))) = codec::split_frame(&frame.1)
+            && let Ok(Push::Lost { holds, .. }) = codec::decode_frame(body)
+        {
+            lane.told_lost.extend(holds);
         }
         let inbox = &mut lane.inbox[usize::from(frame.0 == Stream::Pushes)];
         inbox.extend_from_slice(&frame.1);
@@ -331,18 +344,15 @@ impl Client {
             if outcomes.is_empty() {
                 break;
             }
-            let (grants, others): (Vec<_>, Vec<_>) = outcomes
-                .into_iter()
-                .partition(|outcome| matches!(outcome, Outcome::Granted { .. }));
-            for outcome in others {
-                self.hear(hub, worker, outcome);
-            }
-            self.believe(hub, node, worker);
-            for outcome in grants {
+            for outcome in outcomes {
+                if let Outcome::Granted { .. } = outcome {
+                    self.believe(hub, node, worker);
+                }
                 self.hear(hub, worker, outcome);
             }
         }
         self.believe(hub, node, worker);
+        self.check_told(hub, worker);
         self.flush(hub, worker);
         self.redial(hub, worker);
         self.arm(hub);
@@ -357,6 +367,20 @@ impl Client {
             hub.reach("connections given up as silent");
             hub.cut(way, Duration::ZERO);
             lane.link.down();
+        }
+    }
+
+    /// What was pushed as lost is not held, whichever of grant and push came first.
+    fn check_told(&self, hub: &mut Hub, worker: u16) {
+        let told = &self.lanes[&worker].told_lost;
+        if told.is_empty() {
+            return;
+        }
+        for claimed in self.claims.values().filter(|claimed| claimed.worker == worker) {
+            let State::Holding(fence) = claimed.state else { continue };
+            if told.contains(&HoldId { cell: claimed.cell, fence }) {
+                hub.accuse("I5 told of a loss", format!("{:?} keeps {claimed:?}", self.session));
+            }
         }
     }
 
@@ -422,10 +446,11 @@ impl Client {
         let token = self.next_token;
         let now = self.local(hub);
         hub.fact(&Fact::Asked { session: self.session, token: Token(token), key, claim });
-        let ask = Ask { token, cell: route.cell.0, key: keys.bytes(key), wanted: claim, wait };
+        let cell = route.cell.0;
+        let ask = Ask { token, cell, key: keys.bytes(key), wanted: claim, wait };
         let named = self.lane(hub, worker).link.acquire(now, &ask);
         let state = State::Waiting;
-        self.claims.insert(token, Claimed { slot, key, claim, worker, named, state });
+        self.claims.insert(token, Claimed { slot, key, claim, worker, cell, named, state });
         self.after(hub, node, worker);
         Some(token)
     }

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Seeds of the clean run: about half a minute on one core.
-const CLEAN_SEEDS: u64 = 2500;
+const CLEAN_SEEDS: u64 = 2000;
 
 /// Every bug must be noticed within so many seeds.
 const MUTANT_SEEDS: u64 = 1000;
