@@ -69,8 +69,8 @@ pub enum Fact {
     Overlooked { unread: Time, lease_end: Time },
     /// A client asked for a key.
     Asked { session: SessionId, token: Token, key: KeyId, claim: Claim },
-    /// A client learnt that its claim is in line.
-    InLine { session: SessionId, token: Token },
+    /// A client learnt that its claim is in line, by request `request`.
+    InLine { session: SessionId, token: Token, request: u64 },
     /// A client learnt that it holds a key.
     Held { session: SessionId, worker: u16, token: Token, key: KeyId, claim: Claim, fence: Fence },
     /// A client believes in its holds at a worker until then; the worker honours them until

@@ -35,11 +35,15 @@ impl Check for Releases {
     }
 }
 
-/// I7: a request is executed at most once, however often it is sent.
+/// I7: a request is executed at most once, however often it is sent: it is never in line or holding
+/// twice, and never again once its hold has ended. Two things may happen again, as nothing is kept
+/// of them and they do no harm: a wait that timed out, and a grant that an operator ended, both
+/// while the answer was lost with the connection.
 #[derive(Default)]
 pub struct Once {
     queued: BTreeSet<(SessionId, u64)>,
     granted: BTreeSet<(SessionId, u64)>,
+    holders: BTreeMap<(KeyId, Fence), (SessionId, u64)>,
 }
 
 impl Check for Once {
@@ -48,17 +52,28 @@ impl Check for Once {
     }
 
     fn see(&mut self, _: Time, fact: &Fact, _: &Book) -> Result<(), String> {
-        let (request, again) = match *fact {
-            Fact::Granted { session, request, .. } => {
-                (request, !self.granted.insert((session, request)))
+        let again = match *fact {
+            Fact::Granted { session, request, key, fence, .. } => {
+                self.holders.insert((key, fence), (session, request));
+                !self.granted.insert((session, request))
             }
             Fact::Queued { session, request, .. } => {
                 let granted = self.granted.contains(&(session, request));
-                (request, granted || !self.queued.insert((session, request)))
+                granted || !self.queued.insert((session, request))
             }
-            _ => return Ok(()),
+            Fact::Left { session, request, .. } => {
+                self.queued.remove(&(session, request));
+                false
+            }
+            Fact::Freed { key, fence, forced: true, .. } => {
+                if let Some(request) = self.holders.remove(&(key, fence)) {
+                    self.granted.remove(&request);
+                }
+                false
+            }
+            _ => false,
         };
-        (!again).then_some(()).ok_or_else(|| format!("request {request} ran again: {fact:?}"))
+        (!again).then_some(()).ok_or_else(|| format!("it ran again: {fact:?}"))
     }
 }
 
@@ -144,6 +159,20 @@ mod tests {
         tells_apart(Once::default, &good, &[granted(A, 1), freed(A, 1), granted(A, 1)]);
         tells_apart(Once::default, &good, &[granted(A, 1), queued(A, 1)]);
         tells_apart(Once::default, &good, &[queued(A, 1), queued(A, 1)]);
+        let forced = Fact::Freed { session: A, key: K, fence: Fence(1), forced: true };
+        tells_apart(
+            Once::default,
+            &[
+                queued(A, 1),
+                left(A, 1),
+                queued(A, 1),
+                left(A, 1),
+                granted(A, 1),
+                forced,
+                granted(A, 1),
+            ],
+            &[queued(A, 1), left(A, 1), granted(A, 1), queued(A, 1)],
+        );
     }
 
     #[test]
