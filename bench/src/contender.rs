@@ -4,7 +4,8 @@ use crate::board::{Board, Phase};
 use crate::error::BenchError;
 use crate::keys::KeyChooser;
 use crate::lane::{Lane, Pacing, Work};
-use crate::options::KeyDist;
+use crate::lockring::{self, Caller, EchoProtocol, LockringProtocol, Pacer};
+use crate::options::{Driver, KeyDist};
 use crate::process::{CpuTime, Spawned, own_cpu};
 use crate::protocol::Protocol;
 use crate::pump::{LaneError, LaneSetting, drive, lock};
@@ -14,6 +15,7 @@ use crate::safety::{Guarantees, SafetyCheck};
 use crate::stats::Quantiles;
 use crate::target::{Target, TargetKind};
 use crate::time::{Clock, Time};
+use lockring_client::proto::SessionId;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -32,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) keys: u32,
     /// For servers where each lock has one.
     pub(crate) lease: Duration,
+    /// For servers that have a public client.
+    pub(crate) driver: Driver,
     pub(crate) job: Job,
 }
 
@@ -43,9 +47,9 @@ pub(crate) enum Job {
 }
 
 impl Plan {
-    /// Callers of a connection: an equal share, the remainder to the first ones.
-    fn callers_of(&self, connection: u32) -> u32 {
-        share(self.callers, self.connections, connection).1
+    /// First and number of a connection's callers: equal shares, the remainder to the first ones.
+    fn callers_of(&self, connection: u32) -> (u32, u32) {
+        share(self.callers, self.connections, connection)
     }
 
     fn work_of(&self, connection: u32) -> Work {
@@ -97,6 +101,7 @@ struct Reading {
 /// A target at work. Dropping it ends its lanes, and its server if it was started here.
 pub(crate) struct Contender {
     target: String,
+    driver: Driver,
     clock: Clock,
     phase: watch::Sender<Phase>,
     board: Arc<Mutex<Board>>,
@@ -122,12 +127,113 @@ impl Contender {
                 let ends = redis_ends(&given, host, *port, plan).await?;
                 Ok(Self::launch(given, None, Guarantees::EXCLUSION, ends, plan, clock))
             }
-            TargetKind::Lockring { .. }
-            | TargetKind::LockringSpawn { .. }
-            | TargetKind::EchoSpawn => Err(BenchError::Unsupported {
-                target: given,
-                why: "only Redis can be driven so far: use redis+spawn: or redis://HOST:PORT",
-            }),
+            TargetKind::Lockring { url } => {
+                let access = lockring::Access::to(url).await;
+                let access = access.map_err(|problem| refused(&given, problem))?;
+                Self::launch_own(given, None, &access, plan, clock).await
+            }
+            TargetKind::LockringSpawn { path, workers } => {
+                let workers = workers.to_string();
+                let arguments = ["server", "--admin", "none", "--workers", &workers];
+                let (server, access) = lockring::spawn(&given, path.as_deref(), &arguments).await?;
+                Self::launch_own(given, Some(server), &access, plan, clock).await
+            }
+            TargetKind::EchoSpawn => {
+                let (server, access) = lockring::spawn(&given, None, &["echo-server"]).await?;
+                let mut ends = Vec::new();
+                for _ in 0..plan.connections {
+                    let wire = access.wire(0).await;
+                    let wire = wire.map_err(|error| refused(&given, error.to_string()))?;
+                    ends.push((EchoProtocol::default(), wire.into_stream()));
+                }
+                Ok(Self::launch(given, Some(server), Guarantees::NONE, ends, plan, clock))
+            }
+        }
+    }
+
+    /// Our own server, driven as the plan says.
+    async fn launch_own(
+        target: String,
+        server: Option<Spawned>,
+        access: &lockring::Access,
+        plan: &Plan,
+        clock: Clock,
+    ) -> Result<Self, BenchError> {
+        let mut contender = Self::idle(target, server, Guarantees::FENCED, plan, clock);
+        match plan.driver {
+            Driver::Lean => contender.spawn_links(access, plan).await?,
+            Driver::Api => contender.spawn_callers(access, plan).await?,
+        }
+        contender.driver = plan.driver;
+        Ok(contender)
+    }
+
+    /// Lanes over the client's own links.
+    async fn spawn_links(
+        &mut self,
+        access: &lockring::Access,
+        plan: &Plan,
+    ) -> Result<(), BenchError> {
+        for connection in 0..plan.connections {
+            let (first, callers) = plan.callers_of(connection);
+            let end = LockringProtocol::connect(access, callers, random_session()?).await;
+            let (protocol, wires) = end.map_err(|problem| refused(&self.target, problem))?;
+            let lane = Lane::new(protocol, plan.work_of(connection), first, callers);
+            self.lanes.spawn(lockring::drive(lane, wires, self.setting()));
+        }
+        Ok(())
+    }
+
+    /// A task per caller, over the public client.
+    async fn spawn_callers(
+        &mut self,
+        access: &lockring::Access,
+        plan: &Plan,
+    ) -> Result<(), BenchError> {
+        for connection in 0..plan.connections {
+            let client = access.client().await;
+            let client = client.map_err(|error| refused(&self.target, error.to_string()))?;
+            let Work::Pairs { chooser, pacing, hold } = plan.work_of(connection) else {
+                unreachable!("only pairs are driven by tasks")
+            };
+            let pacer = Pacer::of(pacing).map_err(BenchError::system("making a timer"))?;
+            let (first, callers) = plan.callers_of(connection);
+            for number in first..first + callers {
+                let caller = Caller {
+                    client: client.clone(),
+                    number,
+                    chooser: chooser.reseeded(u64::from(number)),
+                    hold,
+                    pacer: pacer.clone(),
+                    setting: self.setting(),
+                    running: false,
+                };
+                self.lanes.spawn(caller.run());
+            }
+        }
+        Ok(())
+    }
+
+    /// A contender without lanes.
+    fn idle(
+        target: String,
+        server: Option<Spawned>,
+        guarantees: Guarantees,
+        plan: &Plan,
+        clock: Clock,
+    ) -> Self {
+        let safety = SafetyCheck::new(guarantees, plan.keys);
+        let board = Arc::new(Mutex::new(Board::new(safety)));
+        let (phase, _) = watch::channel(Phase::Paused);
+        let driver = Driver::Lean;
+        Self { target, driver, clock, phase, board, lanes: JoinSet::new(), server }
+    }
+
+    fn setting(&self) -> LaneSetting {
+        LaneSetting {
+            clock: self.clock,
+            board: Arc::clone(&self.board),
+            phase: self.phase.subscribe(),
         }
     }
 
@@ -143,22 +249,24 @@ impl Contender {
         P: Protocol,
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let safety = SafetyCheck::new(guarantees, plan.keys);
-        let board = Arc::new(Mutex::new(Board::new(safety)));
-        let (phase, watched) = watch::channel(Phase::Paused);
-        let mut lanes = JoinSet::new();
+        let mut contender = Self::idle(target, server, guarantees, plan, clock);
+        let setting = contender.setting();
         for (connection, (protocol, stream)) in (0..).zip(ends) {
-            let (first, callers) = share(plan.callers, plan.connections, connection);
+            let (first, callers) = plan.callers_of(connection);
             let lane = Lane::new(protocol, plan.work_of(connection), first, callers);
-            let setting = LaneSetting { clock, board: board.clone(), phase: watched.clone() };
-            lanes.spawn(drive(lane, stream, setting));
+            contender.lanes.spawn(drive(lane, stream, setting.clone()));
         }
-        Self { target, clock, phase, board, lanes, server }
+        contender
     }
 
     /// The target as given.
     pub(crate) fn target(&self) -> &str {
         &self.target
+    }
+
+    /// How its callers are driven.
+    pub(crate) fn driver(&self) -> Driver {
+        self.driver
     }
 
     /// The server, if it was started here.
@@ -178,7 +286,7 @@ impl Contender {
 
     /// What the safety check has found so far.
     pub(crate) fn safety(&self) -> SafetyReport {
-        SafetyReport::of(&self.board().safety)
+        SafetyReport::of(&mut self.board().safety)
     }
 
     /// Works for `ramp` unmeasured and then for `length` measured, and comes to rest.
@@ -304,6 +412,16 @@ pub(crate) fn after_semicolon(remark: Option<&str>) -> String {
     remark.map(|remark| format!("; {remark}")).unwrap_or_default()
 }
 
+fn refused(target: &str, problem: String) -> BenchError {
+    BenchError::Start { target: target.to_owned(), problem }
+}
+
+fn random_session() -> Result<SessionId, BenchError> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(BenchError::system("drawing a session id"))?;
+    Ok(SessionId(id))
+}
+
 async fn redis_ends(
     target: &str,
     host: &str,
@@ -312,7 +430,7 @@ async fn redis_ends(
 ) -> Result<Vec<(redis::RedisProtocol, TcpStream)>, BenchError> {
     let mut ends = Vec::new();
     for connection in 0..plan.connections {
-        let callers = plan.callers_of(connection);
+        let (_, callers) = plan.callers_of(connection);
         let end = redis::connect(host, port, callers, plan.lease).await;
         ends.push(end.map_err(|source| BenchError::Connect {
             target: target.to_owned(),
@@ -344,7 +462,7 @@ mod tests {
     fn an_open_loop_spreads_its_starts_over_the_connections() {
         let job = Job::Pairs { dist: KeyDist::Uniform, hold: Duration::ZERO, rate: Some(1000.0) };
         let lease = Duration::from_secs(10);
-        let plan = Plan { callers: 8, connections: 4, keys: 10, lease, job };
+        let plan = Plan { callers: 8, connections: 4, keys: 10, lease, driver: Driver::Lean, job };
         for (connection, expected) in [(0, 0), (1, 1_000_000), (3, 3_000_000)] {
             let Work::Pairs { pacing: Pacing::Open { interval_ns, offset_ns }, .. } =
                 plan.work_of(connection)

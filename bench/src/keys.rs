@@ -53,6 +53,11 @@ impl KeyChooser {
         Self { rng: SmallRng::seed_from_u64(seed), keys, zipf }
     }
 
+    /// The same distribution, drawn anew.
+    pub(crate) fn reseeded(&self, seed: u64) -> Self {
+        Self { rng: SmallRng::seed_from_u64(seed), ..self.clone() }
+    }
+
     /// The number of the next key.
     #[inline]
     pub fn next_key(&mut self) -> u32 {

@@ -89,6 +89,11 @@ impl<P: Protocol> Lane<P> {
         }
     }
 
+    /// The connection's half that the lane drives.
+    pub(crate) fn protocol_mut(&mut self) -> &mut P {
+        &mut self.protocol
+    }
+
     /// The bytes to send; whoever sends them takes them out.
     #[inline]
     pub fn out(&mut self) -> &mut Vec<u8> {

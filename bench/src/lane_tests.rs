@@ -129,8 +129,8 @@ impl World {
         assert_eq!(self.lane.next_deadline(), None);
     }
 
-    fn found(&self) -> (u64, u64) {
-        let safety = &self.board.safety;
+    fn found(&mut self) -> (u64, u64) {
+        let safety = &mut self.board.safety;
         (safety.double_grants().unwrap(), safety.fence_regressions().unwrap())
     }
 }

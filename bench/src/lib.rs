@@ -15,6 +15,7 @@ mod contender;
 mod error;
 mod keys;
 mod lane;
+mod lockring;
 mod memory;
 mod options;
 mod process;

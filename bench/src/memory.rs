@@ -2,7 +2,7 @@
 
 use crate::contender::{Contender, Job, Plan};
 use crate::error::BenchError;
-use crate::options::{MemoryOptions, Output};
+use crate::options::{Driver, MemoryOptions, Output};
 use crate::process::{CpuTime, ResidentBytes, Spawned};
 use crate::progress::Progress;
 use crate::report::{MemoryReport, Outcome, print_memory};
@@ -77,7 +77,8 @@ async fn measure(
 ) -> Result<MemoryReport, BenchError> {
     let callers = CALLERS.min(locks);
     let connections = CONNECTIONS.min(callers);
-    let plan = Plan { callers, connections, keys: locks, lease: LEASE, job: Job::Fill };
+    let (driver, job) = (Driver::Lean, Job::Fill);
+    let plan = Plan { callers, connections, keys: locks, lease: LEASE, driver, job };
     let clock = Clock::start();
     progress.say(&format!("starting {target}"));
     let mut contender = Contender::start(target, &plan, clock).await?;

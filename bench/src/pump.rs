@@ -36,6 +36,9 @@ pub enum LaneError {
     /// The server said something that is not the protocol.
     #[error(transparent)]
     Broken(#[from] Broken),
+    /// The public client gave up.
+    #[error("the client gave up: {0}")]
+    Client(#[from] lockring_client::Error),
 }
 
 /// As much as one read takes: hundreds of replies.

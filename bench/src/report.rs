@@ -35,7 +35,7 @@ pub struct SafetyReport {
 
 impl SafetyReport {
     /// What a check has found so far.
-    pub fn of(check: &SafetyCheck) -> Self {
+    pub fn of(check: &mut SafetyCheck) -> Self {
         Self { double_grants: check.double_grants(), fence_regressions: check.fence_regressions() }
     }
 
@@ -87,7 +87,7 @@ pub struct PairsReport {
     pub keys: u32,
     /// How keys were drawn.
     pub dist: String,
-    /// How callers were driven.
+    /// How callers were driven: `lean` where a target has no public client.
     pub driver: String,
 }
 
@@ -174,7 +174,7 @@ impl PairsReport {
             connections: options.connections,
             keys: options.keys,
             dist: options.dist.to_string(),
-            driver: options.driver.to_string(),
+            driver: contender.driver().to_string(),
         })
     }
 }

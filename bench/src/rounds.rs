@@ -23,6 +23,12 @@ const RAMP_MAX: Duration = Duration::from_millis(100);
 /// When called from within an async runtime: it runs its own.
 pub fn run_pairs(options: &PairsOptions, output: Output) -> Result<Outcome, BenchError> {
     let reports = measure_pairs(options)?;
+    for report in &reports {
+        if report.driver != options.driver.to_string() {
+            let PairsReport { target, driver, .. } = report;
+            eprintln!("{target} has no public client of ours: driven {driver}");
+        }
+    }
     print_pairs(&reports, output).map_err(BenchError::system("writing the figures"))?;
     Ok(Outcome::of(reports.iter().map(|report| &report.safety)))
 }
@@ -94,9 +100,9 @@ async fn start_all(
     options: &PairsOptions,
     progress: &Progress,
 ) -> Result<Vec<Contender>, BenchError> {
-    let &PairsOptions { callers, connections, keys, dist, hold, rate, .. } = options;
+    let &PairsOptions { callers, connections, keys, dist, hold, rate, driver, .. } = options;
     let job = Job::Pairs { dist, hold, rate };
-    let plan = Plan { callers, connections, keys, lease: LEASE, job };
+    let plan = Plan { callers, connections, keys, lease: LEASE, driver, job };
     let clock = Clock::start();
     let mut contenders = Vec::new();
     for target in &options.targets {

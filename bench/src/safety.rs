@@ -6,6 +6,8 @@
 //! is shorter than the hold on the server, so a double grant can be missed, most easily with a
 //! hold of zero; it is never reported where there was none.
 
+use std::hint::black_box;
+
 /// What the server of a target promises, and is therefore held to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guarantees {
@@ -33,14 +35,30 @@ struct KeyState {
     holder: u32,
 }
 
+/// Something a caller did to a key.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Granted { key: u32, caller: u32, fence: Option<u64> },
+    Releasing { key: u32, caller: u32 },
+}
+
 /// Holders and fences by key number.
+///
+/// A table of a million keys is far larger than the caches, and to wait for memory at each event
+/// would weigh on what is measured: events are noted in order, and judged many at a time, so that
+/// the processor fetches what is known of their keys all at once.
 #[derive(Debug)]
 pub struct SafetyCheck {
     guarantees: Guarantees,
     keys: Vec<KeyState>,
+    /// Not judged yet.
+    noted: Vec<Event>,
     double_grants: u64,
     fence_regressions: u64,
 }
+
+/// So many are judged at a time: their part of the table fits the first cache.
+const NOTED_MAX: usize = 256;
 
 impl SafetyCheck {
     /// For keys `0..keys`, none of them held.
@@ -49,6 +67,7 @@ impl SafetyCheck {
         Self {
             guarantees,
             keys: vec![KeyState { last_fence: 0, holder: NOBODY }; kept],
+            noted: Vec::with_capacity(NOTED_MAX),
             double_grants: 0,
             fence_regressions: 0,
         }
@@ -57,6 +76,41 @@ impl SafetyCheck {
     /// A grant was read. A fenced server that sends no fence is counted as a regression.
     #[inline]
     pub fn granted(&mut self, key: u32, caller: u32, fence: Option<u64>) {
+        self.note(Event::Granted { key, caller, fence });
+    }
+
+    /// A release is about to be sent.
+    #[inline]
+    pub fn releasing(&mut self, key: u32, caller: u32) {
+        self.note(Event::Releasing { key, caller });
+    }
+
+    #[inline]
+    fn note(&mut self, event: Event) {
+        if self.guarantees != Guarantees::NONE {
+            self.noted.push(event);
+            if self.noted.len() == NOTED_MAX {
+                self.judge();
+            }
+        }
+    }
+
+    fn judge(&mut self) {
+        for event in &self.noted {
+            let (Event::Granted { key, .. } | Event::Releasing { key, .. }) = *event;
+            black_box(self.keys.get(key as usize).map(|state| state.holder));
+        }
+        let mut noted = std::mem::take(&mut self.noted);
+        for event in noted.drain(..) {
+            match event {
+                Event::Granted { key, caller, fence } => self.judge_grant(key, caller, fence),
+                Event::Releasing { key, caller } => self.judge_release(key, caller),
+            }
+        }
+        self.noted = noted;
+    }
+
+    fn judge_grant(&mut self, key: u32, caller: u32, fence: Option<u64>) {
         let Some(state) = self.keys.get_mut(key as usize) else {
             return;
         };
@@ -71,9 +125,7 @@ impl SafetyCheck {
         }
     }
 
-    /// A release is about to be sent.
-    #[inline]
-    pub fn releasing(&mut self, key: u32, caller: u32) {
+    fn judge_release(&mut self, key: u32, caller: u32) {
         if let Some(state) = self.keys.get_mut(key as usize)
             && state.holder == caller
         {
@@ -82,12 +134,14 @@ impl SafetyCheck {
     }
 
     /// Grants of a key that another caller still held; none where exclusion is not promised.
-    pub fn double_grants(&self) -> Option<u64> {
+    pub fn double_grants(&mut self) -> Option<u64> {
+        self.judge();
         self.guarantees.exclusive.then_some(self.double_grants)
     }
 
     /// Grants whose fence was not above the key's last; none where fences are not promised.
-    pub fn fence_regressions(&self) -> Option<u64> {
+    pub fn fence_regressions(&mut self) -> Option<u64> {
+        self.judge();
         self.guarantees.fenced.then_some(self.fence_regressions)
     }
 }

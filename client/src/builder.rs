@@ -52,9 +52,8 @@ impl Default for Builder {
 /// `user@host:pid`: who holds a lock, for people.
 fn default_label() -> String {
     let user = std::env::var("USER").unwrap_or_else(|_| "someone".to_owned());
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map(|name| name.trim().to_owned())
-        .unwrap_or_else(|_| "localhost".to_owned());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let host = host.as_deref().map_or("localhost", str::trim);
     format!("{user}@{host}:{}", std::process::id())
 }
 

@@ -1,10 +1,10 @@
 //! The client and its sessions.
 
 use crate::builder::Builder;
-use crate::driver::{Adopting, Command, Driver, LinkHandle, Uplink};
+use crate::driver::{Adopting, Command, Driver, Grant, LinkHandle, Uplink};
 use crate::error::{Error, ErrorKind};
 use crate::guard::{Guard, Hold};
-use crate::link::{Link, LinkConfig, NotGranted, Outcome, Query, RequestIds};
+use crate::link::{IdHasher, Key, Link, LinkConfig, NotGranted, Outcome, Query, RequestIds};
 use crate::pool::Pool;
 use crate::primitives::{Mutex, RwLock, Semaphore};
 use crate::router::{Ring, Route, WorkerId};
@@ -18,6 +18,7 @@ use lockring_proto::{
 use lockring_ring::NamespaceSeed;
 use std::fmt;
 use std::future::Future;
+use std::hash::BuildHasherDefault;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,7 +55,7 @@ pub(crate) struct Session {
     namespace: Namespace,
     seed: NamespaceSeed,
     ids: RequestIds,
-    links: DashMap<WorkerId, Arc<LinkHandle>>,
+    links: DashMap<WorkerId, Arc<LinkHandle>, BuildHasherDefault<IdHasher>>,
     tickets: AtomicU64,
     ttl: Duration,
     unreachable_after: Duration,
@@ -99,7 +100,7 @@ impl Session {
             namespace: Namespace::default(),
             seed: NamespaceSeed::of(""),
             ids: RequestIds::default(),
-            links: DashMap::new(),
+            links: DashMap::default(),
             tickets: AtomicU64::new(0),
             ttl: settings.ttl,
             unreachable_after: settings.unreachable_after,
@@ -206,8 +207,7 @@ impl Session {
             let message = format!("a key has 1 to 512 bytes, not {}", key.len());
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        let ring = self.pool.ring().ok_or_else(Error::closed)?;
-        Ok(ring.route(self.seed, key))
+        self.pool.route(self.seed, key).ok_or_else(Error::closed)
     }
 
     /// Claims a key. Cancel safe: a dropped future leaves the queue, and a grant that raced it is
@@ -219,19 +219,18 @@ impl Session {
         wait: Option<Duration>,
     ) -> Result<Result<Guard, NotGranted>, Error> {
         let route = self.route(key)?;
-        let handle = self.link(route.worker);
+        let link = self.link(route.worker);
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let key: Arc<[u8]> = key.into();
+        let key = Key::new(key);
         let (answer, answered) = oneshot::channel();
         let cell = route.cell.0;
-        let command =
-            Command::Acquire { ticket, cell, key: Arc::clone(&key), wanted, wait, answer };
-        handle.commands.send(command).map_err(|_| Error::closed())?;
-        let mut abandon = AbandonOnDrop { handle: &handle, ticket, armed: true };
-        let granted = answered.await;
-        abandon.armed = false;
-        let granted: Result<Hold, NotGranted> = granted.map_err(|_| Error::closed())?;
-        Ok(granted.map(|hold| Guard::new(hold, key)))
+        let command = Command::Acquire { ticket, cell, key: key.clone(), wanted, wait, answer };
+        link.commands.send(command).map_err(|_| Error::closed())?;
+        let mut waiting = Waiting { link: Some(link), ticket, answered };
+        let answer = (&mut waiting.answered).await;
+        let link = waiting.link.take().ok_or_else(Error::closed)?;
+        let granted = answer.map_err(|_| Error::closed())?;
+        Ok(granted.map(|Grant { claim, fence }| Guard::new(Hold::new(link, claim, fence), key)))
     }
 
     async fn query(&self, worker: WorkerId, query: Query) -> Result<Reply, Error> {
@@ -266,19 +265,26 @@ impl Session {
     }
 }
 
-/// Tells a link that the caller of an acquire has gone.
-struct AbandonOnDrop<'a> {
-    handle: &'a LinkHandle,
+/// An acquire under way. If its caller goes before the answer is taken, it leaves the line, or
+/// gives back what it was granted meanwhile.
+struct Waiting {
+    /// None once the answer is taken.
+    link: Option<Arc<LinkHandle>>,
     ticket: u64,
-    armed: bool,
+    answered: oneshot::Receiver<Result<Grant, NotGranted>>,
 }
 
-impl Drop for AbandonOnDrop<'_> {
+impl Drop for Waiting {
     fn drop(&mut self) {
-        if self.armed {
-            let abandon = Command::Abandon { ticket: self.ticket };
-            let _session_may_be_closed = self.handle.commands.send(abandon);
-        }
+        let Some(link) = self.link.take() else { return };
+        // A grant from now on comes back to the link's task, which releases it.
+        self.answered.close();
+        let command = match self.answered.try_recv() {
+            Ok(Ok(Grant { claim, .. })) => Command::Release { claim, answer: None },
+            Ok(Err(_)) => return,
+            Err(_) => Command::Abandon { ticket: self.ticket },
+        };
+        let _session_may_be_closed = link.commands.send(command);
     }
 }
 
@@ -496,14 +502,10 @@ impl Client {
             return Err(Error::new(ErrorKind::Invalid, "the token is of another session"));
         }
         let route = self.session.route(&token.key)?;
-        let key: Arc<[u8]> = token.key.as_slice().into();
+        let key = Key::new(&token.key);
         let (answer, answered) = oneshot::channel();
-        let adopting = Adopting {
-            cell: route.cell.0,
-            key: Arc::clone(&key),
-            fence: Fence(token.fence),
-            answer,
-        };
+        let adopting =
+            Adopting { cell: route.cell.0, key: key.clone(), fence: Fence(token.fence), answer };
         let handle = self.session.link(route.worker);
         handle.commands.send(Command::Adopt(adopting)).map_err(|_| Error::closed())?;
         let wait = tokio::time::timeout(self.session.unreachable_after, answered).await;

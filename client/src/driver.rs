@@ -2,15 +2,19 @@
 //! time, and delivers outcomes to whoever waits for them.
 
 use crate::guard::Hold;
-use crate::link::{Ask, ClaimRef, Link, NotGranted, Outcome, Query};
+use crate::link::{Ask, ClaimRef, IdHasher, Key, Link, NotGranted, Outcome, Query};
 use crate::router::{Ring, RingError};
+use crate::timer::Timer;
 use crate::wire::{Wire, WireError, WireEvent};
+use hashbrown::HashMap;
 use lockring_proto::{Claim, Fence, Refusal, RefusalKind, Reply, RingChunk, Time, clock};
-use std::collections::HashMap;
-use std::future::Future;
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::hash::BuildHasherDefault;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +25,16 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// Commands taken in one turn before the wire is served again.
 const COMMANDS_PER_TURN: usize = 1024;
+
+/// A claim that was granted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grant {
+    pub(crate) claim: ClaimRef,
+    pub(crate) fence: Fence,
+}
+
+/// So many commands leave at once; fewer wait for those of other tasks that are ready now.
+const FEW_COMMANDS: usize = 8;
 
 /// How a release ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +48,10 @@ pub(crate) enum Command {
     Acquire {
         ticket: u64,
         cell: u16,
-        key: Arc<[u8]>,
+        key: Key,
         wanted: Claim,
         wait: Option<Duration>,
-        answer: oneshot::Sender<Result<Hold, NotGranted>>,
+        answer: oneshot::Sender<Result<Grant, NotGranted>>,
     },
     /// The caller of an acquire is gone.
     Abandon {
@@ -68,7 +82,7 @@ pub(crate) enum Command {
 /// A hold to take up.
 pub(crate) struct Adopting {
     pub(crate) cell: u16,
-    pub(crate) key: Arc<[u8]>,
+    pub(crate) key: Key,
     pub(crate) fence: Fence,
     pub(crate) answer: oneshot::Sender<Result<Hold, NotGranted>>,
 }
@@ -92,7 +106,7 @@ pub(crate) trait Uplink: Send + Sync + 'static {
 }
 
 enum Caller {
-    Acquire(oneshot::Sender<Result<Hold, NotGranted>>, ClaimRef),
+    Acquire(oneshot::Sender<Result<Grant, NotGranted>>, ClaimRef),
     Release(oneshot::Sender<Released>),
     Query(oneshot::Sender<Option<Reply>>),
     Goodbye(oneshot::Sender<()>),
@@ -113,8 +127,14 @@ pub(crate) struct Driver<U> {
     own: bool,
     /// Holds to take up once a connection stands.
     adopting: Vec<Adopting>,
-    callers: HashMap<u64, Caller>,
-    watches: HashMap<ClaimRef, Vec<CancellationToken>>,
+    callers: HashMap<u64, Caller, BuildHasherDefault<IdHasher>>,
+    watches: BTreeMap<ClaimRef, Vec<CancellationToken>>,
+    /// Taken from the queue, to be carried out.
+    inbox: Vec<Command>,
+    /// The commands have been left to gather once.
+    stepped_back: bool,
+    /// Being handed out.
+    outcomes: Vec<Outcome>,
     next_internal: u64,
     parts: Vec<RingChunk>,
     backoff: Duration,
@@ -124,6 +144,30 @@ pub(crate) struct Driver<U> {
 }
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Wire, WireError>> + Send>>;
+
+/// What a task of a link is woken for.
+#[derive(Default)]
+struct Woken {
+    wire: Option<Result<WireEvent, WireError>>,
+    /// Every handle is gone: nobody can hold or ask for anything.
+    deserted: bool,
+    connected: Option<Result<Wire, WireError>>,
+    /// The timer has rung.
+    rung: bool,
+}
+
+impl Woken {
+    fn is_idle(&self) -> bool {
+        !(self.wire.is_some() || self.deserted || self.connected.is_some() || self.rung)
+    }
+}
+
+fn ready<T>(poll: Poll<T>) -> Option<T> {
+    match poll {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
 
 impl<U: Uplink> Driver<U> {
     pub(crate) fn new(
@@ -143,8 +187,11 @@ impl<U: Uplink> Driver<U> {
             incarnation: 0,
             own,
             adopting: Vec::new(),
-            callers: HashMap::new(),
-            watches: HashMap::new(),
+            callers: HashMap::default(),
+            watches: BTreeMap::new(),
+            inbox: Vec::new(),
+            stepped_back: false,
+            outcomes: Vec::new(),
             next_internal: INTERNAL,
             parts: Vec::new(),
             backoff: Duration::ZERO,
@@ -157,7 +204,8 @@ impl<U: Uplink> Driver<U> {
     /// Runs until the session is closed and nobody is left to serve.
     pub(crate) async fn run(mut self) {
         let mut connecting: Option<Connecting> = None;
-        self.deliver();
+        let mut timer = Timer::new();
+        self.deliver(clock::now());
         loop {
             self.publish();
             if self.closing && (self.callers.is_empty() || !self.link.is_up()) {
@@ -172,47 +220,77 @@ impl<U: Uplink> Driver<U> {
             if let Some(wire) = &mut self.wire {
                 wire.send(self.link.outgoing());
             }
-            self.turn(&mut connecting).await;
-            self.drain_commands();
-            self.check_silence();
-            self.deliver();
+            timer.ring_at(self.link.next_deadline().unwrap_or(Time::NEVER));
+            let woken = poll_fn(|cx| self.poll(cx, &mut connecting, &mut timer)).await;
+            self.turn(woken);
         }
     }
-
-    /// Waits for one thing to happen and takes it in.
-    async fn turn(&mut self, connecting: &mut Option<Connecting>) {
-        let deadline = self.link.next_deadline().unwrap_or(Time::NEVER);
-        let left = deadline.since(clock::now()).min(Duration::from_secs(3600));
-        let tick = tokio::time::sleep(left);
-        tokio::select! {
-            biased;
-            event = next_event(&mut self.wire) => match event {
-                Ok(event) => self.wire_event(event),
-                Err(error) => self.wire_ended(&error),
-            },
-            command = self.commands.recv(), if !self.closing => match command {
-                Some(command) => self.command(command),
-                // Every handle is gone: nobody can hold or ask for anything.
-                None => self.close(clock::now(), true, oneshot::channel().0),
-            },
-            connected = poll_connecting(connecting) => {
+    /// Ready with everything that has happened: one turn serves all of it.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        connecting: &mut Option<Connecting>,
+        timer: &mut Timer,
+    ) -> Poll<Woken> {
+        let mut woken = Woken::default();
+        if let Some(wire) = &mut self.wire {
+            woken.wire = ready(wire.poll_next(cx));
+        }
+        if !self.closing {
+            let taken = self.commands.poll_recv_many(cx, &mut self.inbox, COMMANDS_PER_TURN);
+            woken.deserted = taken == Poll::Ready(0) && self.inbox.is_empty();
+        }
+        if let Some(under_way) = connecting {
+            woken.connected = ready(under_way.as_mut().poll(cx));
+            if woken.connected.is_some() {
                 *connecting = None;
-                match connected {
-                    Ok(wire) => self.connected(wire),
-                    Err(error) => tracing::debug!(%error, "cannot connect"),
-                }
             }
-            () = tick => self.link.tick(clock::now()),
         }
+        woken.rung = timer.poll_rung(cx).is_ready();
+        if !woken.is_idle() {
+            self.stepped_back = false;
+            return Poll::Ready(woken);
+        }
+        if !self.inbox.is_empty() {
+            if self.inbox.len() >= FEW_COMMANDS || self.stepped_back {
+                self.stepped_back = false;
+                return Poll::Ready(woken);
+            }
+            // Runtimes with threads run whoever was woken last first, so a first command would
+            // leave alone: one step back, and the commands of all who are ready now share a packet.
+            self.stepped_back = true;
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 
-    fn drain_commands(&mut self) {
-        for _ in 0..COMMANDS_PER_TURN {
-            match self.commands.try_recv() {
-                Ok(command) => self.command(command),
-                Err(_) => return,
-            }
+    /// Takes in what happened.
+    fn turn(&mut self, woken: Woken) {
+        // One reading for all: a request counts its lease from here, before it is sent.
+        let now = clock::now();
+        match woken.wire {
+            Some(Ok(event)) => self.wire_event(now, event),
+            Some(Err(error)) => self.wire_ended(&error),
+            None => {}
         }
+        let mut commands = std::mem::take(&mut self.inbox);
+        for command in commands.drain(..) {
+            self.command(now, command);
+        }
+        self.inbox = commands;
+        if woken.deserted {
+            self.close(now, true, oneshot::channel().0);
+        }
+        match woken.connected {
+            Some(Ok(wire)) => self.connected(now, wire),
+            Some(Err(error)) => tracing::debug!(%error, "cannot connect"),
+            None => {}
+        }
+        if woken.rung {
+            self.link.tick(now);
+        }
+        self.check_silence(now);
+        self.deliver(now);
     }
 
     fn publish(&self) {
@@ -242,18 +320,17 @@ impl<U: Uplink> Driver<U> {
         })
     }
 
-    fn connected(&mut self, wire: Wire) {
+    fn connected(&mut self, now: Time, wire: Wire) {
         self.wire = Some(wire);
         self.incarnation = self.incarnation.max(self.link.incarnation()) + 1;
         // A session taken up from elsewhere does not know its last incarnation at a new worker.
         let known = self.own || self.link.incarnation() > 0;
         let incarnation = if known { self.incarnation } else { 0 };
-        self.link.greet(clock::now(), incarnation);
+        self.link.greet(now, incarnation);
     }
 
-    fn wire_event(&mut self, event: WireEvent) {
+    fn wire_event(&mut self, now: Time, event: WireEvent) {
         let Some(wire) = &mut self.wire else { return };
-        let now = clock::now();
         let taken = match event {
             WireEvent::Written => return,
             WireEvent::Replies => {
@@ -279,8 +356,8 @@ impl<U: Uplink> Driver<U> {
     }
 
     /// A connection on which renewals stay unanswered is not worth waiting for.
-    fn check_silence(&mut self) {
-        if self.link.is_silent(clock::now())
+    fn check_silence(&mut self, now: Time) {
+        if self.link.is_silent(now)
             && let Some(wire) = self.wire.take()
         {
             wire.close();
@@ -288,8 +365,7 @@ impl<U: Uplink> Driver<U> {
         }
     }
 
-    fn command(&mut self, command: Command) {
-        let now = clock::now();
+    fn command(&mut self, now: Time, command: Command) {
         match command {
             Command::Acquire { ticket, cell, key, wanted, wait, answer } => {
                 if let Some(refusal) = &self.rejected {
@@ -297,7 +373,7 @@ impl<U: Uplink> Driver<U> {
                         answer.send(Err(NotGranted::Refused(refusal.clone())));
                     return;
                 }
-                let ask = Ask { token: ticket, cell, key: &key, wanted, wait };
+                let ask = Ask { token: ticket, cell, key: key.bytes(), wanted, wait };
                 let claim = self.link.acquire(now, &ask);
                 self.callers.insert(ticket, Caller::Acquire(answer, claim));
             }
@@ -333,7 +409,7 @@ impl<U: Uplink> Driver<U> {
     fn adopt(&mut self, adopting: Adopting) {
         let Adopting { cell, key, fence, answer } = adopting;
         let Some(handle) = self.handle.upgrade() else { return };
-        let claim = self.link.adopt(INTERNAL, cell, &key, fence);
+        let claim = self.link.adopt(INTERNAL, cell, key.bytes(), fence);
         let hold = Hold::new(handle, claim, fence);
         // A caller that has gone meanwhile drops the hold, which gives it back.
         drop(answer.send(Ok(hold)));
@@ -372,25 +448,28 @@ impl<U: Uplink> Driver<U> {
     }
 
     /// Hands out what happened.
-    fn deliver(&mut self) {
-        if self.link.outcomes().is_empty() {
-            return;
+    fn deliver(&mut self, now: Time) {
+        // The buffers change places, so that neither is ever allocated anew.
+        let mut outcomes = std::mem::take(&mut self.outcomes);
+        while !self.link.outcomes().is_empty() {
+            std::mem::swap(self.link.outcomes(), &mut outcomes);
+            for outcome in outcomes.drain(..) {
+                self.deliver_one(now, outcome);
+            }
         }
-        for outcome in std::mem::take(self.link.outcomes()) {
-            self.deliver_one(outcome);
-        }
+        self.outcomes = outcomes;
     }
 
-    fn deliver_one(&mut self, outcome: Outcome) {
+    fn deliver_one(&mut self, now: Time, outcome: Outcome) {
         match outcome {
             Outcome::Granted { token, claim, fence } => {
-                let caller = self.callers.remove(&token);
-                match (caller, self.handle.upgrade()) {
-                    // A caller that has gone meanwhile drops the hold, which gives it back.
-                    (Some(Caller::Acquire(answer, _)), Some(handle)) => {
-                        drop(answer.send(Ok(Hold::new(handle, claim, fence))));
-                    }
-                    _ => self.link.release_quietly(clock::now(), claim),
+                let taken = match self.callers.remove(&token) {
+                    Some(Caller::Acquire(answer, _)) => answer.send(Ok(Grant { claim, fence })),
+                    _ => Err(Ok(Grant { claim, fence })),
+                };
+                if taken.is_err() {
+                    // The caller has gone meanwhile.
+                    self.link.release_quietly(now, claim);
                 }
             }
             Outcome::NotGranted { token, reason } => {
@@ -483,19 +562,5 @@ impl<U: Uplink> Driver<U> {
             let _gone = adopting.answer.send(Err(NotGranted::Refused(refusal.clone())));
         }
         self.rejected = Some(refusal);
-    }
-}
-
-async fn next_event(wire: &mut Option<Wire>) -> Result<WireEvent, WireError> {
-    match wire {
-        Some(wire) => wire.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn poll_connecting(connecting: &mut Option<Connecting>) -> Result<Wire, WireError> {
-    match connecting {
-        Some(connecting) => connecting.await,
-        None => std::future::pending().await,
     }
 }

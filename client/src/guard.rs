@@ -2,7 +2,7 @@
 
 use crate::driver::{Command, LinkHandle, Released};
 use crate::error::Error;
-use crate::link::ClaimRef;
+use crate::link::{ClaimRef, Key};
 use lockring_proto::{Fence, Time, clock};
 use std::fmt;
 use std::future::Future;
@@ -56,11 +56,11 @@ impl Drop for Hold {
 #[must_use = "a dropped guard releases its lock at once"]
 pub struct Guard {
     hold: Hold,
-    key: Arc<[u8]>,
+    key: Key,
 }
 
 impl Guard {
-    pub(crate) fn new(hold: Hold, key: Arc<[u8]>) -> Self {
+    pub(crate) fn new(hold: Hold, key: Key) -> Self {
         Self { hold, key }
     }
 
@@ -71,7 +71,7 @@ impl Guard {
 
     /// The key.
     pub fn key(&self) -> &[u8] {
-        &self.key
+        self.key.bytes()
     }
 
     /// Whether the lease still holds by this machine's clock. It costs no message, and may be out
@@ -150,7 +150,7 @@ impl Guard {
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
-            .field("key", &self.key.escape_ascii().to_string())
+            .field("key", &self.key().escape_ascii().to_string())
             .field("fence", &self.hold.fence.0)
             .finish()
     }

@@ -30,6 +30,7 @@ mod pool;
 mod primitives;
 pub mod router;
 pub mod target;
+mod timer;
 pub mod tls;
 mod token;
 pub mod wire;

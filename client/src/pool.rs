@@ -1,11 +1,12 @@
 //! How workers are reached: seeds, the ring, endpoints and connection attempts. Shared by all
 //! sessions of a client.
 
-use crate::router::{Ring, WorkerId};
+use crate::router::{Ring, Route, WorkerId};
 use crate::target::{Host, Seed};
 use crate::tls;
 use crate::wire::{Wire, WireError};
 use dashmap::DashMap;
+use lockring_ring::NamespaceSeed;
 use quinn::{ClientConfig, Endpoint};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -31,6 +32,12 @@ impl Pool {
     pub(crate) fn ring(&self) -> Option<Arc<Ring>> {
         // The lock only guards a pointer: a panic elsewhere cannot have left it half changed.
         self.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where a key goes, once a ring is known.
+    pub(crate) fn route(&self, seed: NamespaceSeed, key: &[u8]) -> Option<Route> {
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+        ring.as_ref().map(|ring| ring.route(seed, key))
     }
 
     /// Keeps the newer ring.

@@ -29,8 +29,10 @@ pub struct Route {
 pub struct Ring {
     version: u64,
     bits: CellBits,
-    owners: Vec<u32>,
-    nodes: BTreeMap<u32, NodeInfo>,
+    /// By cell: where its owner stands in `nodes`.
+    owners: Vec<u16>,
+    /// By id.
+    nodes: Vec<NodeInfo>,
 }
 
 /// Parts of a ring that do not make one.
@@ -61,18 +63,22 @@ impl Ring {
                 if run.cells as usize > room {
                     return wrong(format!("more than {} cells", bits.cells()));
                 }
-                if !nodes.contains_key(&run.owner) {
-                    return wrong(format!("unknown owner {}", run.owner));
-                }
                 owners.extend(std::iter::repeat_n(run.owner, run.cells as usize));
             }
         }
         if owners.len() != bits.cells() as usize {
             return wrong(format!("{} of {} cells", owners.len(), bits.cells()));
         }
-        if let Some(node) = nodes.values().find(|node| !node.workers.is_power_of_two()) {
+        let nodes: Vec<NodeInfo> = nodes.into_values().collect();
+        if let Some(node) = nodes.iter().find(|node| !node.workers.is_power_of_two()) {
             return wrong(format!("node {} with {} workers", node.id, node.workers));
         }
+        let place = |owner: u32| {
+            let at = nodes.binary_search_by_key(&owner, |node| node.id).ok();
+            let at = at.and_then(|at| u16::try_from(at).ok());
+            at.ok_or_else(|| RingError(format!("unknown owner {owner}")))
+        };
+        let owners = owners.into_iter().map(place).collect::<Result<_, _>>()?;
         Ok(Self { version: first.version, bits, owners, nodes })
     }
 
@@ -86,24 +92,29 @@ impl Ring {
     pub fn route(&self, seed: NamespaceSeed, key: &[u8]) -> Route {
         let hash = hash_key(seed, key);
         let cell = self.bits.cell(hash.position);
-        let node = self.owners[cell.0 as usize];
-        let workers = self.nodes[&node].workers;
-        Route { cell, worker: WorkerId { node, worker: cell.0 & (workers - 1) }, hash }
+        let owner = &self.nodes[usize::from(self.owners[usize::from(cell.0)])];
+        let worker = WorkerId { node: owner.id, worker: cell.0 & (owner.workers - 1) };
+        Route { cell, worker, hash }
     }
 
     /// A node of the ring.
     pub fn node(&self, id: u32) -> Option<&NodeInfo> {
-        self.nodes.get(&id)
+        self.nodes.get(self.position(id)?)
+    }
+
+    fn position(&self, id: u32) -> Option<usize> {
+        self.nodes.binary_search_by_key(&id, |node| node.id).ok()
     }
 
     /// All nodes, by id.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeInfo> {
-        self.nodes.values()
+        self.nodes.iter()
     }
 
     /// Number of cells that a node owns.
     pub fn cells_of(&self, node: u32) -> usize {
-        self.owners.iter().filter(|&&owner| owner == node).count()
+        let Some(at) = self.position(node) else { return 0 };
+        self.owners.iter().filter(|&&owner| usize::from(owner) == at).count()
     }
 
     /// log2 of the number of cells.

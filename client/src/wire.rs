@@ -3,9 +3,13 @@
 
 use bytes::Bytes;
 use lockring_proto::SERVER_NAME;
-use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, VarInt};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt};
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::Join;
 
 /// Chunks taken from the stream in one turn.
 const CHUNKS: usize = 32;
@@ -64,13 +68,24 @@ impl Inbox {
     }
 }
 
+type Opening = Pin<Box<dyn Future<Output = Result<RecvStream, ConnectionError>> + Send + Sync>>;
+
+/// The worker's push stream, which it opens when it has something to say.
+enum Pushing {
+    Awaited(Opening),
+    Open(RecvStream),
+    Ended,
+}
+
 /// A connection.
 pub struct Wire {
     conn: Connection,
     send: SendStream,
     recv: RecvStream,
-    pusher: Option<RecvStream>,
+    pushing: Pushing,
     writing: [Bytes; 1],
+    /// What is to be written had to wait.
+    blocked: bool,
     chunks: [Bytes; CHUNKS],
     /// Received on the request stream.
     pub replies: Inbox,
@@ -97,12 +112,14 @@ impl Wire {
             .map_err(|_| failed(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))?
             .map_err(|error| failed(error.to_string()))?;
         let (send, recv) = conn.open_bi().await.map_err(|error| failed(error.to_string()))?;
+        let accepting = conn.clone();
         Ok(Self {
             conn,
             send,
             recv,
-            pusher: None,
+            pushing: Pushing::Awaited(Box::pin(async move { accepting.accept_uni().await })),
             writing: [Bytes::new()],
+            blocked: false,
             chunks: std::array::from_fn(|_| Bytes::new()),
             replies: Inbox::default(),
             pushes: Inbox::default(),
@@ -126,31 +143,82 @@ impl Wire {
     /// # Errors
     /// When the connection has ended.
     pub async fn next(&mut self) -> Result<WireEvent, WireError> {
-        let to_write = !self.writing[0].is_empty();
-        tokio::select! {
-            biased;
-            written = self.send.write_chunks(&mut self.writing), if to_write => {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// [`Wire::next`], for tasks that wait for other things too.
+    ///
+    /// # Errors
+    /// As [`Wire::next`].
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<WireEvent, WireError>> {
+        let written = self.poll_write(cx)?;
+        let read = pin!(self.recv.read_chunks(&mut self.chunks)).poll(cx);
+        if let Poll::Ready(read) = read {
+            let count = read.map_err(|error| WireError::ended(&error))?;
+            let count = count.ok_or_else(|| WireError::Ended("the node ended it".to_owned()))?;
+            for chunk in &mut self.chunks[..count] {
+                self.replies.bytes.extend_from_slice(chunk);
+                *chunk = Bytes::new();
+            }
+            return Poll::Ready(Ok(WireEvent::Replies));
+        }
+        if self.poll_pushes(cx)? {
+            return Poll::Ready(Ok(WireEvent::Pushes));
+        }
+        if written { Poll::Ready(Ok(WireEvent::Written)) } else { Poll::Pending }
+    }
+
+    /// Sends. `true`: what could not be sent at once is on its way now, and more may wait.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<bool, WireError> {
+        if self.writing[0].is_empty() {
+            return Ok(false);
+        }
+        let written = pin!(self.send.write_chunks(&mut self.writing)).poll(cx);
+        match written {
+            Poll::Ready(written) => {
                 written.map_err(|error| WireError::ended(&error))?;
-                Ok(WireEvent::Written)
+                // The connection's window may have taken a part: the rest follows in this manner.
+                let blocked = std::mem::replace(&mut self.blocked, !self.writing[0].is_empty());
+                Ok(blocked || self.blocked)
             }
-            read = self.recv.read_chunks(&mut self.chunks) => {
-                let count = read.map_err(|error| WireError::ended(&error))?;
-                let count = count.ok_or_else(|| WireError::Ended("the node ended it".to_owned()))?;
-                for chunk in &mut self.chunks[..count] {
-                    self.replies.bytes.extend_from_slice(chunk);
-                    *chunk = Bytes::new();
-                }
-                Ok(WireEvent::Replies)
-            }
-            pusher = self.conn.accept_uni(), if self.pusher.is_none() => {
-                self.pusher = Some(pusher.map_err(|error| WireError::ended(&error))?);
-                Ok(WireEvent::Pushes)
-            }
-            pushed = read_push(&mut self.pusher), if self.pusher.is_some() => {
-                self.pushes.bytes.extend_from_slice(&pushed?);
-                Ok(WireEvent::Pushes)
+            Poll::Pending => {
+                self.blocked = true;
+                Ok(false)
             }
         }
+    }
+
+    /// Takes in the push stream, once there is one. `true`: there are new bytes.
+    fn poll_pushes(&mut self, cx: &mut Context<'_>) -> Result<bool, WireError> {
+        loop {
+            match &mut self.pushing {
+                Pushing::Awaited(opened) => match opened.as_mut().poll(cx) {
+                    Poll::Ready(stream) => {
+                        let stream = stream.map_err(|error| WireError::ended(&error))?;
+                        self.pushing = Pushing::Open(stream);
+                    }
+                    Poll::Pending => return Ok(false),
+                },
+                Pushing::Open(stream) => {
+                    let read = pin!(stream.read_chunk(usize::MAX, true)).poll(cx);
+                    let Poll::Ready(chunk) = read else { return Ok(false) };
+                    match chunk.map_err(|error| WireError::ended(&error))? {
+                        Some(chunk) => {
+                            self.pushes.bytes.extend_from_slice(&chunk.bytes);
+                            return Ok(true);
+                        }
+                        // The request stream says when the connection ends.
+                        None => self.pushing = Pushing::Ended,
+                    }
+                }
+                Pushing::Ended => return Ok(false),
+            }
+        }
+    }
+
+    /// The bare request stream, for whoever speaks something else on it.
+    pub fn into_stream(self) -> Join<RecvStream, SendStream> {
+        tokio::io::join(self.recv, self.send)
     }
 
     /// Ends the connection now.
@@ -161,15 +229,5 @@ impl Wire {
     /// The peer's address.
     pub fn remote(&self) -> SocketAddr {
         self.conn.remote_address()
-    }
-}
-
-async fn read_push(pusher: &mut Option<RecvStream>) -> Result<Bytes, WireError> {
-    let Some(pusher) = pusher else { return std::future::pending().await };
-    match pusher.read_chunk(usize::MAX, true).await {
-        Ok(Some(chunk)) => Ok(chunk.bytes),
-        // No more pushes; the request stream says when the connection ends.
-        Ok(None) => std::future::pending().await,
-        Err(error) => Err(WireError::ended(&error)),
     }
 }

@@ -169,28 +169,15 @@ impl Session<'_> {
             *chunk = Bytes::new();
         }
         let mut requests: Vec<Request<'_>> = Vec::with_capacity(scratch.len() / 28 + 1);
-        let mut rest = scratch.as_slice();
-        let fault = loop {
-            match codec::split_frame(rest) {
-                Ok(Some((body, after))) => match codec::decode_frame(body) {
-                    Ok(request) => {
-                        requests.push(request);
-                        rest = after;
-                    }
-                    Err(error) => break Some(error),
-                },
-                Ok(None) => break None,
-                Err(error) => break Some(error),
-            }
-        };
+        let rest = codec::decode_frames(&scratch, |request| requests.push(request));
         if !requests.is_empty() {
             let event = Event::Requests { conn: self.id, link, requests: &requests };
             shared.run(Some(self.id), event);
         }
         drop(requests);
-        self.carry.extend_from_slice(rest);
+        let ended = rest.map(|rest| self.carry.extend_from_slice(rest));
         shared.scratch = scratch;
-        fault.map_or(Ok(()), |error| Err(error.into()))
+        Ok(ended?)
     }
 
     /// Sends what is to be sent; says whether the connection is to end then.

@@ -161,8 +161,21 @@ impl WorkerState {
         let now = lockring_proto::clock::now();
         let mut actions = std::mem::take(&mut self.actions);
         self.machine.handle(now, event, &mut actions);
+        // Nearly all of it is replies to whoever asked: they skip the look-up of their outbox.
+        let mut replies = match own.and_then(|own| self.outbox(own)) {
+            Some(outbox) => std::mem::take(&mut outbox.replies),
+            None => Vec::new(),
+        };
         for action in actions.drain(..) {
-            self.sort(own, action);
+            match action {
+                Action::Reply { conn, reply } if Some(conn) == own => {
+                    codec::encode_frame(&reply, &mut replies);
+                }
+                other => self.sort(own, &mut replies, other),
+            }
+        }
+        if let Some(outbox) = own.and_then(|own| self.outbox(own)) {
+            outbox.replies = replies;
         }
         self.actions = actions;
         if self.machine.next_deadline().is_some_and(|at| at < self.armed) {
@@ -170,50 +183,50 @@ impl WorkerState {
         }
     }
 
-    #[inline]
-    fn sort(&mut self, own: Option<ConnId>, action: Action) {
+    fn sort(&mut self, own: Option<ConnId>, replies: &mut Vec<u8>, action: Action) {
         match action {
-            Action::Reply { conn, reply } => self.reply(own, conn, &reply),
-            Action::Welcome { conn, link, reply } => {
-                self.post(own, conn, |outbox| {
-                    outbox.link = Some(link);
-                    codec::encode_frame::<HelloReply>(&reply, &mut outbox.replies);
-                });
+            Action::Reply { conn, reply } => {
+                self.post(conn, |outbox| codec::encode_frame(&reply, &mut outbox.replies));
             }
-            Action::Refuse { conn, reply } => self.post(own, conn, |outbox| {
-                codec::encode_frame::<HelloReply>(&reply, &mut outbox.replies);
-                outbox.close = Some(Ending::Refused);
-            }),
-            Action::Push { conn, push } => self.post(own, conn, |outbox| {
+            Action::Welcome { conn, link, reply } => {
+                // A welcome may come late, when a longer TTL is durable, and not in its own turn.
+                if own == Some(conn) {
+                    codec::encode_frame::<HelloReply>(&reply, replies);
+                    self.post(conn, |outbox| outbox.link = Some(link));
+                } else {
+                    self.post(conn, |outbox| {
+                        outbox.link = Some(link);
+                        codec::encode_frame::<HelloReply>(&reply, &mut outbox.replies);
+                    });
+                }
+            }
+            Action::Refuse { conn, reply } => {
+                codec::encode_frame::<HelloReply>(&reply, replies);
+                self.post(conn, |outbox| outbox.close = Some(Ending::Refused));
+            }
+            Action::Push { conn, push } => self.post(conn, |outbox| {
                 codec::encode_frame::<Push>(&push, &mut outbox.pushes);
             }),
-            Action::Close { conn, reason } => self.post(own, conn, |outbox| {
+            Action::Close { conn, reason } => self.post(conn, |outbox| {
                 outbox.close = Some(Ending::Core(reason));
                 outbox.link = None;
             }),
-            Action::SendRing { conn, id } => {
+            Action::SendRing { id, .. } => {
                 for chunk in self.ring.chunks() {
-                    self.reply(own, conn, &Reply::Ring { id, chunk: Box::new(chunk) });
+                    codec::encode_frame(&Reply::Ring { id, chunk: Box::new(chunk) }, replies);
                 }
             }
             Action::RaiseLongestTtl(ttl) => {
-                self.order(Order::RaiseLongestTtl { worker: self.index, ttl })
+                self.order(Order::RaiseLongestTtl { worker: self.index, ttl });
             }
             Action::WantEpoch(cell) => self.order(Order::RaiseEpoch(cell)),
         }
     }
 
-    #[inline]
-    fn reply(&mut self, own: Option<ConnId>, conn: ConnId, reply: &Reply) {
-        self.post(own, conn, |outbox| codec::encode_frame(reply, &mut outbox.replies));
-    }
-
     /// Changes the outbox of a connection that may be gone, and has its task flush it.
-    #[inline]
-    fn post(&mut self, own: Option<ConnId>, id: ConnId, change: impl FnOnce(&mut Outbox)) {
-        let Some(conn) = self.conn(id) else { return };
-        change(&mut conn.outbox);
-        if own != Some(id) {
+    fn post(&mut self, id: ConnId, change: impl FnOnce(&mut Outbox)) {
+        if let Some(conn) = self.conn(id) {
+            change(&mut conn.outbox);
             conn.wake.notify_one();
         }
     }

@@ -90,6 +90,14 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileErro
     sync_dir(parent(path))
 }
 
+/// Writes a file that only its owner may read, whole, in place of any earlier one.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    write(path, bytes, SECRET)
+}
+
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     // `create_new` is O_EXCL: a file or link planted under this name is never written through.
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;

@@ -10,11 +10,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod authority;
 pub mod connection;
 pub mod conns;
 pub mod control;
 pub mod data_dir;
+pub mod echo;
 pub mod endpoint;
 pub mod files;
 pub mod identity;
@@ -24,4 +26,5 @@ pub mod store;
 pub mod tls;
 pub mod worker;
 
+pub use lockring_ring::CellBits;
 pub use node::{Node, NodeConfig, NodeStatus, StartError};

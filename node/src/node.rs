@@ -1,7 +1,8 @@
 //! Assembly: the one place where threads, runtimes and sockets are made.
 
+use crate::admin::{self, Admin, View};
 use crate::conns::WorkerState;
-use crate::control::{self, Order};
+use crate::control::{Control, Order};
 use crate::endpoint::{self, BindError};
 use crate::files::{self, FilesError};
 use crate::ring_table::RingTable;
@@ -35,6 +36,8 @@ pub struct NodeConfig {
     pub workers: u16,
     /// log2 of the number of cells; fixed when the cluster is made.
     pub cell_bits: CellBits,
+    /// Where the read-only admin HTTP listens; `None`: nowhere. Port 0: any free one.
+    pub admin: Option<SocketAddr>,
     /// How long a stopping node waits for its locks to be given back.
     pub drain: Duration,
 }
@@ -57,6 +60,9 @@ pub enum StartError {
     /// No run of free ports was found.
     #[error("found no {0} free ports in a row: name a first one with --listen")]
     NoPorts(u16),
+    /// The admin port could not be used.
+    #[error("cannot serve admin HTTP on {0}: {1}; choose another address with --admin")]
+    Admin(SocketAddr, std::io::Error),
     /// The system gave no thread or runtime.
     #[error("the system gave no thread: {0}")]
     System(#[from] std::io::Error),
@@ -69,6 +75,7 @@ struct WorkerHandle {
 
 /// A running node.
 pub struct Node {
+    admin: Option<Admin>,
     workers: Vec<WorkerHandle>,
     control: Option<JoinHandle<()>>,
     orders: std_mpsc::Sender<Order>,
@@ -106,8 +113,16 @@ impl Node {
         let sockets = Sockets::bind(config.listen, config.workers)?;
         let boot = store.boot()?;
         let opens_at = opens_at(&boot);
+        if let Some(at) = opens_at {
+            let left = at.since(lockring_proto::clock::now());
+            tracing::warn!(
+                seconds = left.as_secs_f64(),
+                "restarted: claims wait in line until every earlier lease has surely ended"
+            );
+        }
         let version = RingVersion(u64::from(boot.epoch_floor));
         let ring = ring(config, &boot, sockets.first.port(), version);
+        let admin = config.admin.map(admin::bind).transpose()?;
         let (orders, inbox) = std_mpsc::channel();
         let mut workers = Vec::with_capacity(sockets.sockets.len());
         for (index, socket) in sockets.sockets.into_iter().enumerate() {
@@ -134,11 +149,14 @@ impl Node {
             };
             workers.push(start.spawn()?);
         }
-        let senders: Vec<_> = workers.iter().map(|worker| worker.commands.clone()).collect();
+        let control = Control::new(store, workers_of(&workers), boot.longest_ttl);
         let control = std::thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || control::run(&store, &inbox, &senders))?;
+            .spawn(move || control.run(&inbox))?;
+        let view = View { workers: workers_of(&workers), node: boot.node, boot: boot.boot };
+        let admin = admin.map(|listener| Admin::start(listener, view)).transpose()?;
         Ok(Self {
+            admin,
             workers,
             control: Some(control),
             orders,
@@ -162,6 +180,11 @@ impl Node {
     /// What the store said at the start.
     pub fn boot(&self) -> &Boot {
         &self.boot
+    }
+
+    /// Where the admin HTTP listens.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::at)
     }
 
     /// How the workers are.
@@ -199,6 +222,9 @@ impl Node {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
+        if let Some(admin) = self.admin.take() {
+            admin.stop();
+        }
         for worker in self.workers.drain(..) {
             let _gone_if_it_panicked = worker.commands.send(Command::Stop);
             drop(worker.commands);
@@ -214,6 +240,10 @@ impl Node {
         }
         held
     }
+}
+
+fn workers_of(workers: &[WorkerHandle]) -> Vec<mpsc::UnboundedSender<Command>> {
+    workers.iter().map(|worker| worker.commands.clone()).collect()
 }
 
 /// When the leases of the node's earlier life have surely ended; `None` if there can be none.

@@ -2,8 +2,8 @@
 
 use crate::connection;
 use crate::conns::{Shared, WorkerState};
-use lockring_core::{Event, Stats};
-use lockring_proto::Time;
+use lockring_core::{Event, Seen, Stats};
+use lockring_proto::{ListCursor, ListedLock, Time};
 use lockring_ring::{CellId, Epoch, RingVersion};
 use quinn::{Endpoint, VarInt};
 use std::cell::RefCell;
@@ -29,9 +29,23 @@ pub enum Command {
     Drain,
     /// Close every connection and end.
     Stop,
+    /// A page of locks.
+    Locks(ListCursor, u32, Vec<u8>, oneshot::Sender<LockPage>),
+    /// A page of sessions.
+    Sessions {
+        /// Past so many.
+        skip: usize,
+        /// At most so many.
+        rows: usize,
+        /// Who asks.
+        answer: oneshot::Sender<Vec<Seen>>,
+    },
     /// Say how it is.
     Report(oneshot::Sender<Report>),
 }
+
+/// Locks with their namespaces, and where the next page begins.
+pub type LockPage = (Vec<(String, ListedLock)>, Option<ListCursor>);
 
 /// How a worker is.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +54,10 @@ pub struct Report {
     pub stats: Stats,
     /// Open connections.
     pub connections: usize,
+    /// The longest TTL of any session at the worker.
+    pub longest_ttl: Duration,
+    /// The worker takes no new claims.
+    pub draining: bool,
     /// Nothing is granted for this long, as an earlier life of the node may have granted it.
     pub grace_left: Option<Duration>,
 }
@@ -63,6 +81,16 @@ pub async fn run(
             Command::Report(answer) => {
                 let _asker_may_be_gone = answer.send(report(&shared.borrow()));
             }
+            Command::Locks(cursor, rows, prefix, answer) => {
+                let now = lockring_proto::clock::now();
+                let page = shared.borrow().machine().list_all(now, &cursor, rows, &prefix);
+                let _asker_may_be_gone = answer.send(page);
+            }
+            Command::Sessions { skip, rows, answer } => {
+                let now = lockring_proto::clock::now();
+                let page = shared.borrow().machine().list_sessions(now, skip, rows);
+                let _asker_may_be_gone = answer.send(page);
+            }
             Command::Stop => break,
         }
     }
@@ -83,6 +111,8 @@ fn report(state: &WorkerState) -> Report {
     Report {
         stats: machine.stats(),
         connections: state.connections(),
+        longest_ttl: machine.longest_ttl_in_use(),
+        draining: machine.is_draining(),
         grace_left: machine.opens_at().map(|at| at.since(now)),
     }
 }

@@ -8,7 +8,15 @@
 //! storage, replication and moving.
 
 mod cell;
+mod diff;
 mod hash;
+mod node;
+mod planner;
+mod table;
 
 pub use cell::{CellBits, CellBitsError, CellId, Epoch, RingVersion};
+pub use diff::{Diff, DiffError, Patch};
 pub use hash::{KeyHash, NamespaceSeed, hash_key};
+pub use node::{MAX_NODES, Node, NodeError, NodeId};
+pub use planner::{Change, Plan, PlanError, plan};
+pub use table::{Move, Placement, RingTable, Run, Share, TableError};

@@ -17,6 +17,7 @@ mod replies;
 mod resend;
 
 pub use claims::{Ask, Query};
+pub(crate) use key::Key;
 pub use outcome::{Loss, NotGranted, Outcome};
 
 use claims::{Claim, Pending};
@@ -80,7 +81,8 @@ pub(crate) enum Phase {
     Up,
 }
 
-/// Request ids are sequential: multiplying spreads them well enough.
+/// For our own numbers, which nobody can choose so as to collide: multiplying spreads them well
+/// enough.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct IdHasher(u64);
 
@@ -89,10 +91,16 @@ impl Hasher for IdHasher {
         self.0
     }
     fn write(&mut self, _: &[u8]) {
-        unreachable!("only request ids are hashed");
+        unreachable!("only numbers are hashed");
     }
-    fn write_u64(&mut self, id: u64) {
-        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
+    }
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+    fn write_u16(&mut self, number: u16) {
+        self.write_u64(u64::from(number));
     }
 }
 

@@ -15,15 +15,12 @@ impl Link {
     pub fn receive(&mut self, now: Time, bytes: &[u8]) -> Result<usize, FrameError> {
         self.notice_lapse(now);
         let mut rest = bytes;
-        while let Some((body, after)) = codec::split_frame(rest)? {
-            if self.phase == Phase::Greeting {
-                self.greeted(now, codec::decode_frame(body)?);
-            } else {
-                let reply: Reply = codec::decode_frame(body)?;
-                self.replied(now, reply);
-            }
+        if self.phase == Phase::Greeting {
+            let Some((body, after)) = codec::split_frame(rest)? else { return Ok(0) };
+            self.greeted(now, codec::decode_frame(body)?);
             rest = after;
         }
+        let rest = codec::decode_frames(rest, |reply| self.replied(now, reply))?;
         Ok(bytes.len() - rest.len())
     }
 

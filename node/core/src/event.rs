@@ -24,7 +24,7 @@ pub struct Party {
 }
 
 /// What happens to the core.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
     /// A client said hello on a new connection.
     Opened {

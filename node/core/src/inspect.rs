@@ -10,6 +10,28 @@ use lockring_proto::Time;
 use lockring_proto::{
     Claim, Fence, Holder, Inspection, ListCursor, ListedLock, Listing, Reply, WaiterInfo, limits,
 };
+use std::time::Duration;
+
+/// A session, as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Where its keys live.
+    pub namespace: String,
+    /// The name in its certificate.
+    pub name: String,
+    /// Its label.
+    pub label: String,
+    /// Whether it has a connection now.
+    pub connected: bool,
+    /// Its TTL.
+    pub ttl: Duration,
+    /// What is left of its lease.
+    pub lease_left: Duration,
+    /// Holds at this worker.
+    pub holds: u64,
+    /// Waiters at this worker.
+    pub waiters: u32,
+}
 
 /// Holders and waiters told one by one.
 const TOLD: usize = 16;
@@ -104,8 +126,7 @@ impl Machine {
         (told, list.len)
     }
 
-    /// A page of the keys in use of the asker's namespace, cell by cell and then by key. A cell is
-    /// sorted anew for each page: the table itself has no order that could be relied on.
+    /// A page of the keys in use of the asker's namespace.
     pub(crate) fn list(
         &mut self,
         now: Time,
@@ -115,9 +136,67 @@ impl Machine {
         prefix: &[u8],
         out: &mut Vec<Action>,
     ) {
-        let most = rows.clamp(1, limits::LIST_ROWS_MAX) as usize;
         let namespace = self.links.get(asker.link).namespace;
-        let mut listing = Listing { rows: Vec::new(), next: None };
+        let (rows, next) = self.page(now, Some(namespace), cursor, rows, prefix);
+        let rows = rows.into_iter().map(|(_, row)| row).collect();
+        let listing = Box::new(Listing { rows, next });
+        out.push(Action::Reply {
+            conn: asker.conn,
+            reply: Reply::Listed { id: asker.id, listing },
+        });
+    }
+
+    /// A page of the keys in use of every namespace, each with its namespace, for an operator's
+    /// eyes. The cursor is that of the page before.
+    pub fn list_all(
+        &self,
+        now: Time,
+        cursor: &ListCursor,
+        rows: u32,
+        prefix: &[u8],
+    ) -> (Vec<(String, ListedLock)>, Option<ListCursor>) {
+        let (rows, next) = self.page(now, None, cursor, rows, prefix);
+        let named = |(namespace, row): (u16, ListedLock)| {
+            (self.namespaces[namespace as usize].name.clone(), row)
+        };
+        (rows.into_iter().map(named).collect(), next)
+    }
+
+    /// A page of the sessions of this worker, in the order of their ids, past the first `skip`.
+    pub fn list_sessions(&self, now: Time, skip: usize, rows: usize) -> Vec<Seen> {
+        let lease_now = self.lease_now(now);
+        self.sessions
+            .values()
+            .skip(skip)
+            .take(rows)
+            .map(|&index| {
+                let link = self.links.get(index);
+                Seen {
+                    namespace: self.namespaces[link.namespace as usize].name.clone(),
+                    name: link.name.to_string(),
+                    label: link.label.to_string(),
+                    connected: link.conn.is_some(),
+                    ttl: link.ttl,
+                    lease_left: link.deadline.since(lease_now),
+                    holds: link.digest.count,
+                    waiters: link.waiters,
+                }
+            })
+            .collect()
+    }
+
+    /// A page of keys in use, cell by cell and then by key. A cell is sorted anew for each page:
+    /// the table itself has no order that could be relied on.
+    fn page(
+        &self,
+        now: Time,
+        namespace: Option<u16>,
+        cursor: &ListCursor,
+        rows: u32,
+        prefix: &[u8],
+    ) -> (Vec<(u16, ListedLock)>, Option<ListCursor>) {
+        let most = rows.clamp(1, limits::LIST_ROWS_MAX) as usize;
+        let mut listed = Vec::new();
         let mut scanned = 0;
         let first = cursor.cell >> self.worker_shift;
         for at in u32::from(first)..self.cells.len() as u32 {
@@ -126,31 +205,28 @@ impl Machine {
             let mut found = self.keys_of_cell(at, namespace, prefix, after);
             found.sort_unstable();
             scanned += self.cells[at as usize].table.len();
-            let room = most - listing.rows.len();
-            let full = found.len() > room;
+            let room = most - listed.len();
             for &(key, index) in found.iter().take(room) {
-                listing.rows.push(self.list_row(now, key, index));
+                let namespace = self.namespace(self.records.get(index));
+                listed.push((namespace, self.list_row(now, key, index)));
+            }
+            if found.len() > room {
+                let key = listed.last().map_or_else(Vec::new, |(_, row)| row.key.clone());
+                return (listed, Some(ListCursor { cell, key }));
             }
             let more = at + 1 < self.cells.len() as u32;
-            if full {
-                let key = listing.rows.last().map_or_else(Vec::new, |row| row.key.clone());
-                listing.next = Some(ListCursor { cell, key });
-                break;
-            }
-            if (listing.rows.len() == most || scanned >= SCANNED_PER_PAGE) && more {
+            if (listed.len() == most || scanned >= SCANNED_PER_PAGE) && more {
                 let cell = self.cell_id(at + 1).0;
-                listing.next = Some(ListCursor { cell, key: Vec::new() });
-                break;
+                return (listed, Some(ListCursor { cell, key: Vec::new() }));
             }
         }
-        let reply = Reply::Listed { id: asker.id, listing: Box::new(listing) };
-        out.push(Action::Reply { conn: asker.conn, reply });
+        (listed, None)
     }
 
     fn keys_of_cell(
         &self,
         at: u32,
-        namespace: u16,
+        namespace: Option<u16>,
         prefix: &[u8],
         after: &[u8],
     ) -> Vec<(&[u8], u32)> {
@@ -160,7 +236,7 @@ impl Machine {
             .filter_map(|slot| {
                 let record = self.records.get(slot.record);
                 let key = self.key(record);
-                let wanted = self.namespace(record) == namespace
+                let wanted = namespace.is_none_or(|wanted| self.namespace(record) == wanted)
                     && key.starts_with(prefix)
                     && (after.is_empty() || key > after);
                 wanted.then_some((key, slot.record))

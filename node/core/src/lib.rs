@@ -35,6 +35,7 @@ mod table;
 pub mod testing;
 
 pub use event::{Action, CloseReason, ConnId, Event, LinkIndex, Party};
+pub use inspect::Seen;
 pub use lockring_proto::Time;
 pub use machine::{Config, Limits, Machine, Stats};
 #[cfg(feature = "testing")]

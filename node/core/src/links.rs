@@ -247,6 +247,12 @@ impl Machine {
         }
     }
 
+    /// The longest TTL of any session here.
+    pub fn longest_ttl_in_use(&self) -> Duration {
+        let ttls = self.sessions.values().map(|&link| self.links.get(link).ttl);
+        ttls.max().unwrap_or_default()
+    }
+
     pub(crate) fn closed(&mut self, conn: ConnId, link: LinkIndex) {
         if let Some(link) = self.link_of(conn, link) {
             self.links.get_mut(link).conn = None;

@@ -269,6 +269,11 @@ impl Machine {
         self.config.opens_at.filter(|&at| self.last_seen < at)
     }
 
+    /// Whether new claims are refused, as the node stops.
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
     /// The ring version this machine knows.
     pub fn version(&self) -> RingVersion {
         self.version

@@ -114,6 +114,12 @@ impl Record {
         Time(now_s.saturating_sub(age) * 1_000_000)
     }
 
+    /// The records before and after it in the list of its link's thin holds.
+    #[inline]
+    pub(crate) fn neighbours(&self) -> (u32, u32) {
+        if self.is_rich() { (NIL, NIL) } else { (self.prev, self.next) }
+    }
+
     /// The next record of the link's list of thin holds.
     pub(crate) fn next_of_link(&self) -> u32 {
         self.next

@@ -21,7 +21,9 @@ fn spread(tag: u32) -> u64 {
     u64::from(tag).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
+/// One cache line, so that looking at a cell is one miss.
 #[derive(Clone)]
+#[repr(align(64))]
 pub(crate) struct Cell {
     pub(crate) table: HashTable<Slot>,
     /// Numbers every replicated operation of the cell.

@@ -1,4 +1,5 @@
-//! The one clock of the shells on both sides, behind the feature `clock`. No wall clock takes part in any decision.
+//! The one clock of the shells on both sides, behind the feature `clock`. No wall clock takes part
+//! in any decision.
 
 use crate::Time;
 use rustix::time::{ClockId, clock_gettime};

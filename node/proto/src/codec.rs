@@ -2,8 +2,10 @@
 //! codec library, always with a limit: without one, sixteen hostile bytes can ask for a terabyte.
 //!
 //! The length is itself a varint of the codec: one byte below 251, else `251` and two bytes, else
-//! `252` and four. Longer forms never occur, as a body has at most [`FRAME_BYTES_MAX`] bytes.
+//! `252` and four. We write the shortest form; a body has at most [`FRAME_BYTES_MAX`] bytes.
 
+use crate::common::{Head, Message, ROOM};
+use crate::common::{U16 as LONG_U16, U32 as LONG_U32};
 use crate::limits::{DECODE_BYTES_MAX, FRAME_BYTES_MAX};
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::enc::write::Writer;
@@ -13,16 +15,14 @@ use bincode::{BorrowDecode, Encode};
 const CONFIG: Configuration<LittleEndian, Varint, Limit<DECODE_BYTES_MAX>> =
     bincode::config::standard().with_limit::<DECODE_BYTES_MAX>();
 
-/// First byte of a length of 251 bytes and more: two bytes follow.
-const LONG_U16: u8 = 251;
-/// First byte of a length of 65,536 bytes and more: four bytes follow.
-const LONG_U32: u8 = 252;
+/// The body of a frame and the bytes after it. `None`: not all of the frame is here.
+pub type Split<'a> = Option<(&'a [u8], &'a [u8])>;
 
 /// Bytes that are not a frame of this wire. The connection cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The length is above the cap.
-    #[error("a frame of {0} bytes is above the cap of 65536")]
+    #[error("a frame of {0} bytes is above the cap of {cap}", cap = FRAME_BYTES_MAX)]
     TooLong(u64),
     /// The length is in a form that no legal length takes.
     #[error("the length of a frame begins with the illegal byte {0}")]
@@ -61,9 +61,37 @@ impl Writer for Append<'_> {
 /// # Panics
 /// When the body is above the cap: whoever builds a frame keeps it within.
 #[inline]
-pub fn encode_frame<T: Encode>(message: &T, out: &mut Vec<u8>) {
+pub fn encode_frame<'a, T: Message<'a>>(message: &T, out: &mut Vec<u8>) {
     let start = out.len();
-    out.push(0);
+    out.extend_from_slice(&[0; ROOM]);
+    let room = out.last_chunk_mut().expect("it was just added");
+    let mut head = Head { room, len: 1 };
+    if let Some(key) = message.put_common(&mut head) {
+        let end = head.len;
+        let len = end - 1 + key.len();
+        if len < LONG_U16 as usize {
+            room[0] = len as u8;
+            out.truncate(start + end);
+            return out.extend_from_slice(key);
+        }
+    }
+    encode_any_frame(message, start, out);
+}
+
+/// Builds a body in the room at `start`, without looking for more byte by byte, if it fits.
+fn encode_any_frame<T: Encode>(message: &T, start: usize, out: &mut Vec<u8>) {
+    match bincode::encode_into_slice(message, &mut out[start + 1..], CONFIG) {
+        Ok(len) => {
+            out[start] = len as u8;
+            out.truncate(start + 1 + len);
+        }
+        Err(_) => encode_long_frame(message, start, out),
+    }
+}
+
+#[cold]
+fn encode_long_frame<T: Encode>(message: &T, start: usize, out: &mut Vec<u8>) {
+    out.truncate(start + 1);
     bincode::encode_into_writer(message, Append(out), CONFIG).expect("appending cannot fail");
     let len = out.len() - start - 1;
     if len < LONG_U16 as usize {
@@ -89,12 +117,12 @@ fn lengthen(out: &mut Vec<u8>, start: usize, len: usize) {
     out.splice(start..=start, prefix.iter().copied());
 }
 
-/// Splits the first frame off `bytes`: its body and what follows. `None`: not all of it is here.
+/// Splits the first frame off `bytes`.
 ///
 /// # Errors
 /// When the length is illegal or above the cap.
 #[inline]
-pub fn split_frame(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, FrameError> {
+pub fn split_frame(bytes: &[u8]) -> Result<Split<'_>, FrameError> {
     let Some((&first, rest)) = bytes.split_first() else {
         return Ok(None);
     };
@@ -105,7 +133,7 @@ pub fn split_frame(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, FrameError> {
 }
 
 #[cold]
-fn split_long(first: u8, rest: &[u8]) -> Result<Option<(&[u8], &[u8])>, FrameError> {
+fn split_long(first: u8, rest: &[u8]) -> Result<Split<'_>, FrameError> {
     let (len, rest) = match first {
         LONG_U16 => match rest.split_first_chunk::<2>() {
             Some((bytes, rest)) => (u64::from(u16::from_le_bytes(*bytes)), rest),
@@ -123,7 +151,32 @@ fn split_long(first: u8, rest: &[u8]) -> Result<Option<(&[u8], &[u8])>, FrameErr
     Ok(rest.split_at_checked(len as usize))
 }
 
-/// Decodes the body of a frame; the value borrows from it.
+/// Decodes every whole frame of `bytes` in turn and gives it to `sink`; returns the bytes after
+/// the last. The way of the hot path: where `sink` stores the value is where it is built.
+///
+/// # Errors
+/// At the first frame that is none. Those before it have been given.
+#[inline]
+pub fn decode_frames<'a, T: Message<'a>>(
+    mut bytes: &'a [u8],
+    mut sink: impl FnMut(T),
+) -> Result<&'a [u8], FrameError> {
+    while let Some((body, after)) = split_frame(bytes)? {
+        if !T::take_common(body, &mut sink) {
+            sink(decode_uncommon(body)?);
+        }
+        bytes = after;
+    }
+    Ok(bytes)
+}
+
+/// Apart, so that the loop around the common frames stays small.
+#[inline(never)]
+fn decode_uncommon<'a, T: Message<'a>>(body: &'a [u8]) -> Result<T, FrameError> {
+    decode_frame(body)
+}
+
+/// Decodes the body of a frame, always by the codec; the value borrows from it.
 ///
 /// # Errors
 /// When the body is not exactly one value.

@@ -1,12 +1,15 @@
 //! The wire between clients and nodes: frames, limits, versions.
 //!
-//! The byte-by-byte format is `wire.md` beside this file; golden bytes in the tests hold the two
-//! together. [`codec`] is the only user of the codec library. Requests are decoded in place:
-//! their keys borrow from the received bytes.
+//! [`codec`] is the only user of the codec library. Requests are decoded in place: their keys
+//! borrow from the received bytes. The byte-by-byte format is below, from `wire.md` beside this
+//! file; tests and golden bytes hold it and the code together.
+//!
+#![doc = include_str!("wire.md")]
 
 #[cfg(feature = "clock")]
 pub mod clock;
 pub mod codec;
+mod common;
 mod fence;
 mod hello;
 pub mod limits;
@@ -14,8 +17,10 @@ mod reply;
 mod request;
 mod time;
 
+pub use common::{Head, Message};
 pub use fence::{Fence, Namespace, NamespaceError, SessionId};
 pub use hello::{Hello, HelloReply, Refusal, RefusalKind, Welcome};
+pub use lockring_ring::NamespaceSeed;
 pub use reply::{
     BlockedReason, Holder, Inspection, ListedLock, Listing, LostReason, NodeInfo, Push, Reply,
     RingChunk, RingRun, WaiterInfo,

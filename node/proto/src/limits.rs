@@ -5,8 +5,9 @@ use std::time::Duration;
 /// Longest frame body, in bytes, in either direction.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 
-/// Bound on what one decode may claim. A container claims `len * size_of::<T>()`, which for a
-/// list of fences in a full frame is at most the frame itself, and for richer rows a small multiple.
+/// Bound on what one decode may claim, and so allocate, whatever lengths its bytes pretend. A
+/// container claims `len * size_of::<T>()`: for a full frame of holds of two bytes each, 8 times
+/// the frame; for every message within the limits below, less.
 pub const DECODE_BYTES_MAX: usize = 8 * FRAME_BYTES_MAX;
 
 /// Longest key, in bytes; the shortest is 1.
@@ -24,8 +25,8 @@ pub const CAPACITY_MAX: u32 = 1 << 30;
 /// Most holds in one frame of a compare (12 bytes each at most).
 pub const HOLDS_PER_FRAME: usize = 4096;
 
-/// Most rows in one page of a listing.
-pub const LIST_ROWS_MAX: u32 = 100;
+/// Most rows in one page of a listing: with every key and label at its longest, they fit a frame.
+pub const LIST_ROWS_MAX: u32 = 90;
 
 /// Shortest session TTL; shorter ones are clamped, and the reply says so.
 pub const TTL_MIN: Duration = Duration::from_secs(1);

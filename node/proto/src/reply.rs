@@ -284,7 +284,8 @@ pub struct Inspection {
 pub struct ListedLock {
     /// The key.
     pub key: Vec<u8>,
-    /// One holder (of several, the one with the highest fence); none while a key is only waited for.
+    /// One holder (of several, the one with the highest fence); none while a key is only waited
+    /// for.
     pub holder: Option<Holder>,
     /// Number of holders.
     pub holders: u32,

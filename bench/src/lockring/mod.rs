@@ -1,0 +1,127 @@
+//! Our own server as a target, and the bare echo of the same transport.
+
+mod api;
+mod echo;
+mod protocol;
+mod pump;
+
+use crate::error::BenchError;
+use crate::process::Spawned;
+pub(crate) use api::{Caller, Pacer};
+pub(crate) use echo::EchoProtocol;
+use lockring_client::target::{Host, Seed, Target as Cluster};
+use lockring_client::tls::{self, Bundle};
+use lockring_client::wire::{Wire, WireError};
+pub(crate) use protocol::LockringProtocol;
+pub(crate) use pump::drive;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const START_WITHIN: Duration = Duration::from_secs(10);
+
+/// A way to a cluster: where its first worker is, and who we are there.
+#[derive(Clone)]
+pub(crate) struct Access {
+    addr: SocketAddr,
+    identity: PathBuf,
+    config: quinn::ClientConfig,
+    endpoint: quinn::Endpoint,
+}
+
+impl Access {
+    fn new(addr: SocketAddr, identity: &Path) -> Result<Self, String> {
+        let bundle = Bundle::load(identity).map_err(|error| error.to_string())?;
+        let endpoint = tls::client_endpoint(addr).map_err(|error| error.to_string())?;
+        let (identity, config) = (identity.to_owned(), tls::client_config(&bundle));
+        Ok(Self { addr, identity, config, endpoint })
+    }
+
+    /// A connection to the worker that listens `port_offset` ports above the first.
+    pub(crate) async fn wire(&self, port_offset: u16) -> Result<Wire, WireError> {
+        let mut addr = self.addr;
+        addr.set_port(addr.port() + port_offset);
+        Wire::connect(&self.endpoint, self.config.clone(), addr).await
+    }
+
+    /// The way to a running cluster, by its URL.
+    pub(crate) async fn to(url: &str) -> Result<Self, String> {
+        let cluster: Cluster = url.parse().map_err(|error| format!("{error}"))?;
+        let identity = cluster
+            .identity
+            .or_else(|| std::env::var_os("LOCKRING_IDENTITY").map(PathBuf::from))
+            .ok_or("no identity: add ?identity=FILE to the target or set LOCKRING_IDENTITY")?;
+        let Some(Seed { host, port }) = cluster.seeds.into_iter().next() else {
+            return Err("the URL names no host".to_owned());
+        };
+        let addr = match host {
+            Host::Ip(ip) => SocketAddr::new(ip, port),
+            Host::Name(name) => tokio::net::lookup_host((name.as_str(), port))
+                .await
+                .map_err(|error| format!("{name}: {error}"))?
+                .next()
+                .ok_or_else(|| format!("{name} has no address"))?,
+        };
+        Self::new(addr, &identity)
+    }
+}
+
+/// A private process of this binary (or of the one at `path`), once it says that it is ready.
+pub(crate) async fn spawn(
+    target: &str,
+    path: Option<&Path>,
+    arguments: &[&str],
+) -> Result<(Spawned, Access), BenchError> {
+    let program = match path {
+        Some(path) => path.to_owned(),
+        None => std::env::current_exe().map_err(BenchError::system("finding this binary"))?,
+    };
+    let directory = TempDir::with_prefix("lockring-bench-")
+        .map_err(BenchError::system("making a directory for the server"))?;
+    let data = directory.path().join("data");
+    let mut command = Command::new(&program);
+    command.args(arguments).args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(&data);
+    // The environment of a user's own node must not reach this one.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LOCKRING_") {
+            command.env_remove(name);
+        }
+    }
+    let mut server = Spawned::start(command, directory).map_err(|source| {
+        let problem = match source.kind() {
+            io::ErrorKind::NotFound => format!("there is no {}", program.display()),
+            _ => source.to_string(),
+        };
+        BenchError::Start { target: target.to_owned(), problem }
+    })?;
+    let started = await_ready(&mut server).await;
+    let access = started.and_then(|addr| Access::new(addr, &data.join("client.pem")));
+    match access {
+        Ok(access) => Ok((server, access)),
+        Err(problem) => Err(BenchError::Start { target: target.to_owned(), problem }),
+    }
+}
+
+/// Waits for the line `ready on ADDRESS`.
+async fn await_ready(server: &mut Spawned) -> Result<SocketAddr, String> {
+    let begun = Instant::now();
+    loop {
+        let log = server.log();
+        let whole_lines = log.rsplit_once('\n').map_or("", |(lines, _)| lines);
+        let ready = whole_lines.lines().find_map(|line| line.strip_prefix("ready on "));
+        if let Some(rest) = ready {
+            let addr = rest.split_whitespace().next().unwrap_or_default();
+            return addr.parse().map_err(|_| format!("it says {rest:?} instead of an address"));
+        }
+        if let Some(obituary) = server.obituary().map_err(|error| error.to_string())? {
+            return Err(obituary);
+        }
+        if begun.elapsed() > START_WITHIN {
+            return Err(format!("not ready within {} s", START_WITHIN.as_secs()));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,117 @@
+//! `bench`: the load generator's command line.
+
+use super::connect::{Format, Global};
+use super::exit::{self, Failure};
+use clap::{Args as ClapArgs, Subcommand};
+use lockring_bench::{
+    BenchError, Driver, KeyDist, LatencyOptions, MemoryOptions, Outcome, Output, PairsOptions,
+    Target,
+};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// What is measured.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Acquire and release pairs by many callers on few connections
+    Pairs(PairsArgs),
+    /// One caller, nothing to batch
+    Latency(LatencyArgs),
+    /// The resident size of a server that holds many locks
+    Memory(MemoryArgs),
+}
+
+/// Flags of `bench pairs`.
+#[derive(Debug, ClapArgs)]
+pub struct PairsArgs {
+    /// lockring://..., lockring+spawn:[PATH][?workers=N], redis+spawn:, redis://..., echo+spawn:
+    #[arg(long = "target", value_name = "TARGET", default_value = "lockring+spawn:")]
+    targets: Vec<Target>,
+    /// Callers over all connections
+    #[arg(long, default_value_t = 512)]
+    callers: u32,
+    /// Connections, each a client with its share of the callers
+    #[arg(long, default_value_t = 4)]
+    connections: u32,
+    /// Distinct keys
+    #[arg(long, default_value_t = 1_000_000)]
+    keys: u32,
+    /// How keys are drawn: uniform, or zipf:S
+    #[arg(long, default_value = "uniform")]
+    dist: KeyDist,
+    /// How long a caller keeps a key
+    #[arg(long, default_value = "0", value_parser = super::duration::parse)]
+    hold: Duration,
+    /// Measured time per target
+    #[arg(long, default_value = "10s", value_parser = super::duration::parse)]
+    duration: Duration,
+    /// Pairs started per second; as fast as answered if not given
+    #[arg(long)]
+    rate: Option<f64>,
+    /// How callers are driven: lean (slots over the connection layer) or api (tasks on the client)
+    #[arg(long, default_value = "lean")]
+    driver: Driver,
+}
+
+/// Flags of `bench latency`.
+#[derive(Debug, ClapArgs)]
+pub struct LatencyArgs {
+    /// As for `bench pairs`
+    #[arg(long = "target", value_name = "TARGET", default_value = "lockring+spawn:")]
+    targets: Vec<Target>,
+    /// Measured time per target
+    #[arg(long, default_value = "10s", value_parser = super::duration::parse)]
+    duration: Duration,
+}
+
+/// Flags of `bench memory`.
+#[derive(Debug, ClapArgs)]
+pub struct MemoryArgs {
+    /// As for `bench pairs`
+    #[arg(long = "target", value_name = "TARGET", default_value = "lockring+spawn:")]
+    targets: Vec<Target>,
+    /// Locks held
+    #[arg(long, default_value_t = 10_000_000)]
+    locks: u32,
+}
+
+fn failed(error: &BenchError) -> Failure {
+    Failure::new(exit::SOFTWARE, error.to_string())
+}
+
+/// Measures.
+pub fn run(global: &Global, command: &Command) -> Result<ExitCode, Failure> {
+    let output = match global.output {
+        Format::Table => Output::Table,
+        Format::Json => Output::Json,
+        Format::Jsonl => Output::JsonLines,
+    };
+    let outcome = match command {
+        Command::Pairs(args) => {
+            let options = PairsOptions {
+                targets: args.targets.clone(),
+                callers: args.callers,
+                connections: args.connections,
+                keys: args.keys,
+                dist: args.dist,
+                hold: args.hold,
+                duration: args.duration,
+                rate: args.rate,
+                driver: args.driver,
+            };
+            lockring_bench::run_pairs(&options, output)
+        }
+        Command::Latency(args) => {
+            let options = LatencyOptions { targets: args.targets.clone(), duration: args.duration };
+            lockring_bench::run_latency(&options, output)
+        }
+        Command::Memory(args) => {
+            let options = MemoryOptions { targets: args.targets.clone(), locks: args.locks };
+            lockring_bench::run_memory(&options, output)
+        }
+    };
+    match outcome.map_err(|error| failed(&error))? {
+        Outcome::Safe => Ok(ExitCode::SUCCESS),
+        Outcome::Unsafe => Err(Failure::new(1, "the safety check failed: see the report")),
+    }
+}

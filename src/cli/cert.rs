@@ -1,0 +1,42 @@
+//! `cert`: certificates for clients.
+
+use super::exit::{self, Failure};
+use clap::Subcommand;
+use lockring_node::authority::Authority;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// What can be issued.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Issue a client identity: one file with CA, certificate and key
+    Client {
+        /// The client's name
+        name: String,
+        /// The namespace its keys live in
+        #[arg(long, env = "LOCKRING_NAMESPACE", default_value = "default")]
+        namespace: String,
+        /// The node's data directory, where the CA is
+        #[arg(long, env = "LOCKRING_DATA_DIR", value_name = "DIR")]
+        data_dir: PathBuf,
+        /// Where to write it; NAME.pem unless given
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// Issues a certificate.
+pub fn run(command: &Command) -> Result<ExitCode, Failure> {
+    let Command::Client { name, namespace, data_dir, out } = command;
+    let usage = |error: &dyn std::fmt::Display| Failure::new(exit::USAGE, error.to_string());
+    let config = |error: &dyn std::fmt::Display| Failure::new(exit::CONFIG, error.to_string());
+    let namespace =
+        lockring_client::proto::Namespace::new(namespace).map_err(|error| usage(&error))?;
+    let authority = Authority::load(data_dir).map_err(|error| config(&error))?;
+    let bundle = authority.issue_client(name, &namespace).map_err(|error| usage(&error))?;
+    let path = out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.pem")));
+    lockring_node::data_dir::write_secret(&path, bundle.as_bytes())
+        .map_err(|error| config(&error))?;
+    println!("{}", path.display());
+    Ok(ExitCode::SUCCESS)
+}

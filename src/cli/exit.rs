@@ -1,0 +1,75 @@
+//! How commands end: exit codes, and errors that carry one.
+
+use lockring_client::{Error, ErrorKind};
+use std::fmt;
+use std::process::ExitCode;
+
+/// Bad command line (sysexits.h).
+pub const USAGE: u8 = 64;
+/// No node reachable.
+pub const UNAVAILABLE: u8 = 69;
+/// Something of our own failed.
+pub const SOFTWARE: u8 = 70;
+/// Busy, or not granted within the wait.
+pub const BUSY: u8 = 75;
+/// Denied.
+pub const DENIED: u8 = 77;
+/// A file or setting cannot be used.
+pub const CONFIG: u8 = 78;
+/// The lock was lost while the child ran, or before it was given back.
+pub const LOST: u8 = 79;
+/// The command cannot be run.
+pub const CANNOT_RUN: u8 = 126;
+/// There is no such command.
+pub const NOT_FOUND: u8 = 127;
+
+/// Why a command ends early: what is printed, and the exit code.
+#[derive(Debug)]
+pub struct Failure {
+    /// Printed on stderr after the program's name; nothing if empty.
+    pub message: String,
+    /// The exit code.
+    pub code: u8,
+}
+
+impl Failure {
+    /// A failure with a message.
+    pub fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { message: message.into(), code }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match error.kind() {
+            ErrorKind::Timeout | ErrorKind::Quota | ErrorKind::Conflict => BUSY,
+            ErrorKind::Unreachable | ErrorKind::Draining | ErrorKind::Closed => UNAVAILABLE,
+            ErrorKind::Lost => LOST,
+            ErrorKind::Denied => DENIED,
+            ErrorKind::Invalid | ErrorKind::TooDeep => USAGE,
+            ErrorKind::Config => CONFIG,
+            _ => SOFTWARE,
+        };
+        let remedy = match error.kind() {
+            ErrorKind::Unreachable if !error.to_string().contains("--endpoints") => {
+                "; is a node running there? `lockring dev` starts one, --endpoints names another"
+            }
+            _ => "",
+        };
+        Self::new(code, format!("{error}{remedy}"))
+    }
+}
+
+/// Prints a failure and turns it into the process's exit code.
+pub fn report(failure: &Failure) -> ExitCode {
+    if !failure.message.is_empty() {
+        eprintln!("lockring: {failure}");
+    }
+    ExitCode::from(failure.code)
+}

@@ -1,0 +1,186 @@
+//! `lock`: take a lock, run a command under it, give it back.
+
+use super::connect::Global;
+use super::exit::{self, Failure};
+use super::output::shown;
+use super::supervise::{self, Signals};
+use clap::Args as ClapArgs;
+use lockring_client::{Client, Error, ErrorKind, Guard};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Flags of `lock`.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The key
+    key: String,
+    /// Fail at once if the key is busy
+    #[arg(short = 'n', long, conflicts_with = "wait")]
+    no_wait: bool,
+    /// Wait at most this long (250ms, 10s, 5m; a bare number is seconds)
+    #[arg(short = 'w', long, value_name = "DUR", value_parser = super::duration::parse)]
+    wait: Option<Duration>,
+    /// Share the key with other shared holders
+    #[arg(short = 's', long, conflicts_with_all = ["exclusive", "permits"])]
+    shared: bool,
+    /// Hold the key alone (the default)
+    #[arg(short = 'x', long, conflicts_with = "permits")]
+    exclusive: bool,
+    /// Take this many permits of a semaphore
+    #[arg(long, value_name = "N", requires = "capacity")]
+    permits: Option<u32>,
+    /// Capacity of the semaphore; --permits is 1 unless given
+    #[arg(long, value_name = "M")]
+    capacity: Option<u32>,
+    /// How long the hold outlives the last contact (1s to 1h)
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = super::duration::parse)]
+    ttl: Duration,
+    /// From SIGTERM to SIGKILL when contact is lost; at most a third of the TTL
+    #[arg(long, value_name = "DUR", default_value = "2s", value_parser = super::duration::parse)]
+    grace: Duration,
+    /// Exit with this code when the key is busy, instead of 75
+    #[arg(short = 'E', long, value_name = "CODE")]
+    conflict_exit_code: Option<u8>,
+    /// Run this through `sh -c` instead of a command
+    #[arg(short = 'c', long, value_name = "STR", conflicts_with = "command")]
+    shell: Option<String>,
+    /// Leave the hold in a session of its own that lives for --ttl, and print its token
+    #[arg(long, conflicts_with_all = ["command", "shell"])]
+    print_token: bool,
+    /// The command, run without a shell
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// Takes the lock and does what was asked under it.
+pub async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
+    let mut signals = Signals::new()?;
+    let client = tokio::select! {
+        client = global.connect(global.builder().ttl(args.ttl)) => client?,
+        signal = signals.next() => return Ok(interrupted(signal)),
+    };
+    let claimed = tokio::select! {
+        claimed = claim(&client, &args) => claimed,
+        signal = signals.next() => {
+            client.close().await;
+            return Ok(interrupted(signal));
+        }
+    };
+    let ended = match claimed {
+        Ok(Some(guard)) => hold(&client, guard, &args, &mut signals).await,
+        Ok(None) => Err(busy(&client, &args, None).await),
+        Err(error) if error.kind() == ErrorKind::Timeout => {
+            Err(busy(&client, &args, Some(error)).await)
+        }
+        Err(error) if error.kind() == ErrorKind::Conflict => Err(Failure {
+            code: args.conflict_exit_code.unwrap_or(exit::BUSY),
+            message: format!("{}: {error}", shown(args.key.as_bytes())),
+        }),
+        Err(error) => Err(error.into()),
+    };
+    if args.print_token && ended.is_ok() {
+        client.leave().await;
+    } else {
+        client.close().await;
+    }
+    ended
+}
+
+fn interrupted(signal: i32) -> ExitCode {
+    ExitCode::from(128 + signal as u8)
+}
+
+async fn claim(client: &Client, args: &Args) -> Result<Option<Guard>, Error> {
+    let wait = if args.no_wait { Some(Duration::ZERO) } else { args.wait };
+    let immediate = wait == Some(Duration::ZERO);
+    if args.permits.is_some() || args.capacity.is_some() {
+        let permits = args.permits.unwrap_or(1);
+        let semaphore = client.semaphore(&args.key, args.capacity.unwrap_or(permits));
+        return match (immediate, wait) {
+            (true, _) => semaphore.try_acquire_many(permits).await,
+            (false, Some(wait)) => semaphore.wait(wait).acquire_many(permits).await.map(Some),
+            (false, None) => semaphore.acquire_many(permits).await.map(Some),
+        };
+    }
+    let lock = client.rwlock(&args.key);
+    let lock = match wait {
+        Some(wait) if !immediate => lock.wait(wait),
+        _ => lock,
+    };
+    match (immediate, args.shared) {
+        (true, true) => lock.try_read().await,
+        (true, false) => lock.try_write().await,
+        (false, true) => lock.read().await.map(Some),
+        (false, false) => lock.write().await.map(Some),
+    }
+}
+
+/// Says who is in the way.
+async fn busy(client: &Client, args: &Args, error: Option<Error>) -> Failure {
+    let code = args.conflict_exit_code.unwrap_or(exit::BUSY);
+    let key = shown(args.key.as_bytes());
+    let hint = if args.no_wait { ". Use -w 10s to wait." } else { "" };
+    let Ok(seen) = client.inspect(&args.key).await else {
+        return Failure::new(code, format!("{key} is busy{hint}"));
+    };
+    let message = match (seen.holders.first(), error) {
+        (Some(holder), _) => format!(
+            "{key} is held by {} for {:.1}s (fence {}, node {}); {} waiting{hint}",
+            holder.label,
+            holder.held_ms as f64 / 1000.0,
+            holder.fence,
+            seen.node,
+            seen.waiter_count,
+        ),
+        (None, _) if seen.grace_left_ms > 0 => format!(
+            "{key} is not granted yet: the node has restarted and waits {:.1}s more until every \
+             earlier lease has surely ended{hint}",
+            seen.grace_left_ms as f64 / 1000.0
+        ),
+        (None, Some(error)) => format!("{key} was not granted in time: {error}"),
+        (None, None) => format!("{key} was busy{hint}"),
+    };
+    Failure::new(code, message)
+}
+
+/// What is done while the lock is held.
+async fn hold(
+    client: &Client,
+    guard: Guard,
+    args: &Args,
+    signals: &mut Signals,
+) -> Result<ExitCode, Failure> {
+    let argv = match &args.shell {
+        Some(text) => vec!["sh".to_owned(), "-c".to_owned(), text.clone()],
+        None => args.command.clone(),
+    };
+    if args.print_token {
+        println!("{}", client.into_token(guard));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if argv.is_empty() {
+        println!("{} fence {}", shown(args.key.as_bytes()), guard.fence());
+        return hold_until_interrupted(guard, signals).await;
+    }
+    let grace = args.grace.min(guard.ttl() / 3);
+    let node = client.route(&args.key)?.worker.node;
+    let environment = [
+        ("LOCKRING_KEY", args.key.clone()),
+        ("LOCKRING_FENCE", guard.fence().to_string()),
+        ("LOCKRING_NODE", node.to_string()),
+        ("LOCKRING_TTL_MS", guard.ttl().as_millis().to_string()),
+    ];
+    supervise::run(guard, &argv, &environment, grace, signals).await
+}
+
+async fn hold_until_interrupted(guard: Guard, signals: &mut Signals) -> Result<ExitCode, Failure> {
+    let lost = guard.lost();
+    let code = tokio::select! {
+        signal = signals.next() => interrupted(signal),
+        () = lost => {
+            return Err(Failure::new(exit::LOST, "the lock was lost"));
+        }
+    };
+    guard.release().await?;
+    Ok(code)
+}

@@ -1,0 +1,117 @@
+//! The command line: what may be typed, and which command does it.
+
+mod bench;
+mod cert;
+mod connect;
+mod dev;
+mod duration;
+mod exit;
+mod lock;
+mod look;
+mod output;
+mod server;
+mod supervise;
+mod tokens;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use exit::Failure;
+use std::process::ExitCode;
+
+/// A consistent-hash sharded lock service.
+#[derive(Debug, Parser)]
+#[command(name = "lockring", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: connect::Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a node to try things with: throw-away certificates and data
+    Dev(dev::Args),
+    /// Start a node
+    Server(server::Args),
+    /// Issue certificates
+    #[command(subcommand)]
+    Cert(cert::Command),
+    /// Take a lock, run a command under it, give it back
+    Lock(lock::Args),
+    /// End a hold by its token, from `lock --print-token`
+    Unlock(tokens::Args),
+    /// Keep a hold alive by its token, for its TTL from now
+    Renew(tokens::Args),
+    /// List locks
+    Locks(look::LocksArgs),
+    /// Show who holds and who waits for a key
+    Inspect(look::KeyArgs),
+    /// End every hold of a key, whoever has it
+    Release(look::ReleaseArgs),
+    /// Show the nodes and what they hold
+    Status,
+    /// Show which node and worker a key goes to
+    Route(look::KeyArgs),
+    /// Measure, beside other servers, with every grant checked
+    #[command(subcommand)]
+    Bench(bench::Command),
+    /// Print shell completions
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// A framed echo with our transport and no locks: the floor that `bench` compares with
+    #[command(hide = true)]
+    EchoServer(server::EchoArgs),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _stdout_or_stderr_may_be_closed = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
+        }
+    };
+    connect::start_log(&cli.global);
+    match run(cli) {
+        Ok(code) => code,
+        Err(failure) => exit::report(&failure),
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::Dev(args) => dev::run(&global, &args),
+        Command::Server(args) => server::run(&args),
+        Command::EchoServer(args) => server::run_echo(&args),
+        Command::Cert(command) => cert::run(&command),
+        Command::Bench(command) => bench::run(&global, &command),
+        Command::Completions { shell } => {
+            let mut command = Cli::command();
+            clap_complete::generate(shell, &mut command, "lockring", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Lock(args) => on_runtime(lock::run(&global, args)),
+        Command::Unlock(args) => on_runtime(tokens::unlock(&global, &args)),
+        Command::Renew(args) => on_runtime(tokens::renew(&global, &args)),
+        Command::Locks(args) => on_runtime(look::locks(&global, &args)),
+        Command::Inspect(args) => on_runtime(look::inspect(&global, &args)),
+        Command::Release(args) => on_runtime(look::release(&global, &args)),
+        Command::Status => on_runtime(look::status(&global)),
+        Command::Route(args) => on_runtime(look::route(&global, &args)),
+    }
+}
+
+/// Runs a client command: one thread is plenty.
+fn on_runtime(
+    command: impl Future<Output = Result<ExitCode, Failure>>,
+) -> Result<ExitCode, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(exit::SOFTWARE, format!("no runtime: {error}")))?
+        .block_on(command)
+}
