@@ -102,7 +102,7 @@ impl Client {
             down: true,
             session: SessionId([0; 16]),
             claims: BTreeMap::new(),
-            ttl: Duration::from_millis(*rng.pick(&[1000, 1500, 2000, 3000])),
+            ttl: Duration::ZERO,
             workload,
             clock: RateClock::new(rng.range(1, 1_000_000_000), ppm),
             rng,
@@ -141,6 +141,7 @@ impl Client {
             1 => life as u8,
             _ => self.rng.draw() as u8,
         }));
+        self.ttl = Duration::from_millis(*self.rng.pick(&[1000, 1500, 2000, 3000]));
         self.ids = RequestIds::default();
         self.paused_until = hub.now;
         self.lane(hub, 0);

@@ -51,6 +51,8 @@ pub enum Event {
     Return { client: usize },
     /// The node comes back.
     Boot,
+    /// The control plane looks whether so long a TTL is still needed.
+    Look,
 }
 
 /// What the control plane did.

@@ -26,6 +26,9 @@ const FREED: Duration = Duration::from_micros(300);
 /// Beyond the longest lease a restarted node waits this much more, as the real one does.
 const GRACE_MARGIN: Duration = Duration::from_millis(50);
 
+/// The longest TTL that a restart always waits for.
+const LONGEST_LEAST: Duration = Duration::from_secs(2);
+
 /// What came for a worker.
 #[derive(Debug)]
 enum Came {
@@ -64,6 +67,8 @@ pub struct Node {
     boot: u64,
     epoch_floor: u32,
     longest: Duration,
+    /// Since when no session has needed that long a TTL.
+    unneeded_since: Option<Time>,
     epochs: Vec<Epoch>,
     opens_at: Option<Time>,
     up: bool,
@@ -80,18 +85,21 @@ impl Node {
             workers: Vec::new(),
             boot: 0,
             epoch_floor: 0,
-            longest: Duration::from_secs(2),
+            longest: LONGEST_LEAST,
+            unneeded_since: None,
             epochs: Vec::new(),
             opens_at: None,
             up: false,
         };
         node.start(hub, workers, None);
+        hub.soon(LONGEST_LEAST / 2, Event::Look);
         node
     }
 
     fn start(&mut self, hub: &mut Hub, workers: u16, opens_at: Option<Time>) {
         self.up = true;
         self.boot += 1;
+        self.unneeded_since = None;
         self.epoch_floor += 1;
         self.opens_at = opens_at;
         self.epochs = vec![Epoch(self.epoch_floor); self.bits.cells() as usize];
@@ -247,6 +255,35 @@ impl Node {
                 self.arm(hub, worker);
             }
         }
+    }
+
+    fn in_use(&self) -> Duration {
+        let ttls = self.workers.iter().map(|worker| worker.machine.longest_ttl_in_use());
+        ttls.max().unwrap_or_default().max(LONGEST_LEAST)
+    }
+
+    /// When no session has needed the longest TTL for longer than that, it is lowered: as the
+    /// control plane of the shell does it, the workers first.
+    pub fn look(&mut self, hub: &mut Hub, keys: &Keys) {
+        hub.soon(LONGEST_LEAST / 2, Event::Look);
+        if !self.up || self.workers.iter().any(|worker| worker.paused_until > hub.now) {
+            return;
+        }
+        let needed = self.in_use();
+        if needed >= self.longest {
+            self.unneeded_since = None;
+            return;
+        }
+        let since = *self.unneeded_since.get_or_insert(hub.now);
+        if hub.now < since.after(self.longest * 9 / 8) {
+            return;
+        }
+        for worker in 0..self.workers() {
+            self.turn(hub, keys, worker, Input::LongestTtl(needed), 0);
+        }
+        self.longest = self.in_use();
+        self.unneeded_since = None;
+        hub.reach("longest TTL lowered");
     }
 
     /// A connection stands. `false`: nobody is there.

@@ -300,6 +300,7 @@ impl Run {
             Event::Step { client, life, step } => self.step(client, life, step),
             Event::Return { client } => clients[client].start(hub),
             Event::Boot => node.boot(hub),
+            Event::Look => node.look(hub, keys),
         }
     }
 
