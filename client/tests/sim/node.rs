@@ -1,10 +1,12 @@
 //! The node of a run: its workers, each a machine with a socket and time of its own, and the
 //! control plane as far as it matters to them.
 
+mod control;
 mod facts;
 
 use crate::hub::{Event, Hub, Order, Way};
 use crate::keys::Keys;
+use control::LONGEST_LEAST;
 use facts::{Asked, account, fact_of, freed, says_fresh, tell_answers};
 use lockring_core::testing::{Fact, Note, RateClock, Stream};
 use lockring_core::{
@@ -25,9 +27,6 @@ const FREED: Duration = Duration::from_micros(300);
 
 /// Beyond the longest lease a restarted node waits this much more, as the real one does.
 const GRACE_MARGIN: Duration = Duration::from_millis(50);
-
-/// The longest TTL that a restart always waits for.
-const LONGEST_LEAST: Duration = Duration::from_secs(2);
 
 /// What came for a worker.
 #[derive(Debug)]
@@ -226,64 +225,6 @@ impl Node {
         for worker in &mut self.workers {
             worker.machine.wall_clock_jumps(by);
         }
-    }
-
-    /// The control plane raises the epoch of a cell, and tells every worker.
-    pub fn raise_epoch(&mut self, hub: &mut Hub, cell: CellId) {
-        hub.reach("epoch raises");
-        self.epoch_floor += 1;
-        self.epochs[cell.0 as usize] = Epoch(self.epoch_floor);
-        for worker in 0..self.workers() {
-            self.workers[worker as usize].orders.push_back(Order::Epoch(cell));
-            self.arm(hub, worker);
-        }
-    }
-
-    /// The control plane has done what a worker asked for.
-    pub fn done(&mut self, hub: &mut Hub, boot: u64, worker: u16, order: Order) {
-        if let Order::LongestTtl(ttl) = order {
-            // It is durable even if the process that asked is gone.
-            self.longest = self.longest.max(ttl);
-        }
-        if boot != self.boot || !self.up {
-            return;
-        }
-        match order {
-            Order::Epoch(cell) => self.raise_epoch(hub, cell),
-            Order::LongestTtl(_) => {
-                self.workers[worker as usize].orders.push_back(order);
-                self.arm(hub, worker);
-            }
-        }
-    }
-
-    fn in_use(&self) -> Duration {
-        let ttls = self.workers.iter().map(|worker| worker.machine.longest_ttl_in_use());
-        ttls.max().unwrap_or_default().max(LONGEST_LEAST)
-    }
-
-    /// When no session has needed the longest TTL for longer than that, it is lowered: as the
-    /// control plane of the shell does it, the workers first.
-    pub fn look(&mut self, hub: &mut Hub, keys: &Keys) {
-        hub.soon(LONGEST_LEAST / 2, Event::Look);
-        if !self.up || self.workers.iter().any(|worker| worker.paused_until > hub.now) {
-            return;
-        }
-        let needed = self.in_use();
-        if needed >= self.longest {
-            self.unneeded_since = None;
-            return;
-        }
-        let since = *self.unneeded_since.get_or_insert(hub.now);
-        if hub.now < since.after(self.longest * 9 / 8) {
-            return;
-        }
-        for worker in 0..self.workers() {
-            self.turn(hub, keys, worker, Input::LongestTtl(needed), 0);
-        }
-        self.longest = self.in_use();
-        self.unneeded_since = None;
-        hub.reach("longest TTL lowered");
     }
 
     /// A connection stands. `false`: nobody is there.
@@ -556,11 +497,6 @@ impl Node {
             }
             Action::WantEpoch(cell) => self.ask(hub, index, Order::Epoch(cell)),
         }
-    }
-
-    fn ask(&self, hub: &mut Hub, worker: u16, order: Order) {
-        let span = Duration::from_micros(hub.rng.range(500, 200_000));
-        hub.soon(span, Event::Done { boot: self.boot, worker, order });
     }
 
     fn send(&self, hub: &mut Hub, index: u16, conn: ConnId, reply: &Reply, at: Time) {

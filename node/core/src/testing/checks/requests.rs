@@ -236,7 +236,7 @@ mod tests {
         tells_apart(Once::default, &good, &[granted(A, 1), queued(A, 1)]);
         tells_apart(Once::default, &good, &[queued(A, 1), queued(A, 1)]);
         let ran = Fact::ForceRan { session: A, request: 1 };
-        tells_apart(Once::default, &[ran.clone()], &[ran.clone(), ran]);
+        tells_apart(Once::default, std::slice::from_ref(&ran), &[ran.clone(), ran.clone()]);
         let forced = Fact::Freed { session: A, key: K, fence: Fence(1), forced: true };
         tells_apart(
             Once::default,
