@@ -6,6 +6,7 @@ mod facts;
 
 use crate::hub::{Event, Hub, Order, Way};
 use crate::keys::Keys;
+use control::LONGEST_LEAST;
 use facts::{Asked, account, fact_of, freed, says_fresh, tell_answers};
 use lockring_core::testing::{Fact, Note, RateClock, Stream};
 use lockring_core::{
@@ -26,9 +27,6 @@ const FREED: Duration = Duration::from_micros(300);
 
 /// Beyond the longest lease a restarted node waits this much more, as the real one does.
 const GRACE_MARGIN: Duration = Duration::from_millis(50);
-
-/// The longest TTL that a restart always waits for.
-const LONGEST_LEAST: Duration = Duration::from_secs(2);
 
 /// What came for a worker.
 #[derive(Debug)]
@@ -499,11 +497,6 @@ impl Node {
             }
             Action::WantEpoch(cell) => self.ask(hub, index, Order::Epoch(cell)),
         }
-    }
-
-    fn ask(&self, hub: &mut Hub, worker: u16, order: Order) {
-        let span = Duration::from_micros(hub.rng.range(500, 200_000));
-        hub.soon(span, Event::Done { boot: self.boot, worker, order });
     }
 
     fn send(&self, hub: &mut Hub, index: u16, conn: ConnId, reply: &Reply, at: Time) {

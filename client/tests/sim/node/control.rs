@@ -1,12 +1,21 @@
-//! The node's control plane: what must be durable, and what follows from it.
+//! The control plane, as far as it matters to the workers: what it makes durable, and when.
 
-use super::{Input, LONGEST_LEAST, Node, Order};
-use crate::hub::{Event, Hub};
+use super::Node;
+use crate::hub::{Event, Hub, Order};
 use crate::keys::Keys;
+use lockring_core::Event as Input;
 use lockring_ring::{CellId, Epoch};
 use std::time::Duration;
 
+/// The longest TTL that a restart always waits for.
+pub const LONGEST_LEAST: Duration = Duration::from_secs(2);
+
 impl Node {
+    pub(super) fn ask(&self, hub: &mut Hub, worker: u16, order: Order) {
+        let span = Duration::from_micros(hub.rng.range(500, 200_000));
+        hub.soon(span, Event::Done { boot: self.boot, worker, order });
+    }
+
     /// The control plane raises the epoch of a cell, and tells every worker.
     pub fn raise_epoch(&mut self, hub: &mut Hub, cell: CellId) {
         hub.reach("epoch raises");
