@@ -4,7 +4,7 @@ use crate::board::{Board, Phase};
 use crate::error::BenchError;
 use crate::keys::KeyChooser;
 use crate::lane::{Lane, Pacing, Work};
-use crate::lockring::{self, Caller, EchoProtocol, LockringProtocol, Pacer};
+use crate::lockring::{self, Caller, InOrderProtocol, LockringProtocol, Pacer, Question};
 use crate::options::{Driver, KeyDist};
 use crate::process::{CpuTime, Spawned, own_cpu};
 use crate::protocol::Protocol;
@@ -15,7 +15,7 @@ use crate::safety::{Guarantees, SafetyCheck};
 use crate::stats::Quantiles;
 use crate::target::{Target, TargetKind};
 use crate::time::{Clock, Time};
-use lockring_client::proto::SessionId;
+use lockring_client::proto::limits;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -92,7 +92,7 @@ pub(crate) struct Round {
 }
 
 /// The clocks at one moment.
-struct Reading {
+pub(crate) struct Reading {
     at: Time,
     server: Option<CpuTime>,
     client_ns: u64,
@@ -128,14 +128,12 @@ impl Contender {
                 Ok(Self::launch(given, None, Guarantees::EXCLUSION, ends, plan, clock))
             }
             TargetKind::Lockring { url } => {
-                let access = lockring::Access::to(url).await;
-                let access = access.map_err(|problem| refused(&given, problem))?;
+                let access = lockring::reach(&given, url).await?;
                 Self::launch_own(given, None, &access, plan, clock).await
             }
             TargetKind::LockringSpawn { path, workers } => {
-                let workers = workers.to_string();
-                let arguments = ["server", "--admin", "none", "--workers", &workers];
-                let (server, access) = lockring::spawn(&given, path.as_deref(), &arguments).await?;
+                let (server, access) =
+                    lockring::spawn_node(&given, path.as_deref(), *workers).await?;
                 Self::launch_own(given, Some(server), &access, plan, clock).await
             }
             TargetKind::EchoSpawn => {
@@ -144,7 +142,7 @@ impl Contender {
                 for _ in 0..plan.connections {
                     let wire = access.wire(0).await;
                     let wire = wire.map_err(|error| refused(&given, error.to_string()))?;
-                    ends.push((EchoProtocol::default(), wire.into_stream()));
+                    ends.push((InOrderProtocol::new(Question::Echo), wire.into_stream()));
                 }
                 Ok(Self::launch(given, Some(server), Guarantees::NONE, ends, plan, clock))
             }
@@ -152,7 +150,7 @@ impl Contender {
     }
 
     /// Our own server, driven as the plan says.
-    async fn launch_own(
+    pub(crate) async fn launch_own(
         target: String,
         server: Option<Spawned>,
         access: &lockring::Access,
@@ -176,10 +174,11 @@ impl Contender {
     ) -> Result<(), BenchError> {
         for connection in 0..plan.connections {
             let (first, callers) = plan.callers_of(connection);
-            let end = LockringProtocol::connect(access, callers, random_session()?).await;
+            let end = LockringProtocol::connect(access, callers, limits::TTL_DEFAULT).await;
             let (protocol, wires) = end.map_err(|problem| refused(&self.target, problem))?;
             let lane = Lane::new(protocol, plan.work_of(connection), first, callers);
-            self.lanes.spawn(lockring::drive(lane, wires, self.setting()));
+            let setting = self.setting();
+            self.lanes.spawn(async { lockring::drive(lane, wires, setting).await.map(drop) });
         }
         Ok(())
     }
@@ -212,6 +211,22 @@ impl Contender {
             }
         }
         Ok(())
+    }
+
+    /// A session that does nothing but keep itself alive at every worker, at the plan's rate.
+    pub(crate) async fn launch_keepalives(
+        target: String,
+        access: &lockring::Access,
+        plan: &Plan,
+        clock: Clock,
+    ) -> Result<Self, BenchError> {
+        let end = LockringProtocol::connect(access, 0, limits::TTL_DEFAULT).await;
+        let (_, wires) = end.map_err(|problem| refused(&target, problem))?;
+        let plan = Plan { connections: wires.len() as u32, ..plan.clone() };
+        let ends = wires
+            .into_iter()
+            .map(|wire| (InOrderProtocol::new(Question::Renewal), wire.into_stream()));
+        Ok(Self::launch(target, None, Guarantees::NONE, ends.collect(), &plan, clock))
     }
 
     /// A contender without lanes.
@@ -278,6 +293,11 @@ impl Contender {
         lock(&self.board)
     }
 
+    /// Whether anything was measured in this round.
+    pub(crate) fn has_samples(&self) -> bool {
+        self.board().acquire.quantiles().is_some()
+    }
+
     /// Failed operations so far, and what was said of the first.
     pub(crate) fn errors(&self) -> (u64, Option<String>) {
         let board = self.board();
@@ -295,21 +315,31 @@ impl Contender {
         ramp: Duration,
         length: Duration,
     ) -> Result<Round, BenchError> {
-        self.phase.send_replace(Phase::Running);
+        self.work();
         self.sleep(ramp).await?;
-        let before = self.reading()?;
-        self.board().begin_round();
+        let begun = self.begin_round()?;
         self.sleep(length).await?;
-        let after = self.reading()?;
-        let round = self.end_round(&before, &after);
+        let round = self.end_round(&begun)?;
         self.phase.send_replace(Phase::Paused);
         self.await_quiet().await?;
         Ok(round)
     }
 
+    /// Begins to work.
+    pub(crate) fn work(&self) {
+        self.phase.send_replace(Phase::Running);
+    }
+
+    /// Begins to measure.
+    pub(crate) fn begin_round(&self) -> Result<Reading, BenchError> {
+        let begun = self.reading()?;
+        self.board().begin_round();
+        Ok(begun)
+    }
+
     /// Acquires every key of the plan once; `say` hears how many are held.
     pub(crate) async fn fill(&mut self, keys: u32, say: impl Fn(u64)) -> Result<(), BenchError> {
-        self.phase.send_replace(Phase::Running);
+        self.work();
         let (mut last, mut moved_at) = (0, self.clock.now());
         loop {
             self.sleep(Duration::from_millis(20)).await?;
@@ -332,12 +362,7 @@ impl Contender {
         if board.grants == u64::from(keys) {
             return Ok(());
         }
-        Err(BenchError::NotFilled {
-            target: self.target.clone(),
-            held: board.grants,
-            wanted: keys,
-            first_error: after_semicolon(board.first_error.as_deref()),
-        })
+        Err(not_filled(&self.target, keys, &board))
     }
 
     /// Sleeps, unless a lane ends meanwhile.
@@ -372,18 +397,20 @@ impl Contender {
         })
     }
 
-    fn end_round(&self, before: &Reading, after: &Reading) -> Round {
+    /// Says what was measured since.
+    pub(crate) fn end_round(&self, before: &Reading) -> Result<Round, BenchError> {
+        let after = self.reading()?;
         let mut board = self.board();
         board.recording = false;
         let server = after.server.zip(before.server);
-        Round {
+        Ok(Round {
             seconds: after.at.nanos_since(before.at) as f64 / 1e9,
             pairs: board.pairs,
             server_cpu_ns: server.map(|(after, before)| after.nanos_since(before)),
             client_cpu_ns: after.client_ns - before.client_ns,
             acquire: board.acquire.quantiles(),
             release: board.release.quantiles(),
-        }
+        })
     }
 
     async fn await_quiet(&mut self) -> Result<(), BenchError> {
@@ -407,19 +434,23 @@ impl Contender {
     }
 }
 
+/// Only so many locks of those wanted could be held.
+pub(crate) fn not_filled(target: &str, wanted: u32, board: &Board) -> BenchError {
+    BenchError::NotFilled {
+        target: target.to_owned(),
+        held: board.grants,
+        wanted,
+        first_error: after_semicolon(board.first_error.as_deref()),
+    }
+}
+
 /// An optional remark for the end of a sentence.
 pub(crate) fn after_semicolon(remark: Option<&str>) -> String {
     remark.map(|remark| format!("; {remark}")).unwrap_or_default()
 }
 
-fn refused(target: &str, problem: String) -> BenchError {
+pub(crate) fn refused(target: &str, problem: String) -> BenchError {
     BenchError::Start { target: target.to_owned(), problem }
-}
-
-fn random_session() -> Result<SessionId, BenchError> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(BenchError::system("drawing a session id"))?;
-    Ok(SessionId(id))
 }
 
 async fn redis_ends(

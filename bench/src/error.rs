@@ -87,6 +87,16 @@ pub enum BenchError {
         /// What the server said of the first failed operation, led by `; `.
         first_error: String,
     },
+    /// Locks of a session that died stay held.
+    #[error(
+        "{target}: locks of a dead session are still held {seconds} s after they should be free"
+    )]
+    NotFreed {
+        /// The target as given.
+        target: String,
+        /// For how long.
+        seconds: u64,
+    },
     /// A command that makes no sense for a target.
     #[error("{target}: {why}")]
     Unsupported {

@@ -11,12 +11,31 @@ pub const KEY_BYTES: usize = 17;
 /// A key as sent.
 pub type Key = [u8; KEY_BYTES];
 
-/// The key with this number: `k`, then 16 hexadecimal digits.
+/// Keys that begin alike, so that they can be listed apart from others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeySpace(pub u32);
+
+impl KeySpace {
+    /// The key with this number: `k`, then 8 hexadecimal digits of the space and 8 of the number.
+    #[inline]
+    pub fn key(self, number: u32) -> Key {
+        let mut key = [b'k'; KEY_BYTES];
+        key[1..].copy_from_slice(&hex(u64::from(self.0) << 32 | u64::from(number)));
+        key
+    }
+
+    /// What all of its keys begin with.
+    pub(crate) fn prefix(self) -> [u8; KEY_BYTES - 8] {
+        let mut prefix = [0; KEY_BYTES - 8];
+        prefix.copy_from_slice(&self.key(0)[..KEY_BYTES - 8]);
+        prefix
+    }
+}
+
+/// The key with this number in the first space.
 #[inline]
 pub fn key(number: u32) -> Key {
-    let mut key = [b'k'; KEY_BYTES];
-    key[1..].copy_from_slice(&hex(u64::from(number)));
-    key
+    KeySpace::default().key(number)
 }
 
 /// 16 hexadecimal digits. Written out because `format!` would cost more than the rest of a
@@ -84,6 +103,8 @@ mod tests {
         assert_eq!(&key(0), b"k0000000000000000");
         assert_eq!(&key(0xdead_beef), b"k00000000deadbeef");
         assert_ne!(key(1), key(16));
+        assert_eq!(&KeySpace(1).key(0xab), b"k00000001000000ab");
+        assert_eq!(&KeySpace(1).prefix(), b"k00000001");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One connection and its callers, sans-IO: bytes and moments in, bytes out.
 
 use crate::board::{Board, Phase};
-use crate::keys::{self, KeyChooser};
+use crate::keys::{KeyChooser, KeySpace};
 use crate::protocol::{Answer, Broken, Protocol, Slot};
 use crate::slots::{CallerSlots, State};
 use crate::time::Time;
@@ -61,6 +61,7 @@ pub struct Lane<P> {
     protocol: P,
     slots: CallerSlots,
     work: Work,
+    space: KeySpace,
     /// Number of the caller in slot 0, so that callers are distinct over all lanes.
     first_caller: u32,
     phase: Phase,
@@ -79,6 +80,7 @@ impl<P: Protocol> Lane<P> {
             protocol,
             slots: CallerSlots::new(callers),
             work,
+            space: KeySpace::default(),
             first_caller,
             phase: Phase::Paused,
             next_start: Time(0),
@@ -87,6 +89,13 @@ impl<P: Protocol> Lane<P> {
             answers: Vec::with_capacity(callers as usize),
             leaving: Vec::with_capacity(callers as usize),
         }
+    }
+
+    /// The same lane, with keys of this space.
+    #[must_use]
+    pub fn in_space(mut self, space: KeySpace) -> Self {
+        self.space = space;
+        self
     }
 
     /// The connection's half that the lane drives.
@@ -213,7 +222,7 @@ impl<P: Protocol> Lane<P> {
             State::Holding => self.leaving.push(slot),
             State::BackingOff if self.phase == Phase::Running => {
                 caller.state = State::Acquiring;
-                let key = keys::key(caller.key);
+                let key = self.space.key(caller.key);
                 self.protocol.acquire(now, slot, &key, &mut self.out);
             }
             State::BackingOff | State::Resting => self.end(slot, board),
@@ -230,7 +239,7 @@ impl<P: Protocol> Lane<P> {
             caller.since = now;
             let (number, fence) = (caller.key, caller.fence);
             board.safety.releasing(number, self.first_caller + slot.0);
-            self.protocol.release(now, slot, &keys::key(number), fence, &mut self.out);
+            self.protocol.release(now, slot, &self.space.key(number), fence, &mut self.out);
         }
     }
 
@@ -241,7 +250,7 @@ impl<P: Protocol> Lane<P> {
             };
             self.slots.begin(slot, number, since);
             board.outstanding += 1;
-            self.protocol.acquire(now, slot, &keys::key(number), &mut self.out);
+            self.protocol.acquire(now, slot, &self.space.key(number), &mut self.out);
         }
     }
 

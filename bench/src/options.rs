@@ -241,6 +241,17 @@ impl Default for ExpiryOptions {
     }
 }
 
+impl ExpiryOptions {
+    /// Says what is impossible.
+    ///
+    /// # Errors
+    /// Names the first option that is.
+    pub fn check(&self) -> Result<(), OptionError> {
+        check_targets(&self.targets)?;
+        check_count("locks", self.locks, KEYS_MAX, "use 1 to 200000000")
+    }
+}
+
 fn check_targets(targets: &[Target]) -> Result<(), OptionError> {
     if targets.is_empty() {
         let need = "name at least one, as in redis+spawn:";

@@ -39,6 +39,15 @@ impl SafetyReport {
         Self { double_grants: check.double_grants(), fence_regressions: check.fence_regressions() }
     }
 
+    /// What two checks have found together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let sum = |own: Option<u64>, other| own.zip(other).map(|(own, other)| own + other);
+        Self {
+            double_grants: sum(self.double_grants, other.double_grants),
+            fence_regressions: sum(self.fence_regressions, other.fence_regressions),
+        }
+    }
+
     /// Whether nothing was found.
     pub fn is_clean(&self) -> bool {
         self.double_grants.unwrap_or(0) == 0 && self.fence_regressions.unwrap_or(0) == 0
@@ -220,7 +229,7 @@ pub(crate) fn print_memory(reports: &[MemoryReport], output: Output) -> io::Resu
     }
 }
 
-fn print_json<T: Serialize>(reports: &[T], output: Output) -> io::Result<()> {
+pub(crate) fn print_json<T: Serialize>(reports: &[T], output: Output) -> io::Result<()> {
     let mut text = String::new();
     if output == Output::Json {
         text = serde_json::to_string(reports)?;
@@ -308,14 +317,14 @@ fn memory_table(reports: &[MemoryReport]) -> Table {
     table
 }
 
-fn table(header: &[&str]) -> Table {
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header.iter().copied());
     table
 }
 
 /// Names to the left, numbers to the right.
-fn row<const N: usize>(cells: [String; N]) -> Vec<Cell> {
+pub(crate) fn row<const N: usize>(cells: [String; N]) -> Vec<Cell> {
     let mut row: Vec<Cell> =
         cells.map(|text| Cell::new(text).set_alignment(CellAlignment::Right)).into();
     if let Some(name) = row.first_mut() {
@@ -324,7 +333,7 @@ fn row<const N: usize>(cells: [String; N]) -> Vec<Cell> {
     row
 }
 
-fn count(count: Option<u64>) -> String {
+pub(crate) fn count(count: Option<u64>) -> String {
     count.map_or("-".to_owned(), |count| count.to_string())
 }
 

@@ -225,6 +225,7 @@ impl<U: Uplink> Driver<U> {
             self.turn(woken);
         }
     }
+
     /// Ready with everything that has happened: one turn serves all of it.
     fn poll(
         &mut self,

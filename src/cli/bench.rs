@@ -4,8 +4,8 @@ use super::connect::{Format, Global};
 use super::exit::{self, Failure};
 use clap::{Args as ClapArgs, Subcommand};
 use lockring_bench::{
-    BenchError, Driver, KeyDist, LatencyOptions, MemoryOptions, Outcome, Output, PairsOptions,
-    Target,
+    BenchError, Driver, ExpiryOptions, KeyDist, LatencyOptions, MemoryOptions, Outcome, Output,
+    PairsOptions, Target,
 };
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,6 +19,8 @@ pub enum Command {
     Latency(LatencyArgs),
     /// The resident size of a server that holds many locks
     Memory(MemoryArgs),
+    /// One session dies holding many locks while another works
+    Expiry(ExpiryArgs),
 }
 
 /// Flags of `bench pairs`.
@@ -75,8 +77,33 @@ pub struct MemoryArgs {
     locks: u32,
 }
 
+/// Flags of `bench expiry`.
+#[derive(Debug, ClapArgs)]
+pub struct ExpiryArgs {
+    /// lockring://... or lockring+spawn:[PATH][?workers=N]
+    #[arg(long = "target", value_name = "TARGET", default_value = "lockring+spawn:")]
+    targets: Vec<Target>,
+    /// Locks held by the session that dies
+    #[arg(long, default_value_t = 1_000_000)]
+    locks: u32,
+}
+
+/// Ended by a signal, as shells say it.
+const INTERRUPTED: u8 = 130;
+
 fn failed(error: &BenchError) -> Failure {
-    Failure::new(exit::SOFTWARE, error.to_string())
+    let code = match error {
+        BenchError::Option(_) | BenchError::Target(_) | BenchError::Unsupported { .. } => {
+            exit::USAGE
+        }
+        BenchError::ProgramMissing { .. }
+        | BenchError::Start { .. }
+        | BenchError::Connect { .. }
+        | BenchError::Lane { .. } => exit::UNAVAILABLE,
+        BenchError::Interrupted => INTERRUPTED,
+        _ => exit::SOFTWARE,
+    };
+    Failure::new(code, error.to_string())
 }
 
 /// Measures.
@@ -108,6 +135,10 @@ pub fn run(global: &Global, command: &Command) -> Result<ExitCode, Failure> {
         Command::Memory(args) => {
             let options = MemoryOptions { targets: args.targets.clone(), locks: args.locks };
             lockring_bench::run_memory(&options, output)
+        }
+        Command::Expiry(args) => {
+            let options = ExpiryOptions { targets: args.targets.clone(), locks: args.locks };
+            lockring_bench::run_expiry(&options, output)
         }
     };
     match outcome.map_err(|error| failed(&error))? {

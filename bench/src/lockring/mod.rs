@@ -1,14 +1,14 @@
 //! Our own server as a target, and the bare echo of the same transport.
 
 mod api;
-mod echo;
+mod in_order;
 mod protocol;
 mod pump;
 
 use crate::error::BenchError;
 use crate::process::Spawned;
 pub(crate) use api::{Caller, Pacer};
-pub(crate) use echo::EchoProtocol;
+pub(crate) use in_order::{InOrderProtocol, Question};
 use lockring_client::target::{Host, Seed, Target as Cluster};
 use lockring_client::tls::{self, Bundle};
 use lockring_client::wire::{Wire, WireError};
@@ -67,6 +67,21 @@ impl Access {
         };
         Self::new(addr, &identity)
     }
+}
+
+/// The way to a running cluster that is the target `given`.
+pub(crate) async fn reach(given: &str, url: &str) -> Result<Access, BenchError> {
+    let access = Access::to(url).await;
+    access.map_err(|problem| BenchError::Start { target: given.to_owned(), problem })
+}
+
+/// A private node.
+pub(crate) async fn spawn_node(
+    given: &str,
+    path: Option<&Path>,
+    workers: u16,
+) -> Result<(Spawned, Access), BenchError> {
+    spawn(given, path, &["server", "--workers", &workers.to_string()]).await
 }
 
 /// A private process of this binary (or of the one at `path`), once it says that it is ready.

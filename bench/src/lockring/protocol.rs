@@ -37,15 +37,9 @@ impl LockringProtocol {
     pub(crate) async fn connect(
         access: &super::Access,
         callers: u32,
-        session: SessionId,
+        ttl: Duration,
     ) -> Result<(Self, Wires), String> {
-        let config = LinkConfig {
-            session,
-            ids: RequestIds::default(),
-            label: "bench".to_owned(),
-            ttl: proto::limits::TTL_DEFAULT,
-            unreachable_after: Duration::from_secs(30),
-        };
+        let config = config(ttl)?;
         let mut wires = Vec::new();
         let mut links = Vec::new();
         let (mut ring, mut namespace) = (None, None);
@@ -65,16 +59,27 @@ impl LockringProtocol {
         let (Some(ring), Some(namespace)) = (ring, namespace) else {
             return Err("the node has no workers".to_owned());
         };
-        let protocol = Self {
+        Ok((Self::over(links, ring, &namespace, callers), wires))
+    }
+
+    /// Over links that stand, one for each worker.
+    fn over(links: Vec<Link>, ring: Ring, namespace: &str, callers: u32) -> Self {
+        Self {
             links,
             ring,
-            seed: NamespaceSeed::of(&namespace),
+            seed: NamespaceSeed::of(namespace),
             held: vec![None; callers as usize],
             reading: 0,
             taken: 0,
             failure: None,
-        };
-        Ok((protocol, wires))
+        }
+    }
+
+    /// The first moment at which no hold is believed any more: the lease counts from the send of
+    /// the last answered request.
+    pub(crate) fn lapses_at(&self) -> Time {
+        let last = self.links.iter().map(Link::valid_until).max();
+        Time(last.map_or(0, |last| last.0.saturating_sub(ORIGIN_MICROS) * 1000))
     }
 
     /// What is to be sent to a worker.
@@ -133,6 +138,19 @@ impl LockringProtocol {
             | Outcome::Up(_) => None,
         })
     }
+}
+
+/// What the links of a new session are made with.
+fn config(ttl: Duration) -> Result<LinkConfig, String> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|error| format!("drawing a session id: {error}"))?;
+    Ok(LinkConfig {
+        session: SessionId(id),
+        ids: RequestIds::default(),
+        label: "bench".to_owned(),
+        ttl,
+        unreachable_after: Duration::from_secs(30),
+    })
 }
 
 /// Says hello and learns the ring.
@@ -228,3 +246,7 @@ impl Protocol for LockringProtocol {
         self.failure.as_deref()
     }
 }
+
+#[cfg(test)]
+#[path = "protocol_tests.rs"]
+mod tests;

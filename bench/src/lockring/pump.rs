@@ -16,7 +16,8 @@ enum Woken {
     Otherwise,
 }
 
-/// Runs a lane until the run is over, with any number of measured rounds in between.
+/// Runs a lane until the run is over, with any number of measured rounds in between. Its connections
+/// end with it, its session does not.
 ///
 /// # Errors
 /// When a connection does not survive the run.
@@ -24,7 +25,7 @@ pub(crate) async fn drive(
     mut lane: Lane<LockringProtocol>,
     mut wires: Wires,
     mut setting: LaneSetting,
-) -> Result<(), LaneError> {
+) -> Result<Lane<LockringProtocol>, LaneError> {
     let mut alarm = Alarm::new()?;
     loop {
         let now = setting.clock.now();
@@ -42,7 +43,7 @@ pub(crate) async fn drive(
                 woken = wait(&mut wires, &mut alarm) => woken?,
                 changed = setting.phase.changed() => match changed {
                     Ok(()) => Woken::Otherwise,
-                    Err(_) => return Ok(()),
+                    Err(_) => return Ok(lane),
                 },
             }
         } else {
