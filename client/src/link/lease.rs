@@ -64,9 +64,8 @@ impl Link {
         Some(sent.after((self.ttl / 3).max(Duration::from_secs(1))))
     }
 
-    /// No contact for a whole lease: every hold is lost, and given back when contact returns.
-    /// Looked at before anything that is heard: after a pause no late answer may revive what has
-    /// lapsed.
+    /// No contact for a whole lease: every hold is lost, and given back when contact returns. This
+    /// is looked at before anything that is heard: no late answer may revive what has lapsed.
     pub(super) fn notice_lapse(&mut self, now: Time) {
         if !self.holds_any() || now < self.valid_until {
             return;
@@ -111,6 +110,9 @@ impl Link {
     /// Keeps the link alive; at rest it also compares what both sides hold.
     fn send_renewal(&mut self, now: Time) {
         let digest = self.at_rest().then_some(self.digest);
+        if digest.is_some() {
+            self.lost_early.clear();
+        }
         let id = self.config.ids.next();
         self.renewing = Some(now);
         self.pending.insert(id, Pending::Renew { sent: now });

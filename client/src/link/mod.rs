@@ -125,6 +125,8 @@ pub struct Link {
     /// Claims with a deadline of their own.
     deadlines: BTreeSet<(Time, u32)>,
     digest: Digest,
+    /// Told as lost before they were told as granted: the two come on different streams.
+    lost_early: BTreeSet<HoldId>,
     /// Holds are believed until then; no later than any hold's own.
     valid_until: Time,
     /// Send time of the hello.
@@ -158,6 +160,7 @@ impl Link {
             parked: Vec::new(),
             deadlines: BTreeSet::new(),
             digest: Digest::default(),
+            lost_early: BTreeSet::new(),
             valid_until: now,
             greeted: now,
             credited: now,

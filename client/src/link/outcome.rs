@@ -64,7 +64,8 @@ pub enum Outcome {
         /// The answer.
         reply: Reply,
     },
-    /// A query got no answer: no contact for too long.
+    /// A query got no answer: no contact for too long, or the connection broke under an order by
+    /// force, which may have been carried out and is not sent again.
     NoAnswer {
         /// The caller's.
         token: u64,

@@ -150,6 +150,9 @@ impl Link {
         self.digest.add(hold);
         self.credit(sent);
         self.outcomes.push(Outcome::Granted { token, claim: named, fence });
+        if !self.lost_early.is_empty() && self.lost_early.remove(&hold) {
+            self.lose(slot, Loss::Forced);
+        }
     }
 
     /// A release or a cancel is answered.
@@ -267,7 +270,9 @@ impl Link {
                     LostReason::Expired => Loss::SessionEnded,
                 };
                 for hold in holds {
-                    self.lose_hold(hold, reason);
+                    if !self.lose_hold(hold, reason) && !self.at_rest() {
+                        self.lost_early.insert(hold);
+                    }
                 }
             }
             Push::RingChanged { version } => self.learn_version(now, version),
@@ -286,12 +291,13 @@ impl Link {
         }
     }
 
-    /// A hold is gone at the worker: nothing is left to release.
-    fn lose_hold(&mut self, hold: HoldId, reason: Loss) {
+    /// A hold is gone at the worker: nothing is left to release. `false`: it is not held here.
+    fn lose_hold(&mut self, hold: HoldId, reason: Loss) -> bool {
         let found = self.claims.iter().position(|claim| claim.hold_id() == Some(hold));
         if let Some(slot) = found {
             self.lose(slot as u32, reason);
         }
+        found.is_some()
     }
 
     /// Ends a hold that the worker does not have.

@@ -1,6 +1,6 @@
 //! A connection breaks, a new one stands: what is sent again, under which id.
 
-use super::claims::{Pending, State};
+use super::claims::{Pending, Query, State};
 use super::{Link, Loss, Outcome, Phase};
 use lockring_proto::{Time, limits};
 
@@ -15,6 +15,7 @@ impl Link {
         self.renewing = None;
         self.comparing = 0;
         self.ring_wanted = 0;
+        self.lost_early.clear();
         // Renewals and the like are not worth repeating: the next connection makes its own.
         self.pending
             .retain(|_, pending| matches!(pending, Pending::Claim(_) | Pending::Query { .. }));
@@ -56,7 +57,16 @@ impl Link {
                     }
                     self.send_claim(now, slot);
                 }
-                Some(Pending::Query { .. }) => self.send_query(now, id),
+                Some(&Pending::Query { token, ref query, routed, .. }) => {
+                    let sent = routed > 0 && !self.parked.contains(&id);
+                    if sent && matches!(query, Query::Force(_)) {
+                        // It names no fence: run twice it would end a hold that came after it.
+                        self.pending.remove(&id);
+                        self.outcomes.push(Outcome::NoAnswer { token });
+                    } else {
+                        self.send_query(now, id);
+                    }
+                }
                 Some(Pending::Renew { .. } | Pending::Compare { .. } | Pending::GetRing { .. })
                 | None => {}
             }

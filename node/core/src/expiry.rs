@@ -132,7 +132,11 @@ impl Machine {
                 self.end_hold_at(now, place, record, fence, out);
             } else {
                 self.stats.dead_waiters += 1;
+                let first = self.rich_of(record).waiters.head == entry;
                 self.drop_waiter(place, entry);
+                if first && mutant!(self, SlipPastExpired) {
+                    self.slip_in(now, place, record, out);
+                }
                 self.pump(now, place, record, out);
             }
             return true;

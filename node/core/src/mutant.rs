@@ -1,6 +1,6 @@
-//! What the simulator needs inside the machine: seeded bugs and a log. The bugs are each from
-//! a real incident or from removing one mechanism, to show that the simulator's invariants can
-//! fail. Outside of the `testing` feature nothing of it is compiled.
+//! What the simulator needs inside the machine: seeded bugs and a log. The bugs are each from a
+//! real incident or from removing one mechanism, to show that the simulator's invariants can fail.
+//! Outside of the `testing` feature nothing of it is compiled.
 
 /// A bug to switch on.
 #[cfg(feature = "testing")]

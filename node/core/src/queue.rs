@@ -189,9 +189,13 @@ impl Machine {
         self.grant_head(now, place, head, out).then_some(false)
     }
 
-    fn slip_in(&mut self, now: Time, place: Place, record: u32, out: &mut Vec<Action>) {
+    pub(crate) fn slip_in(&mut self, now: Time, place: Place, record: u32, out: &mut Vec<Action>) {
         let head = self.rich_of(record).waiters.head;
-        if head != NIL && self.entries.get(head).claim == Claim::Shared {
+        if head == NIL {
+            return;
+        }
+        let (link, claim) = (self.entries.get(head).link, self.entries.get(head).claim);
+        if claim == Claim::Shared && self.is_alive(now, link) {
             self.grant_head(now, place, head, out);
         }
     }

@@ -94,18 +94,21 @@ struct Slack {
     in_class: u64,
     in_all: u64,
     of_node: i64,
+    /// A node that counts as having room, as it has just given up a cell.
+    swap: usize,
 }
 
 /// Not at all.
-const STRICT: Slack = Slack { in_class: 0, in_all: 0, of_node: 0 };
+const STRICT: Slack = Slack { in_class: 0, in_all: 0, of_node: 0, swap: NONE };
 /// Only in what a pair has in all, which other classes can make up for.
-const LOOSE: Slack = Slack { in_class: 0, in_all: u64::MAX / 2, of_node: 0 };
+const LOOSE: Slack = Slack { in_all: u64::MAX / 2, ..STRICT };
 
 impl Slack {
-    /// Ever further, the number of a node last.
+    /// Ever further: in all, then by a cell more of a node, then of a pair, and so on.
     fn level(level: u64) -> Self {
-        let in_all = if level == 0 { 0 } else { LOOSE.in_all };
-        Self { in_class: level.saturating_sub(1), in_all, of_node: (level / 8) as i64 }
+        let start = if level == 0 { STRICT } else { LOOSE };
+        let in_class = level.saturating_sub(1) / 2;
+        Self { in_class, of_node: (level / 2) as i64, ..start }
     }
 }
 
@@ -165,8 +168,8 @@ impl Backups<'_> {
         loop {
             let crowded = self.held[pair].len() as u64 > in_class;
             let over = crowded || u64::from(self.pairs[pair]) > in_all;
-            let done = over && self.relocate(owner, backup, STRICT)
-                || crowded && self.relocate(owner, backup, LOOSE);
+            let done = over && self.relocate(owner, backup, Slack { swap: backup, ..STRICT })
+                || crowded && self.relocate(owner, backup, Slack { swap: backup, ..LOOSE });
             if !done {
                 return changed;
             }
@@ -276,13 +279,16 @@ impl Backups<'_> {
             && u64::from(self.pairs[pair]) < in_all + slack.in_all
     }
 
+    fn has_room(&self, node: usize, slack: Slack) -> bool {
+        self.room[node] + slack.of_node > 0 || node == slack.swap
+    }
+
     /// A node with room: one that has a copy already, else the one with the least of the owner's
     /// cells for its share.
     fn direct(&self, cell: usize, slack: Slack) -> Option<usize> {
         let nodes = self.board.len();
         let owner = self.board.layout.owner[cell];
-        let fits =
-            |&node: &usize| self.room[node] + slack.of_node > 0 && self.allows(owner, node, slack);
+        let fits = |&node: &usize| self.has_room(node, slack) && self.allows(owner, node, slack);
         let load = |&node: &usize| {
             let copies = [self.before.owner[cell], self.before.backup[cell]];
             (!copies.contains(&node), self.excess(owner, node), node)
@@ -304,7 +310,7 @@ impl Backups<'_> {
                     continue;
                 }
                 seen_backup[backup] = at;
-                if self.room[backup] + slack.of_node > 0 {
+                if self.has_room(backup, slack) {
                     return Some(trace(owner, backup, &seen_owner, &seen_backup));
                 }
                 for (other, seen) in seen_owner.iter_mut().enumerate() {

@@ -305,7 +305,7 @@ fn check_epochs(old: &RingTable, new: &RingTable, made: &Plan) {
 }
 
 proptest! {
-    #![proptest_config(config(48))]
+    #![proptest_config(config(40))]
     #[test]
     fn histories(
         fleet in fleet(),

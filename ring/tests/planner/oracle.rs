@@ -135,7 +135,8 @@ impl<'a> Count<'a> {
     /// node's, by weight among those that may back them up: rounded up, with a leeway of 1/128 of
     /// all it then has, and within a cell and a half in each class. That holds where every node is
     /// a domain, all weigh the same, and classes have 64 cells at least. Otherwise the counts of a
-    /// class may leave no such rounding, and a pair gets up to half a cell a class more.
+    /// class may leave no such rounding: a pair then has up to one cell more in a class, and in
+    /// all up to half a cell for each class.
     pub fn check_backups(&self) {
         let holders = || (0..self.nodes).filter(|&node| self.weights[node] > 0);
         let domains: BTreeSet<&String> = holders().map(|node| &self.domains[node]).collect();
@@ -143,7 +144,7 @@ impl<'a> Count<'a> {
         let plain = domains.len() == holders().count() && weights.len() == 1;
         let classes = self.classes as u64;
         let plain = plain && self.cells / classes >= 64;
-        let (more, more_in_class) = if plain { (0, 0) } else { (classes / 2, 6) };
+        let (more, more_in_class) = if plain { (0, 0) } else { (classes / 2, 1) };
         for owner in holders() {
             for backup in holders().filter(|&backup| self.may_back(owner, backup)) {
                 let share = self.total(owner) * self.weights[backup];
@@ -158,9 +159,9 @@ impl<'a> Count<'a> {
         }
     }
 
-    /// No more cells change owner than the new targets demand, and one for each node; two where a
-    /// class has but a few cells. A crash deals its cells without regard to the counts of coarser
-    /// moduli, which `least` does not see, so four more for each class are granted then.
+    /// No more cells change owner than the new targets demand, and one for each node; with
+    /// weights that differ, one for each class too. A crash deals out its cells without regard to
+    /// classes, and its mends may take four more for each.
     pub fn check_moved(&self, before: &RingTable, made: &Plan) {
         let moves = &made.moves;
         let moved = moves.iter().filter(|change| change.from.owner != change.to.owner).count();
@@ -170,21 +171,36 @@ impl<'a> Count<'a> {
                 held[owner][usize::from(cell.0) % self.classes] += 1;
             }
         }
-        let (mut whole, mut lacking, mut excess, mut homeless) = (0, 0, 0, self.cells);
-        for (node, held) in held.iter().enumerate() {
-            let total = self.total(node);
-            let classes = self.classes as u64;
-            homeless -= held.iter().sum::<u64>();
-            whole += total.saturating_sub(held.iter().sum());
-            lacking += held.iter().map(|h| (total / classes).saturating_sub(*h)).sum::<u64>();
-            excess += held.iter().map(|h| h.saturating_sub(total.div_ceil(classes))).sum::<u64>();
+        let homeless = self.cells - held.iter().flatten().sum::<u64>();
+        let mut least = 0;
+        let mut modulus = 1;
+        while modulus <= self.classes {
+            let (mut lacking, mut excess) = (0, homeless);
+            for (node, held) in held.iter().enumerate() {
+                let low = self.total(node) / modulus as u64;
+                let high = self.total(node).div_ceil(modulus as u64);
+                for class in 0..modulus {
+                    let held: u64 = held.iter().skip(class).step_by(modulus).sum();
+                    lacking += low.saturating_sub(held);
+                    excess += held.saturating_sub(high);
+                }
+            }
+            least = least.max(lacking).max(excess);
+            modulus *= 2;
         }
-        let least = whole.max(lacking).max(excess + homeless);
         let crashed = !made.failover.is_empty() || !made.takeover.is_empty();
-        let each = if self.cells < 1 << 14 { 2 } else { 1 };
-        let more = if crashed { 4 * self.classes as u64 } else { 0 };
-        let most = least + each * self.nodes as u64 + more;
-        assert!(moved as u64 >= least && moved as u64 <= most, "{moved} moved of {least}");
+        let weights: BTreeSet<u32> =
+            before.nodes().iter().chain(self.table.nodes()).map(|node| node.weight).collect();
+        let more = match () {
+            () if crashed => 4 * self.classes,
+            () if weights.len() > 1 => self.classes,
+            () => 0,
+        };
+        let most = least + (self.nodes + more) as u64;
+        assert!(
+            moved as u64 >= least && moved as u64 <= most,
+            "{moved} moved of {least} and {more}"
+        );
     }
 
     /// The figures for equal weights where every node is a domain.

@@ -53,6 +53,10 @@ pub enum Fact {
     Freed { session: SessionId, key: KeyId, fence: Fence, forced: bool },
     /// A worker is done with one event; it may grant unless in `grace`.
     Turn { grace: bool },
+    /// A worker said that a key is held under that fence.
+    ToldHeld { key: KeyId, fence: Fence },
+    /// An order to release by force was carried out.
+    ForceRan { session: SessionId, request: u64 },
     /// A keyed request routed by ring version `routed` was answered, where the cell's epoch began
     /// with version `since`.
     Answered { routed: u64, since: u64, moved: bool },
@@ -69,8 +73,8 @@ pub enum Fact {
     Overlooked { unread: Time, lease_end: Time },
     /// A client asked for a key.
     Asked { session: SessionId, token: Token, key: KeyId, claim: Claim },
-    /// A client learnt that its claim is in line.
-    InLine { session: SessionId, token: Token },
+    /// A client learnt that its claim is in line, by request `request`.
+    InLine { session: SessionId, token: Token, request: u64 },
     /// A client learnt that it holds a key.
     Held { session: SessionId, worker: u16, token: Token, key: KeyId, claim: Claim, fence: Fence },
     /// A client believes in its holds at a worker until then; the worker honours them until

@@ -4,8 +4,7 @@
 //! - [`Note`]: a machine's own log; [`View`]: its logical state, with a canonical fingerprint;
 //! - [`Rng`], [`RateClock`], [`Net`]: chance, clocks that go wrong, and a network that breaks;
 //! - [`Fault`], [`Plan`]: which faults come when;
-//! - [`Recorder`], [`Fact`], [`checks`]: what happened on one clock, and the promises it is held
-//!   to.
+//! - [`Recorder`], [`Fact`], [`checks`]: what happened on one clock, and what was promised.
 
 mod audit;
 pub mod checks;

@@ -4,7 +4,7 @@
 use super::fact::{Fact, KeyId, Token};
 use crate::Time;
 use lockring_proto::{Claim, Fence, SessionId};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 /// A broken promise.
@@ -50,6 +50,8 @@ pub struct Hold {
     pub fence: Fence,
     /// It is being given back: the client does not act on it any more.
     pub giving: bool,
+    /// An operator ended it: whoever orders that takes the blame for what the client still does.
+    pub forced: bool,
 }
 
 /// A key as its worker sees it.
@@ -72,6 +74,7 @@ pub struct Book {
     pub keys: BTreeMap<KeyId, Key>,
     /// Starts of the node.
     pub boots: u32,
+    forced: BTreeSet<(KeyId, Fence)>,
 }
 
 impl Book {
@@ -82,12 +85,26 @@ impl Book {
 
     /// Whether a client may act on a hold at `at`.
     pub fn acts(&self, at: Time, hold: &Hold) -> bool {
-        !hold.giving && self.valid(hold.session, hold.worker) > at
+        !hold.giving && !hold.forced && self.valid(hold.session, hold.worker) > at
     }
 
     /// The holds of a key by clients.
     pub fn believers(&self, key: KeyId) -> impl Iterator<Item = &Hold> {
         self.by_key.get(&key).into_iter().flatten().map(|name| &self.holds[name])
+    }
+
+    /// Whether an operator ended the hold of a key under this fence.
+    pub fn is_forced(&self, key: KeyId, fence: Fence) -> bool {
+        self.forced.contains(&(key, fence))
+    }
+
+    fn force(&mut self, key: KeyId, fence: Fence) {
+        self.forced.insert((key, fence));
+        for name in self.by_key.get(&key).into_iter().flatten() {
+            if let Some(hold) = self.holds.get_mut(name).filter(|hold| hold.fence == fence) {
+                hold.forced = true;
+            }
+        }
     }
 
     fn forget(&mut self, name: (SessionId, Token)) {
@@ -114,11 +131,15 @@ impl Book {
             Fact::Granted { session, key, claim, fence, .. } => {
                 self.keys.entry(key).or_default().holders.push((session, claim, fence));
             }
-            Fact::Freed { key, fence, .. } => {
+            Fact::Freed { key, fence, forced, .. } => {
+                if forced {
+                    self.force(key, fence);
+                }
                 self.keys.entry(key).or_default().holders.retain(|held| held.2 != fence);
             }
             Fact::Held { session, worker, token, key, claim, fence } => {
-                let hold = Hold { session, worker, key, claim, fence, giving: false };
+                let (giving, forced) = (false, self.is_forced(key, fence));
+                let hold = Hold { session, worker, key, claim, fence, giving, forced };
                 self.holds.insert((session, token), hold);
                 self.by_key.entry(key).or_default().push((session, token));
             }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A connection that is not served any more is closed within this.
-const DEAF: Duration = Duration::from_secs(1);
+const DEAF: Duration = Duration::from_millis(500);
 
 /// A frame is read within this, whatever dies meanwhile.
 const READ: Duration = Duration::from_millis(50);

@@ -47,7 +47,9 @@ impl Check for Exclusion {
         match *fact {
             // The worker must not even grant while another may act.
             Fact::Granted { key, claim, .. } => Self::joins(at, key, claim, book),
-            Fact::Held { session, worker, key, claim, .. } if book.valid(session, worker) > at => {
+            Fact::Held { session, worker, key, claim, fence, .. }
+                if book.valid(session, worker) > at && !book.is_forced(key, fence) =>
+            {
                 Self::joins(at, key, claim, book)
             }
             Fact::Believes { session, worker, until, .. }

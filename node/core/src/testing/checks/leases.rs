@@ -28,11 +28,11 @@ impl Check for Leases {
 /// I5: a hold ends before its time only by its client's wish, by force, or with the node.
 #[derive(Default)]
 pub struct NoLoss {
-    forced: BTreeSet<(KeyId, Fence)>,
     freed: BTreeSet<(KeyId, Fence)>,
-    /// Of each hold: the node's life that granted it, and whether it was valid as its release
-    /// began.
-    holds: BTreeMap<(SessionId, Token), (u32, bool)>,
+    /// The node's life that granted it.
+    granted: BTreeMap<(KeyId, Fence), u32>,
+    /// Holds that had lapsed when their release began.
+    late: BTreeSet<(SessionId, Token)>,
 }
 
 impl NoLoss {
@@ -45,9 +45,9 @@ impl NoLoss {
         book: &Book,
     ) -> Result<(), String> {
         let Some(hold) = book.holds.get(&name) else { return Ok(()) };
-        let &(boot, valid_then) = self.holds.get(&name).unwrap_or(&(0, true));
-        let over = book.valid(hold.session, hold.worker) <= at || (hold.giving && !valid_then);
-        let forced = self.forced.contains(&(hold.key, hold.fence));
+        let boot = self.granted.get(&(hold.key, hold.fence)).copied().unwrap_or(0);
+        let over = book.valid(hold.session, hold.worker) <= at || self.late.contains(&name);
+        let forced = book.is_forced(hold.key, hold.fence);
         let legal = match why {
             Why::Lapsed => over,
             Why::Forced => forced,
@@ -68,7 +68,6 @@ impl Check for NoLoss {
             Fact::Freed { key, fence, forced, .. } => {
                 self.freed.insert((key, fence));
                 if forced {
-                    self.forced.insert((key, fence));
                     return Ok(());
                 }
                 match book.believers(key).find(|hold| hold.fence == fence && book.acts(at, hold)) {
@@ -76,20 +75,22 @@ impl Check for NoLoss {
                     None => Ok(()),
                 }
             }
-            Fact::Held { session, worker, token, key, fence, .. } => {
-                self.holds.insert((session, token), (book.boots, true));
+            Fact::Granted { key, fence, .. } => {
+                self.granted.insert((key, fence), book.boots);
+                Ok(())
+            }
+            Fact::Held { session, worker, key, fence, .. } => {
                 let freed = self.freed.contains(&(key, fence));
-                let forced = self.forced.contains(&(key, fence));
+                let forced = book.is_forced(key, fence);
                 if freed && !forced && book.valid(session, worker) > at {
                     return Err(format!("{key:?} {fence} was freed before {session:?} had it"));
                 }
                 Ok(())
             }
             Fact::Giving { session, token } => {
-                if let Some(hold) = book.holds.get(&(session, token))
-                    && let Some(known) = self.holds.get_mut(&(session, token))
-                {
-                    known.1 = book.acts(at, hold);
+                let hold = book.holds.get(&(session, token));
+                if hold.is_some_and(|hold| !book.acts(at, hold)) {
+                    self.late.insert((session, token));
                 }
                 Ok(())
             }

@@ -35,11 +35,16 @@ impl Check for Releases {
     }
 }
 
-/// I7: a request is executed at most once, however often it is sent.
+/// I7: a request is executed at most once, however often it is sent: it is never in line or holding
+/// twice, and never again once its hold has ended. Two things may happen again, as nothing is kept
+/// of them and they do no harm: a wait that timed out, and a grant that an operator ended, both
+/// while the answer was lost with the connection.
 #[derive(Default)]
 pub struct Once {
     queued: BTreeSet<(SessionId, u64)>,
     granted: BTreeSet<(SessionId, u64)>,
+    holders: BTreeMap<(KeyId, Fence), (SessionId, u64)>,
+    forced: BTreeSet<(SessionId, u64)>,
 }
 
 impl Check for Once {
@@ -48,17 +53,92 @@ impl Check for Once {
     }
 
     fn see(&mut self, _: Time, fact: &Fact, _: &Book) -> Result<(), String> {
-        let (request, again) = match *fact {
-            Fact::Granted { session, request, .. } => {
-                (request, !self.granted.insert((session, request)))
+        let again = match *fact {
+            Fact::Granted { session, request, key, fence, .. } => {
+                self.holders.insert((key, fence), (session, request));
+                !self.granted.insert((session, request))
             }
             Fact::Queued { session, request, .. } => {
                 let granted = self.granted.contains(&(session, request));
-                (request, granted || !self.queued.insert((session, request)))
+                granted || !self.queued.insert((session, request))
             }
-            _ => return Ok(()),
+            Fact::ForceRan { session, request } => !self.forced.insert((session, request)),
+            Fact::Left { session, request, .. } => {
+                self.queued.remove(&(session, request));
+                false
+            }
+            Fact::Freed { key, fence, forced: true, .. } => {
+                if let Some(request) = self.holders.remove(&(key, fence)) {
+                    self.granted.remove(&request);
+                }
+                false
+            }
+            _ => false,
         };
-        (!again).then_some(()).ok_or_else(|| format!("request {request} ran again: {fact:?}"))
+        (!again).then_some(()).ok_or_else(|| format!("it ran again: {fact:?}"))
+    }
+}
+
+/// I2: every grant takes effect between the question and its answer, every release between its
+/// beginning and its end, and whoever is told that a key is held under a fence is told the truth.
+#[derive(Default)]
+pub struct Linear {
+    asked: BTreeMap<(SessionId, Token), Time>,
+    giving: BTreeMap<(SessionId, Token), Time>,
+    granted: BTreeMap<(KeyId, Fence), Time>,
+    freed: BTreeMap<(KeyId, Fence), Time>,
+    freed_now: BTreeSet<(KeyId, Fence)>,
+}
+
+fn in_order(from: Option<&Time>, then: Option<&Time>) -> bool {
+    matches!((from, then), (Some(from), Some(then)) if from <= then)
+}
+
+impl Check for Linear {
+    fn rule(&self) -> &'static str {
+        "I2 linearizable"
+    }
+
+    fn see(&mut self, at: Time, fact: &Fact, book: &Book) -> Result<(), String> {
+        let right = match *fact {
+            Fact::Asked { session, token, .. } => {
+                self.asked.insert((session, token), at);
+                true
+            }
+            Fact::Giving { session, token } => {
+                self.giving.insert((session, token), at);
+                true
+            }
+            Fact::Granted { key, fence, .. } => {
+                self.granted.insert((key, fence), at);
+                true
+            }
+            Fact::Freed { key, fence, .. } => {
+                self.freed.insert((key, fence), at);
+                self.freed_now.insert((key, fence))
+            }
+            Fact::Turn { .. } => {
+                self.freed_now.clear();
+                true
+            }
+            Fact::Held { session, token, key, fence, .. } => {
+                let asked = self.asked.remove(&(session, token));
+                in_order(asked.as_ref(), self.granted.get(&(key, fence)))
+            }
+            Fact::Released { session, token } => {
+                let giving = self.giving.remove(&(session, token));
+                book.holds.get(&(session, token)).is_some_and(|hold| {
+                    in_order(giving.as_ref(), self.freed.get(&(hold.key, hold.fence)))
+                })
+            }
+            Fact::ToldHeld { key, fence } => {
+                let now = book.keys.get(&key);
+                now.is_some_and(|key| key.holders.iter().any(|held| held.2 == fence))
+                    || self.freed_now.contains(&(key, fence))
+            }
+            _ => true,
+        };
+        right.then_some(()).ok_or_else(|| format!("out of order: {fact:?}"))
     }
 }
 
@@ -139,11 +219,38 @@ mod tests {
     }
 
     #[test]
+    fn effects_out_of_order_are_refused() {
+        let good = [asked(A), granted(A, 1), held(A, 1), giving(A), freed(A, 1), released(A)];
+        tells_apart(Linear::default, &good, &[granted(A, 1), asked(A), held(A, 1)]);
+        let early = [asked(A), granted(A, 1), held(A, 1), freed(A, 1), giving(A), released(A)];
+        tells_apart(Linear::default, &good, &early);
+        let told = Fact::ToldHeld { key: K, fence: Fence(1) };
+        let same_turn = [granted(A, 1), freed(A, 1), told.clone(), turn()];
+        tells_apart(Linear::default, &same_turn, &[granted(A, 1), freed(A, 1), turn(), told]);
+    }
+
+    #[test]
     fn a_request_that_runs_twice_is_refused() {
         let good = [queued(A, 1), left(A, 1), granted(A, 1), freed(A, 1), granted(A, 2)];
         tells_apart(Once::default, &good, &[granted(A, 1), freed(A, 1), granted(A, 1)]);
         tells_apart(Once::default, &good, &[granted(A, 1), queued(A, 1)]);
         tells_apart(Once::default, &good, &[queued(A, 1), queued(A, 1)]);
+        let ran = Fact::ForceRan { session: A, request: 1 };
+        tells_apart(Once::default, std::slice::from_ref(&ran), &[ran.clone(), ran.clone()]);
+        let forced = Fact::Freed { session: A, key: K, fence: Fence(1), forced: true };
+        tells_apart(
+            Once::default,
+            &[
+                queued(A, 1),
+                left(A, 1),
+                queued(A, 1),
+                left(A, 1),
+                granted(A, 1),
+                forced,
+                granted(A, 1),
+            ],
+            &[queued(A, 1), left(A, 1), granted(A, 1), queued(A, 1)],
+        );
     }
 
     #[test]

@@ -78,8 +78,11 @@ pub struct Fifo {
     /// Who left a line last, and from which place.
     left: Option<(SessionId, u64, usize)>,
     asked: BTreeMap<(SessionId, Token), (Time, KeyId)>,
-    in_line: BTreeMap<KeyId, BTreeMap<(SessionId, Token), Time>>,
+    in_line: BTreeMap<KeyId, Line>,
 }
+
+/// Who knows that it is in line: since when, and by which request.
+type Line = BTreeMap<(SessionId, Token), (Time, u64)>;
 
 impl Fifo {
     fn forget(&mut self, session: SessionId, token: Token) {
@@ -122,10 +125,9 @@ impl Fifo {
         else {
             return Ok(());
         };
-        for (&(session, token), &knew) in line {
-            let claims = line.keys().filter(|&&(other, _)| other == session).count();
-            let waits = key.line.iter().filter(|&&(other, ..)| other == session).count();
-            if knew < asked && claims == 1 && waits == 1 {
+        for (&(session, token), &(knew, request)) in line {
+            let waits = key.line.iter().any(|&(its, at, _)| (its, at) == (session, request));
+            if knew < asked && waits {
                 return Err(format!("{name:?} passed {:?} on {id:?}", (session, token)));
             }
         }
@@ -148,6 +150,10 @@ impl Check for Fifo {
                 let line = book.keys.get(&key).map(|key| &key.line);
                 let its = |&(waits, waiting, _): &_| (waits, waiting) == (session, request);
                 let place = line.and_then(|line| line.iter().position(its));
+                // If it comes back, after an operator or a timeout, it stands at the end.
+                if let Some(known) = self.in_line.get_mut(&key) {
+                    known.retain(|&(waits, _), &mut (_, its)| (waits, its) != (session, request));
+                }
                 self.left = place.map(|place| (session, request, place));
             }
             Fact::Granted { session, request, key, .. } => {
@@ -156,9 +162,13 @@ impl Check for Fifo {
             Fact::Asked { session, token, key, .. } => {
                 self.asked.insert((session, token), (at, key));
             }
-            Fact::InLine { session, token } => {
+            Fact::InLine { session, token, request } => {
                 if let Some(&(_, key)) = self.asked.get(&(session, token)) {
-                    self.in_line.entry(key).or_default().entry((session, token)).or_insert(at);
+                    let line = self.in_line.entry(key).or_default();
+                    let known = line.entry((session, token)).or_insert((at, request));
+                    if known.1 != request {
+                        *known = (at, request);
+                    }
                 }
             }
             Fact::Held { session, token, key, .. } => {
@@ -210,12 +220,11 @@ mod tests {
 
     #[test]
     fn who_asked_later_and_holds_first_is_refused() {
-        let in_line = |session| Fact::InLine { session, token: T };
+        let in_line = |session| Fact::InLine { session, token: T, request: 1 };
         let bad = [queued(A, 1), asked(A), in_line(A), asked(B), held(B, 2)];
         let good = [queued(A, 1), asked(A), asked(B), in_line(A), held(B, 2)];
         tells_apart(Fifo::default, &good, &bad);
-        let dead = Fact::Dead { worker: 0, session: A, expired: true };
-        let good = [queued(A, 1), asked(A), in_line(A), dead, asked(B), held(B, 2)];
+        let good = [queued(A, 1), asked(A), in_line(A), left(A, 1), asked(B), held(B, 2)];
         tells_apart(Fifo::default, &good, &bad);
     }
 }

@@ -1,0 +1,537 @@
+//! A client of a run: the real link logic, driven as the client's own task drives it, over a
+//! network that breaks and a clock that is wrong.
+
+mod outcomes;
+
+use crate::hub::{Event, Hub, Step, Way};
+use crate::keys::Keys;
+use crate::node::Node;
+use lockring_client::link::{
+    Ask, ClaimRef, Link, LinkConfig, LinkMutant, Outcome, Query, RequestIds,
+};
+use lockring_client::router::Ring;
+use lockring_core::testing::{DELAY_MAX, Fact, KeyId, RateClock, Rng, Stream, Token};
+use lockring_core::{ConnId, Party, Time};
+use lockring_proto::{
+    Claim, Fence, HoldId, Namespace, Push, Reply, RingChunk, SessionId, codec, limits,
+};
+use lockring_ring::NamespaceSeed;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// A greeting that nobody answers for so long is given up, as QUIC would.
+const GREETING: Duration = Duration::from_secs(2);
+
+/// Tokens of queries have this bit.
+const QUERY: u64 = 1 << 40;
+
+/// What a claim is up to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Waiting,
+    Holding(Fence),
+    Giving,
+    Undoing,
+}
+
+/// A claim.
+#[derive(Clone, Copy, Debug)]
+pub struct Claimed {
+    pub slot: usize,
+    pub key: KeyId,
+    pub claim: Claim,
+    pub worker: u16,
+    pub cell: u16,
+    pub named: ClaimRef,
+    pub state: State,
+}
+
+struct Lane {
+    link: Link,
+    way: Option<Way>,
+    dialling: bool,
+    incarnation: u64,
+    backoff: Duration,
+    valid: Time,
+    inbox: [Vec<u8>; 2],
+    /// Holds that the worker pushed as lost on this connection.
+    told_lost: BTreeSet<HoldId>,
+    parts: Vec<RingChunk>,
+}
+
+/// A client.
+pub struct Client {
+    pub index: usize,
+    pub life: u32,
+    pub down: bool,
+    pub session: SessionId,
+    pub claims: BTreeMap<u64, Claimed>,
+    pub rng: Rng,
+    pub ttl: Duration,
+    /// What it does with its slots.
+    pub workload: crate::workload::Workload,
+    clock: RateClock,
+    mutant: Option<LinkMutant>,
+    paused_until: Time,
+    waiting: Vec<(Way, Stream, Vec<u8>)>,
+    lanes: BTreeMap<u16, Lane>,
+    ids: RequestIds,
+    ring: Option<Ring>,
+    seed: NamespaceSeed,
+    next_token: u64,
+    armed: Time,
+    answers: BTreeMap<u64, Option<Reply>>,
+    /// It has said goodbye, and does not come back.
+    leaving: bool,
+}
+
+impl Client {
+    pub fn new(
+        index: usize,
+        rng: Rng,
+        workload: crate::workload::Workload,
+        mutant: Option<LinkMutant>,
+        slow: bool,
+    ) -> Self {
+        let mut rng = rng;
+        let ppm = *rng.pick(&[-10_000, -3_000, 0, 5_000, 10_000]);
+        let ppm = if slow { -30_000 } else { ppm };
+        Self {
+            index,
+            life: 0,
+            down: true,
+            session: SessionId([0; 16]),
+            claims: BTreeMap::new(),
+            ttl: Duration::ZERO,
+            workload,
+            clock: RateClock::new(rng.range(1, 1_000_000_000), ppm),
+            rng,
+            mutant,
+            paused_until: Time(0),
+            waiting: Vec::new(),
+            lanes: BTreeMap::new(),
+            ids: RequestIds::default(),
+            ring: None,
+            seed: NamespaceSeed::of("default"),
+            next_token: 0,
+            armed: Time::NEVER,
+            answers: BTreeMap::new(),
+            leaving: false,
+        }
+    }
+
+    fn way(&self, conn: ConnId, worker: u16) -> Way {
+        Way { conn, client: self.index, life: self.life, worker }
+    }
+
+    pub fn party(&self) -> Party {
+        Party { namespace: Namespace::default(), name: format!("client-{}", self.index) }
+    }
+
+    fn local(&self, hub: &Hub) -> Time {
+        self.clock.shows(hub.now)
+    }
+
+    /// Starts with a session of its own.
+    pub fn start(&mut self, hub: &mut Hub) {
+        let (index, life) = (self.index, self.life);
+        self.down = false;
+        self.session = SessionId(std::array::from_fn(|at| match at {
+            0 => index as u8 + 1,
+            1 => life as u8,
+            _ => self.rng.draw() as u8,
+        }));
+        self.ttl = Duration::from_millis(*self.rng.pick(&[1000, 1500, 2000, 3000]));
+        self.ids = RequestIds::default();
+        self.paused_until = hub.now;
+        self.lane(hub, 0);
+        for (after, step) in self.workload.begin(&mut self.rng) {
+            hub.soon(after, Event::Step { client: index, life, step });
+        }
+    }
+
+    /// It is killed.
+    pub fn crash(&mut self, hub: &mut Hub) {
+        hub.reach("client crashes");
+        // What is under way still counts as from it, and what is held up by a break too.
+        let under_way = DELAY_MAX + Duration::from_secs(4);
+        let worst_lease = limits::honoured(self.ttl) + self.ttl / 50 + under_way;
+        hub.fact(&Fact::Crashed { session: self.session, worst_lease });
+        for lane in std::mem::take(&mut self.lanes).into_values() {
+            if let Some(way) = lane.way {
+                hub.cut(way, Duration::ZERO);
+            }
+        }
+        self.life += 1;
+        self.down = true;
+        self.claims.clear();
+        self.waiting.clear();
+        self.answers.clear();
+        self.ring = None;
+        self.armed = Time::NEVER;
+    }
+
+    pub fn pause(&mut self, hub: &Hub, span: Duration) {
+        self.paused_until = self.paused_until.max(hub.now.after(span));
+    }
+
+    pub fn resume(&mut self, hub: &mut Hub) {
+        self.paused_until = self.paused_until.min(hub.now);
+        hub.plan(hub.now, Event::Wake { client: self.index, life: self.life });
+    }
+
+    pub fn is_paused(&self, hub: &Hub) -> bool {
+        hub.now < self.paused_until
+    }
+
+    /// When it runs again.
+    pub fn paused_until(&self) -> Time {
+        self.paused_until
+    }
+
+    /// All of its connections break.
+    pub fn cut(&mut self, hub: &mut Hub) {
+        for lane in self.lanes.values() {
+            if let Some(way) = lane.way {
+                let notices = match hub.rng.range(0, 3) {
+                    0 => Duration::ZERO,
+                    _ => Duration::from_micros(hub.rng.range(0, 400_000)),
+                };
+                hub.cut(way, notices);
+            }
+        }
+    }
+
+    /// The lane to a worker, which may have to be opened.
+    fn lane(&mut self, hub: &mut Hub, worker: u16) -> &mut Lane {
+        let (client, life, now) = (self.index, self.life, self.local(hub));
+        let config = LinkConfig {
+            session: self.session,
+            ids: self.ids.clone(),
+            label: self.party().name,
+            ttl: self.ttl,
+            unreachable_after: Duration::from_secs(3),
+        };
+        let (ring, mutant) = (self.ring.as_ref().map(Ring::version), self.mutant);
+        self.lanes.entry(worker).or_insert_with(|| {
+            let mut link = Link::new(config, now).with_mutant(mutant);
+            if let Some(version) = ring {
+                link.ring_is(now, version);
+            }
+            hub.plan(hub.now, Event::Dial { client, life, worker });
+            let valid = link.valid_until();
+            let inbox = [Vec::new(), Vec::new()];
+            Lane {
+                link,
+                way: None,
+                dialling: true,
+                incarnation: 0,
+                backoff: Duration::ZERO,
+                valid,
+                inbox,
+                told_lost: BTreeSet::new(),
+                parts: Vec::new(),
+            }
+        })
+    }
+
+    pub fn dial(&mut self, hub: &mut Hub, worker: u16) {
+        let (conn, at) = hub.net.connect(hub.now);
+        let way = self.way(conn, worker);
+        hub.plan(at, Event::Stands { way });
+    }
+
+    /// A connection stands, or could not be had.
+    pub fn stands(&mut self, hub: &mut Hub, node: &mut Node, way: Way) {
+        let now = self.local(hub);
+        let accepted = !hub.net.is_broken(way.conn) && node.accept(way, self.party());
+        let Some(lane) = self.lanes.get_mut(&way.worker) else { return };
+        lane.dialling = false;
+        if accepted {
+            lane.way = Some(way);
+            lane.inbox = [Vec::new(), Vec::new()];
+            lane.told_lost.clear();
+            lane.incarnation += 1;
+            lane.link.greet(now, lane.incarnation);
+            hub.soon(GREETING, Event::Unwelcome { way });
+        }
+        self.after(hub, node, way.worker);
+    }
+
+    /// A connection is gone, as far as this side knows.
+    pub fn loses(&mut self, hub: &mut Hub, node: &Node, way: Way) {
+        let Some(lane) = self.lanes.get_mut(&way.worker) else { return };
+        if lane.way.is_some_and(|known| known.conn == way.conn) {
+            hub.cut(way, Duration::ZERO);
+            lane.way = None;
+            lane.link.down();
+            self.after(hub, node, way.worker);
+        }
+    }
+
+    pub fn unwelcome(&mut self, hub: &mut Hub, node: &Node, way: Way) {
+        if self.lanes.get(&way.worker).is_some_and(|lane| !lane.link.is_up()) {
+            self.loses(hub, node, way);
+        }
+    }
+
+    /// A frame has come.
+    pub fn frame(&mut self, hub: &mut Hub, node: &Node, way: Way, frame: (Stream, Vec<u8>)) {
+        if self.is_paused(hub) {
+            self.waiting.push((way, frame.0, frame.1));
+            let event = Event::Wake { client: self.index, life: self.life };
+            hub.plan(self.paused_until, event);
+            return;
+        }
+        let now = self.local(hub);
+        let Some(lane) = self.lanes.get_mut(&way.worker) else { return };
+        if lane.way.is_none_or(|known| known.conn != way.conn) {
+            return;
+        }
+        if frame.0 == Stream::Pushes
+            && let Ok(Some((body, _))) = codec::split_frame(&frame.1)
+            && let Ok(Push::Lost { holds, .. }) = codec::decode_frame(body)
+        {
+            lane.told_lost.extend(holds);
+        }
+        let inbox = &mut lane.inbox[usize::from(frame.0 == Stream::Pushes)];
+        inbox.extend_from_slice(&frame.1);
+        let taken = match frame.0 {
+            Stream::Pushes => lane.link.receive_pushes(now, inbox),
+            Stream::Requests | Stream::Replies => lane.link.receive(now, inbox),
+        };
+        inbox.drain(..taken.expect("the node speaks the wire"));
+        self.after(hub, node, way.worker);
+    }
+
+    /// Time has passed, or a pause is over: what came meanwhile is taken in before or after the
+    /// link gets to know the time.
+    pub fn wake(&mut self, hub: &mut Hub, node: &Node) {
+        if self.armed == hub.now {
+            self.armed = Time::NEVER;
+        }
+        if self.is_paused(hub) {
+            hub.plan(self.paused_until, Event::Wake { client: self.index, life: self.life });
+            return;
+        }
+        if self.rng.percent(50) {
+            self.tick(hub, node);
+        }
+        for (way, stream, bytes) in std::mem::take(&mut self.waiting) {
+            self.frame(hub, node, way, (stream, bytes));
+        }
+        self.tick(hub, node);
+    }
+
+    fn tick(&mut self, hub: &mut Hub, node: &Node) {
+        let now = self.local(hub);
+        let workers: Vec<u16> = self.lanes.keys().copied().collect();
+        for worker in workers {
+            let Some(lane) = self.lanes.get_mut(&worker) else { continue };
+            if lane.link.next_deadline().is_some_and(|at| at <= now) {
+                lane.link.tick(now);
+            }
+            self.after(hub, node, worker);
+        }
+    }
+
+    /// After anything that was done with a link: what it has to say is heard, what it has to send
+    /// is sent, and its next deadline is planned.
+    fn after(&mut self, hub: &mut Hub, node: &Node, worker: u16) {
+        self.check_silence(hub, worker);
+        loop {
+            let Some(lane) = self.lanes.get_mut(&worker) else { return };
+            let outcomes = std::mem::take(lane.link.outcomes());
+            if outcomes.is_empty() {
+                break;
+            }
+            for outcome in outcomes {
+                if let Outcome::Granted { .. } = outcome {
+                    self.believe(hub, node, worker);
+                }
+                self.hear(hub, worker, outcome);
+            }
+        }
+        self.believe(hub, node, worker);
+        self.check_told(hub, worker);
+        self.flush(hub, worker);
+        self.redial(hub, worker);
+        self.arm(hub);
+    }
+
+    fn check_silence(&mut self, hub: &mut Hub, worker: u16) {
+        let now = self.local(hub);
+        let Some(lane) = self.lanes.get_mut(&worker) else { return };
+        if lane.link.is_silent(now)
+            && let Some(way) = lane.way.take()
+        {
+            hub.reach("connections given up as silent");
+            hub.cut(way, Duration::ZERO);
+            lane.link.down();
+        }
+    }
+
+    /// What was pushed as lost is not held, whichever of grant and push came first.
+    fn check_told(&self, hub: &mut Hub, worker: u16) {
+        let told = &self.lanes[&worker].told_lost;
+        if told.is_empty() {
+            return;
+        }
+        for claimed in self.claims.values().filter(|claimed| claimed.worker == worker) {
+            let State::Holding(fence) = claimed.state else { continue };
+            if told.contains(&HoldId { cell: claimed.cell, fence }) {
+                hub.accuse("I5 told of a loss", format!("{:?} keeps {claimed:?}", self.session));
+            }
+        }
+    }
+
+    fn believe(&mut self, hub: &mut Hub, node: &Node, worker: u16) {
+        let Some(lane) = self.lanes.get_mut(&worker) else { return };
+        let valid = lane.link.valid_until();
+        if valid != lane.valid {
+            lane.valid = valid;
+            // The last instant at which it surely believes.
+            let until = Time(self.clock.real(valid).0.saturating_sub(1));
+            let honoured = node.honours_until(worker, self.session);
+            hub.fact(&Fact::Believes { session: self.session, worker, until, honoured });
+        }
+    }
+
+    fn flush(&mut self, hub: &mut Hub, worker: u16) {
+        let Some(lane) = self.lanes.get_mut(&worker) else { return };
+        if let Some(way) = lane.way {
+            let bytes = std::mem::take(lane.link.outgoing());
+            hub.send(way, Stream::Requests, &bytes, hub.now);
+        }
+    }
+
+    fn redial(&mut self, hub: &mut Hub, worker: u16) {
+        let (client, life) = (self.index, self.life);
+        let Some(lane) = self.lanes.get_mut(&worker) else { return };
+        if lane.way.is_none() && !lane.dialling && !self.leaving {
+            lane.dialling = true;
+            hub.soon(lane.backoff, Event::Dial { client, life, worker });
+            lane.backoff =
+                (lane.backoff * 2).clamp(Duration::from_millis(10), Duration::from_millis(500));
+        }
+    }
+
+    /// Plans the next time that a link wants to know it.
+    fn arm(&mut self, hub: &mut Hub) {
+        let deadlines = self.lanes.values().filter_map(|lane| lane.link.next_deadline());
+        let Some(local) = deadlines.min() else { return };
+        let at = self.clock.real(local).max(hub.now).max(self.paused_until);
+        if at < self.armed {
+            self.armed = at;
+            hub.plan(at, Event::Wake { client: self.index, life: self.life });
+        }
+    }
+
+    pub fn plan(&self, hub: &mut Hub, after: Duration, step: Step) {
+        hub.soon(after, Event::Step { client: self.index, life: self.life, step });
+    }
+
+    /// Asks for a key. `None`: it does not know the ring yet.
+    pub fn ask(
+        &mut self,
+        hub: &mut Hub,
+        keys: &Keys,
+        node: &Node,
+        slot: usize,
+        wanted: (KeyId, Claim, Option<Duration>),
+    ) -> Option<u64> {
+        let (key, claim, wait) = wanted;
+        let route = self.ring.as_ref()?.route(self.seed, keys.bytes(key));
+        let worker = route.worker.worker;
+        self.next_token += 1;
+        let token = self.next_token;
+        let now = self.local(hub);
+        hub.fact(&Fact::Asked { session: self.session, token: Token(token), key, claim });
+        let cell = route.cell.0;
+        let ask = Ask { token, cell, key: keys.bytes(key), wanted: claim, wait };
+        let named = self.lane(hub, worker).link.acquire(now, &ask);
+        let state = State::Waiting;
+        self.claims.insert(token, Claimed { slot, key, claim, worker, cell, named, state });
+        self.after(hub, node, worker);
+        Some(token)
+    }
+
+    /// Gives a hold back; `quietly`: nobody wants to know how that ends.
+    pub fn release(&mut self, hub: &mut Hub, node: &Node, token: u64, quietly: bool) {
+        let now = self.local(hub);
+        let Some(claimed) = self.claims.get_mut(&token) else { return };
+        let State::Holding(fence) = claimed.state else { return };
+        claimed.state = State::Giving;
+        let Claimed { key, claim, worker, named, .. } = *claimed;
+        if claim == Claim::Exclusive {
+            hub.used(key, fence, true);
+        }
+        hub.fact(&Fact::Giving { session: self.session, token: Token(token) });
+        let Some(lane) = self.lanes.get_mut(&worker) else { return };
+        if quietly {
+            lane.link.release_quietly(now, named);
+            self.settled(hub, token);
+        } else if !lane.link.release(now, named, token) {
+            hub.accuse("a hold can be released", format!("{token} of {:?}", self.session));
+        }
+        self.after(hub, node, worker);
+    }
+
+    /// Gives a claim up while it waits.
+    pub fn give_up(&mut self, hub: &mut Hub, node: &Node, token: u64) {
+        let now = self.local(hub);
+        let Some(claimed) = self.claims.get_mut(&token) else { return };
+        if claimed.state != State::Waiting {
+            return;
+        }
+        claimed.state = State::Undoing;
+        let Claimed { worker, named, .. } = *claimed;
+        let Some(lane) = self.lanes.get_mut(&worker) else { return };
+        if let Some(request) = lane.link.request_of(named) {
+            hub.reach("cancels");
+            hub.undoing.insert((self.session, request));
+            let token = Token(token);
+            hub.fact(&Fact::Undoing { session: self.session, token, request });
+        }
+        lane.link.cancel(now, named);
+        self.after(hub, node, worker);
+    }
+
+    /// Asks a question; the answer is found under the token.
+    pub fn query(&mut self, hub: &mut Hub, node: &Node, query: Query) -> Option<u64> {
+        let key = match &query {
+            Query::Inspect(key) | Query::Force(key) => key.clone(),
+            Query::List { .. } | Query::Goodbye => Vec::new(),
+        };
+        let worker = self.ring.as_ref()?.route(self.seed, &key).worker.worker;
+        let now = self.local(hub);
+        self.next_token += 1;
+        let token = QUERY | self.next_token;
+        self.lane(hub, worker).link.query(now, token, query);
+        self.after(hub, node, worker);
+        Some(token)
+    }
+
+    /// Ends the session everywhere.
+    pub fn say_goodbye(&mut self, hub: &mut Hub, node: &Node) {
+        self.leaving = true;
+        let now = self.local(hub);
+        let workers: Vec<u16> = self.lanes.keys().copied().collect();
+        for worker in workers {
+            if let Some(lane) = self.lanes.get_mut(&worker) {
+                lane.link.query(now, QUERY, Query::Goodbye);
+            }
+            self.after(hub, node, worker);
+        }
+    }
+
+    /// The answer to a query, if there is one by now.
+    pub fn answer(&self, token: u64) -> Option<&Reply> {
+        self.answers.get(&token).and_then(Option::as_ref)
+    }
+
+    /// Where its links stand, for the last look.
+    pub fn links(&self) -> impl Iterator<Item = (u16, &Link)> {
+        self.lanes.iter().map(|(&worker, lane)| (worker, &lane.link))
+    }
+}

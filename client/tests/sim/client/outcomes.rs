@@ -1,0 +1,154 @@
+//! What a client's links tell it, and what it does then.
+
+use super::{Claimed, Client, State};
+use crate::hub::{Hub, Step};
+use lockring_client::link::{ClaimRef, Loss, NotGranted, Outcome};
+use lockring_client::router::Ring;
+use lockring_core::testing::{Fact, Token, Why};
+use lockring_proto::{Claim, Fence, RingChunk, SessionId};
+use std::time::Duration;
+
+impl Client {
+    fn name(&self, token: u64) -> (SessionId, Token) {
+        (self.session, Token(token))
+    }
+
+    fn request_of(&self, token: u64) -> Option<u64> {
+        let claimed = self.claims.get(&token)?;
+        self.lanes.get(&claimed.worker)?.link.request_of(claimed.named)
+    }
+
+    /// Takes in what a link says.
+    pub(super) fn hear(&mut self, hub: &mut Hub, worker: u16, outcome: Outcome) {
+        match outcome {
+            Outcome::Granted { token, claim, fence } => self.granted(hub, token, claim, fence),
+            Outcome::Queued { token, .. } => {
+                let (session, name) = self.name(token);
+                let request = self.request_of(token);
+                if let Some(request) = request {
+                    hub.fact(&Fact::InLine { session, token: name, request });
+                }
+            }
+            Outcome::NotGranted { token, reason } => self.not_granted(hub, token, &reason),
+            Outcome::Released { token } => {
+                let (session, token) = self.name(token);
+                hub.fact(&Fact::Released { session, token });
+                self.settled(hub, token.0);
+            }
+            Outcome::NotHeld { token, maybe_released: maybe } => {
+                let (session, token) = self.name(token);
+                hub.fact(&Fact::NotHeld { session, token, maybe });
+                self.settled(hub, token.0);
+            }
+            Outcome::Cancelled { token } => {
+                let (session, token) = self.name(token);
+                hub.fact(&Fact::Undone { session, token });
+                self.settled(hub, token.0);
+            }
+            Outcome::Lost { token, reason, .. } => self.lost(hub, token, reason),
+            Outcome::Answer { token, reply } => {
+                self.answers.insert(token, Some(reply));
+            }
+            Outcome::NoAnswer { token } => {
+                self.answers.insert(token, None);
+            }
+            Outcome::Ring(chunk) => self.ring_part(hub, worker, *chunk),
+            Outcome::Up(welcome) => self.up(hub, worker, welcome.fresh),
+            Outcome::Rejected(refusal) => {
+                hub.accuse("no client is rejected", format!("{refusal:?}"));
+            }
+            Outcome::Draining => {}
+        }
+    }
+
+    fn up(&mut self, hub: &mut Hub, worker: u16, fresh: bool) {
+        let now = self.local(hub);
+        let unknown = self.ring.is_none();
+        let Some(lane) = self.lanes.get_mut(&worker) else { return };
+        lane.backoff = Duration::ZERO;
+        if fresh {
+            hub.fact(&Fact::Anew { session: self.session, worker });
+        }
+        if unknown {
+            lane.link.ask_for_ring(now);
+        }
+    }
+
+    fn ring_part(&mut self, hub: &mut Hub, worker: u16, part: RingChunk) {
+        let now = self.local(hub);
+        let Some(lane) = self.lanes.get_mut(&worker) else { return };
+        if part.first == 0 {
+            lane.parts.clear();
+        }
+        let last = part.last;
+        lane.parts.push(part);
+        if last {
+            let ring = Ring::assemble(&std::mem::take(&mut lane.parts)).expect("a whole ring");
+            lane.link.ring_is(now, ring.version());
+            if self.ring.as_ref().is_none_or(|known| known.version() < ring.version()) {
+                self.ring = Some(ring);
+            }
+        }
+    }
+
+    fn granted(&mut self, hub: &mut Hub, token: u64, named: ClaimRef, fence: Fence) {
+        let session = self.session;
+        let Some(claimed) = self.claims.get_mut(&token) else {
+            hub.accuse("I9 no phantoms", format!("{session:?} was granted {token}, long settled"));
+            return;
+        };
+        claimed.named = named;
+        claimed.state = State::Holding(fence);
+        let Claimed { slot, key, claim, worker, .. } = *claimed;
+        hub.fact(&Fact::Held { session, worker, token: Token(token), key, claim, fence });
+        if claim == Claim::Exclusive {
+            hub.used(key, fence, false);
+        }
+        hub.reach("holds");
+        if let Some(after) = self.workload.holds(&mut self.rng, slot, self.ttl) {
+            self.plan(hub, after, Step::Release(token));
+        }
+    }
+
+    fn not_granted(&mut self, hub: &mut Hub, token: u64, reason: &NotGranted) {
+        hub.reach(match reason {
+            NotGranted::Busy(_) => "told busy",
+            NotGranted::TimedOut(Some(_)) => "told timed out",
+            NotGranted::TimedOut(None) => "gave up after its own deadline",
+            NotGranted::Refused(_) => "told refused",
+            NotGranted::Unreachable => "told unreachable",
+        });
+        let (session, token) = self.name(token);
+        hub.fact(&Fact::NotGranted { session, token });
+        self.settled(hub, token.0);
+    }
+
+    fn lost(&mut self, hub: &mut Hub, token: u64, loss: Loss) {
+        let (session, name) = self.name(token);
+        let (why, reached) = match loss {
+            Loss::Lapsed => (Why::Lapsed, "holds lapsed"),
+            Loss::SessionEnded => (Why::Ended, "holds lost with the session"),
+            Loss::Forced => (Why::Forced, "holds lost by force"),
+            Loss::Unknown => (Why::Unknown, "holds found lost"),
+        };
+        hub.reach(reached);
+        hub.fact(&Fact::Lost { session, token: name, why });
+        if let Some(Claimed { key, state: State::Holding(fence), claim: Claim::Exclusive, .. }) =
+            self.claims.get(&token).copied()
+            && self.rng.percent(50)
+        {
+            let after = Duration::from_micros(self.rng.range(0, 3_000_000));
+            self.plan(hub, after, Step::WriteLate(key, fence));
+        }
+        self.settled(hub, token);
+    }
+
+    /// A claim is over: its slot goes on.
+    pub(super) fn settled(&mut self, hub: &mut Hub, token: u64) {
+        if let Some(claimed) = self.claims.remove(&token)
+            && let Some(after) = self.workload.pause_of(&mut self.rng, claimed.slot, self.ttl)
+        {
+            self.plan(hub, after, Step::Claim(claimed.slot));
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What all participants of a run share: the agenda, the network, the recorder, and what was
+//! reached.
+
+use lockring_core::testing::{Arrival, Fact, KeyId, Net, Recorder, Rng, Stream, Trace, checks};
+use lockring_core::{ConnId, Time};
+use lockring_proto::{Fence, SessionId};
+use lockring_ring::CellId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher;
+use std::time::Duration;
+
+/// What a client does next by itself.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    /// A slot asks for its next key.
+    Claim(usize),
+    /// A hold is given back.
+    Release(u64),
+    /// A claim is given up.
+    GiveUp(u64),
+    /// Someone who lost a hold has not noticed, and writes.
+    WriteLate(KeyId, Fence),
+    /// The client is killed by its own doing.
+    Die,
+}
+
+/// Something on the agenda. `life` tells a restarted client or node from its former self.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A frame is due.
+    Frame { way: Way, stream: Stream, bytes: Vec<u8>, held: bool },
+    /// The node notices that a connection is gone.
+    NodeNotices { way: Way },
+    /// A client notices that a connection is gone.
+    ClientNotices { way: Way },
+    /// A client dials a worker.
+    Dial { client: usize, life: u32, worker: u16 },
+    /// The connection stands.
+    Stands { way: Way },
+    /// Nobody welcomed the client on it for too long.
+    Unwelcome { way: Way },
+    /// A worker may have something to do.
+    Work { worker: u16 },
+    /// The control plane has done what it was asked.
+    Done { boot: u64, worker: u16, order: Order },
+    /// A client may have something to do.
+    Wake { client: usize, life: u32 },
+    /// A client's own plans.
+    Step { client: usize, life: u32, step: Step },
+    /// A client comes back.
+    Return { client: usize },
+    /// The node comes back.
+    Boot,
+    /// The control plane looks whether so long a TTL is still needed.
+    Look,
+}
+
+/// What the control plane did.
+#[derive(Clone, Copy, Debug)]
+pub enum Order {
+    /// A longer TTL is durable.
+    LongestTtl(Duration),
+    /// A cell has a new epoch.
+    Epoch(CellId),
+}
+
+/// A connection and its two ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    pub conn: ConnId,
+    pub client: usize,
+    pub life: u32,
+    pub worker: u16,
+}
+
+/// What all share.
+pub struct Hub {
+    pub now: Time,
+    pub rng: Rng,
+    pub net: Net,
+    pub recorder: Recorder,
+    pub trace: Trace,
+    /// How often what was reached.
+    pub reached: BTreeMap<&'static str, u64>,
+    /// Requests that their clients are undoing.
+    pub undoing: BTreeSet<(SessionId, u64)>,
+    /// The highest fence that what a lock protects has seen.
+    fences: BTreeMap<KeyId, Fence>,
+    agenda: BTreeMap<(Time, u64), Event>,
+    planned: u64,
+    verbose: bool,
+}
+
+impl Hub {
+    pub fn new(mut rng: Rng, verbose: bool) -> Self {
+        Self {
+            now: Time(0),
+            net: Net::new(rng.fork()),
+            rng,
+            recorder: Recorder::new(checks::all()),
+            trace: Trace::default(),
+            reached: BTreeMap::new(),
+            undoing: BTreeSet::new(),
+            fences: BTreeMap::new(),
+            agenda: BTreeMap::new(),
+            planned: 0,
+            verbose,
+        }
+    }
+
+    /// Plans an event.
+    pub fn plan(&mut self, at: Time, event: Event) {
+        self.planned += 1;
+        self.agenda.insert((at.max(self.now), self.planned), event);
+    }
+
+    /// Plans an event after a span.
+    pub fn soon(&mut self, after: Duration, event: Event) {
+        self.plan(self.now.after(after), event);
+    }
+
+    /// The next event before `until`; the clock moves there.
+    pub fn next(&mut self, until: Time) -> Option<Event> {
+        let entry = self.agenda.first_entry()?;
+        if entry.key().0 > until {
+            return None;
+        }
+        let ((at, _), event) = entry.remove_entry();
+        self.now = at;
+        self.trace.write_u64(at.0);
+        if self.verbose {
+            println!("{at} {event:?}");
+        }
+        Some(event)
+    }
+
+    /// Sends frames on one stream, each of which may be the first that is lost.
+    pub fn send(&mut self, way: Way, stream: Stream, bytes: &[u8], at: Time) {
+        let mut rest = bytes;
+        while let Ok(Some((_, after))) = lockring_proto::codec::split_frame(rest) {
+            let bytes = rest[..rest.len() - after.len()].to_vec();
+            rest = after;
+            self.trace.write(&bytes);
+            if let Some(due) = self.net.send(at, way.conn, stream) {
+                self.plan(due, Event::Frame { way, stream, bytes, held: false });
+            }
+        }
+        assert!(rest.is_empty(), "half a frame is to be sent");
+    }
+
+    /// Whether a frame that is due is really here; one that is held up is planned anew.
+    pub fn arrives(&mut self, way: Way, stream: Stream, bytes: &[u8], held: bool) -> bool {
+        match self.net.arrives(self.now, way.conn, stream, held) {
+            Arrival::Now => true,
+            Arrival::Never => false,
+            Arrival::Later(at) => {
+                self.reach("frames held up by a break");
+                self.plan(at, Event::Frame { way, stream, bytes: bytes.to_vec(), held: true });
+                false
+            }
+        }
+    }
+
+    /// A connection breaks; both sides notice, some time.
+    pub fn cut(&mut self, way: Way, client_notices: Duration) {
+        if self.net.is_broken(way.conn) {
+            return;
+        }
+        self.reach("broken connections");
+        self.net.cut(self.now, way.conn);
+        self.fact(&Fact::Hung { conn: way.conn });
+        let node_notices = Duration::from_micros(self.rng.range(0, 2_500_000));
+        self.soon(client_notices, Event::ClientNotices { way });
+        self.soon(node_notices, Event::NodeNotices { way });
+    }
+
+    pub fn fact(&mut self, fact: &Fact) {
+        if self.verbose {
+            println!("{}   {fact:?}", self.now);
+        }
+        self.recorder.record(self.now, fact);
+    }
+
+    /// What a lock protects is read, or written.
+    pub fn used(&mut self, key: KeyId, fence: Fence, write: bool) {
+        let highest = self.fences.entry(key).or_insert(fence);
+        let refused = fence < *highest;
+        *highest = fence.max(*highest);
+        if refused && write {
+            self.reach("writes refused by the fence");
+        }
+        self.fact(&Fact::Used { key, fence, write });
+    }
+
+    pub fn reach(&mut self, what: &'static str) {
+        self.reach_n(what, 1);
+    }
+
+    pub fn reach_n(&mut self, what: &'static str, n: u64) {
+        *self.reached.entry(what).or_default() += n;
+    }
+
+    pub fn accuse(&mut self, rule: &'static str, what: String) {
+        self.recorder.accuse(self.now, rule, what);
+    }
+}

@@ -1,0 +1,29 @@
+//! The seeded bugs of both sides. A letter is that of an incident in the list of mutants in the
+//! design notes; those without one take a mechanism away, or an
+//! assumption: that no clock is wrong by more than 1 %.
+
+use crate::run::Bug;
+use lockring_client::link::LinkMutant;
+use lockring_core::Mutant;
+
+/// Letter, name, bug.
+pub const ALL: [(&str, &str, Bug); 18] = [
+    ("a", "GrantWithoutSessionCheck", Bug::Node(Mutant::GrantWithoutSessionCheck)),
+    ("b", "DeathNotTold", Bug::Node(Mutant::DeathNotTold)),
+    ("c", "SlipPastExpired", Bug::Node(Mutant::SlipPastExpired)),
+    ("e", "ExpireOnWaking", Bug::Node(Mutant::ExpireOnWaking)),
+    ("h", "NamesakeHold", Bug::Node(Mutant::NamesakeHold)),
+    ("i", "ReleaseForgotten", Bug::Client(LinkMutant::ReleaseForgotten)),
+    ("j", "CancelForgotten", Bug::Client(LinkMutant::CancelForgotten)),
+    ("k", "TwoLinks", Bug::Node(Mutant::TwoLinks)),
+    ("l", "ReleaseWithoutFence", Bug::Node(Mutant::ReleaseWithoutFence)),
+    ("m", "RestartWithoutGrace", Bug::Node(Mutant::RestartWithoutGrace)),
+    ("n", "WallClock", Bug::Node(Mutant::WallClock)),
+    ("s", "LostWakeup", Bug::Node(Mutant::LostWakeup)),
+    ("u", "UnboundedExpiry", Bug::Node(Mutant::UnboundedExpiry)),
+    ("", "NoVersionFence", Bug::Node(Mutant::NoVersionFence)),
+    ("", "NoLinkFence", Bug::Node(Mutant::NoLinkFence)),
+    ("", "NoRequestId", Bug::Node(Mutant::NoRequestId)),
+    ("", "NoDigestCompare", Bug::Node(Mutant::NoDigestCompare)),
+    ("", "SlowClocks", Bug::SlowClocks),
+];

@@ -1,0 +1,546 @@
+//! The node of a run: its workers, each a machine with a socket and time of its own, and the
+//! control plane as far as it matters to them.
+
+mod control;
+mod facts;
+
+use crate::hub::{Event, Hub, Order, Way};
+use crate::keys::Keys;
+use control::LONGEST_LEAST;
+use facts::{Asked, account, fact_of, freed, says_fresh, tell_answers};
+use lockring_core::testing::{Fact, Note, RateClock, Stream};
+use lockring_core::{
+    Action, Config, ConnId, Event as Input, Limits, LinkIndex, Machine, Mutant, Party, Time,
+};
+use lockring_proto::{
+    Hello, NodeInfo, Reply, Request, RingChunk, RingRun, SessionId, codec, limits,
+};
+use lockring_ring::{CellBits, CellId, Epoch, RingVersion};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// Simulated cost of an event, of each request in it, and of each hold or waiter that it frees. The
+/// last is far dearer than in life, so that a few hundred do what a million do there.
+const EVENT: Duration = Duration::from_micros(5);
+const REQUEST: Duration = Duration::from_micros(10);
+const FREED: Duration = Duration::from_micros(300);
+
+/// Beyond the longest lease a restarted node waits this much more, as the real one does.
+const GRACE_MARGIN: Duration = Duration::from_millis(50);
+
+/// What came for a worker.
+#[derive(Debug)]
+enum Came {
+    Bytes(Vec<u8>),
+    Closed,
+}
+
+struct Peer {
+    way: Way,
+    party: Party,
+    session: Option<SessionId>,
+    link: Option<LinkIndex>,
+}
+
+struct Worker {
+    machine: Machine,
+    inbox: VecDeque<(Time, ConnId, Came)>,
+    orders: VecDeque<Order>,
+    peers: BTreeMap<ConnId, Peer>,
+    busy_until: Time,
+    paused_until: Time,
+    /// After a pause: time first, then the socket.
+    tick_first: bool,
+    armed: Time,
+    /// When the lease of a session ends, as of its last frame.
+    leases: BTreeMap<SessionId, Time>,
+    turns: u64,
+}
+
+/// The node.
+pub struct Node {
+    bits: CellBits,
+    clock: RateClock,
+    mutant: Option<Mutant>,
+    workers: Vec<Worker>,
+    boot: u64,
+    epoch_floor: u32,
+    longest: Duration,
+    /// Since when no session has needed that long a TTL.
+    unneeded_since: Option<Time>,
+    epochs: Vec<Epoch>,
+    opens_at: Option<Time>,
+    up: bool,
+}
+
+impl Node {
+    pub fn new(hub: &mut Hub, workers: u16, mutant: Option<Mutant>) -> Self {
+        let bits = CellBits::new(hub.rng.range(3, 6) as u8).expect("cell bits");
+        let ppm = *hub.rng.pick(&[-10_000, 0, 10_000]);
+        let mut node = Self {
+            bits,
+            clock: RateClock::new(hub.rng.range(1, 1_000_000_000), ppm),
+            mutant,
+            workers: Vec::new(),
+            boot: 0,
+            epoch_floor: 0,
+            longest: LONGEST_LEAST,
+            unneeded_since: None,
+            epochs: Vec::new(),
+            opens_at: None,
+            up: false,
+        };
+        node.start(hub, workers, None);
+        hub.soon(LONGEST_LEAST / 2, Event::Look);
+        node
+    }
+
+    fn start(&mut self, hub: &mut Hub, workers: u16, opens_at: Option<Time>) {
+        self.up = true;
+        self.boot += 1;
+        self.unneeded_since = None;
+        self.epoch_floor += 1;
+        self.opens_at = opens_at;
+        self.epochs = vec![Epoch(self.epoch_floor); self.bits.cells() as usize];
+        self.workers = (0..workers).map(|index| self.worker(hub, index, workers)).collect();
+        for worker in 0..workers {
+            self.arm(hub, worker);
+        }
+    }
+
+    fn worker(&self, hub: &mut Hub, index: u16, workers: u16) -> Worker {
+        let config = Config {
+            cell_bits: self.bits,
+            worker: index,
+            workers,
+            node: 1,
+            boot: self.boot,
+            epoch: Epoch(self.epoch_floor),
+            ring_version: RingVersion(u64::from(self.epoch_floor)),
+            longest_ttl: self.longest,
+            opens_at: self.opens_at,
+            limits: Limits { expiry_slice: 8, ..Limits::default() },
+        };
+        let machine = Machine::new(config, self.clock.shows(hub.now));
+        let mut machine = machine.with_mutant(self.mutant).with_notes();
+        // Some cells are about to want their next epoch.
+        for cell in (0..self.bits.cells() as u16).filter(|cell| cell % workers == index) {
+            if hub.rng.percent(20) {
+                let left = hub.rng.range(0, 60);
+                machine.wind_counter(CellId(cell), lockring_proto::Fence::COUNTER_BUMP - left);
+            }
+        }
+        Worker {
+            machine,
+            inbox: VecDeque::new(),
+            orders: VecDeque::new(),
+            peers: BTreeMap::new(),
+            busy_until: hub.now,
+            paused_until: hub.now,
+            tick_first: false,
+            armed: Time::NEVER,
+            leases: BTreeMap::new(),
+            turns: 0,
+        }
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.up
+    }
+
+    pub fn workers(&self) -> u16 {
+        self.workers.len() as u16
+    }
+
+    pub fn machine(&self, worker: u16) -> &Machine {
+        &self.workers[worker as usize].machine
+    }
+
+    pub fn bits(&self) -> CellBits {
+        self.bits
+    }
+
+    /// The longest lease in use, as the control plane knows it.
+    pub fn longest(&self) -> Duration {
+        self.longest
+    }
+
+    /// Until when a worker honours the holds of a session, on the recorder's clock.
+    pub fn honours_until(&self, worker: u16, session: SessionId) -> Option<Time> {
+        let machine = &self.workers[worker as usize].machine;
+        machine.honours_until(session).filter(|_| self.up).map(|local| self.clock.real(local))
+    }
+
+    /// The process is killed.
+    pub fn crash(&mut self, hub: &mut Hub) {
+        self.up = false;
+        for worker in &mut self.workers {
+            for peer in std::mem::take(&mut worker.peers).into_values() {
+                let notices = Duration::from_micros(hub.rng.range(0, 500_000));
+                hub.cut(peer.way, notices);
+            }
+            worker.inbox.clear();
+            account(hub, &worker.machine.stats());
+        }
+    }
+
+    /// It starts again: no memory, the next epoch, and grants wait until old leases have ended.
+    pub fn boot(&mut self, hub: &mut Hub) {
+        let grace = limits::honoured(self.longest) + GRACE_MARGIN;
+        let opens_at = self.clock.shows(hub.now).after(grace);
+        hub.fact(&Fact::Booted);
+        hub.reach("node restarts");
+        self.start(hub, self.workers(), Some(opens_at));
+    }
+
+    /// The last numbers of a machine.
+    pub fn settle_accounts(&self, hub: &mut Hub) {
+        for worker in &self.workers {
+            account(hub, &worker.machine.stats());
+        }
+    }
+
+    /// A worker, or all of them, stand still.
+    pub fn pause(&mut self, hub: &mut Hub, worker: Option<u16>, span: Duration) {
+        let until = hub.now.after(span);
+        hub.fact(&Fact::Stalled { span });
+        for (index, paused) in self.workers.iter_mut().enumerate() {
+            if worker.is_none_or(|worker| worker as usize == index) {
+                paused.paused_until = paused.paused_until.max(until);
+                paused.tick_first = hub.rng.percent(50);
+            }
+        }
+    }
+
+    /// Nobody stands still any more.
+    pub fn resume(&mut self, hub: &mut Hub) {
+        for worker in 0..self.workers() {
+            let paused = &mut self.workers[worker as usize];
+            paused.paused_until = paused.paused_until.min(hub.now);
+            self.arm(hub, worker);
+        }
+    }
+
+    pub fn wall_clock_jumps(&mut self, by: Duration) {
+        for worker in &mut self.workers {
+            worker.machine.wall_clock_jumps(by);
+        }
+    }
+
+    /// A connection stands. `false`: nobody is there.
+    pub fn accept(&mut self, way: Way, party: Party) -> bool {
+        if self.up {
+            let peer = Peer { way, party, session: None, link: None };
+            self.workers[way.worker as usize].peers.insert(way.conn, peer);
+        }
+        self.up
+    }
+
+    /// A frame has come.
+    pub fn frame(&mut self, hub: &mut Hub, way: Way, bytes: Vec<u8>) {
+        let worker = &mut self.workers[way.worker as usize];
+        if worker.peers.contains_key(&way.conn) {
+            worker.inbox.push_back((hub.now, way.conn, Came::Bytes(bytes)));
+            self.arm(hub, way.worker);
+        }
+    }
+
+    /// The end of a connection has come.
+    pub fn notices(&mut self, hub: &mut Hub, way: Way) {
+        let worker = &mut self.workers[way.worker as usize];
+        if worker.peers.contains_key(&way.conn) {
+            worker.inbox.push_back((hub.now, way.conn, Came::Closed));
+            self.arm(hub, way.worker);
+        }
+    }
+
+    /// Plans the next turn of a worker.
+    fn arm(&mut self, hub: &mut Hub, index: u16) {
+        let worker = &mut self.workers[index as usize];
+        let free = worker.busy_until.max(worker.paused_until).max(hub.now);
+        let at = if worker.inbox.is_empty() && worker.orders.is_empty() {
+            let deadline = worker.machine.next_deadline().unwrap_or(Time::NEVER);
+            self.clock.real(deadline).max(free)
+        } else {
+            free
+        };
+        if at < worker.armed {
+            worker.armed = at;
+            hub.plan(at, Event::Work { worker: index });
+        }
+    }
+
+    /// A turn of a worker: one thing, if it is free to do it.
+    pub fn work(&mut self, hub: &mut Hub, keys: &Keys, index: u16) {
+        let worker = &mut self.workers[index as usize];
+        if worker.armed != hub.now || !self.up {
+            return;
+        }
+        worker.armed = Time::NEVER;
+        if hub.now >= worker.busy_until.max(worker.paused_until) {
+            let local = self.clock.shows(hub.now);
+            let due = worker.machine.next_deadline().is_some_and(|at| at <= local);
+            if due && worker.tick_first {
+                self.turn(hub, keys, index, Input::Tick, 0);
+            } else if let Some(order) = worker.orders.pop_front() {
+                self.order(hub, keys, index, order);
+            } else if !worker.inbox.is_empty() {
+                self.read(hub, keys, index);
+            } else if due {
+                self.turn(hub, keys, index, Input::Tick, 0);
+            }
+            self.workers[index as usize].tick_first = false;
+        }
+        self.arm(hub, index);
+    }
+
+    fn order(&mut self, hub: &mut Hub, keys: &Keys, index: u16, order: Order) {
+        match order {
+            Order::LongestTtl(ttl) => self.turn(hub, keys, index, Input::LongestTtl(ttl), 0),
+            Order::Epoch(cell) => {
+                let epoch = self.epochs[cell.0 as usize];
+                let version = RingVersion(u64::from(epoch.0));
+                self.turn(hub, keys, index, Input::EpochRaised { cell, epoch, version }, 0);
+            }
+        }
+    }
+
+    /// Reads all that has come on the connection that came first, as the real worker does.
+    fn read(&mut self, hub: &mut Hub, keys: &Keys, index: u16) {
+        let worker = &mut self.workers[index as usize];
+        let Some(&(arrived, conn, _)) = worker.inbox.front() else { return };
+        let waited = hub.now.since(arrived.max(worker.paused_until));
+        hub.fact(&Fact::Read { waited });
+        let mut came = Vec::new();
+        worker.inbox.retain_mut(|(_, of, what)| {
+            if *of == conn {
+                came.push(std::mem::replace(what, Came::Closed));
+            }
+            *of != conn
+        });
+        let mut bytes = Vec::new();
+        let mut closed = false;
+        for what in came {
+            match what {
+                Came::Bytes(more) if !closed => bytes.extend_from_slice(&more),
+                Came::Bytes(_) => {}
+                Came::Closed => closed = true,
+            }
+        }
+        self.serve(hub, keys, index, conn, &bytes);
+        let peers = &mut self.workers[index as usize].peers;
+        if closed && let Some(link) = peers.remove(&conn).and_then(|peer| peer.link) {
+            self.turn(hub, keys, index, Input::Closed { conn, link }, 0);
+        }
+    }
+
+    fn serve(&mut self, hub: &mut Hub, keys: &Keys, index: u16, conn: ConnId, bytes: &[u8]) {
+        let mut rest = bytes;
+        let peer = self.workers[index as usize].peers.get_mut(&conn).expect("looked up before");
+        if peer.session.is_none()
+            && let Ok(Some((body, after))) = codec::split_frame(rest)
+        {
+            rest = after;
+            let hello: Hello<'_> = codec::decode_frame(body).expect("a hello comes first");
+            peer.session = Some(hello.session);
+            let party = peer.party.clone();
+            self.turn(hub, keys, index, Input::Opened { conn, party: &party, hello }, 1);
+        }
+        let mut requests: Vec<Request<'_>> = Vec::new();
+        while let Ok(Some((body, after))) = codec::split_frame(rest) {
+            requests.push(codec::decode_frame(body).expect("a request"));
+            rest = after;
+        }
+        let peer = &self.workers[index as usize].peers[&conn];
+        if let (Some(link), false) = (peer.link, requests.is_empty()) {
+            let cost = requests.len() as u32;
+            let event = Input::Requests { conn, link, requests: &requests };
+            self.turn(hub, keys, index, event, cost);
+        }
+    }
+
+    /// Runs the machine on one event and sorts out what came of it.
+    fn turn(&mut self, hub: &mut Hub, keys: &Keys, index: u16, event: Input<'_>, requests: u32) {
+        let local = self.clock.shows(hub.now);
+        let worker = &mut self.workers[index as usize];
+        let before = worker.machine.stats();
+        let (conn, asked) = match event {
+            Input::Requests { conn, requests, .. } => (Some(conn), requests),
+            _ => (None, [].as_slice()),
+        };
+        let asked: Vec<Asked> =
+            asked.iter().map(|request| Asked::of(request, &worker.machine, keys)).collect();
+        let mut actions = Vec::new();
+        worker.machine.handle(local, event, &mut actions);
+        let after = worker.machine.stats();
+        let freed = freed(&after) - freed(&before);
+        let done = hub.now.after(EVENT + REQUEST * requests + FREED * freed as u32);
+        worker.busy_until = done;
+        let grace = self.opens_at.is_some_and(|at| local < at);
+        self.tell_notes(hub, keys, index, &asked);
+        let from = conn.and_then(|conn| self.session(index, conn).map(|session| (conn, session)));
+        if let Some(from) = from {
+            tell_answers(hub, &asked, &actions, from);
+        }
+        if grace && after.enqueued > before.enqueued {
+            hub.reach("waits in grace");
+        }
+        if after.resumed_links > before.resumed_links && says_fresh(&actions) {
+            hub.reach("welcomes said fresh again");
+        }
+        if let Some(conn) = conn.filter(|_| after.stale > before.stale) {
+            hub.fact(&Fact::Ignored { conn });
+        }
+        if let Some((_, session)) = from
+            && let Some(end) = self.honours_until(index, session)
+        {
+            self.workers[index as usize].leases.insert(session, end);
+        }
+        hub.fact(&Fact::Turn { grace });
+        for action in actions {
+            self.act(hub, index, action, done);
+        }
+        self.look_inside(hub, index);
+    }
+
+    fn session(&self, index: u16, conn: ConnId) -> Option<SessionId> {
+        self.workers[index as usize].peers.get(&conn).and_then(|peer| peer.session)
+    }
+
+    /// Now and then the machine's inner invariants are looked at.
+    fn look_inside(&mut self, hub: &mut Hub, index: u16) {
+        let worker = &mut self.workers[index as usize];
+        worker.turns += 1;
+        if worker.turns.is_multiple_of(128) {
+            self.audit(hub, index);
+        }
+    }
+
+    pub fn audit(&self, hub: &mut Hub, index: u16) {
+        let machine = self.machine(index);
+        if let Err(what) = machine.audit() {
+            hub.accuse("the machine's own invariants", what);
+        }
+        let stats = machine.stats();
+        hub.fact(&Fact::Holds {
+            granted: stats.grants,
+            released: stats.releases,
+            expired: stats.expired_holds,
+            forced: stats.forced,
+            held: stats.holds,
+        });
+        hub.fact(&Fact::Line {
+            queued: stats.enqueued,
+            granted: stats.grants_queued,
+            cancelled: stats.cancelled_waiters,
+            timed_out: stats.timeouts,
+            dead: stats.dead_waiters,
+            waiting: stats.waiters,
+        });
+    }
+
+    fn tell_notes(&mut self, hub: &mut Hub, keys: &Keys, index: u16, asked: &[Asked]) {
+        let worker = &mut self.workers[index as usize];
+        for note in worker.machine.take_notes() {
+            if let Note::Dead { session, expired: true } = note
+                && let Some(lease_end) = worker.leases.remove(&session)
+            {
+                let unread = worker.inbox.iter().find(|(_, conn, _)| {
+                    worker.peers.get(conn).is_some_and(|peer| peer.session == Some(session))
+                });
+                if let Some(&(unread, ..)) = unread {
+                    hub.fact(&Fact::Overlooked { unread, lease_end });
+                }
+            }
+            if let Note::Granted { session, request, .. } = note
+                && hub.undoing.contains(&(session, request))
+            {
+                hub.reach("grants that raced a cancel");
+            }
+            hub.fact(&fact_of(note, keys, index, asked));
+        }
+    }
+
+    /// Does what the machine asks of the world.
+    fn act(&mut self, hub: &mut Hub, index: u16, action: Action, at: Time) {
+        let worker = &mut self.workers[index as usize];
+        let mut bytes = Vec::new();
+        match action {
+            Action::Welcome { conn, link, reply } => {
+                let Some(peer) = worker.peers.get_mut(&conn) else { return };
+                peer.link = Some(link);
+                codec::encode_frame(&reply, &mut bytes);
+                hub.send(peer.way, Stream::Replies, &bytes, at);
+            }
+            Action::Refuse { conn, reply } => {
+                let Some(peer) = worker.peers.get(&conn) else { return };
+                codec::encode_frame(&reply, &mut bytes);
+                hub.send(peer.way, Stream::Replies, &bytes, at);
+                self.hang_up(hub, index, conn);
+            }
+            Action::Reply { conn, reply } => self.send(hub, index, conn, &reply, at),
+            Action::Push { conn, push } => {
+                let Some(peer) = worker.peers.get(&conn) else { return };
+                codec::encode_frame(&push, &mut bytes);
+                hub.send(peer.way, Stream::Pushes, &bytes, at);
+            }
+            Action::Close { conn, .. } => self.hang_up(hub, index, conn),
+            Action::SendRing { conn, id } => {
+                for chunk in self.ring() {
+                    let reply = Reply::Ring { id, chunk: Box::new(chunk) };
+                    self.send(hub, index, conn, &reply, at);
+                }
+            }
+            Action::RaiseLongestTtl(ttl) => {
+                hub.reach("longest TTL raises");
+                self.ask(hub, index, Order::LongestTtl(ttl));
+            }
+            Action::WantEpoch(cell) => self.ask(hub, index, Order::Epoch(cell)),
+        }
+    }
+
+    fn send(&self, hub: &mut Hub, index: u16, conn: ConnId, reply: &Reply, at: Time) {
+        if let Some(peer) = self.workers[index as usize].peers.get(&conn) {
+            let mut bytes = Vec::new();
+            codec::encode_frame(reply, &mut bytes);
+            hub.send(peer.way, Stream::Replies, &bytes, at);
+        }
+    }
+
+    /// The worker ends a connection: what it has said before arrives, then the end. The peer stays
+    /// known until its end is noticed, so that what it still sends reaches the machine.
+    fn hang_up(&mut self, hub: &mut Hub, index: u16, conn: ConnId) {
+        let Some(peer) = self.workers[index as usize].peers.get(&conn) else { return };
+        let way = peer.way;
+        hub.fact(&Fact::Hung { conn });
+        if let Some(due) = hub.net.send(hub.now, conn, Stream::Replies) {
+            hub.plan(due.after(Duration::from_millis(1)), Event::ClientNotices { way });
+        }
+        hub.soon(Duration::from_secs(2), Event::NodeNotices { way });
+    }
+
+    /// The ring, as the shell tells it.
+    fn ring(&self) -> Vec<RingChunk> {
+        let runs = self.epochs.chunk_by(|a, b| a == b).map(|run| RingRun {
+            cells: run.len() as u32,
+            owner: 1,
+            backup: None,
+            epoch: run[0].0,
+        });
+        let node = NodeInfo {
+            id: 1,
+            host: String::new(),
+            port: 7420,
+            workers: self.workers(),
+            boot: self.boot,
+        };
+        vec![RingChunk {
+            version: u64::from(self.epoch_floor),
+            cell_bits: self.bits.bits(),
+            nodes: vec![node],
+            first: 0,
+            runs: runs.collect(),
+            last: true,
+        }]
+    }
+}

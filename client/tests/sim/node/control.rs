@@ -1,0 +1,76 @@
+//! The control plane, as far as it matters to the workers: what it makes durable, and when.
+
+use super::Node;
+use crate::hub::{Event, Hub, Order};
+use crate::keys::Keys;
+use lockring_core::Event as Input;
+use lockring_ring::{CellId, Epoch};
+use std::time::Duration;
+
+/// The longest TTL that a restart always waits for.
+pub const LONGEST_LEAST: Duration = Duration::from_secs(2);
+
+impl Node {
+    pub(super) fn ask(&self, hub: &mut Hub, worker: u16, order: Order) {
+        let span = Duration::from_micros(hub.rng.range(500, 200_000));
+        hub.soon(span, Event::Done { boot: self.boot, worker, order });
+    }
+
+    /// The control plane raises the epoch of a cell, and tells every worker.
+    pub fn raise_epoch(&mut self, hub: &mut Hub, cell: CellId) {
+        hub.reach("epoch raises");
+        self.epoch_floor += 1;
+        self.epochs[cell.0 as usize] = Epoch(self.epoch_floor);
+        for worker in 0..self.workers() {
+            self.workers[worker as usize].orders.push_back(Order::Epoch(cell));
+            self.arm(hub, worker);
+        }
+    }
+
+    /// The control plane has done what a worker asked for.
+    pub fn done(&mut self, hub: &mut Hub, boot: u64, worker: u16, order: Order) {
+        if let Order::LongestTtl(ttl) = order {
+            // It is durable even if the process that asked is gone.
+            self.longest = self.longest.max(ttl);
+        }
+        if boot != self.boot || !self.up {
+            return;
+        }
+        match order {
+            Order::Epoch(cell) => self.raise_epoch(hub, cell),
+            Order::LongestTtl(_) => {
+                self.workers[worker as usize].orders.push_back(order);
+                self.arm(hub, worker);
+            }
+        }
+    }
+
+    fn in_use(&self) -> Duration {
+        let ttls = self.workers.iter().map(|worker| worker.machine.longest_ttl_in_use());
+        ttls.max().unwrap_or_default().max(LONGEST_LEAST)
+    }
+
+    /// When no session has needed the longest TTL for longer than that, it is lowered: as the
+    /// control plane of the shell does it, the workers first.
+    pub fn look(&mut self, hub: &mut Hub, keys: &Keys) {
+        hub.soon(LONGEST_LEAST / 2, Event::Look);
+        if !self.up || self.workers.iter().any(|worker| worker.paused_until > hub.now) {
+            return;
+        }
+        let needed = self.in_use();
+        if needed >= self.longest {
+            self.unneeded_since = None;
+            return;
+        }
+        let since = *self.unneeded_since.get_or_insert(hub.now);
+        if hub.now < since.after(self.longest * 9 / 8) {
+            return;
+        }
+        for worker in 0..self.workers() {
+            self.turn(hub, keys, worker, Input::LongestTtl(needed), 0);
+        }
+        self.longest = self.in_use();
+        self.unneeded_since = None;
+        hub.reach("longest TTL lowered");
+    }
+}

@@ -1,0 +1,443 @@
+//! One run: participants, faults, and how it must end.
+
+use crate::client::{Client, State};
+use crate::hub::{Event, Hub, Step, Way};
+use crate::keys::Keys;
+use crate::node::Node;
+use crate::workload::{KEEPER, Role, Workload};
+use lockring_client::link::{LinkMutant, Query};
+use lockring_core::testing::{Fact, Fault, KeyId, LinkName, Plan, Rng, Stream, Violation};
+use lockring_core::{Mutant, Time};
+use lockring_proto::{Claim, Reply, limits};
+use lockring_ring::CellId;
+use std::collections::BTreeMap;
+use std::hash::Hasher;
+use std::time::Duration;
+
+/// A run has at least so many acquisitions and faults.
+const HOLDS_MIN: u64 = 500;
+const FAULTS_MIN: u64 = 3;
+
+/// A bug of either side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    Node(Mutant),
+    Client(LinkMutant),
+    /// Clients' clocks run slow by more than the drift that is allowed for.
+    SlowClocks,
+}
+
+/// What came of a run.
+pub struct Report {
+    pub violation: Option<Violation>,
+    pub trace: u64,
+    pub reached: BTreeMap<&'static str, u64>,
+}
+
+/// A run.
+pub struct Run {
+    hub: Hub,
+    keys: Keys,
+    node: Node,
+    clients: Vec<Client>,
+    plan: Plan,
+    faults: u64,
+}
+
+/// Runs a seed to its end.
+pub fn run(seed: u64, bug: Option<Bug>, verbose: bool) -> Report {
+    let mut run = Run::new(seed, bug, verbose);
+    run.chaos();
+    run.settle();
+    run.rest();
+    run.last_look();
+    let Hub { recorder, trace, reached, .. } = run.hub;
+    Report { violation: recorder.violation().cloned(), trace: trace.finish(), reached }
+}
+
+impl Run {
+    fn new(seed: u64, bug: Option<Bug>, verbose: bool) -> Self {
+        let (on_node, on_client) = match bug {
+            Some(Bug::Node(mutant)) => (Some(mutant), None),
+            Some(Bug::Client(mutant)) => (None, Some(mutant)),
+            Some(Bug::SlowClocks) | None => (None, None),
+        };
+        let slow = bug == Some(Bug::SlowClocks);
+        let mut hub = Hub::new(Rng::new(seed), verbose);
+        let span = Duration::from_millis(hub.rng.range(8_000, 14_000));
+        let plan = Plan::draw(&mut hub.rng.fork(), span);
+        let workers = *hub.rng.pick(&[1, 2]);
+        let count = hub.rng.range(5, 9) as usize;
+        let hoarder = hub.rng.percent(50);
+        let keys = Keys::new(count, if hoarder { 400 } else { 0 });
+        let node = Node::new(&mut hub, workers, on_node);
+        let clients = (0..count)
+            .map(|index| {
+                let role = match index {
+                    0 => Role::Operator,
+                    1 if hoarder => Role::Hoarder,
+                    _ => Role::Worker,
+                };
+                let mut rng = hub.rng.fork();
+                let workload = Workload::new(role, &mut rng);
+                Client::new(index, rng, workload, on_client, slow)
+            })
+            .collect();
+        let mut run = Self { hub, keys, node, clients, plan, faults: 0 };
+        for client in &mut run.clients {
+            client.start(&mut run.hub);
+        }
+        run
+    }
+
+    fn failed(&self) -> bool {
+        self.hub.recorder.violation().is_some()
+    }
+
+    /// Lets everything happen that is due until then.
+    fn until(&mut self, until: Time) {
+        while !self.failed()
+            && let Some(event) = self.hub.next(until)
+        {
+            self.happens(event);
+        }
+        if !self.failed() {
+            self.hub.now = self.hub.now.max(until);
+        }
+    }
+
+    fn for_span(&mut self, span: Duration) {
+        self.until(self.hub.now.after(span));
+    }
+
+    /// Faults, one after the other; then on until there was enough of both.
+    fn chaos(&mut self) {
+        while let Some((at, fault)) = self.plan.next() {
+            self.until(at);
+            if self.failed() {
+                return;
+            }
+            self.strike(fault);
+        }
+        let mut patience = 300;
+        while self.hub.reached.get("holds").copied().unwrap_or(0) < HOLDS_MIN && patience > 0 {
+            self.for_span(Duration::from_millis(200));
+            patience -= 1;
+        }
+        while self.faults < FAULTS_MIN {
+            self.strike(Fault::Cut);
+            self.for_span(Duration::from_millis(200));
+        }
+        if patience == 0 {
+            self.hub.accuse("work goes on", format!("only {:?}", self.hub.reached.get("holds")));
+        }
+    }
+
+    /// All faults end. What was asked for must be settled, whatever happened before; only keepers
+    /// go on holding.
+    fn settle(&mut self) {
+        for client in &mut self.clients {
+            client.workload.closing = true;
+            client.resume(&mut self.hub);
+        }
+        self.node.resume(&mut self.hub);
+        let grace = limits::honoured(self.node.longest());
+        let patience = grace * 3 + Duration::from_secs(12);
+        let deadline = self.hub.now.after(patience);
+        while self.hub.now < deadline && !self.failed() && !self.is_settled() {
+            self.for_span(Duration::from_millis(100));
+        }
+        if !self.is_settled() {
+            let left: Vec<_> = self
+                .clients
+                .iter()
+                .flat_map(|client| client.claims.values().map(|claim| (client.index, claim)))
+                .filter(|(_, claim)| !matches!(claim.state, State::Holding(_)))
+                .collect();
+            self.hub.accuse("I10 all is settled after the last fault", format!("{left:?}"));
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        let keeps = |client: &Client| {
+            client.claims.values().all(|claim| {
+                matches!(claim.state, State::Holding(_))
+                    && (claim.slot == KEEPER || client.workload.role == Role::Hoarder)
+            })
+        };
+        let linked = |client: &Client| client.links().all(|(_, link)| link.is_up());
+        let all_up = self.clients.iter().all(|client| !client.down && linked(client));
+        self.node.is_up() && all_up && self.clients.iter().all(keeps)
+    }
+
+    /// Everybody holds something and is at rest, for long enough that both sides compare; then
+    /// they must agree.
+    fn rest(&mut self) {
+        if self.failed() {
+            return;
+        }
+        for at in 0..self.clients.len() {
+            let mut rng = self.clients[at].rng.fork();
+            let own = self.keys.own(at, &mut rng);
+            for (key, claim) in [(own, Claim::Exclusive), (self.keys.read(), Claim::Shared)] {
+                let client = &mut self.clients[at];
+                let wanted = (key, claim, Some(Duration::ZERO));
+                client.ask(&mut self.hub, &self.keys, &self.node, KEEPER, wanted);
+            }
+        }
+        self.for_span(Duration::from_secs(8));
+        for client in &self.clients {
+            for (worker, link) in client.links() {
+                let node = self.node.machine(worker).digest_of(client.session);
+                let (session, client) = (client.session, link.digest());
+                self.hub.fact(&Fact::Rest { session, worker, client, node });
+            }
+        }
+        for worker in 0..self.node.workers() {
+            let view = self.node.machine(worker).view();
+            let known =
+                |name: &LinkName| self.clients.iter().any(|client| client.session == name.0);
+            if let Some(name) = view.links.keys().find(|name| !known(name)) {
+                self.hub.accuse("I13 no immortal hold", format!("a link of nobody: {name:?}"));
+            }
+        }
+    }
+
+    /// Everything is given back. Nothing may be left of any key, by the machines and by the wire.
+    fn last_look(&mut self) {
+        if self.failed() {
+            return;
+        }
+        for client in &mut self.clients {
+            let tokens: Vec<u64> = client.claims.keys().copied().collect();
+            for token in tokens {
+                client.release(&mut self.hub, &self.node, token, false);
+            }
+        }
+        self.for_span(Duration::from_secs(3));
+        for worker in 0..self.node.workers() {
+            self.node.audit(&mut self.hub, worker);
+            let stats = self.node.machine(worker).stats();
+            let (keys, waiters) = (stats.keys, stats.waiters);
+            self.hub.fact(&Fact::Empty { worker, keys, waiters });
+        }
+        self.inspect_all();
+        for client in &mut self.clients {
+            client.say_goodbye(&mut self.hub, &self.node);
+        }
+        self.for_span(Duration::from_millis(500));
+        let links: u64 =
+            (0..self.node.workers()).map(|worker| self.node.machine(worker).stats().links).sum();
+        if links > 0 && !self.failed() {
+            self.hub.accuse("nobody is left after goodbye", format!("{links} links"));
+        }
+        self.node.settle_accounts(&mut self.hub);
+    }
+
+    fn inspect_all(&mut self) {
+        let mut asked = Vec::new();
+        for id in 0..self.keys.count() as u32 {
+            let key = self.keys.bytes(KeyId(id)).to_vec();
+            let query = Query::Inspect(key);
+            asked.extend(self.clients[0].query(&mut self.hub, &self.node, query));
+        }
+        self.for_span(Duration::from_secs(2));
+        if asked.len() != self.keys.count() {
+            self.hub.accuse("the last look", "the operator knows no ring".to_owned());
+        }
+        for token in asked {
+            match self.clients[0].answer(token) {
+                Some(Reply::Inspected { inspection, .. })
+                    if inspection.holder_count + inspection.waiter_count == 0 => {}
+                other => self.hub.accuse("the last look", format!("{other:?}")),
+            }
+        }
+    }
+
+    fn happens(&mut self, event: Event) {
+        let Self { hub, keys, node, clients, .. } = self;
+        match event {
+            Event::Frame { way, stream, bytes, held } => {
+                if hub.arrives(way, stream, &bytes, held) {
+                    self.frame(way, stream, bytes);
+                }
+            }
+            Event::NodeNotices { way } => node.notices(hub, way),
+            Event::ClientNotices { way } => {
+                let client = &mut clients[way.client];
+                if client.life == way.life && client.is_paused(hub) {
+                    hub.plan(client.paused_until(), Event::ClientNotices { way });
+                } else if client.life == way.life && !client.down {
+                    client.loses(hub, node, way);
+                }
+            }
+            Event::Dial { client, life, worker } => {
+                if clients[client].life == life && !clients[client].down {
+                    clients[client].dial(hub, worker);
+                }
+            }
+            Event::Stands { way } => {
+                let client = &mut clients[way.client];
+                if client.life == way.life && client.is_paused(hub) {
+                    hub.plan(client.paused_until(), Event::Stands { way });
+                } else if client.life == way.life && !client.down {
+                    client.stands(hub, node, way);
+                }
+            }
+            Event::Unwelcome { way } => {
+                let client = &mut clients[way.client];
+                if client.life == way.life && !client.down && !client.is_paused(hub) {
+                    client.unwelcome(hub, node, way);
+                }
+            }
+            Event::Work { worker } => node.work(hub, keys, worker),
+            Event::Done { boot, worker, order } => node.done(hub, boot, worker, order),
+            Event::Wake { client, life } => {
+                if clients[client].life == life && !clients[client].down {
+                    clients[client].wake(hub, node);
+                }
+            }
+            Event::Step { client, life, step } => self.step(client, life, step),
+            Event::Return { client } => clients[client].start(hub),
+            Event::Boot => node.boot(hub),
+            Event::Look => node.look(hub, keys),
+        }
+    }
+
+    /// A frame is here.
+    fn frame(&mut self, way: Way, stream: Stream, bytes: Vec<u8>) {
+        let Self { hub, node, clients, .. } = self;
+        if stream == Stream::Requests {
+            return node.frame(hub, way, bytes);
+        }
+        let client = &mut clients[way.client];
+        if client.life == way.life && !client.down {
+            client.frame(hub, node, way, (stream, bytes));
+        }
+    }
+
+    /// A client does what it had planned.
+    fn step(&mut self, at: usize, life: u32, step: Step) {
+        let Self { hub, keys, node, clients, .. } = self;
+        let client = &mut clients[at];
+        if client.life != life || client.down {
+            return;
+        }
+        if client.is_paused(hub) {
+            return hub.plan(client.paused_until(), Event::Step { client: at, life, step });
+        }
+        match step {
+            Step::Claim(slot) => {
+                let mut rng = client.rng.fork();
+                let Some(wanted) = client.workload.wants(&mut rng, keys, at, slot) else { return };
+                match client.ask(hub, keys, node, slot, wanted) {
+                    None => client.plan(hub, Duration::from_millis(20), Step::Claim(slot)),
+                    Some(token) => {
+                        if let Some(after) = client.workload.gives_up(&mut rng, slot) {
+                            client.plan(hub, after, Step::GiveUp(token));
+                        }
+                        if client.workload.role == Role::Hoarder {
+                            client.plan(hub, Duration::from_micros(300), Step::Claim(slot));
+                        }
+                    }
+                }
+            }
+            Step::Release(token) => {
+                let keeper = client.claims.get(&token).is_some_and(|claim| claim.slot == KEEPER);
+                if keeper && client.workload.closing {
+                    return;
+                }
+                let quietly = client.rng.percent(15);
+                client.release(hub, node, token, quietly);
+            }
+            Step::GiveUp(token) => client.give_up(hub, node, token),
+            Step::WriteLate(key, fence) => {
+                hub.reach("late writes");
+                hub.used(key, fence, true);
+            }
+            Step::Die => {
+                if !client.workload.closing {
+                    self.kill(at, Duration::from_millis(300));
+                }
+            }
+        }
+    }
+
+    fn kill(&mut self, at: usize, down: Duration) {
+        if !self.clients[at].down {
+            self.clients[at].crash(&mut self.hub);
+            self.hub.soon(down, Event::Return { client: at });
+        }
+    }
+
+    fn strike(&mut self, fault: Fault) {
+        self.faults += 1;
+        let count = self.clients.len() as u64;
+        let whom = self.hub.rng.range(0, count) as usize;
+        match fault {
+            Fault::Cut => self.clients[whom].cut(&mut self.hub),
+            Fault::CutAll => self.cut_all(),
+            Fault::Slow { span, by } => {
+                self.hub.reach("slow networks");
+                self.hub.net.slow_down(self.hub.now.after(span), by);
+            }
+            Fault::PauseClient(span) => {
+                self.hub.reach("client pauses");
+                self.clients[whom].pause(&self.hub, span);
+            }
+            Fault::PauseNode(span) => {
+                self.hub.reach("node pauses");
+                let worker = self.hub.rng.range(0, u64::from(self.node.workers()) + 1) as u16;
+                let one = (worker < self.node.workers()).then_some(worker);
+                self.node.pause(&mut self.hub, one, span);
+            }
+            Fault::CrashClient { down } => self.kill(whom, down),
+            Fault::CrashNode { down } => {
+                if self.node.is_up() {
+                    self.node.crash(&mut self.hub);
+                    self.hub.soon(down, Event::Boot);
+                }
+            }
+            Fault::RaiseEpoch => {
+                let cell = self.hub.rng.range(0, u64::from(self.node.bits().cells())) as u16;
+                if self.node.is_up() {
+                    self.node.raise_epoch(&mut self.hub, CellId(cell));
+                }
+            }
+            Fault::Force => self.force_one(),
+            Fault::WallJump(span) => {
+                self.hub.reach("wall clock jumps");
+                self.node.wall_clock_jumps(span);
+            }
+            Fault::Storm => {
+                for client in &mut self.clients[1..] {
+                    client.cut(&mut self.hub);
+                }
+                for _ in 0..6 {
+                    self.force_one();
+                }
+            }
+        }
+    }
+
+    fn cut_all(&mut self) {
+        for client in &mut self.clients {
+            client.cut(&mut self.hub);
+        }
+    }
+
+    /// The operator, if it is there, forces a key that somebody holds.
+    fn force_one(&mut self) {
+        let held: Vec<_> = self.hub.recorder.book().holds.values().map(|hold| hold.key).collect();
+        let key = if held.is_empty() || self.hub.rng.percent(20) {
+            self.keys.any_shared(&mut self.hub.rng)
+        } else {
+            *self.hub.rng.pick(&held)
+        };
+        let operator = &mut self.clients[0];
+        if !operator.down && !operator.is_paused(&self.hub) {
+            let query = Query::Force(self.keys.bytes(key).to_vec());
+            operator.query(&mut self.hub, &self.node, query);
+        }
+    }
+}
