@@ -1,9 +1,9 @@
 //! The client and its sessions.
 
 use crate::builder::Builder;
-use crate::driver::{Adopting, Command, Driver, Grant, LinkHandle, Uplink};
+use crate::driver::{Adopting, Command, Driver, LinkHandle, Uplink};
 use crate::error::{Error, ErrorKind};
-use crate::guard::{Guard, Hold};
+use crate::guard::{Guard, Waiting};
 use crate::link::{IdHasher, Key, Link, LinkConfig, NotGranted, Outcome, Query, RequestIds};
 use crate::pool::Pool;
 use crate::primitives::{Mutex, RwLock, Semaphore};
@@ -226,11 +226,8 @@ impl Session {
         let cell = route.cell.0;
         let command = Command::Acquire { ticket, cell, key: key.clone(), wanted, wait, answer };
         link.commands.send(command).map_err(|_| Error::closed())?;
-        let mut waiting = Waiting { link: Some(link), ticket, answered };
-        let answer = (&mut waiting.answered).await;
-        let link = waiting.link.take().ok_or_else(Error::closed)?;
-        let granted = answer.map_err(|_| Error::closed())?;
-        Ok(granted.map(|Grant { claim, fence }| Guard::new(Hold::new(link, claim, fence), key)))
+        let granted = Waiting::new(link, ticket, answered).granted().await?;
+        Ok(granted.map(|hold| Guard::new(hold, key)))
     }
 
     async fn query(&self, worker: WorkerId, query: Query) -> Result<Reply, Error> {
@@ -262,29 +259,6 @@ impl Session {
             }
         };
         let _leases_end_by_themselves = tokio::time::timeout(CLOSE_TIMEOUT, all).await;
-    }
-}
-
-/// An acquire under way. If its caller goes before the answer is taken, it leaves the line, or
-/// gives back what it was granted meanwhile.
-struct Waiting {
-    /// None once the answer is taken.
-    link: Option<Arc<LinkHandle>>,
-    ticket: u64,
-    answered: oneshot::Receiver<Result<Grant, NotGranted>>,
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let Some(link) = self.link.take() else { return };
-        // A grant from now on comes back to the link's task, which releases it.
-        self.answered.close();
-        let command = match self.answered.try_recv() {
-            Ok(Ok(Grant { claim, .. })) => Command::Release { claim, answer: None },
-            Ok(Err(_)) => return,
-            Err(_) => Command::Abandon { ticket: self.ticket },
-        };
-        let _session_may_be_closed = link.commands.send(command);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Guards: the values that own holds.
 
-use crate::driver::{Command, LinkHandle, Released};
+use crate::driver::{Command, Grant, LinkHandle, Released};
 use crate::error::Error;
-use crate::link::{ClaimRef, Key};
+use crate::link::{ClaimRef, Key, NotGranted};
 use lockring_proto::{Fence, Time, clock};
 use std::fmt;
 use std::future::Future;
@@ -36,6 +36,47 @@ impl Drop for Hold {
             // If the link's task is gone, so is the session, and its locks end with their lease.
             let _session_may_be_closed = self.handle.commands.send(release);
         }
+    }
+}
+
+/// An acquire under way. If its caller goes before the answer is taken, it leaves the line, or
+/// gives back what it was granted meanwhile.
+pub(crate) struct Waiting {
+    /// None once the answer is taken.
+    link: Option<Arc<LinkHandle>>,
+    ticket: u64,
+    answered: oneshot::Receiver<Result<Grant, NotGranted>>,
+}
+
+impl Waiting {
+    pub(crate) fn new(
+        link: Arc<LinkHandle>,
+        ticket: u64,
+        answered: oneshot::Receiver<Result<Grant, NotGranted>>,
+    ) -> Self {
+        Self { link: Some(link), ticket, answered }
+    }
+
+    /// Waits for the answer.
+    pub(crate) async fn granted(mut self) -> Result<Result<Hold, NotGranted>, Error> {
+        let answer = (&mut self.answered).await;
+        let link = self.link.take().ok_or_else(Error::closed)?;
+        let granted = answer.map_err(|_| Error::closed())?;
+        Ok(granted.map(|Grant { claim, fence }| Hold::new(link, claim, fence)))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        // A grant from now on comes back to the link's task, which releases it.
+        self.answered.close();
+        let command = match self.answered.try_recv() {
+            Ok(Ok(Grant { claim, .. })) => Command::Release { claim, answer: None },
+            Ok(Err(_)) => return,
+            Err(_) => Command::Abandon { ticket: self.ticket },
+        };
+        let _session_may_be_closed = link.commands.send(command);
     }
 }
 
@@ -153,5 +194,71 @@ impl fmt::Debug for Guard {
             .field("key", &self.key().escape_ascii().to_string())
             .field("fence", &self.hold.fence.0)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::{Link, LinkConfig, RequestIds};
+    use lockring_proto::SessionId;
+    use std::sync::atomic::AtomicU64;
+    use tokio::sync::mpsc;
+
+    type Answer = oneshot::Sender<Result<Grant, NotGranted>>;
+
+    /// An acquire under way, the way to answer it, and what its link is told.
+    fn waiting() -> (Waiting, Answer, mpsc::UnboundedReceiver<Command>) {
+        let (commands, told) = mpsc::unbounded_channel();
+        let (valid_until, ttl_ms) = (AtomicU64::new(0), AtomicU64::new(0));
+        let link = Arc::new(LinkHandle { commands, valid_until, ttl_ms });
+        let (answer, answered) = oneshot::channel();
+        (Waiting::new(link, 7, answered), answer, told)
+    }
+
+    fn grant() -> Grant {
+        let config = LinkConfig {
+            session: SessionId([1; 16]),
+            ids: RequestIds::default(),
+            label: "test".to_owned(),
+            ttl: Duration::from_secs(10),
+            unreachable_after: Duration::from_secs(30),
+        };
+        let fence = Fence(3);
+        Grant { claim: Link::new(config, Time(0)).adopt(1, 2, b"key", fence), fence }
+    }
+
+    #[test]
+    fn a_caller_that_goes_unanswered_leaves_the_line() {
+        let (waiting, answer, mut told) = waiting();
+        drop(waiting);
+        assert!(matches!(told.try_recv(), Ok(Command::Abandon { ticket: 7 })));
+        assert!(answer.send(Ok(grant())).is_err(), "a later grant comes back");
+    }
+
+    #[test]
+    fn a_grant_that_raced_its_caller_is_given_back() {
+        let (waiting, answer, mut told) = waiting();
+        answer.send(Ok(grant())).unwrap();
+        drop(waiting);
+        assert!(matches!(told.try_recv(), Ok(Command::Release { answer: None, .. })));
+    }
+
+    #[test]
+    fn a_settled_claim_leaves_nothing_to_undo() {
+        let (waiting, answer, mut told) = waiting();
+        answer.send(Err(NotGranted::Unreachable)).unwrap();
+        drop(waiting);
+        assert!(told.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_grant_that_is_taken_is_held_until_it_is_dropped() {
+        let (waiting, answer, mut told) = waiting();
+        answer.send(Ok(grant())).unwrap();
+        let hold = waiting.granted().await.unwrap().unwrap();
+        assert!(told.try_recv().is_err());
+        drop(hold);
+        assert!(matches!(told.try_recv(), Ok(Command::Release { answer: None, .. })));
     }
 }
