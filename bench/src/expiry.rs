@@ -50,7 +50,7 @@ const PAIRS_PER_S: f64 = 10_000.0;
 /// Keys of the session that works.
 const WORK_KEYS: u32 = 100_000;
 /// Pairs of renewals per second.
-const RENEWALS_PER_S: f64 = 1000.0;
+const RENEWALS_PER_S: f64 = 3000.0;
 /// Callers of each of these two.
 const WORKERS: u32 = 64;
 /// The undisturbed time that is measured.
