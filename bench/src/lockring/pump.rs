@@ -16,8 +16,8 @@ enum Woken {
     Otherwise,
 }
 
-/// Runs a lane until the run is over, with any number of measured rounds in between. Its connections
-/// end with it, its session does not.
+/// Runs a lane until the run is over, with any number of measured rounds in between. Its
+/// connections end with it, its session does not.
 ///
 /// # Errors
 /// When a connection does not survive the run.
