@@ -12,6 +12,7 @@
 mod alarm;
 mod board;
 mod contender;
+mod cores;
 mod error;
 mod expiry;
 mod keys;

@@ -1,5 +1,6 @@
 //! What a server costs, read from `/proc`, and the guard that ends a server started here.
 
+use crate::cores::start_apart;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -108,7 +109,8 @@ impl Spawned {
     pub fn start(mut command: Command, directory: TempDir) -> io::Result<Self> {
         let log = File::create(directory.path().join(LOG))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        Ok(Self { child: command.spawn()?, directory })
+        let child = start_apart(|| command.spawn())?;
+        Ok(Self { child, directory })
     }
 
     /// Its process id.

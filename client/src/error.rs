@@ -39,6 +39,18 @@ pub enum ErrorKind {
 }
 
 /// An error of the client.
+///
+/// ```no_run
+/// # use lockring_client::{Client, Error, ErrorKind};
+/// # async fn example(client: Client) -> Result<(), Error> {
+/// match client.lock("orders/42").await {
+///     Ok(guard) => guard.release().await?,
+///     Err(error) if error.kind() == ErrorKind::Conflict => eprintln!("a semaphore: {error}"),
+///     Err(error) if error.is_retryable() => eprintln!("later: {error}"),
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,

@@ -7,6 +7,19 @@ use std::time::Duration;
 
 /// A hold that another process may end or renew. Whoever has the text owns the lock: keep it as
 /// secret as the lock matters.
+///
+/// ```no_run
+/// # use lockring_client::{Client, Error, Token};
+/// # async fn example(client: Client, url: &str) -> Result<(), Error> {
+/// // One process takes the lock and ends...
+/// let token = client.into_token(client.lock("handoff").await?);
+/// client.leave().await;
+/// // ...another, given the text, releases it.
+/// let token: Token = token.to_string().parse().expect("the whole text");
+/// let other = Client::builder().session(token.session()).ttl(token.ttl()).connect(url).await?;
+/// other.adopt(&token).await?.release().await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
     pub(crate) session: SessionId,
