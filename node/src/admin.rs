@@ -379,23 +379,21 @@ struct SessionView {
 
 async fn sessions(State(shared): State<Arc<Shared>>, Query(query): Query<PageQuery>) -> Response {
     let limit = query.limit.unwrap_or(100).clamp(1, ROWS_MAX);
-    // The cursor is a position, not the id of a session: ids are secrets.
     let Some((mut worker, rest)) = split_cursor(query.cursor.as_deref()) else {
         return bad_cursor();
     };
-    let mut skip = match <[u8; 8]>::try_from(rest.as_slice()) {
-        Ok(bytes) => u64::from_be_bytes(bytes) as usize,
+    let mut from = match <[u8; 4]>::try_from(rest.as_slice()) {
+        Ok(bytes) => u32::from_be_bytes(bytes),
         Err(_) if rest.is_empty() => 0,
         Err(_) => return bad_cursor(),
     };
     let mut rows = Vec::new();
     while worker < shared.view.workers.len() && rows.len() < limit {
         let rows_wanted = limit - rows.len();
-        let ask = |answer| Command::Sessions { skip, rows: rows_wanted, answer };
-        let Some(page) = shared.ask(worker, ask).await else {
+        let ask = |answer| Command::Sessions { from, rows: rows_wanted, answer };
+        let Some((page, next)) = shared.ask(worker, ask).await else {
             return unavailable("a worker does not answer");
         };
-        let full = page.len() == rows_wanted;
         rows.extend(page.into_iter().map(|seen| SessionView {
             worker,
             namespace: seen.namespace,
@@ -407,9 +405,9 @@ async fn sessions(State(shared): State<Arc<Shared>>, Query(query): Query<PageQue
             holds: seen.holds,
             waiters: seen.waiters,
         }));
-        (worker, skip) = if full { (worker, skip + rows_wanted) } else { (worker + 1, 0) };
+        (worker, from) = next.map_or((worker + 1, 0), |next| (worker, next));
     }
     let more = worker < shared.view.workers.len();
-    let next = more.then(|| join_cursor(worker, &(skip as u64).to_be_bytes()));
+    let next = more.then(|| join_cursor(worker, &from.to_be_bytes()));
     Json(Page { rows, next }).into_response()
 }

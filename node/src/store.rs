@@ -29,6 +29,8 @@ use std::time::Duration;
 const STATE: &str = "state.redb";
 const MARK: &str = "state.mark";
 const LOCK: &str = "lock";
+/// Where [`Store::recover`] keeps a file that was damaged.
+const DAMAGED: &str = "state.redb.damaged";
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("node");
 const KEY: &str = "record";
@@ -82,9 +84,8 @@ pub enum StoreError {
     /// The file is not what was written.
     #[error(
         "{} is damaged: {why}. An older copy of it must not be used, as fencing tokens could \
-         repeat. Where other nodes are up, empty this node's data directory and join it anew; \
-         else run `lockring recover --epoch-floor N` with an N above the epoch of every fencing \
-         token seen", path.display()
+         repeat. Run `lockring recover --data-dir DIR --epoch-floor N` with an N above the epoch \
+         of every fencing token seen: the token divided by 2^40", path.display()
     )]
     Corrupt {
         /// The file.
@@ -135,7 +136,7 @@ impl Store {
         let there = state.try_exists().map_err(FileError::new("read", &state))?;
         let database = match (there, mark) {
             (true, _) => open_checked(&state)?,
-            (false, None) => create(&state)?,
+            (false, None) => create(&state, &Record::new().map_err(StoreError::NoRandomness)?)?,
             (false, Some(_)) => {
                 return Err(corrupt(&state, &format_args!("it is gone, but {MARK} is there")));
             }
@@ -149,6 +150,34 @@ impl Store {
             store.write_mark(revision)?;
         }
         Ok(store)
+    }
+
+    /// Makes a new store in place of a damaged or lost one, whose file is kept beside it; says
+    /// under which name. The next start grants nothing until a lease of `longest_ttl` has surely
+    /// ended, and only above `epoch_floor`.
+    ///
+    /// # Errors
+    /// When another process has the directory, it cannot be written, or the floor is too high.
+    pub fn recover(
+        data_dir: &Path,
+        epoch_floor: u32,
+        longest_ttl: Duration,
+    ) -> Result<Option<PathBuf>, StoreError> {
+        next_epoch(epoch_floor)?;
+        data_dir::prepare(data_dir)?;
+        let _lock = lock(data_dir)?;
+        let (state, kept) = (data_dir.join(STATE), data_dir.join(DAMAGED));
+        let there = state.try_exists().map_err(FileError::new("read", &state))?;
+        if there {
+            fs::rename(&state, &kept).map_err(FileError::new("write", &kept))?;
+        }
+        let record = Record::recovered(epoch_floor, whole_millis(longest_ttl));
+        let record = record.map_err(StoreError::NoRandomness)?;
+        let revision = record.revision;
+        create(&state, &record)?;
+        let mark = record::encode_mark(revision);
+        data_dir::write(&data_dir.join(MARK), &mark, SECRET)?;
+        Ok(there.then_some(kept))
     }
 
     /// Begins a life of the node: one durable transaction counts the start, raises the epoch
@@ -273,15 +302,14 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
 }
 
 /// Makes the file under another name first, so that one under its own name is always whole.
-fn create(state: &Path) -> Result<Database, StoreError> {
-    let record = Record::new().map_err(StoreError::NoRandomness)?;
+fn create(state: &Path, record: &Record) -> Result<Database, StoreError> {
     let temporary = state.with_extension("redb.new");
     let file = FileError::new("write", &temporary);
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(true).mode(SECRET);
     let opened = options.open(&temporary).map_err(file)?;
     let database = Database::builder().create_file(opened).map_err(|error| failed(state, error))?;
-    write(&database, &record).map_err(|error| failed(state, error))?;
+    write(&database, record).map_err(|error| failed(state, error))?;
     fs::rename(&temporary, state).map_err(FileError::new("write", state))?;
     data_dir::sync_dir(state.parent().unwrap_or(Path::new(".")))?;
     Ok(database)

@@ -33,12 +33,12 @@ pub enum Command {
     Locks(ListCursor, u32, Vec<u8>, oneshot::Sender<LockPage>),
     /// A page of sessions.
     Sessions {
-        /// Past so many.
-        skip: usize,
+        /// Where the page begins.
+        from: u32,
         /// At most so many.
         rows: usize,
-        /// Who asks.
-        answer: oneshot::Sender<Vec<Seen>>,
+        /// Who asks; with where the next page begins.
+        answer: oneshot::Sender<(Vec<Seen>, Option<u32>)>,
     },
     /// Say how it is.
     Report(oneshot::Sender<Report>),
@@ -86,9 +86,9 @@ pub async fn run(
                 let page = shared.borrow().machine().list_all(now, &cursor, rows, &prefix);
                 let _asker_may_be_gone = answer.send(page);
             }
-            Command::Sessions { skip, rows, answer } => {
+            Command::Sessions { from, rows, answer } => {
                 let now = lockring_proto::clock::now();
-                let page = shared.borrow().machine().list_sessions(now, skip, rows);
+                let page = shared.borrow().machine().list_sessions(now, from, rows);
                 let _asker_may_be_gone = answer.send(page);
             }
             Command::Stop => break,

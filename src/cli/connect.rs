@@ -1,11 +1,17 @@
 //! What every client command shares: where the cluster is, who we are, how much is said.
 
 use super::exit::Failure;
+use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use lockring_client::{Builder, Client};
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
+
+/// In the environment a switch is on by any value but none, `0`, `false`, `no`, `off` and the like.
+pub fn switch() -> FalseyValueParser {
+    FalseyValueParser::new()
+}
 
 /// Flags of every command.
 #[derive(Clone, Debug, Args)]
@@ -23,13 +29,16 @@ pub struct Global {
     #[arg(short, long, global = true, env = "LOCKRING_OUTPUT", default_value = "table")]
     pub output: Format,
     /// Say only what was asked for
-    #[arg(short, long, global = true, env = "LOCKRING_QUIET")]
+    #[arg(short, long, global = true, env = "LOCKRING_QUIET", value_parser = switch())]
     pub quiet: bool,
     /// Say more: -v what is done, -vv every step
     #[arg(short, long, global = true, action = clap::ArgAction::Count, env = "LOCKRING_VERBOSE")]
     pub verbose: u8,
+    /// How log lines look on stderr
+    #[arg(long, global = true, env = "LOCKRING_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
     /// Use no colours
-    #[arg(long, global = true, env = "LOCKRING_NO_COLOR")]
+    #[arg(long, global = true, env = "LOCKRING_NO_COLOR", value_parser = switch())]
     pub no_color: bool,
 }
 
@@ -44,6 +53,15 @@ pub enum Format {
     Jsonl,
 }
 
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
 /// Sends log lines to stderr.
 pub fn start_log(global: &Global) {
     let level = match (global.quiet, global.verbose) {
@@ -55,12 +73,15 @@ pub fn start_log(global: &Global) {
     let filter = EnvFilter::try_from_env("LOCKRING_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let plain = global.no_color || std::env::var_os("NO_COLOR").is_some();
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(terminal && !plain)
-        .with_target(false)
-        .init();
+        .with_target(false);
+    match global.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
 }
 
 impl Global {

@@ -9,6 +9,7 @@ mod exit;
 mod lock;
 mod look;
 mod output;
+mod recover;
 mod server;
 mod supervise;
 mod tokens;
@@ -33,6 +34,8 @@ enum Command {
     Dev(dev::Args),
     /// Start a node
     Server(server::Args),
+    /// Make a node's state anew after it was damaged, so that no fencing token repeats
+    Recover(recover::Args),
     /// Issue certificates
     #[command(subcommand)]
     Cert(cert::Command),
@@ -87,6 +90,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Dev(args) => dev::run(&global, &args),
         Command::Server(args) => server::run(&args),
         Command::EchoServer(args) => server::run_echo(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Cert(command) => cert::run(&command),
         Command::Bench(command) => bench::run(&global, &command),
         Command::Completions { shell } => {

@@ -1,7 +1,7 @@
 //! `server`: a node in earnest; and the echo that `bench` compares with.
 
-use super::duration;
 use super::exit::{self, Failure};
+use super::{connect, duration};
 use clap::Args as ClapArgs;
 use lockring_node::{CellBits, Node, NodeConfig, StartError, echo};
 use serde::Deserialize;
@@ -57,7 +57,7 @@ pub struct Args {
     #[arg(long, env = "LOCKRING_DRAIN", value_name = "DUR", value_parser = duration::parse)]
     drain: Option<Duration>,
     /// Say what would be used and exit
-    #[arg(long)]
+    #[arg(long, env = "LOCKRING_CHECK", value_parser = connect::switch())]
     check: bool,
 }
 

@@ -314,12 +314,64 @@ fn a_server_that_cannot_start_says_why_and_what_to_do() {
     fs::write(data.join("state.redb"), b"not a database").unwrap();
     let (code, said) = refused(&data, "127.0.0.1:0");
     assert_eq!(code, Some(78));
-    assert!(said.contains("state.redb"), "{said}");
+    assert!(said.contains("state.redb") && said.contains("lockring recover"), "{said}");
+    // What the message says to do helps, and the node then waits for the leases of before.
+    let recovered = binary()
+        .args(["recover", "--epoch-floor", "7", "--longest-ttl", "30s", "--data-dir"])
+        .arg(&data)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&recovered.stdout).into_owned();
+    assert!(recovered.status.success() && told.contains("above epoch 7"), "{told}");
+    let mut running = Running(start(&data, "127.0.0.1:0").stderr(Stdio::piped()).spawn().unwrap());
+    let mut log = String::new();
+    BufReader::new(running.0.stderr.take().unwrap()).read_line(&mut log).unwrap();
+    assert!(log.contains("every earlier lease has surely ended"), "{log}");
+    signal(&running.0, "TERM");
+    assert_eq!(running.0.wait().unwrap().code(), Some(0));
+
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
     let (code, said) = refused(&file, "127.0.0.1:0");
     assert_eq!(code, Some(78));
     assert!(said.contains("data directory"), "{said}");
+}
+
+/// What a flag says, the environment can say too.
+#[test]
+fn switches_and_the_log_format_come_from_the_environment() {
+    let folder = TempDir::new().unwrap();
+    let check = |variable: &str, value: &str| {
+        let mut command = binary();
+        command.args(["server", "--data-dir"]).arg(folder.path().join("data"));
+        let output = command.env("LOCKRING_CHECK", "1").env(variable, value).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned(), said)
+    };
+    for value in ["1", "true", "yes", "0", "false", ""] {
+        let (done, settings, said) = check("LOCKRING_QUIET", value);
+        assert!(done && settings.contains("workers"), "{value:?}: {said}");
+    }
+    assert!(check("LOCKRING_WORKERS", "4").1.contains("workers 4"));
+    let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = admin.local_addr().unwrap().to_string();
+    let mut command = binary();
+    command.args(["server", "--listen", "127.0.0.1:0", "--workers", "1", "--data-dir"]);
+    let taken =
+        command.arg(folder.path().join("data")).env("LOCKRING_ADMIN", &at).output().unwrap();
+    let said = String::from_utf8_lossy(&taken.stderr);
+    assert_eq!(taken.status.code(), Some(78), "{said}");
+    assert!(said.contains(&at) && said.contains("--admin"), "{said}");
+    // A start after that one, which was no clean stop, has something to log.
+    let mut command = binary();
+    command.args(["server", "--listen", "127.0.0.1:0", "--admin", "none", "--data-dir"]);
+    command.arg(folder.path().join("data")).stderr(Stdio::piped());
+    let mut running = Running(command.env("LOCKRING_LOG_FORMAT", "json").spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(running.0.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with('{') && line.contains("\"level\":\"WARN\""), "{line}");
+    signal(&running.0, "TERM");
+    assert_eq!(running.0.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -469,12 +469,12 @@ impl Node {
             Action::Welcome { conn, link, reply } => {
                 let Some(peer) = worker.peers.get_mut(&conn) else { return };
                 peer.link = Some(link);
-                codec::encode_frame(&reply, &mut bytes);
+                codec::encode_frame(&*reply, &mut bytes);
                 hub.send(peer.way, Stream::Replies, &bytes, at);
             }
             Action::Refuse { conn, reply } => {
                 let Some(peer) = worker.peers.get(&conn) else { return };
-                codec::encode_frame(&reply, &mut bytes);
+                codec::encode_frame(&*reply, &mut bytes);
                 hub.send(peer.way, Stream::Replies, &bytes, at);
                 self.hang_up(hub, index, conn);
             }

@@ -1,11 +1,11 @@
 //! Claiming a key.
 
 use crate::batch::Asker;
-use crate::event::Action;
+use crate::event::{Action, push_reply};
 use crate::links::Link;
 use crate::machine::Machine;
 use crate::mutant::{mutant, note};
-use crate::record::{Entry, INLINE_KEY, Kind, Record, Rich, ThinChain};
+use crate::record::{Entry, INLINE_KEY, Kind, Record, Rich};
 use crate::slab::NIL;
 use crate::table::Place;
 use lockring_proto::Time;
@@ -15,21 +15,22 @@ use std::time::Duration;
 const EPOCH_USED_UP: &str =
     "the cell's operation counter is used up and its epoch is not raised yet: retry";
 
+/// A request for a key: who asks, for what, and how patiently.
+#[derive(Clone, Copy)]
+pub(crate) struct Ask<'a> {
+    pub(crate) asker: Asker,
+    pub(crate) place: Place,
+    pub(crate) key: &'a [u8],
+    pub(crate) claim: Claim,
+    pub(crate) wait: Wait,
+}
+
 impl Machine {
-    #[expect(clippy::too_many_arguments, reason = "the fields of one request, taken apart")]
-    pub(crate) fn acquire(
-        &mut self,
-        now: Time,
-        asker: Asker,
-        place: Place,
-        key: &[u8],
-        claim: Claim,
-        wait: Wait,
-        out: &mut Vec<Action>,
-    ) {
+    pub(crate) fn acquire(&mut self, now: Time, ask: &Ask<'_>, out: &mut Vec<Action>) {
+        let Ask { asker, place, key, claim, wait } = *ask;
         let namespace = self.links.get(asker.link).namespace;
         match self.find(place, namespace, key) {
-            None => self.acquire_free(now, asker, place, key, claim, wait, out),
+            None => self.acquire_free(now, ask, out),
             Some(index) => {
                 let record = self.records.get(index);
                 if !record.is_rich() {
@@ -43,7 +44,7 @@ impl Machine {
                         return self.reply_busy(asker, reason, out);
                     }
                 }
-                self.acquire_used(now, asker, place, index, claim, wait, out);
+                self.acquire_used(now, ask, index, out);
             }
         }
     }
@@ -59,21 +60,12 @@ impl Machine {
     }
 
     /// The key is free.
-    #[expect(clippy::too_many_arguments, reason = "the fields of one request, taken apart")]
     #[inline]
-    fn acquire_free(
-        &mut self,
-        now: Time,
-        asker: Asker,
-        place: Place,
-        key: &[u8],
-        claim: Claim,
-        wait: Wait,
-        out: &mut Vec<Action>,
-    ) {
+    fn acquire_free(&mut self, now: Time, ask: &Ask<'_>, out: &mut Vec<Action>) {
+        let Ask { asker, place, key, claim, .. } = *ask;
         let grace = self.grace_left(now);
         if claim != Claim::Exclusive || key.len() > INLINE_KEY || grace.is_some() {
-            return self.acquire_free_rich(now, asker, place, key, claim, wait, out);
+            return self.acquire_free_rich(now, ask, out);
         }
         if let Some(refused) = self.may_hold(asker) {
             return self.refuse(asker, RefusalKind::Quota, refused, out);
@@ -84,12 +76,14 @@ impl Machine {
         let Some(fence) = self.number(place) else {
             return self.refuse(asker, RefusalKind::Unavailable, EPOCH_USED_UP, out);
         };
-        let record = Record::thin(key, asker.link, fence, asker.id, now);
-        let index = self.records.insert(record);
+        let index = self.records.claim();
+        let record = self.records.get_mut(index);
+        record.set_key(key);
+        record.make_thin(asker.link, fence, asker.id, now);
         self.cell_mut(place).insert(place.tag, index);
         let id = self.hold_id(place, fence);
         let link = self.links.get_mut(asker.link);
-        link.thin.push_back::<Record, ThinChain>(&mut self.records, index);
+        link.thin.push(&mut self.records, index);
         link.digest.add(id);
         self.stats.grants += 1;
         self.stats.holds += 1;
@@ -97,17 +91,8 @@ impl Machine {
         self.reply_granted(asker, fence, out);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one request, taken apart")]
-    fn acquire_free_rich(
-        &mut self,
-        now: Time,
-        asker: Asker,
-        place: Place,
-        key: &[u8],
-        claim: Claim,
-        wait: Wait,
-        out: &mut Vec<Action>,
-    ) {
+    fn acquire_free_rich(&mut self, now: Time, ask: &Ask<'_>, out: &mut Vec<Action>) {
+        let Ask { asker, place, key, claim, wait } = *ask;
         if let (Some(left), Wait::No) = (self.grace_left(now), wait) {
             let reason = BlockedReason::Grace { left_ms: left.as_millis() as u64 };
             return self.reply_busy(asker, reason, out);
@@ -124,25 +109,19 @@ impl Machine {
         }
         let namespace = self.links.get(asker.link).namespace;
         let rich = self.riches.insert(Rich::new(key, namespace, Kind::of(claim)));
-        let index = self.records.insert(Record::rich(key, rich));
+        let index = self.records.claim();
+        let record = self.records.get_mut(index);
+        record.set_key(key);
+        record.make_rich(rich);
         self.cell_mut(place).insert(place.tag, index);
-        self.acquire_used(now, asker, place, index, claim, wait, out);
+        self.acquire_used(now, ask, index, out);
         // A refusal may have left it empty.
         self.settle(place, index);
     }
 
     /// The key has a record.
-    #[expect(clippy::too_many_arguments, reason = "the fields of one request, taken apart")]
-    fn acquire_used(
-        &mut self,
-        now: Time,
-        asker: Asker,
-        place: Place,
-        index: u32,
-        claim: Claim,
-        wait: Wait,
-        out: &mut Vec<Action>,
-    ) {
+    fn acquire_used(&mut self, now: Time, ask: &Ask<'_>, index: u32, out: &mut Vec<Action>) {
+        let Ask { asker, place, claim, wait, .. } = *ask;
         if let Some(entry) = self.entry_by_request(asker.link, asker.id) {
             return self.acquire_again(asker, index, entry, out);
         }
@@ -160,7 +139,7 @@ impl Machine {
             if let Some(refused) = self.may_hold(asker) {
                 return self.refuse(asker, RefusalKind::Quota, refused, out);
             }
-            let entry = self.new_entry(now, asker, index, claim, Time::NEVER);
+            let entry = self.new_entry(now, ask, index, Time::NEVER);
             if !self.grant(now, place, entry) {
                 self.forget(entry);
                 return self.refuse(asker, RefusalKind::Unavailable, EPOCH_USED_UP, out);
@@ -176,7 +155,7 @@ impl Machine {
             Wait::Forever => Time::NEVER,
             Wait::Millis(ms) => now.after(Duration::from_millis(ms)),
         };
-        self.enqueue(now, asker, place, index, claim, deadline, out);
+        self.enqueue(now, ask, index, deadline, out);
     }
 
     /// A copy of a request finds what the first one made.
@@ -198,17 +177,15 @@ impl Machine {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one request, taken apart")]
     fn enqueue(
         &mut self,
         now: Time,
-        asker: Asker,
-        place: Place,
+        ask: &Ask<'_>,
         index: u32,
-        claim: Claim,
         deadline: Time,
         out: &mut Vec<Action>,
     ) {
+        let asker = ask.asker;
         let link = self.links.get(asker.link);
         if link.waiters >= self.config.limits.waiters_per_link {
             let message = format!("this session waits {} times already", link.waiters);
@@ -222,23 +199,17 @@ impl Machine {
             let message = format!("{ahead} claims wait for this key already");
             return self.refuse(asker, RefusalKind::Quota, message, out);
         }
-        let entry = self.new_entry(now, asker, index, claim, deadline);
+        let entry = self.new_entry(now, ask, index, deadline);
         self.line_up(entry);
-        self.count(place);
+        self.count(ask.place);
         if self.grace_left(now).is_some() {
             self.in_grace.insert(index);
         }
         self.reply_queued(asker, ahead, out);
     }
 
-    fn new_entry(
-        &mut self,
-        now: Time,
-        asker: Asker,
-        record: u32,
-        claim: Claim,
-        deadline: Time,
-    ) -> u32 {
+    fn new_entry(&mut self, now: Time, ask: &Ask<'_>, record: u32, deadline: Time) -> u32 {
+        let Ask { asker, claim, .. } = *ask;
         let entry = self.entries.insert(Entry {
             record,
             link: asker.link,
@@ -301,8 +272,8 @@ impl Machine {
 
     #[inline]
     pub(crate) fn reply_granted(&self, asker: Asker, fence: Fence, out: &mut Vec<Action>) {
-        let reply = Reply::Granted { id: asker.id, version: self.version.0, fence };
-        out.push(Action::Reply { conn: asker.conn, reply });
+        let (id, version) = (asker.id, self.version.0);
+        push_reply(out, asker.conn, || Reply::Granted { id, version, fence });
     }
 
     fn reply_queued(&self, asker: Asker, ahead: u32, out: &mut Vec<Action>) {

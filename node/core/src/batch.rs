@@ -1,6 +1,7 @@
 //! A batch of requests: hash all, touch all, then apply. At ten million locks an operation costs a
 //! few cache misses; touched ahead, those of a batch overlap instead of adding up.
 
+use crate::acquire::Ask;
 use crate::event::{Action, ConnId, LinkIndex};
 use crate::machine::Machine;
 use crate::mutant::mutant;
@@ -10,15 +11,19 @@ use lockring_proto::Time;
 use lockring_proto::{HoldId, Refusal, RefusalKind, Reply, Request, limits};
 use lockring_ring::hash_key;
 
-/// A hashed request.
+/// What one operation of a batch will look at; nothing for a request without a key.
 #[derive(Clone, Copy)]
 pub(crate) struct Planned {
-    place: Option<Place>,
-    record: u32,
-    neighbours: (u32, u32),
+    pub(crate) place: Option<Place>,
+    /// Its position among the thin holds of the link, if it is one.
+    position: u32,
 }
 
-const UNPLACED: Planned = Planned { place: None, record: NIL, neighbours: (NIL, NIL) };
+impl Planned {
+    pub(crate) fn at(place: Option<Place>) -> Self {
+        Self { place, position: NIL }
+    }
+}
 
 /// What every answer names: the connection, the request and its link.
 #[derive(Clone, Copy)]
@@ -64,12 +69,12 @@ impl Machine {
         let mut plan = std::mem::take(&mut self.plan);
         plan.clear();
         let seed = self.links.get(link).seed;
-        plan.extend(requests.iter().map(|request| match key_of(request) {
-            Some((key, _)) => Planned { place: self.place(hash_key(seed, key)), ..UNPLACED },
-            None => UNPLACED,
+        plan.extend(requests.iter().map(|request| {
+            let key = key_of(request).map(|(key, _)| key);
+            Planned::at(key.and_then(|key| self.place(hash_key(seed, key))))
         }));
         if plan.len() > 1 {
-            self.touch(&mut plan);
+            self.touch(link, &mut plan);
         }
         for (request, planned) in requests.iter().zip(&plan) {
             let asker = Asker { conn, link, id: request.id() };
@@ -83,36 +88,40 @@ impl Machine {
 
     /// Reads what applying will need, one level of memory after the other over the whole batch.
     /// The sum is only there so that the reads are not optimised away.
-    fn touch(&self, plan: &mut [Planned]) {
+    pub(crate) fn touch(&self, link: u32, plan: &mut [Planned]) {
         let mut sum = 0;
-        for planned in &mut *plan {
-            if let Some(place) = planned.place {
-                sum += self.cell(place).table.len();
-            }
+        for place in plan.iter().filter_map(|planned| planned.place) {
+            sum += self.cell(place).table.len() as u32;
         }
         std::hint::black_box(sum);
-        for planned in &mut *plan {
-            if let Some(place) = planned.place {
-                planned.record = self.cell(place).guess(place.tag);
-            }
-        }
-        let mut sum = 0;
-        for planned in &mut *plan {
-            if planned.record != NIL {
-                // Ending a thin hold changes its neighbours in the list of its link.
-                let (prev, next) = self.records.get(planned.record).neighbours();
-                planned.neighbours = (prev, next);
-                sum ^= prev;
-            }
+        for place in plan.iter().filter_map(|planned| planned.place) {
+            sum += u32::from(self.cell(place).may_have(place.tag));
         }
         std::hint::black_box(sum);
-        for &Planned { neighbours: (prev, next), .. } in &*plan {
-            if prev != NIL {
-                sum ^= self.records.get(prev).link;
+        for place in plan.iter_mut().filter_map(|planned| planned.place.as_mut()) {
+            let guess = self.cells[place.at as usize].guess(place.tag);
+            if place.guess == NIL {
+                place.guess = guess;
             }
-            if next != NIL {
-                sum ^= self.records.get(next).link;
+        }
+        let mut held = 0;
+        for planned in &mut *plan {
+            let guess = planned.place.map_or(NIL, |place| place.guess);
+            if guess != NIL {
+                let record = self.records.get(guess);
+                if !record.is_rich() && record.link == link {
+                    planned.position = record.position();
+                    held += 1;
+                }
             }
+        }
+        // Ending a thin hold puts the last of its link into its position.
+        let thin = &self.links.get(link).thin;
+        for back in 0..held {
+            sum ^= thin.nth_last(back).map_or(NIL, |last| self.records.get(last).position());
+        }
+        for planned in plan.iter().filter(|planned| planned.position != NIL) {
+            sum ^= thin.get(planned.position);
         }
         std::hint::black_box(sum);
     }
@@ -176,7 +185,7 @@ impl Machine {
     ) {
         match *request {
             Request::Acquire { claim, wait, key, .. } => {
-                self.acquire(now, asker, place, key, claim, wait, out);
+                self.acquire(now, &Ask { asker, place, key, claim, wait }, out);
             }
             Request::Release { fence, key, .. } => self.release(now, asker, place, key, fence, out),
             Request::Cancel { target, key, .. } => self.cancel(now, asker, place, key, target, out),

@@ -68,7 +68,8 @@ pub enum Event<'a> {
     Drain,
 }
 
-/// What the core asks of the world.
+/// What the core asks of the world. Nearly all of it is replies, so that what is rare and large is
+/// boxed: a batch makes many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Answer a hello with a link; the connection's later events name it.
@@ -78,14 +79,14 @@ pub enum Action {
         /// Its link.
         link: LinkIndex,
         /// The answer.
-        reply: HelloReply,
+        reply: Box<HelloReply>,
     },
     /// Answer a hello with a refusal and close.
     Refuse {
         /// The connection.
         conn: ConnId,
         /// The answer.
-        reply: HelloReply,
+        reply: Box<HelloReply>,
     },
     /// Answer a request.
     Reply {
@@ -119,6 +120,25 @@ pub enum Action {
     RaiseLongestTtl(Duration),
     /// A cell's counter is half used up: have its epoch raised, then say [`Event::EpochRaised`].
     WantEpoch(CellId),
+}
+
+const _: () = assert!(size_of::<Action>() <= 56);
+
+/// Appends an answer, built where it will be. A plain push builds it on the stack first, in case
+/// growing fails, and reading it back from there waits until every earlier store is in the cache:
+/// a tenth of an operation, where stores miss.
+#[inline(always)]
+pub(crate) fn push_reply(out: &mut Vec<Action>, conn: ConnId, reply: impl FnOnce() -> Reply) {
+    if out.len() < out.capacity() {
+        out.push(Action::Reply { conn, reply: reply() });
+    } else {
+        push_growing(out, Action::Reply { conn, reply: reply() });
+    }
+}
+
+#[cold]
+fn push_growing(out: &mut Vec<Action>, action: Action) {
+    out.push(action);
 }
 
 /// Why the core closes a connection; also the QUIC application close code.

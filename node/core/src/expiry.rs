@@ -1,16 +1,23 @@
 //! What happens by itself: waits that time out, leases that end, grace that is over. All of it in
 //! bounded slices, so that a session's death never delays the living for longer than a slice.
 
-use crate::batch::Asker;
+use crate::batch::{Asker, Planned};
 use crate::event::{Action, CloseReason};
 use crate::machine::Machine;
 use crate::mutant::{mutant, note};
 use crate::slab::NIL;
+use crate::table::Place;
 use lockring_proto::Reply;
 use lockring_proto::Time;
 
 /// Waits that time out in one go.
 const TIMEOUT_SLICE: usize = 256;
+
+/// Leases that end, or turn out to be renewed, in one go.
+const LEASE_SLICE: usize = 256;
+
+/// Thin holds whose memory is touched ahead in one go: what fits in the nearest caches.
+const TOUCHED: u32 = 64;
 
 impl Machine {
     pub(crate) fn tick(&mut self, now: Time, out: &mut Vec<Action>) {
@@ -45,7 +52,10 @@ impl Machine {
 
     fn expire_leases(&mut self, now: Time, out: &mut Vec<Action>) {
         let lease_now = self.lease_now(now);
-        while let Some(&(armed, link)) = self.leases.first() {
+        for _ in 0..LEASE_SLICE {
+            let Some(&(armed, link)) = self.leases.first() else {
+                return;
+            };
             if armed >= lease_now {
                 return;
             }
@@ -60,6 +70,13 @@ impl Machine {
                 self.begin_expiry(link, out);
             }
         }
+    }
+
+    /// More leases were due than one go looks at.
+    pub(crate) fn leases_are_due(&self) -> bool {
+        let lease_now = self.lease_now(self.last_seen);
+        self.last_seen >= self.no_expiry_before
+            && self.leases.first().is_some_and(|&(armed, _)| armed < lease_now)
     }
 
     /// Ends a link: it is unknown from now on, and its holds and waiters will be freed.
@@ -100,54 +117,73 @@ impl Machine {
         if mutant!(self, UnboundedExpiry) {
             budget = u32::MAX;
         }
-        while let Some(&link) = self.dying.front() {
-            while budget > 0 && self.free_one(now, link, out) {
-                budget -= 1;
-            }
-            if budget == 0 {
-                return;
+        while budget > 0
+            && let Some(&link) = self.dying.front()
+        {
+            // What others may wait for or behind first.
+            let freed = match self.free_entry(now, link, out) {
+                false => self.free_thin(now, link, budget, out),
+                true => 1,
+            };
+            budget -= freed;
+            if freed > 0 {
+                continue;
             }
             self.dying.pop_front();
-            if let Some((conn, id)) = self.links.get(link).goodbye {
+            let known = self.links.get(link);
+            if let Some((conn, id)) = known.goodbye {
                 out.push(Action::Reply { conn, reply: Reply::Goodbye { id } });
                 out.push(Action::Close { conn, reason: CloseReason::Goodbye });
             }
-            let digest = self.links.get(link).digest;
-            assert!(digest.count == 0, "link {link} is freed with {digest:?}");
+            let (digest, thin) = (known.digest, known.thin.len());
+            assert!(digest.count == 0 && thin == 0, "link {link} is freed with {digest:?}, {thin}");
             self.links.remove(link);
         }
     }
 
-    /// Frees one hold or waiter of a dead link; `false` when there is none left.
-    fn free_one(&mut self, now: Time, link: u32, out: &mut Vec<Action>) -> bool {
-        let known = self.links.get(link);
-        // What others may wait for or behind first.
-        let (entry, record) = (known.entries.head, known.thin.tail);
-        if entry != NIL {
-            let found = self.entries.get(entry);
-            let (record, fence) = (found.record, found.fence);
-            let place = self.place_of(record);
-            if let Some(fence) = fence {
-                self.stats.expired_holds += 1;
-                self.end_hold_at(now, place, record, fence, out);
-            } else {
-                self.stats.dead_waiters += 1;
-                let first = self.rich_of(record).waiters.head == entry;
-                self.drop_waiter(place, entry);
-                if first && mutant!(self, SlipPastExpired) {
-                    self.slip_in(now, place, record, out);
-                }
-                self.pump(now, place, record, out);
-            }
-            return true;
+    /// Frees one rich hold or waiter of a dead link; `false` when there is none left.
+    fn free_entry(&mut self, now: Time, link: u32, out: &mut Vec<Action>) -> bool {
+        let entry = self.links.get(link).entries.head;
+        if entry == NIL {
+            return false;
         }
-        if record != NIL {
+        let found = self.entries.get(entry);
+        let (record, fence) = (found.record, found.fence);
+        let place = self.place_of(record);
+        if let Some(fence) = fence {
             self.stats.expired_holds += 1;
-            let fence = self.records.get(record).fence;
-            self.end_hold(now, record, fence, out);
+            self.end_hold_at(now, place, record, fence, out);
             return true;
         }
-        false
+        self.stats.dead_waiters += 1;
+        let first = self.rich_of(record).waiters.head == entry;
+        self.drop_waiter(place, entry);
+        if first && mutant!(self, SlipPastExpired) {
+            self.slip_in(now, place, record, out);
+        }
+        self.pump(now, place, record, out);
+        true
+    }
+
+    /// Frees up to `most` thin holds of a dead link, the latest first, as one batch whose memory is
+    /// touched ahead; says how many.
+    fn free_thin(&mut self, now: Time, link: u32, most: u32, out: &mut Vec<Action>) -> u32 {
+        let mut plan = std::mem::take(&mut self.plan);
+        plan.clear();
+        let thin = &self.links.get(link).thin;
+        plan.extend((0..most.min(TOUCHED)).map_while(|back| {
+            let guess = thin.nth_last(back)?;
+            Some(Planned::at(Some(Place { guess, ..self.place_of(guess) })))
+        }));
+        self.touch(link, &mut plan);
+        for place in plan.iter().filter_map(|planned| planned.place) {
+            self.stats.expired_holds += 1;
+            let fence = self.records.get(place.guess).fence;
+            self.end_hold_at(now, place, place.guess, fence, out);
+        }
+        let freed = plan.len() as u32;
+        self.plan = plan;
+        freed
     }
 
     /// Serves, slice by slice, those who came in line while nothing could be granted.

@@ -36,8 +36,10 @@ pub struct Seen {
 /// Holders and waiters told one by one.
 const TOLD: usize = 16;
 
-/// Keys looked at for one page, so that a listing is never a long stop.
-const SCANNED_PER_PAGE: usize = 8192;
+/// What may be looked at for one page, so that a listing never holds up the living for longer than
+/// a slice of an expiry. A cell costs one look; a key, with its record somewhere in memory, more.
+const LOOKS_PER_PAGE: usize = 2048;
+const LOOKS_PER_KEY: usize = 4;
 
 impl Machine {
     pub(crate) fn inspect(
@@ -162,16 +164,20 @@ impl Machine {
         (rows.into_iter().map(named).collect(), next)
     }
 
-    /// A page of the sessions of this worker, in the order of their ids, past the first `skip`.
-    pub fn list_sessions(&self, now: Time, skip: usize, rows: usize) -> Vec<Seen> {
+    /// A page of the sessions of this worker, and where the next page begins: a position, not an
+    /// id, as ids are secrets. A session keeps its position.
+    pub fn list_sessions(&self, now: Time, from: u32, rows: usize) -> (Vec<Seen>, Option<u32>) {
         let lease_now = self.lease_now(now);
-        self.sessions
-            .values()
-            .skip(skip)
-            .take(rows)
-            .map(|&index| {
-                let link = self.links.get(index);
-                Seen {
+        let mut seen = Vec::new();
+        let mut at = from;
+        while at < self.links.slots() {
+            if seen.len() == rows || (at - from) as usize == LOOKS_PER_PAGE / LOOKS_PER_KEY {
+                return (seen, Some(at));
+            }
+            let link = self.links.get(at);
+            // A link that is free, or ends, is nobody's session.
+            if self.sessions.get(&link.session) == Some(&at) {
+                seen.push(Seen {
                     namespace: self.namespaces[link.namespace as usize].name.clone(),
                     name: link.name.to_string(),
                     label: link.label.to_string(),
@@ -180,9 +186,11 @@ impl Machine {
                     lease_left: link.deadline.since(lease_now),
                     holds: link.digest.count,
                     waiters: link.waiters,
-                }
-            })
-            .collect()
+                });
+            }
+            at += 1;
+        }
+        (seen, None)
     }
 
     /// A page of keys in use, cell by cell and then by key. A cell is sorted anew for each page:
@@ -197,14 +205,14 @@ impl Machine {
     ) -> (Vec<(u16, ListedLock)>, Option<ListCursor>) {
         let most = rows.clamp(1, limits::LIST_ROWS_MAX) as usize;
         let mut listed = Vec::new();
-        let mut scanned = 0;
+        let mut looks = 0;
         let first = cursor.cell >> self.worker_shift;
         for at in u32::from(first)..self.cells.len() as u32 {
             let cell = self.cell_id(at).0;
             let after: &[u8] = if cell == cursor.cell { &cursor.key } else { &[] };
             let mut found = self.keys_of_cell(at, namespace, prefix, after);
             found.sort_unstable();
-            scanned += self.cells[at as usize].table.len();
+            looks += 1 + LOOKS_PER_KEY * self.cells[at as usize].table.len();
             let room = most - listed.len();
             for &(key, index) in found.iter().take(room) {
                 let namespace = self.namespace(self.records.get(index));
@@ -215,7 +223,7 @@ impl Machine {
                 return (listed, Some(ListCursor { cell, key }));
             }
             let more = at + 1 < self.cells.len() as u32;
-            if (listed.len() == most || scanned >= SCANNED_PER_PAGE) && more {
+            if (listed.len() == most || looks >= LOOKS_PER_PAGE) && more {
                 let cell = self.cell_id(at + 1).0;
                 return (listed, Some(ListCursor { cell, key: Vec::new() }));
             }

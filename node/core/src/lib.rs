@@ -22,6 +22,7 @@ mod acquire;
 mod batch;
 mod event;
 mod expiry;
+mod holds;
 mod inspect;
 mod links;
 mod machine;
@@ -31,12 +32,12 @@ mod record;
 mod release;
 mod slab;
 mod table;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use event::{Action, CloseReason, ConnId, Event, LinkIndex, Party};
 pub use inspect::Seen;
 pub use lockring_proto::Time;
 pub use machine::{Config, Limits, Machine, Stats};
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub use mutant::Mutant;

@@ -1,6 +1,7 @@
 //! Links: sessions at this worker, their connections and their leases.
 
 use crate::event::{Action, CloseReason, ConnId, LinkIndex, Party};
+use crate::holds::Holds;
 use crate::machine::Machine;
 use crate::mutant::{mutant, note};
 use crate::slab::{List, NIL, Slot};
@@ -35,7 +36,7 @@ pub(crate) struct Link {
     /// Where the link stands in the machine's `leases`: no later than `deadline`.
     pub(crate) armed: Time,
     /// Thin holds.
-    pub(crate) thin: List,
+    pub(crate) thin: Holds,
     /// Rich holds and waiters.
     pub(crate) entries: List,
     pub(crate) waiters: u32,
@@ -53,12 +54,28 @@ pub(crate) struct Link {
 impl Slot for Link {
     fn set_free(&mut self, next: u32) {
         self.conn = None;
+        self.thin = Holds::default();
         self.name = Box::default();
         self.label = Box::default();
         self.next_free = next;
     }
     fn next_free(&self) -> u32 {
         self.next_free
+    }
+}
+
+/// A connection with its first frame.
+#[derive(Clone, Copy)]
+struct Arrival<'a> {
+    conn: ConnId,
+    party: &'a Party,
+    hello: &'a Hello<'a>,
+}
+
+impl Arrival<'_> {
+    /// The TTL it gets, whatever it asks for.
+    fn ttl(&self) -> Duration {
+        limits::clamp_ttl(Duration::from_millis(self.hello.ttl_ms))
     }
 }
 
@@ -75,9 +92,9 @@ impl Machine {
         hello: &Hello<'_>,
         out: &mut Vec<Action>,
     ) {
-        match self.admit(now, conn, party, hello, out) {
+        match self.admit(now, &Arrival { conn, party, hello }, out) {
             Ok(link) => self.confirm(conn, link, out),
-            Err(reply) => out.push(Action::Refuse { conn, reply }),
+            Err(reply) => out.push(Action::Refuse { conn, reply: Box::new(reply) }),
         }
     }
 
@@ -85,11 +102,10 @@ impl Machine {
     fn admit(
         &mut self,
         now: Time,
-        conn: ConnId,
-        party: &Party,
-        hello: &Hello<'_>,
+        arrival: &Arrival<'_>,
         out: &mut Vec<Action>,
     ) -> Result<u32, HelloReply> {
+        let hello = arrival.hello;
         if hello.protocol != PROTOCOL {
             let message = format!(
                 "this node speaks wire version {PROTOCOL}, the client {}: upgrade the older one",
@@ -101,26 +117,22 @@ impl Machine {
             let message = format!("a label has at most {} bytes", limits::LABEL_BYTES_MAX);
             return Err(refusal(RefusalKind::Malformed, message));
         }
-        let ttl = limits::clamp_ttl(Duration::from_millis(hello.ttl_ms));
         match self.sessions.get(&hello.session) {
             Some(&link) if !mutant!(self, TwoLinks) => {
-                self.resume(now, conn, link, party, hello, ttl, out).map(|()| link)
+                self.resume(now, link, arrival, out).map(|()| link)
             }
-            _ => self.begin(now, conn, party, hello, ttl),
+            _ => self.begin(now, arrival),
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
     fn resume(
         &mut self,
         now: Time,
-        conn: ConnId,
         link: u32,
-        party: &Party,
-        hello: &Hello<'_>,
-        ttl: Duration,
+        arrival: &Arrival<'_>,
         out: &mut Vec<Action>,
     ) -> Result<(), HelloReply> {
+        let Arrival { conn, party, hello } = *arrival;
         let known = self.links.get(link);
         let namespace = &self.namespaces[known.namespace as usize].name;
         if *namespace != party.namespace.as_str() || *known.name != *party.name {
@@ -136,21 +148,16 @@ impl Machine {
         known.incarnation =
             if hello.incarnation == 0 { known.incarnation + 1 } else { hello.incarnation };
         known.conn = Some(conn);
-        known.ttl = ttl;
+        known.ttl = arrival.ttl();
         known.label = hello.label.into();
         self.renew(now, link);
         self.stats.resumed_links += 1;
         Ok(())
     }
 
-    fn begin(
-        &mut self,
-        now: Time,
-        conn: ConnId,
-        party: &Party,
-        hello: &Hello<'_>,
-        ttl: Duration,
-    ) -> Result<u32, HelloReply> {
+    fn begin(&mut self, now: Time, arrival: &Arrival<'_>) -> Result<u32, HelloReply> {
+        let Arrival { conn, party, hello } = *arrival;
+        let ttl = arrival.ttl();
         if self.draining {
             let message = "this node is stopping: connect to another";
             return Err(refusal(RefusalKind::Draining, message));
@@ -172,7 +179,7 @@ impl Machine {
             ttl,
             deadline,
             armed: deadline,
-            thin: List::default(),
+            thin: Holds::default(),
             entries: List::default(),
             waiters: 0,
             digest: Digest::default(),
@@ -217,7 +224,7 @@ impl Machine {
 
     fn welcome(&self, conn: ConnId, link: u32, out: &mut Vec<Action>) {
         let known = self.links.get(link);
-        let reply = HelloReply::Welcome(Welcome {
+        let welcome = Welcome {
             protocol: PROTOCOL,
             fresh: known.fresh,
             incarnation: known.incarnation,
@@ -227,7 +234,8 @@ impl Machine {
             boot: self.config.boot,
             worker: self.config.worker,
             namespace: self.namespaces[known.namespace as usize].name.clone(),
-        });
+        };
+        let reply = Box::new(HelloReply::Welcome(welcome));
         out.push(Action::Welcome { conn, link: LinkIndex(link), reply });
     }
 
@@ -262,7 +270,7 @@ impl Machine {
     /// The clock that leases are counted on: stalls of the worker are left out of it.
     #[inline]
     pub(crate) fn lease_now(&self, now: Time) -> Time {
-        #[cfg(feature = "testing")]
+        #[cfg(any(test, feature = "testing"))]
         let now = self.wall_clock(now);
         Time(now.0.saturating_sub(self.lag.as_micros() as u64))
     }

@@ -135,9 +135,9 @@ pub struct Stats {
 #[derive(Clone)]
 pub struct Machine {
     pub(crate) config: Config,
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) mutant: Option<crate::Mutant>,
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) seen: crate::testing::Seen,
     pub(crate) worker_shift: u32,
     pub(crate) version: RingVersion,
@@ -193,9 +193,9 @@ impl Machine {
         let cells = config.cell_bits.cells() / workers;
         let cell = Cell::new(config.epoch, config.ring_version);
         Self {
-            #[cfg(feature = "testing")]
+            #[cfg(any(test, feature = "testing"))]
             mutant: None,
-            #[cfg(feature = "testing")]
+            #[cfg(any(test, feature = "testing"))]
             seen: crate::testing::Seen::default(),
             worker_shift: workers.trailing_zeros(),
             version: config.ring_version,
@@ -246,7 +246,7 @@ impl Machine {
 
     /// When [`Event::Tick`] is due at the latest; `None` while nothing can happen by itself.
     pub fn next_deadline(&self) -> Option<Time> {
-        if !self.dying.is_empty() || self.grace_is_over_but_queued() {
+        if !self.dying.is_empty() || self.leases_are_due() || self.grace_is_over_but_queued() {
             return Some(self.last_seen);
         }
         let wait = self.waits.first().map(|&(at, _)| at);

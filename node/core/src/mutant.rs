@@ -3,7 +3,7 @@
 //! Outside of the `testing` feature nothing of it is compiled.
 
 /// A bug to switch on.
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mutant {
     /// Grants to a waiter whose session is dead.
@@ -38,14 +38,14 @@ pub enum Mutant {
     TwoLinks,
 }
 
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 macro_rules! mutant {
     ($machine:expr, $mutant:ident) => {
         $machine.mutant == Some(crate::mutant::Mutant::$mutant)
     };
 }
 
-#[cfg(not(feature = "testing"))]
+#[cfg(not(any(test, feature = "testing")))]
 macro_rules! mutant {
     ($machine:expr, $mutant:ident) => {
         false
@@ -54,14 +54,14 @@ macro_rules! mutant {
 
 /// Writes the machine's log for the simulator's checkers. In normal builds it is nothing at all:
 /// not even its arguments are evaluated.
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 macro_rules! note {
     ($machine:ident, $what:ident($($with:expr),*)) => {
         $machine.$what($($with),*)
     };
 }
 
-#[cfg(not(feature = "testing"))]
+#[cfg(not(any(test, feature = "testing")))]
 macro_rules! note {
     ($machine:ident, $what:ident($($with:expr),*)) => {};
 }

@@ -3,7 +3,7 @@
 use crate::event::{Action, ConnId};
 use crate::machine::Machine;
 use crate::mutant::{mutant, note};
-use crate::record::{Entry, Kind, LinkChain, QueueChain, Record, Rich, ThinChain};
+use crate::record::{Entry, Kind, LinkChain, QueueChain, Rich};
 use crate::slab::NIL;
 use crate::table::Place;
 use hashbrown::hash_table;
@@ -230,8 +230,7 @@ impl Machine {
         let key = record.inline_key().expect("a thin record has a short key");
         let mut side = Rich::new(key, self.links.get(link).namespace, Kind::Modes);
         side.exclusive = true;
-        let list = &mut self.links.get_mut(link).thin;
-        list.remove::<Record, ThinChain>(&mut self.records, index);
+        self.links.get_mut(link).thin.remove(&mut self.records, index);
         let entry = self.entries.insert(Entry {
             record: index,
             link,
@@ -282,8 +281,7 @@ impl Machine {
         self.riches.remove(rich_index);
         let fence = entry.fence.expect("a holder has a fence");
         self.records.get_mut(index).make_thin(entry.link, fence, entry.request, entry.since);
-        let list = &mut self.links.get_mut(entry.link).thin;
-        list.push_back::<Record, ThinChain>(&mut self.records, index);
+        self.links.get_mut(entry.link).thin.push(&mut self.records, index);
     }
 }
 

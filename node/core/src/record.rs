@@ -7,7 +7,7 @@ use lockring_proto::Time;
 use lockring_proto::{Claim, Fence};
 
 /// Longest key that lives in the record itself.
-pub(crate) const INLINE_KEY: usize = 20;
+pub(crate) const INLINE_KEY: usize = 24;
 
 const RICH: u8 = 0x80;
 const LEN_MASK: u8 = 0x1f;
@@ -18,13 +18,16 @@ const LONG: u8 = 0x1f;
 /// [`Rich`] record and only the key is used here.
 ///
 /// The namespace of a thin record is that of its link, so it is not stored again; that, and
-/// length and shape sharing a byte, make room for `since`.
-#[derive(Clone)]
+/// length and shape sharing a byte, make room for `since`. The order of the fields is part of the
+/// design: `link` is in the first 16 bytes and `shape` in the last, so that whoever reads both has
+/// touched every cache line of the record.
+#[derive(Clone, Default)]
+#[repr(C)]
 pub(crate) struct Record {
     pub(crate) fence: Fence,
     pub(crate) link: u32,
-    prev: u32,
-    next: u32,
+    /// Where it stands among the thin holds of its link.
+    position: u32,
     /// Low half of the request id: enough to know a retry, as both halves can only be equal for
     /// requests 2^32 apart.
     pub(crate) request: u32,
@@ -37,35 +40,46 @@ pub(crate) struct Record {
 const _: () = assert!(size_of::<Record>() == 48);
 
 impl Record {
+    /// Fills a new record: a key that is held by nobody yet.
     #[inline]
-    pub(crate) fn thin(key: &[u8], link: u32, fence: Fence, request: u64, now: Time) -> Self {
-        let mut record = Self::rich(key, link);
-        record.shape &= LEN_MASK;
-        record.fence = fence;
-        record.request = request as u32;
-        record.set_since(now);
-        record
+    pub(crate) fn set_key(&mut self, key: &[u8]) {
+        self.shape = LONG;
+        if key.len() <= INLINE_KEY {
+            self.key[..key.len()].copy_from_slice(key);
+            self.shape = key.len() as u8;
+        }
+    }
+
+    /// Makes it thin, as its key must be short.
+    #[inline]
+    pub(crate) fn make_thin(&mut self, link: u32, fence: Fence, request: u64, since: Time) {
+        assert!(self.shape & LEN_MASK != LONG, "a long key cannot be thin");
+        self.shape &= LEN_MASK;
+        self.link = link;
+        self.fence = fence;
+        self.request = request as u32;
+        let [a, b, c, ..] = (since.0 / 1_000_000).to_le_bytes();
+        self.since = [a, b, c];
+    }
+
+    /// Makes it rich.
+    pub(crate) fn make_rich(&mut self, rich: u32) {
+        self.shape |= RICH;
+        self.link = rich;
+        self.fence = Fence(0);
+        self.request = 0;
+        self.since = [0; 3];
+    }
+
+    /// Its position, and that of thin ones alone, among the holds of its link.
+    #[inline]
+    pub(crate) fn position(&self) -> u32 {
+        self.position
     }
 
     #[inline]
-    pub(crate) fn rich(key: &[u8], rich: u32) -> Self {
-        let mut inline = [0; INLINE_KEY];
-        let shape = if key.len() <= INLINE_KEY {
-            inline[..key.len()].copy_from_slice(key);
-            key.len() as u8
-        } else {
-            LONG
-        };
-        Self {
-            fence: Fence(0),
-            link: rich,
-            prev: NIL,
-            next: NIL,
-            request: 0,
-            key: inline,
-            shape: shape | RICH,
-            since: [0; 3],
-        }
+    pub(crate) fn set_position(&mut self, position: u32) {
+        self.position = position;
     }
 
     #[inline]
@@ -80,30 +94,6 @@ impl Record {
         (len != LONG).then(|| &self.key[..len as usize])
     }
 
-    /// Turns a thin record rich, or a rich one with a short key thin.
-    pub(crate) fn make_rich(&mut self, rich: u32) {
-        self.shape |= RICH;
-        self.link = rich;
-        self.fence = Fence(0);
-        self.request = 0;
-        self.since = [0; 3];
-    }
-
-    pub(crate) fn make_thin(&mut self, link: u32, fence: Fence, request: u64, since: Time) {
-        assert!(self.inline_key().is_some(), "a long key cannot be thin");
-        self.shape &= LEN_MASK;
-        self.link = link;
-        self.fence = fence;
-        self.request = request as u32;
-        self.set_since(since);
-    }
-
-    #[inline]
-    fn set_since(&mut self, at: Time) {
-        let [a, b, c, ..] = (at.0 / 1_000_000).to_le_bytes();
-        self.since = [a, b, c];
-    }
-
     /// When a thin hold began, to the second, seen from `now`.
     pub(crate) fn since(&self, now: Time) -> Time {
         const WRAP: u64 = 1 << 24;
@@ -113,41 +103,18 @@ impl Record {
         let age = (now_s % WRAP + WRAP - began) % WRAP;
         Time(now_s.saturating_sub(age) * 1_000_000)
     }
-
-    /// The records before and after it in the list of its link's thin holds.
-    #[inline]
-    pub(crate) fn neighbours(&self) -> (u32, u32) {
-        if self.is_rich() { (NIL, NIL) } else { (self.prev, self.next) }
-    }
-
-    /// The next record of the link's list of thin holds.
-    pub(crate) fn next_of_link(&self) -> u32 {
-        self.next
-    }
 }
 
 impl Slot for Record {
+    /// A free record is thin and its key empty, which no key in use is.
     #[inline]
     fn set_free(&mut self, next: u32) {
-        self.next = next;
+        self.shape = 0;
+        self.position = next;
     }
     #[inline]
     fn next_free(&self) -> u32 {
-        self.next
-    }
-}
-
-/// The list of a link's thin holds.
-pub(crate) struct ThinChain;
-
-impl Chain<Record> for ThinChain {
-    #[inline]
-    fn prev(value: &mut Record) -> &mut u32 {
-        &mut value.prev
-    }
-    #[inline]
-    fn next(value: &mut Record) -> &mut u32 {
-        &mut value.next
+        self.position
     }
 }
 

@@ -1,10 +1,9 @@
 //! Ending holds: by fence, by the request that made them, by force.
 
 use crate::batch::Asker;
-use crate::event::Action;
+use crate::event::{Action, push_reply};
 use crate::machine::Machine;
 use crate::mutant::{mutant, note};
-use crate::record::{Record, ThinChain};
 use crate::slab::NIL;
 use crate::table::Place;
 use lockring_proto::Time;
@@ -42,9 +41,11 @@ impl Machine {
             _ => false,
         };
         let (id, version) = (asker.id, self.version.0);
-        let reply =
-            if released { Reply::Released { id, version } } else { Reply::NotHeld { id, version } };
-        out.push(Action::Reply { conn: asker.conn, reply });
+        if released {
+            push_reply(out, asker.conn, || Reply::Released { id, version });
+        } else {
+            push_reply(out, asker.conn, || Reply::NotHeld { id, version });
+        }
     }
 
     fn end_any(&mut self, now: Time, place: Place, index: u32, out: &mut Vec<Action>) -> bool {
@@ -97,7 +98,7 @@ impl Machine {
         let id = self.hold_id(place, fence);
         let link = self.links.get_mut(record.link);
         link.digest.remove(id);
-        link.thin.remove::<Record, ThinChain>(&mut self.records, index);
+        link.thin.remove(&mut self.records, index);
         self.stats.holds -= 1;
         self.free_record(place, index);
     }
@@ -210,12 +211,10 @@ impl Machine {
     pub(crate) fn holds_of(&self, link: u32) -> Vec<Held> {
         let link = self.links.get(link);
         let mut holds = Vec::with_capacity(link.digest.count as usize);
-        let mut at = link.thin.head;
-        while at != NIL {
-            let record = self.records.get(at);
-            let id = self.hold_id(self.place_of(at), record.fence);
-            holds.push(Held { id, record: at, request: record.request });
-            at = record.next_of_link();
+        for index in link.thin.iter() {
+            let record = self.records.get(index);
+            let id = self.hold_id(self.place_of(index), record.fence);
+            holds.push(Held { id, record: index, request: record.request });
         }
         let mut at = link.entries.head;
         while at != NIL {

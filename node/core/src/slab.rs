@@ -32,6 +32,12 @@ impl<T: Slot> Slab<T> {
         self.len
     }
 
+    /// Values in use and free slots: every index is below it.
+    pub(crate) fn slots(&self) -> u32 {
+        let last = self.pages.last().map_or(0, Vec::len);
+        (self.pages.len().saturating_sub(1) * PAGE_LEN + last) as u32
+    }
+
     #[inline]
     pub(crate) fn insert(&mut self, value: T) -> u32 {
         self.len += 1;
@@ -51,6 +57,21 @@ impl<T: Slot> Slab<T> {
         let index = (page << PAGE_BITS) + self.pages[page].len() - 1;
         assert!(index < NIL as usize, "slab is full");
         index as u32
+    }
+
+    /// A slot in use from now on, to be filled in place: it holds a default or a freed value.
+    #[inline]
+    pub(crate) fn claim(&mut self) -> u32
+    where
+        T: Default,
+    {
+        if self.free == NIL {
+            return self.insert(T::default());
+        }
+        self.len += 1;
+        let index = self.free;
+        self.free = self.get(index).next_free();
+        index
     }
 
     /// Frees a value in use. Freeing twice would hand one slot to two owners, so callers remove

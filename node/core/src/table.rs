@@ -4,7 +4,6 @@ use crate::machine::Machine;
 use crate::record::{Record, Rich};
 use crate::slab::NIL;
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use lockring_proto::{Fence, HoldId};
 use lockring_ring::{CellId, Epoch, KeyHash, NamespaceSeed, RingVersion, hash_key};
 
@@ -48,6 +47,17 @@ impl Cell {
             .map(|slot| slot.record)
     }
 
+    /// Whether a part of the tag matches, by the table's control bytes alone.
+    #[inline]
+    pub(crate) fn may_have(&self, tag: u32) -> bool {
+        let mut any = false;
+        let _none = self.table.find(spread(tag), |_| {
+            any = true;
+            false
+        });
+        any
+    }
+
     /// A record whose tag matches, without looking at its key: for touching memory early.
     #[inline]
     pub(crate) fn guess(&self, tag: u32) -> u32 {
@@ -61,13 +71,11 @@ impl Cell {
 
     #[inline]
     pub(crate) fn remove(&mut self, tag: u32, record: u32) {
-        let found =
-            self.table.entry(spread(tag), |slot| slot.record == record, |slot| spread(slot.tag));
-        match found {
-            Entry::Occupied(slot) => {
+        match self.table.find_entry(spread(tag), |slot| slot.record == record) {
+            Ok(slot) => {
                 slot.remove();
             }
-            Entry::Vacant(_) => panic!("record {record} is not in the table of its cell"),
+            Err(_) => panic!("record {record} is not in the table of its cell"),
         }
         // A cell that was full once must not keep its memory for ever.
         if self.table.capacity() > 64 && self.table.len() * 8 < self.table.capacity() {
@@ -82,6 +90,9 @@ pub(crate) struct Place {
     /// Index in the machine's cells.
     pub(crate) at: u32,
     pub(crate) tag: u32,
+    /// A record that may be the key's, found ahead by its tag alone, or [`NIL`]. Whoever uses it
+    /// looks at its key first: it may be another key's, or not in use any more.
+    pub(crate) guess: u32,
 }
 
 impl Machine {
@@ -92,7 +103,7 @@ impl Machine {
         if cell & (self.config.workers - 1) != self.config.worker {
             return None;
         }
-        Some(Place { at: u32::from(cell >> self.worker_shift), tag: hash.tag })
+        Some(Place { at: u32::from(cell >> self.worker_shift), tag: hash.tag, guess: NIL })
     }
 
     pub(crate) fn place_of_key(&self, seed: NamespaceSeed, key: &[u8]) -> Place {
@@ -146,18 +157,18 @@ impl Machine {
     /// The record of a key of a namespace, if it is in use.
     #[inline]
     pub(crate) fn find(&self, place: Place, namespace: u16, key: &[u8]) -> Option<u32> {
+        // A key has one record, so that a guess with its key needs no look at the table.
+        if place.guess != NIL && self.is_key(place.guess, namespace, key) {
+            return Some(place.guess);
+        }
         self.cell(place).find(place.tag, |index| self.is_key(index, namespace, key))
     }
 
     #[inline]
     fn is_key(&self, index: u32, namespace: u16, key: &[u8]) -> bool {
         let record = self.records.get(index);
-        let theirs = if record.is_rich() {
-            self.riches.get(record.link).namespace
-        } else {
-            self.links.get(record.link).namespace
-        };
-        theirs == namespace && self.key(record) == key
+        // The key first: a free record has an empty one, which no request names.
+        self.key(record) == key && self.namespace(record) == namespace
     }
 
     /// The key of a record.

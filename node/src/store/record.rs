@@ -43,6 +43,16 @@ impl Record {
         })
     }
 
+    /// That of a node whose record is lost. Each life raises the floor, so that the count of lives
+    /// was never above it.
+    pub(super) fn recovered(
+        epoch_floor: u32,
+        longest_ttl_ms: u64,
+    ) -> Result<Self, getrandom::Error> {
+        let boot = u64::from(epoch_floor);
+        Ok(Self { boot, epoch_floor, longest_ttl_ms, ..Self::new()? })
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let Self { revision, cluster, node, keys, boot, epoch_floor, longest_ttl_ms, clean } = self;
         let mut bytes = Vec::new();

@@ -16,7 +16,7 @@ fn open_error(dir: &Path) -> StoreError {
 fn is_corrupt(error: &StoreError) -> bool {
     matches!(error, StoreError::Corrupt { .. })
         && error.to_string().contains(STATE)
-        && error.to_string().contains("recover --epoch-floor")
+        && error.to_string().contains("lockring recover")
 }
 
 /// A directory with `file` for its state, and the mark of another.
@@ -241,6 +241,32 @@ fn a_first_start_cut_short_is_begun_again() {
     fs::write(dir.join("state.redb.new"), b"half a file").unwrap();
     assert!(Store::open(&dir).unwrap().boot().unwrap().first);
     assert!(!dir.join("state.redb.new").exists());
+}
+
+/// After damage the node goes on above every epoch that it may have used, and waits.
+#[test]
+fn a_damaged_store_is_recovered_above_a_floor() {
+    let (_base, dir) = data_dir();
+    let lost = some_lives(&dir, true);
+    let mut damaged = lost.clone();
+    damaged.truncate(lost.len() / 2);
+    fs::write(dir.join(STATE), &damaged).unwrap();
+    assert!(is_corrupt(&open_error(&dir)));
+    let kept = Store::recover(&dir, 3, Duration::from_secs(60)).unwrap().unwrap();
+    assert_eq!(fs::read(kept).unwrap(), damaged);
+    let boot = Store::open(&dir).unwrap().boot().unwrap();
+    assert!(!boot.first && !boot.was_clean, "it waits for earlier leases");
+    assert_eq!((boot.epoch_floor, boot.boot), (4, 4));
+    assert_eq!(boot.longest_ttl, Duration::from_secs(60));
+    // A state that is gone altogether, as told by its mark.
+    fs::remove_file(dir.join(STATE)).unwrap();
+    assert_eq!(Store::recover(&dir, 9, Duration::from_secs(1)).unwrap(), None);
+    assert_eq!(Store::open(&dir).unwrap().boot().unwrap().epoch_floor, 10);
+    let held = Store::open(&dir).unwrap();
+    let recover = |floor| Store::recover(&dir, floor, Duration::from_secs(1)).unwrap_err();
+    assert!(matches!(recover(10), StoreError::Locked(_)));
+    drop(held);
+    assert!(matches!(recover(Epoch::LAST.0), StoreError::EpochsUsedUp(_)));
 }
 
 #[test]

@@ -66,7 +66,9 @@ pub fn tell_answers(hub: &mut Hub, asked: &[Asked], actions: &[Action], from: (C
 
 pub fn says_fresh(actions: &[Action]) -> bool {
     actions.iter().any(|action| match action {
-        Action::Welcome { reply: HelloReply::Welcome(welcome), .. } => welcome.fresh,
+        Action::Welcome { reply, .. } => {
+            matches!(&**reply, HelloReply::Welcome(welcome) if welcome.fresh)
+        }
         _ => false,
     })
 }

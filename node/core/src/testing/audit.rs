@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 /// What one pass over the keys in use has counted.
 #[derive(Default)]
 struct Counted {
-    links: BTreeMap<u32, (Digest, u32)>,
+    /// Digest, waiters and thin holds of each link.
+    links: BTreeMap<u32, (Digest, u32, u32)>,
     keys: u32,
     riches: u32,
     holders: u32,
@@ -44,10 +45,11 @@ impl Machine {
                 self.audit_key(at as u32, slot.record, &mut counted)?;
             }
         }
-        for (&link, &(digest, waiters)) in &counted.links {
+        for (&link, &(digest, waiters, thin)) in &counted.links {
             let kept = self.links.get(link);
             same("digest of a link", digest, kept.digest)?;
             same("waiters of a link", waiters, kept.waiters)?;
+            same("thin holds of a link", thin, kept.thin.len())?;
         }
         same("records", counted.keys, self.records.len())?;
         same("side records", counted.riches, self.riches.len())?;
@@ -68,7 +70,9 @@ impl Machine {
             counted.thin += 1;
             let link = counted.links.entry(record.link).or_default();
             link.0.add(self.hold_id(place, record.fence));
-            return Ok(());
+            link.2 += 1;
+            let thin = &self.links.get(record.link).thin;
+            return same("record at a position", thin.get(record.position()), index);
         }
         counted.riches += 1;
         let rich = self.riches.get(record.link);

@@ -14,6 +14,8 @@ mod faults;
 mod net;
 mod recorder;
 mod rng;
+#[cfg(test)]
+mod scripts;
 mod seen;
 mod view;
 

@@ -1,7 +1,7 @@
 //! Golden scripts: what one machine does, event by event, as text one can read and review.
 //!
 //! A script is commands at the left margin and, indented below each, what the machine did. Plain
-//! `cargo test` compares; `UPDATE=1 cargo test -p lockring-core --test scripts` writes the indented
+//! `cargo test` compares; `UPDATE=1 cargo test -p lockring-core scripts` writes the indented
 //! lines anew, and the difference is for a person to judge. Empty lines and `#` lines are kept.
 //!
 //! ```text
@@ -14,7 +14,7 @@
 //! ```
 //! Keys: `\xHH` is a byte, a trailing `*N` repeats what is before it N times.
 
-use lockring_core::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Party, Time};
+use crate::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Party, Time};
 use lockring_proto::{
     BlockedReason, Claim, Digest, Fence, Hello, HelloReply, HoldId, Holder, Inspection, ListCursor,
     Listing, Namespace, PROTOCOL, Push, Reply, Request, SessionId, Wait,
@@ -504,7 +504,7 @@ fn replay(script: &str) -> String {
 
 #[test]
 fn scripts_are_as_recorded() {
-    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
     let mut paths: Vec<_> =
         std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
@@ -532,7 +532,7 @@ fn scripts_are_as_recorded() {
     }
     assert!(
         changed.is_empty(),
-        "{}\nif this is meant: UPDATE=1 cargo test -p lockring-core --test scripts",
+        "{}\nif this is meant: UPDATE=1 cargo test -p lockring-core scripts",
         changed.join("\n")
     );
 }
