@@ -1,7 +1,8 @@
 //! `bench expiry`: one session dies without a goodbye, holding many locks, while others work.
 //!
 //! - *The dying one* takes its locks over a link of its own with a TTL of two seconds, keeps it
-//!   alive while the others are measured undisturbed, and then drops its connections.
+//!   alive while the others are measured undisturbed, and is then gone from one moment to the next:
+//!   no goodbye, no closed connection.
 //! - *The working one* acquires and releases other keys in an open loop; a third does nothing but
 //!   renew itself. Their latencies just before the death are compared with those of the time in
 //!   which the locks are freed: from the end of the lease until the last of them is gone.
@@ -21,7 +22,7 @@ use crate::progress::Progress;
 use crate::pump::{LaneError, LaneSetting, lock};
 use crate::report::{Outcome, SafetyReport};
 use crate::report_expiry::{BeforeDuring, ExpiryReport, print_expiry};
-use crate::rounds::block_on;
+use crate::rounds::one_by_one;
 use crate::safety::{Guarantees, SafetyCheck};
 use crate::target::{Target, TargetKind};
 use crate::time::{Clock, Time};
@@ -30,8 +31,8 @@ use lockring_client::router::WorkerId;
 use lockring_client::{Client, Error};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 
 /// TTL of the session that dies: short, so that a run is too.
 const TTL: Duration = Duration::from_secs(2);
@@ -85,14 +86,8 @@ pub fn run_expiry(options: &ExpiryOptions, output: Output) -> Result<Outcome, Be
 /// As [`run_expiry`].
 pub fn measure_expiry(options: &ExpiryOptions) -> Result<Vec<ExpiryReport>, BenchError> {
     options.check()?;
-    options.targets.iter().try_for_each(refuse_unfit)?;
-    block_on(async {
-        let progress = Progress::new();
-        let mut reports = Vec::new();
-        for target in &options.targets {
-            reports.push(measure(target, options.locks, &progress).await?);
-        }
-        Ok(reports)
+    one_by_one(&options.targets, refuse_unfit, &async |target: &Target, progress: &Progress| {
+        measure(target, options.locks, progress).await
     })
 }
 
@@ -142,7 +137,7 @@ async fn measure(
     let before = others.end(&begun)?;
 
     let board = Arc::clone(&doomed.board);
-    let lapses_at = doomed.die(target).await?;
+    let lapses_at = doomed.die(target)?;
     progress.say(&format!("{target}: the session is dead, its lease runs"));
     observer.watch(&mut others, lapses_at).await?;
     lock(&board).safety.lapse();
@@ -178,12 +173,38 @@ async fn measure(
     })
 }
 
-/// The session that dies.
+/// The session that dies. It lives in a thread and a runtime of its own: those end from one moment
+/// to the next, with nobody left to close its connections, as when a process is killed.
 struct Doomed {
     clock: Clock,
     board: Arc<Mutex<Board>>,
     phase: watch::Sender<Phase>,
-    lane: JoinHandle<Result<Lane<LockringProtocol>, LaneError>>,
+    thread: std::thread::JoinHandle<Result<Lane<LockringProtocol>, LaneError>>,
+}
+
+/// Runs the session that dies until its phase is gone.
+fn live(
+    access: &Access,
+    locks: u32,
+    setting: LaneSetting,
+    connected: oneshot::Sender<Result<(), String>>,
+) -> Result<Lane<LockringProtocol>, LaneError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let end = match access.anew() {
+            Ok(access) => LockringProtocol::connect(&access, FILLERS, TTL).await,
+            Err(why) => Err(why),
+        };
+        let (end, told) = match end {
+            Ok(end) => (Some(end), Ok(())),
+            Err(why) => (None, Err(why)),
+        };
+        let _gone_if_interrupted = connected.send(told);
+        let Some((protocol, wires)) = end else { return Err(LaneError::Closed) };
+        let work = Work::Fill { next: 0, end: locks };
+        let lane = Lane::new(protocol, work, 0, FILLERS).in_space(SPACE);
+        lockring::drive(lane, wires, setting).await
+    })
 }
 
 impl Doomed {
@@ -196,13 +217,16 @@ impl Doomed {
         let safety = SafetyCheck::new(Guarantees::FENCED, locks);
         let board = Arc::new(Mutex::new(Board::new(safety)));
         let (phase, listener) = watch::channel(Phase::Paused);
-        let end = LockringProtocol::connect(access, FILLERS, TTL).await;
-        let (protocol, wires) = end.map_err(|why| refused(&target.to_string(), why))?;
-        let work = Work::Fill { next: 0, end: locks };
-        let lane = Lane::new(protocol, work, 0, FILLERS).in_space(SPACE);
         let setting = LaneSetting { clock, board: Arc::clone(&board), phase: listener };
-        let lane = tokio::spawn(lockring::drive(lane, wires, setting));
-        Ok(Self { clock, board, phase, lane })
+        let (connected, is_connected) = oneshot::channel();
+        let access = access.clone();
+        let thread = std::thread::Builder::new()
+            .name("doomed".to_owned())
+            .spawn(move || live(&access, locks, setting, connected))
+            .map_err(BenchError::system("starting a thread"))?;
+        let told = is_connected.await.unwrap_or_else(|_| Err("its thread ended".to_owned()));
+        told.map_err(|why| refused(&target.to_string(), why))?;
+        Ok(Self { clock, board, phase, thread })
     }
 
     /// Takes its locks.
@@ -224,24 +248,24 @@ impl Doomed {
                 (last, moved_at) = (board.grants, self.clock.now());
             }
             let stuck = self.clock.now() > moved_at + PATIENCE;
-            if board.errors > 0 || stuck || self.lane.is_finished() {
+            if board.errors > 0 || stuck || self.thread.is_finished() {
                 return Err(not_filled(others.working.target(), locks, &board));
             }
             progress.say(&format!("{} of {locks} locks held", board.grants));
         }
     }
 
-    /// Dies: its connections end and nothing renews it any more. Says until when it may believe in
-    /// its lease, had it lived.
-    async fn die(self, target: &Target) -> Result<Time, BenchError> {
+    /// Dies: nothing more is sent, nor said to the server. Says until when it may believe in its
+    /// lease, had it lived.
+    fn die(self, target: &Target) -> Result<Time, BenchError> {
         drop(self.phase);
-        let mut lane = match self.lane.await {
+        let mut lane = match self.thread.join() {
             Ok(ended) => ended.map_err(|source| BenchError::Lane {
                 target: target.to_string(),
                 source,
                 obituary: String::new(),
             })?,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            Err(panic) => std::panic::resume_unwind(panic),
         };
         Ok(lane.protocol_mut().lapses_at())
     }

@@ -6,7 +6,7 @@ use crate::options::{Driver, MemoryOptions, Output};
 use crate::process::{CpuTime, ResidentBytes, Spawned};
 use crate::progress::Progress;
 use crate::report::{MemoryReport, Outcome, print_memory};
-use crate::rounds::block_on;
+use crate::rounds::one_by_one;
 use crate::target::{Target, TargetKind};
 use crate::time::{Clock, Time};
 use std::time::Duration;
@@ -47,14 +47,8 @@ pub fn run_memory(options: &MemoryOptions, output: Output) -> Result<Outcome, Be
 /// As [`run_memory`].
 pub fn measure_memory(options: &MemoryOptions) -> Result<Vec<MemoryReport>, BenchError> {
     options.check()?;
-    options.targets.iter().try_for_each(refuse_unfit)?;
-    block_on(async {
-        let progress = Progress::new();
-        let mut reports = Vec::new();
-        for target in &options.targets {
-            reports.push(measure(target, options.locks, &progress).await?);
-        }
-        Ok(reports)
+    one_by_one(&options.targets, refuse_unfit, &async |target: &Target, progress: &Progress| {
+        measure(target, options.locks, progress).await
     })
 }
 

@@ -5,6 +5,7 @@ use crate::error::BenchError;
 use crate::options::{LatencyOptions, Output, PairsOptions};
 use crate::progress::Progress;
 use crate::report::{Outcome, PairsReport, print_pairs};
+use crate::target::Target;
 use crate::time::Clock;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,9 +59,7 @@ pub fn measure_pairs(options: &PairsOptions) -> Result<Vec<PairsReport>, BenchEr
 
 /// Runs on this thread alone, until a signal asks to stop: what was started here is then dropped in
 /// good order, so that no server outlives the run.
-pub(crate) fn block_on<T>(
-    run: impl Future<Output = Result<T, BenchError>>,
-) -> Result<T, BenchError> {
+fn block_on<T>(run: impl Future<Output = Result<T, BenchError>>) -> Result<T, BenchError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -74,6 +73,23 @@ pub(crate) fn block_on<T>(
             _ = interrupt.recv() => Err(BenchError::Interrupted),
             _ = terminate.recv() => Err(BenchError::Interrupted),
         }
+    })
+}
+
+/// Measures targets one after the other, one report each, once every one is known to be fit.
+pub(crate) fn one_by_one<R>(
+    targets: &[Target],
+    refuse_unfit: impl Fn(&Target) -> Result<(), BenchError>,
+    measure: &impl AsyncFn(&Target, &Progress) -> Result<R, BenchError>,
+) -> Result<Vec<R>, BenchError> {
+    targets.iter().try_for_each(refuse_unfit)?;
+    block_on(async {
+        let progress = Progress::new();
+        let mut reports = Vec::new();
+        for target in targets {
+            reports.push(measure(target, &progress).await?);
+        }
+        Ok(reports)
     })
 }
 

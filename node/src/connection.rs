@@ -71,7 +71,10 @@ pub async fn serve(conn: Connection, shared: Shared) {
         Session { conn: &conn, shared: &shared, id, wake, carry: Vec::new() }.run(&party).await;
     shared.borrow_mut().close(id);
     let (code, reason) = match ended {
-        Ok(Ending::Core(reason)) => (reason as u32, "ended by the node"),
+        Ok(Ending::Core(reason)) => {
+            tracing::info!(peer = %conn.remote_address(), name = party.name, ?reason, "link ended");
+            (reason as u32, "ended by the node")
+        }
         Ok(Ending::Refused) => (CODE_REFUSED, "refused"),
         Ok(Ending::Stopping) => (CODE_STOPPING, "the node is stopping"),
         Err(Fault::Gone(why)) => {

@@ -40,6 +40,11 @@ impl Access {
         Ok(Self { addr, identity, config, endpoint })
     }
 
+    /// The same way, by a socket of the current runtime.
+    pub(crate) fn anew(&self) -> Result<Self, String> {
+        Self::new(self.addr, &self.identity)
+    }
+
     /// A connection to the worker that listens `port_offset` ports above the first.
     pub(crate) async fn wire(&self, port_offset: u16) -> Result<Wire, WireError> {
         let mut addr = self.addr;
