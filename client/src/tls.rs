@@ -1,8 +1,8 @@
 //! The client's bundle of certificates, and the QUIC settings of its connections.
 
-use quinn::congestion::CubicConfig;
+use lockring_proto::transport;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, VarInt};
+use quinn::{EndpointConfig, VarInt};
 use rustls::RootCertStore;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
@@ -16,13 +16,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Asked of the kernel for each direction of a socket, so that a pause of the program loses no
-/// packets at full load.
-const SOCKET_BUFFER_BYTES: usize = 4 << 20;
-
-/// Largest UDP payload of an Ethernet without jumbo frames, over IPv6.
-const MTU_UPPER_BOUND: u16 = 1452;
 
 /// A client's certificates, checked: the cluster's CA, the client's own certificate, its key.
 #[derive(Clone)]
@@ -196,58 +189,21 @@ pub fn client_endpoint(remote: SocketAddr) -> io::Result<quinn::Endpoint> {
     let socket = Socket::new(Domain::for_address(any), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     // The kernel cuts this to what it allows; a refusal leaves the default, which works too.
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    let _ = socket.set_recv_buffer_size(transport::SOCKET_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(transport::SOCKET_BUFFER_BYTES);
     socket.bind(&any.into())?;
     quinn::Endpoint::new(EndpointConfig::default(), None, socket.into(), runtime)
 }
 
-/// How a client treats its connections. Every setting is written down, also those that keep
-/// quinn's default: a default that changes must not change us.
+/// How a client treats its connections.
 fn transport_config() -> quinn::TransportConfig {
-    let mut acks = AckFrequencyConfig::default();
-    // Fewer acknowledgement packets, and a tail loss is noticed after about 6 ms, not 26.
-    acks.ack_eliciting_threshold(VarInt::from_u32(10))
-        .max_ack_delay(Some(Duration::from_millis(5)))
-        .reordering_threshold(VarInt::from_u32(2));
-    let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(MTU_UPPER_BOUND)
-        .interval(Duration::from_secs(600))
-        .black_hole_cooldown(Duration::from_secs(60))
-        .minimum_change(20);
-    let mut cubic = CubicConfig::default();
-    cubic.initial_window(256 << 10);
-
-    let mut config = quinn::TransportConfig::default();
+    let mut config = transport::common_config();
     config
         // A node opens one stream, for its pushes; requests go on ours.
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(1))
-        // The lower of both sides' values holds; one side's keep-alives are enough.
-        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(10_000))))
-        .keep_alive_interval(Some(Duration::from_secs(1)))
-        .stream_receive_window(VarInt::from_u32(256 << 10))
-        .receive_window(VarInt::from_u32(1 << 20))
-        .send_window(1 << 20)
-        .crypto_buffer_size(16 << 10)
-        // Frames of one stream stay together instead of being split to share a packet.
-        .send_fairness(false)
-        // A LAN's: it sets the first loss timers and the first pacing burst.
-        .initial_rtt(Duration::from_millis(5))
-        .initial_mtu(1400)
-        .min_mtu(1200)
-        .mtu_discovery_config(Some(mtu))
-        .pad_to_mtu(false)
-        .ack_frequency_config(Some(acks))
-        .packet_threshold(3)
-        .time_threshold(9.0 / 8.0)
-        .persistent_congestion_threshold(3)
-        .congestion_controller_factory(Arc::new(cubic))
-        .enable_segmentation_offload(true)
-        .allow_spin(true)
-        // Datagrams are unused: without a receive buffer they are off, and the other stays empty.
-        .datagram_receive_buffer_size(None)
-        .datagram_send_buffer_size(1 << 20);
+        // One side's are enough.
+        .keep_alive_interval(Some(Duration::from_secs(1)));
     config
 }
 

@@ -1,7 +1,7 @@
 //! UDP endpoints of a node and the transport settings of its client connections.
 
-use quinn::congestion::CubicConfig;
-use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, VarInt};
+use lockring_proto::transport;
+use quinn::{EndpointConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt;
@@ -10,66 +10,21 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Asked of the kernel for each direction of a socket: at full load the default of some 200 KiB
-/// is a millisecond of traffic, so any pause of the worker would lose packets.
-const SOCKET_BUFFER_BYTES: usize = 4 << 20;
-
-/// Largest UDP payload of an Ethernet without jumbo frames, over IPv6.
-const MTU_UPPER_BOUND: u16 = 1452;
-
 /// After a restart each client's next packet is answered by a reset, which is how it learns of
 /// the restart at once. quinn's default of one per 20 ms would keep thousands of them waiting; a
 /// reset is always shorter than the packet it answers, so it cannot amplify.
 const RESET_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How a node's endpoints treat the connections of clients. Every setting is written down, also
-/// those that keep quinn's default: a default that changes must not change us.
+/// How a node's endpoints treat the connections of clients.
 pub fn transport_config() -> quinn::TransportConfig {
-    let mut acks = AckFrequencyConfig::default();
-    // Fewer acknowledgement packets, and a tail loss is noticed after about 6 ms, not 26.
-    acks.ack_eliciting_threshold(VarInt::from_u32(10))
-        .max_ack_delay(Some(Duration::from_millis(5)))
-        .reordering_threshold(VarInt::from_u32(2));
-    let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(MTU_UPPER_BOUND)
-        .interval(Duration::from_secs(600))
-        .black_hole_cooldown(Duration::from_secs(60))
-        .minimum_change(20);
-    let mut cubic = CubicConfig::default();
-    cubic.initial_window(256 << 10);
-
-    let mut config = quinn::TransportConfig::default();
+    let mut config = transport::common_config();
     config
         // Requests and replies take one stream; the second is room for its successor. Pushes go
         // on a stream of ours. Each slot ever used costs memory, so these are memory limits.
         .max_concurrent_bidi_streams(VarInt::from_u32(2))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
-        // The lower of both sides' values holds. The client sends the keep-alives.
-        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(10_000))))
-        .keep_alive_interval(None)
-        // What a hostile peer can make us hold per connection, in either direction.
-        .stream_receive_window(VarInt::from_u32(256 << 10))
-        .receive_window(VarInt::from_u32(1 << 20))
-        .send_window(1 << 20)
-        .crypto_buffer_size(16 << 10)
-        // Frames of one stream stay together instead of being split to share a packet.
-        .send_fairness(false)
-        // A LAN's: it sets the first loss timers and the first pacing burst.
-        .initial_rtt(Duration::from_millis(5))
-        .initial_mtu(1400)
-        .min_mtu(1200)
-        .mtu_discovery_config(Some(mtu))
-        .pad_to_mtu(false)
-        .ack_frequency_config(Some(acks))
-        .packet_threshold(3)
-        .time_threshold(9.0 / 8.0)
-        .persistent_congestion_threshold(3)
-        .congestion_controller_factory(Arc::new(cubic))
-        .enable_segmentation_offload(true)
-        .allow_spin(true)
-        // Datagrams are unused: without a receive buffer they are off, and the other stays empty.
-        .datagram_receive_buffer_size(None)
-        .datagram_send_buffer_size(1 << 20);
+        // The client sends them.
+        .keep_alive_interval(None);
     config
 }
 
@@ -182,8 +137,8 @@ fn open_socket(addr: SocketAddr) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     // Asking never fails on Linux, it is cut to what the system allows; elsewhere a refusal
     // leaves the default, which works, only not under full load.
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    let _ = socket.set_recv_buffer_size(transport::SOCKET_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(transport::SOCKET_BUFFER_BYTES);
     tell_buffers(addr, &socket)?;
     socket.bind(&addr.into())?;
     Ok(socket.into())
@@ -194,9 +149,9 @@ fn tell_buffers(addr: SocketAddr, socket: &Socket) -> io::Result<()> {
     let share = if cfg!(target_os = "linux") { 2 } else { 1 };
     let receive = socket.recv_buffer_size()? / share;
     let send = socket.send_buffer_size()? / share;
-    if receive.min(send) < SOCKET_BUFFER_BYTES {
+    if receive.min(send) < transport::SOCKET_BUFFER_BYTES {
         tracing::info!(
-            %addr, receive, send, asked = SOCKET_BUFFER_BYTES,
+            %addr, receive, send, asked = transport::SOCKET_BUFFER_BYTES,
             "the kernel granted smaller socket buffers; for full load raise net.core.rmem_max \
              and net.core.wmem_max"
         );

@@ -16,6 +16,8 @@ pub mod limits;
 mod reply;
 mod request;
 mod time;
+#[cfg(feature = "transport")]
+pub mod transport;
 
 pub use common::{Head, Message};
 pub use fence::{Fence, Namespace, NamespaceError, SessionId};
