@@ -17,7 +17,11 @@ mod rng;
 #[cfg(test)]
 mod scripts;
 mod seen;
+#[cfg(test)]
+mod slice_tests;
 mod view;
+#[cfg(test)]
+mod view_tests;
 
 pub use clock::RateClock;
 pub use fact::{Fact, KeyId, Token, Why};

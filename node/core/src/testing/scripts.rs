@@ -495,7 +495,10 @@ fn replay(script: &str) -> String {
             continue;
         }
         match &mut world {
-            Some(world) => world.run(line, &mut out),
+            Some(world) => {
+                world.run(line, &mut out);
+                world.machine.audit().unwrap_or_else(|why| panic!("after {line:?}: {why}"));
+            }
             None => world = Some(World::new(line)),
         }
     }

@@ -215,7 +215,3 @@ impl Machine {
         view
     }
 }
-
-#[cfg(test)]
-#[path = "view_tests.rs"]
-mod tests;

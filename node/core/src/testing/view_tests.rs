@@ -9,15 +9,16 @@ use std::time::Duration;
 /// The smallest ring there is: two cells.
 const BITS: u8 = 1;
 
-struct World {
-    machine: Machine,
+/// A machine of two cells with a few connections.
+pub(super) struct World {
+    pub(super) machine: Machine,
     links: BTreeMap<u64, LinkIndex>,
-    now: Time,
+    pub(super) now: Time,
     id: u64,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let config = Config {
             cell_bits: CellBits::new(BITS).unwrap(),
             worker: 0,
@@ -33,7 +34,7 @@ impl World {
         Self { machine: Machine::new(config, Time(0)), links: BTreeMap::new(), now: Time(0), id: 0 }
     }
 
-    fn run(&mut self, event: Event<'_>) -> Vec<Action> {
+    pub(super) fn run(&mut self, event: Event<'_>) -> Vec<Action> {
         let mut actions = Vec::new();
         self.machine.handle(self.now, event, &mut actions);
         for action in &actions {
@@ -44,11 +45,11 @@ impl World {
         actions
     }
 
-    fn open(&mut self, conn: u64) {
+    pub(super) fn open(&mut self, conn: u64) {
         let party = Party { namespace: Namespace::default(), name: format!("c{conn}") };
         let hello = Hello {
             protocol: PROTOCOL,
-            session: SessionId([conn as u8; 16]),
+            session: SessionId(u128::from(conn).to_be_bytes()),
             incarnation: 1,
             ttl_ms: 10_000,
             ring_version: 1,
@@ -62,7 +63,15 @@ impl World {
         self.run(Event::Requests { conn: ConnId(conn), link, requests: &[request] })
     }
 
-    fn acquire(&mut self, conn: u64, id: u64, key: &str, claim: Claim) -> Vec<Action> {
+    /// Lets time pass, tick by tick.
+    pub(super) fn walk_to(&mut self, then: Time) {
+        while self.now < then {
+            self.now = self.now.after(Duration::from_millis(20)).min(then);
+            self.run(Event::Tick);
+        }
+    }
+
+    pub(super) fn acquire(&mut self, conn: u64, id: u64, key: &str, claim: Claim) -> Vec<Action> {
         let (version, wait, key) = (1, Wait::Forever, key.as_bytes());
         self.ask(conn, Request::Acquire { id, version, claim, wait, key })
     }

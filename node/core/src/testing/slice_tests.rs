@@ -1,0 +1,96 @@
+//! Nothing is ever done for long: what touches much is cut into slices and pages.
+
+use super::view_tests::World;
+use crate::{Event, Time};
+use lockring_proto::{Claim, ListCursor};
+use std::collections::BTreeSet;
+
+/// More than any slice or page looks at.
+const MANY: u64 = 600;
+
+fn with_sessions(count: u64) -> World {
+    let mut world = World::new();
+    for conn in 1..=count {
+        world.open(conn);
+    }
+    world
+}
+
+#[test]
+fn pages_of_sessions_are_bounded_and_name_each_once() {
+    let world = with_sessions(MANY);
+    let (mut names, mut pages, mut from) = (BTreeSet::new(), 0, Some(0));
+    while let Some(at) = from {
+        let (page, next) = world.machine.list_sessions(world.now, at, 1000);
+        assert!(page.len() <= 512, "{} in one page", page.len());
+        names.extend(page.into_iter().map(|seen| seen.name));
+        (pages, from) = (pages + 1, next);
+    }
+    assert_eq!((names.len(), pages), (MANY as usize, 2));
+    let (page, next) = world.machine.list_sessions(world.now, 7, 3);
+    assert_eq!(page.len(), 3);
+    assert_eq!(next, Some(10));
+}
+
+#[test]
+fn a_session_that_ended_is_in_no_page() {
+    let mut world = with_sessions(3);
+    world.walk_to(Time(6_000_000));
+    // Two renew, the third is left to die.
+    for conn in [1, 3] {
+        world.acquire(conn, conn, "k", Claim::Shared);
+    }
+    world.walk_to(Time(11_000_000));
+    let (page, next) = world.machine.list_sessions(world.now, 0, 10);
+    let names: Vec<&str> = page.iter().map(|seen| seen.name.as_str()).collect();
+    assert_eq!((names, next), (vec!["c1", "c3"], None));
+}
+
+#[test]
+fn a_listing_that_finds_nothing_stops_in_time() {
+    let mut world = with_sessions(1);
+    for number in 0..2 * MANY {
+        world.acquire(1, 1 + number, &format!("key{number}"), Claim::Exclusive);
+    }
+    let first = world.machine.list_all(world.now, &ListCursor::default(), 90, b"other/");
+    let (rows, Some(next)) = first else { panic!("all keys in one page: {first:?}") };
+    assert!(rows.is_empty());
+    assert_eq!((next.cell, next.key.len()), (1, 0), "one cell of {MANY} keys or so was enough");
+}
+
+#[test]
+fn leases_that_end_together_end_in_slices() {
+    let mut world = with_sessions(MANY);
+    world.acquire(1, 1, "k", Claim::Exclusive);
+    // Ticks, as otherwise the machine would take the silence for a stall of its own.
+    world.walk_to(Time(10_090_000));
+    assert_eq!(world.machine.stats().expired_links, 0);
+    world.now = Time(10_110_000);
+    world.run(Event::Tick);
+    assert_eq!(world.machine.stats().expired_links, 256);
+    assert_eq!(world.machine.next_deadline(), Some(world.now), "the rest is due at once");
+    for _ in 0..2 {
+        world.run(Event::Tick);
+    }
+    assert_eq!(world.machine.stats().expired_links, MANY);
+    assert_eq!((world.machine.stats().links, world.machine.stats().holds), (0, 0));
+}
+
+#[test]
+fn the_holds_of_one_link_are_freed_in_slices() {
+    let mut world = with_sessions(2);
+    for number in 0..MANY {
+        world.acquire(1, 1 + number, &format!("key{number}"), Claim::Exclusive);
+    }
+    world.walk_to(Time(5_000_000));
+    world.acquire(2, 1, "other", Claim::Exclusive);
+    world.walk_to(Time(10_090_000));
+    world.now = Time(10_110_000);
+    let mut left = Vec::new();
+    while world.machine.stats().links > 1 {
+        world.run(Event::Tick);
+        world.machine.audit().unwrap();
+        left.push(world.machine.stats().holds);
+    }
+    assert_eq!(left, [MANY - 256 + 1, MANY - 512 + 1, 1]);
+}
