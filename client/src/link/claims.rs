@@ -57,6 +57,26 @@ impl Claim {
         }
     }
 
+    /// The hold as the worker may have it: held, or its release unanswered.
+    pub(super) fn listed_id(&self) -> Option<HoldId> {
+        match self.state {
+            State::Held { fence } | State::Releasing { fence, .. } => {
+                Some(HoldId { cell: self.cell, fence })
+            }
+            State::Free | State::Acquiring | State::Cancelling { .. } => None,
+        }
+    }
+
+    /// The unanswered acquire, also while it is being undone: what it may have got at the worker is
+    /// not known here.
+    pub(super) fn unsettled(&self) -> Option<u64> {
+        match self.state {
+            State::Acquiring => Some(self.id),
+            State::Cancelling { target, .. } => Some(target),
+            State::Free | State::Held { .. } | State::Releasing { .. } => None,
+        }
+    }
+
     /// The wait that is left.
     fn wait(&self, now: Time) -> Wait {
         if !self.waits {
@@ -231,6 +251,7 @@ impl Link {
         claim.id = id;
         claim.sent = None;
         self.digest.remove(hold);
+        self.note_ended(hold);
         self.pending.insert(id, Pending::Claim(slot));
         self.send_claim(now, slot);
     }

@@ -107,52 +107,6 @@ impl Link {
         self.heard = now;
     }
 
-    /// Keeps the link alive; at rest it also compares what both sides hold.
-    fn send_renewal(&mut self, now: Time) {
-        let digest = self.at_rest().then_some(self.digest);
-        if digest.is_some() {
-            self.lost_early.clear();
-        }
-        let id = self.config.ids.next();
-        self.renewing = Some(now);
-        self.pending.insert(id, Pending::Renew { sent: now });
-        codec::encode_frame(&Request::Renew { id, digest }, &mut self.out);
-    }
-
-    pub(super) fn renewed(&mut self, now: Time, id: u64, mismatch: bool) {
-        let Some(Pending::Renew { sent }) = self.pending.remove(&id) else {
-            return;
-        };
-        self.renewing = None;
-        self.credit(Some(sent));
-        if mismatch && self.at_rest() && self.comparing == 0 {
-            self.send_compare(now);
-        }
-    }
-
-    /// Lists every hold, part by part, so that the worker ends what this side does not know and
-    /// says what it does not have.
-    fn send_compare(&mut self, now: Time) {
-        let holds = self.holds();
-        let id_before = self.config.ids.next();
-        let mut after = None;
-        let mut parts = holds.chunks(limits::HOLDS_PER_FRAME).peekable();
-        loop {
-            let part = parts.next().unwrap_or(&[]);
-            let through = parts.peek().and_then(|_| part.last().copied());
-            let id = self.config.ids.next();
-            self.pending.insert(id, Pending::Compare { sent: now });
-            self.comparing += 1;
-            let holds = part.to_vec();
-            let request = Request::Compare { id, upto: id_before, after, through, holds };
-            codec::encode_frame(&request, &mut self.out);
-            after = through;
-            if through.is_none() {
-                return;
-            }
-        }
-    }
-
     /// Asks for the ring; [`super::Outcome::Ring`] follows.
     pub fn ask_for_ring(&mut self, now: Time) {
         if self.phase == Phase::Up {

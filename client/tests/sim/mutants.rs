@@ -24,6 +24,6 @@ pub const ALL: [(&str, &str, Bug); 18] = [
     ("", "NoVersionFence", Bug::Node(Mutant::NoVersionFence)),
     ("", "NoLinkFence", Bug::Node(Mutant::NoLinkFence)),
     ("", "NoRequestId", Bug::Node(Mutant::NoRequestId)),
-    ("", "NoDigestCompare", Bug::Node(Mutant::NoDigestCompare)),
+    ("", "NoDigestCompare", Bug::Client(LinkMutant::NoDigestCompare)),
     ("", "SlowClocks", Bug::SlowClocks),
 ];
