@@ -44,7 +44,7 @@ impl Link {
         let Some(Pending::Renew { sent }) = self.pending.remove(&id) else {
             return;
         };
-        self.renewing = None;
+        (self.renewing, self.renewed) = (None, sent);
         self.credit(Some(sent));
         // Whatever was granted and lost before the renewal was sent has been told as granted too.
         self.lost_early.retain(|_, told| *told >= sent);
@@ -59,6 +59,10 @@ impl Link {
         self.mismatches += 1;
         if self.mismatches >= COMPARE_AFTER && self.comparing == 0 {
             let upto = self.settled_upto();
+            #[cfg(feature = "testing")]
+            if self.mutant == Some(super::LinkMutant::CompareAtRest) && !self.pending.is_empty() {
+                return;
+            }
             if upto > self.compared_upto || self.mismatches >= COMPARE_ANYWAY {
                 (self.mismatches, self.compared_upto) = (0, upto);
                 self.send_compare(now, upto);
@@ -69,6 +73,10 @@ impl Link {
     /// The last request id up to which every claim is settled here.
     fn settled_upto(&mut self) -> u64 {
         let newest = self.config.ids.next();
+        #[cfg(feature = "testing")]
+        if self.mutant == Some(super::LinkMutant::CompareAll) {
+            return newest;
+        }
         self.claims.iter().filter_map(Claim::unsettled).min().map_or(newest, |id| id - 1)
     }
 

@@ -17,9 +17,10 @@ impl Link {
         }
     }
 
-    /// When the next renewal is due: a third of the TTL after the last answered send.
+    /// When the next renewal is due: a third of the TTL after the last one. Other requests keep the
+    /// lease alive too, but only a renewal has both sides compared.
     fn renewal_due(&self) -> Time {
-        self.credited.after(self.ttl / 3)
+        self.renewed.after(self.ttl / 3)
     }
 
     fn holds_any(&self) -> bool {
@@ -53,15 +54,15 @@ impl Link {
         }
     }
 
-    /// A connection on which a renewal stays unanswered for a third of the TTL is not worth waiting
-    /// for: a new one may still save the lease.
+    /// A connection on which a renewal stays unanswered, and nothing else comes, for a third of the
+    /// TTL is not worth waiting for: a new one may still save the lease.
     pub fn is_silent(&self, now: Time) -> bool {
         self.silent_at().is_some_and(|at| now >= at)
     }
 
     fn silent_at(&self) -> Option<Time> {
         let sent = self.renewing.filter(|_| self.is_up())?;
-        Some(sent.after((self.ttl / 3).max(Duration::from_secs(1))))
+        Some(sent.max(self.heard).after((self.ttl / 3).max(Duration::from_secs(1))))
     }
 
     /// No contact for a whole lease: every hold is lost, and given back when contact returns. This

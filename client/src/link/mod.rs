@@ -47,6 +47,10 @@ pub enum LinkMutant {
     CancelForgotten,
     /// Never finds a digest wrong.
     NoDigestCompare,
+    /// Compares only when nothing is unanswered.
+    CompareAtRest,
+    /// Has what was granted to its claims under way compared too.
+    CompareAll,
 }
 
 /// Numbers the requests of a session, over all of its links: an id is never used twice.
@@ -143,6 +147,8 @@ pub struct Link {
     greeted: Time,
     /// Send time of the newest answered request.
     credited: Time,
+    /// Send time of the newest answered renewal.
+    renewed: Time,
     /// The last time anything was heard.
     heard: Time,
     /// Send time of a renewal that is unanswered.
@@ -179,6 +185,7 @@ impl Link {
             valid_until: now,
             greeted: now,
             credited: now,
+            renewed: now,
             heard: now,
             renewing: None,
             comparing: 0,

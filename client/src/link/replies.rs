@@ -205,8 +205,8 @@ impl Link {
             }
             Some(other) => {
                 // A renewal or compare that was refused: the next one tries again.
-                if let Pending::Renew { .. } = other {
-                    self.renewing = None;
+                if let Pending::Renew { sent } = other {
+                    (self.renewing, self.renewed) = (None, sent);
                 }
                 self.comparing -= u32::from(matches!(other, Pending::Compare { .. }));
             }

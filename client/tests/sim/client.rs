@@ -13,7 +13,7 @@ use lockring_client::router::Ring;
 use lockring_core::testing::{DELAY_MAX, Fact, KeyId, RateClock, Rng, Stream, Token};
 use lockring_core::{ConnId, Party, Time};
 use lockring_proto::{
-    Claim, Fence, HoldId, Namespace, Push, Reply, RingChunk, SessionId, codec, limits,
+    Claim, Fence, HoldId, Namespace, Push, Reply, Request, RingChunk, SessionId, codec, limits,
 };
 use lockring_ring::NamespaceSeed;
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,6 +68,8 @@ pub struct Client {
     pub claims: BTreeMap<u64, Claimed>,
     pub rng: Rng,
     pub ttl: Duration,
+    /// Holds in a frame of its compares: few make frames many.
+    holds_per_frame: usize,
     /// What it does with its slots.
     pub workload: crate::workload::Workload,
     clock: RateClock,
@@ -103,6 +105,7 @@ impl Client {
             session: SessionId([0; 16]),
             claims: BTreeMap::new(),
             ttl: Duration::ZERO,
+            holds_per_frame: *rng.pick(&[1, 2, 5, limits::HOLDS_PER_FRAME]),
             workload,
             clock: RateClock::new(rng.range(1, 1_000_000_000), ppm),
             rng,
@@ -213,8 +216,10 @@ impl Client {
             unreachable_after: Duration::from_secs(3),
         };
         let (ring, mutant) = (self.ring.as_ref().map(Ring::version), self.mutant);
+        let frame = self.holds_per_frame;
         self.lanes.entry(worker).or_insert_with(|| {
-            let mut link = Link::new(config, now).with_mutant(mutant);
+            let link = Link::new(config, now).with_mutant(mutant);
+            let mut link = link.with_holds_per_frame(frame);
             if let Some(version) = ring {
                 link.ring_is(now, version);
             }
@@ -294,6 +299,11 @@ impl Client {
         {
             lane.told_lost.extend(holds);
         }
+        let renewed = codec::split_frame(&frame.1).is_ok_and(|split| {
+            split.is_some_and(|(body, _)| {
+                matches!(codec::decode_frame(body), Ok(Reply::Renewed { .. }))
+            })
+        });
         let inbox = &mut lane.inbox[usize::from(frame.0 == Stream::Pushes)];
         inbox.extend_from_slice(&frame.1);
         let taken = match frame.0 {
@@ -302,6 +312,10 @@ impl Client {
         };
         inbox.drain(..taken.expect("the node speaks the wire"));
         self.after(hub, node, way.worker);
+        if renewed && frame.0 == Stream::Replies {
+            let (session, worker, conn) = (self.session, way.worker, way.conn);
+            hub.fact(&Fact::Renewed { session, worker, conn });
+        }
     }
 
     /// Time has passed, or a pause is over: what came meanwhile is taken in before or after the
@@ -401,6 +415,8 @@ impl Client {
         let Some(lane) = self.lanes.get_mut(&worker) else { return };
         if let Some(way) = lane.way {
             let bytes = std::mem::take(lane.link.outgoing());
+            let mut waits = self.claims.values().filter(|claim| claim.worker == worker);
+            tell_compares(hub, &bytes, waits.any(|claim| claim.state == State::Waiting));
             hub.send(way, Stream::Requests, &bytes, hub.now);
         }
     }
@@ -533,5 +549,23 @@ impl Client {
     /// Where its links stand, for the last look.
     pub fn links(&self) -> impl Iterator<Item = (u16, &Link)> {
         self.lanes.iter().map(|(&worker, lane)| (worker, &lane.link))
+    }
+}
+
+/// Counts the compares that begin in what is to be sent, also those under load.
+fn tell_compares(hub: &mut Hub, bytes: &[u8], load: bool) {
+    let mut rest = bytes;
+    while let Ok(Some((body, after))) = codec::split_frame(rest) {
+        rest = after;
+        let Ok(Request::Compare { after: None, through, .. }) = codec::decode_frame(body) else {
+            continue;
+        };
+        hub.reach("compares");
+        if load {
+            hub.reach("compares under load");
+        }
+        if through.is_some() {
+            hub.reach("compares of several frames");
+        }
     }
 }

@@ -80,6 +80,8 @@ pub enum Fact {
     /// A client believes in its holds at a worker until then; the worker honours them until
     /// `honoured`, if it has the link.
     Believes { session: SessionId, worker: u16, until: Time, honoured: Option<Time> },
+    /// A renewal of a client was answered, and it has done what follows from that.
+    Renewed { session: SessionId, worker: u16, conn: ConnId },
     /// A client begins to give a hold back.
     Giving { session: SessionId, token: Token },
     /// A client learnt that its hold ended, and was held until then.
