@@ -1,7 +1,7 @@
 //! Claims and queries: their states, and what callers may ask of them.
 
 use super::key::Key;
-use super::{ClaimRef, Link, NotGranted, Outcome, Phase};
+use super::{ClaimRef, Link, Loss, NotGranted, Outcome, Phase};
 use lockring_proto::{Claim as Wanted, Fence, HoldId, ListCursor, Request, Time, Wait, codec};
 use std::time::Duration;
 
@@ -180,8 +180,14 @@ impl Link {
             waits: false,
             deadline: Time::NEVER,
         });
-        self.digest.add(HoldId { cell, fence });
-        ClaimRef { slot, generation: self.claims[slot as usize].generation }
+        let hold = HoldId { cell, fence };
+        let named = ClaimRef { slot, generation: self.claims[slot as usize].generation };
+        self.digest.add(hold);
+        // The push stream may have been quicker than the welcome.
+        if self.lost_early.remove(&hold).is_some() {
+            self.lose(slot, Loss::Forced);
+        }
+        named
     }
 
     fn insert(&mut self, mut claim: Claim) -> u32 {

@@ -30,7 +30,7 @@ const CLEAN_SEEDS: u64 = 1600;
 const MUTANT_SEEDS: u64 = 1000;
 
 /// What a set of runs must have reached: a promise that was never at stake was not kept.
-const MUST_REACH: [&str; 46] = [
+const MUST_REACH: [&str; 51] = [
     "broken connections",
     "busy",
     "cancelled waiters",
@@ -50,11 +50,14 @@ const MUST_REACH: [&str; 46] = [
     "gave up after its own deadline",
     "grants from the line",
     "grants that raced a cancel",
+    "hellos without an incarnation",
     "holds",
     "holds found lost",
     "holds lapsed",
     "holds lost by force",
     "holds lost with the session",
+    "holds taken up",
+    "holds taken up too late",
     "late writes",
     "longest TTL lowered",
     "longest TTL raises",
@@ -62,9 +65,11 @@ const MUST_REACH: [&str; 46] = [
     "moved",
     "node pauses",
     "node restarts",
+    "orphans",
     "refused",
     "resumed links",
     "retries",
+    "sessions taken up",
     "slow networks",
     "stale frames",
     "stalls",

@@ -100,6 +100,18 @@ pub enum Fact {
     Anew { session: SessionId, worker: u16 },
     /// A client is killed.
     Crashed { session: SessionId, worst_lease: Duration },
+    /// A killed client's session goes on in a new process.
+    TakenUp { session: SessionId },
+    /// That process takes up a hold of the former one; it is still `there`.
+    Adopted {
+        session: SessionId,
+        worker: u16,
+        token: Token,
+        key: KeyId,
+        claim: Claim,
+        fence: Fence,
+        there: bool,
+    },
     /// A client uses what the lock protects: reads it, or writes what follows from what it read.
     Used { key: KeyId, fence: Fence, write: bool },
     /// Everybody is at rest: what both sides of a link hold.

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 const RENEWALS: u32 = 4;
 
 /// I5: whoever is in contact learns that an operator ended its hold, also when the push was lost
-/// with an earlier connection, and however much else is under way.
+/// with an earlier connection, and however much else is under way; and that a hold it has taken up
+/// is gone.
 #[derive(Default)]
 pub struct News {
     unknown: BTreeMap<(SessionId, Token), (ConnId, u32)>,
@@ -56,6 +57,18 @@ mod tests {
         tells_apart(News::default, &good, &bad);
         let good = then(&[renewed(1), renewed(1), renewed(1), renewed(2), renewed(2)]);
         tells_apart(News::default, &good, &bad);
+        let adopted = |there| Fact::Adopted {
+            session: A,
+            worker: 0,
+            token: T,
+            key: K,
+            claim: X,
+            fence: Fence(1),
+            there,
+        };
+        let renewals = vec![renewed(1); 9];
+        let good = [&[adopted(true)][..], &renewals].concat();
+        tells_apart(News::default, &good, &[&[adopted(false)][..], &renewals].concat());
         let kept = [granted(A, 1), held(A, 1), renewed(1), renewed(1), renewed(1), renewed(1)];
         tells_apart(News::default, &kept, &bad);
     }
