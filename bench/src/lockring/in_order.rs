@@ -47,7 +47,7 @@ impl InOrderProtocol {
             Question::Echo => codec::encode_frame(echoed, out),
             Question::Renewal => {
                 self.next_id += 1;
-                codec::encode_frame(&Request::Renew { id, digest: None }, out);
+                codec::encode_frame(&Request::Renew { id }, out);
             }
         }
         self.asked.push_back(Asked { id, slot, acquire });
@@ -114,11 +114,15 @@ impl Protocol for InOrderProtocol {
 mod tests {
     use super::*;
     use crate::keys::key;
+    use lockring_client::proto::Digest;
 
     fn replies(ids: &[u64]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for &id in ids {
-            codec::encode_frame(&Reply::Renewed { id, version: 1, mismatch: false }, &mut bytes);
+            codec::encode_frame(
+                &Reply::Renewed { id, version: 1, digest: Digest::default() },
+                &mut bytes,
+            );
         }
         bytes
     }

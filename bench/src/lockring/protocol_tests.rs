@@ -9,8 +9,8 @@ use crate::lane::{Lane, Pacing, Work};
 use crate::options::KeyDist;
 use crate::safety::{Guarantees, SafetyCheck};
 use lockring_client::proto::{
-    Fence, HelloReply, HoldId, LostReason, NodeInfo, PROTOCOL, Push, Reply, Request, RingChunk,
-    RingRun, Welcome, codec,
+    Digest, Fence, HelloReply, HoldId, LostReason, NodeInfo, PROTOCOL, Push, Reply, Request,
+    RingChunk, RingRun, Welcome, codec,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -63,7 +63,7 @@ impl Worker {
                 Request::Acquire { id, key, .. } => self.acquire(id, key, &mut replies),
                 Request::Release { id, key, .. } => self.release(id, key, &mut replies),
                 Request::Renew { id, .. } => {
-                    let renewed = Reply::Renewed { id, version: 1, mismatch: false };
+                    let renewed = Reply::Renewed { id, version: 1, digest: Digest::default() };
                     codec::encode_frame(&renewed, &mut replies);
                 }
                 other => panic!("a lane does not send {other:?}"),

@@ -1,7 +1,7 @@
 //! Claims and queries: their states, and what callers may ask of them.
 
 use super::key::Key;
-use super::{ClaimRef, Link, NotGranted, Outcome, Phase};
+use super::{ClaimRef, Link, Loss, NotGranted, Outcome, Phase};
 use lockring_proto::{Claim as Wanted, Fence, HoldId, ListCursor, Request, Time, Wait, codec};
 use std::time::Duration;
 
@@ -54,6 +54,26 @@ impl Claim {
         match self.state {
             State::Held { fence } => Some(HoldId { cell: self.cell, fence }),
             _ => None,
+        }
+    }
+
+    /// The hold as the worker may have it: held, or its release unanswered.
+    pub(super) fn listed_id(&self) -> Option<HoldId> {
+        match self.state {
+            State::Held { fence } | State::Releasing { fence, .. } => {
+                Some(HoldId { cell: self.cell, fence })
+            }
+            State::Free | State::Acquiring | State::Cancelling { .. } => None,
+        }
+    }
+
+    /// The unanswered acquire, also while it is being undone: what it may have got at the worker is
+    /// not known here.
+    pub(super) fn unsettled(&self) -> Option<u64> {
+        match self.state {
+            State::Acquiring => Some(self.id),
+            State::Cancelling { target, .. } => Some(target),
+            State::Free | State::Held { .. } | State::Releasing { .. } => None,
         }
     }
 
@@ -160,8 +180,14 @@ impl Link {
             waits: false,
             deadline: Time::NEVER,
         });
-        self.digest.add(HoldId { cell, fence });
-        ClaimRef { slot, generation: self.claims[slot as usize].generation }
+        let hold = HoldId { cell, fence };
+        let named = ClaimRef { slot, generation: self.claims[slot as usize].generation };
+        self.digest.add(hold);
+        // The push stream may have been quicker than the welcome.
+        if self.lost_early.remove(&hold).is_some() {
+            self.lose(slot, Loss::Forced);
+        }
+        named
     }
 
     fn insert(&mut self, mut claim: Claim) -> u32 {
@@ -231,6 +257,7 @@ impl Link {
         claim.id = id;
         claim.sent = None;
         self.digest.remove(hold);
+        self.note_ended(hold);
         self.pending.insert(id, Pending::Claim(slot));
         self.send_claim(now, slot);
     }

@@ -17,9 +17,10 @@ impl Link {
         }
     }
 
-    /// When the next renewal is due: a third of the TTL after the last answered send.
+    /// When the next renewal is due: a third of the TTL after the last one. Other requests keep the
+    /// lease alive too, but only a renewal has both sides compared.
     fn renewal_due(&self) -> Time {
-        self.credited.after(self.ttl / 3)
+        self.renewed.after(self.ttl / 3)
     }
 
     fn holds_any(&self) -> bool {
@@ -53,15 +54,15 @@ impl Link {
         }
     }
 
-    /// A connection on which a renewal stays unanswered for a third of the TTL is not worth waiting
-    /// for: a new one may still save the lease.
+    /// A connection on which a renewal stays unanswered, and nothing else comes, for a third of the
+    /// TTL is not worth waiting for: a new one may still save the lease.
     pub fn is_silent(&self, now: Time) -> bool {
         self.silent_at().is_some_and(|at| now >= at)
     }
 
     fn silent_at(&self) -> Option<Time> {
         let sent = self.renewing.filter(|_| self.is_up())?;
-        Some(sent.after((self.ttl / 3).max(Duration::from_secs(1))))
+        Some(sent.max(self.heard).after((self.ttl / 3).max(Duration::from_secs(1))))
     }
 
     /// No contact for a whole lease: every hold is lost, and given back when contact returns. This
@@ -105,52 +106,6 @@ impl Link {
         }
         // Callers that come later get their own full time.
         self.heard = now;
-    }
-
-    /// Keeps the link alive; at rest it also compares what both sides hold.
-    fn send_renewal(&mut self, now: Time) {
-        let digest = self.at_rest().then_some(self.digest);
-        if digest.is_some() {
-            self.lost_early.clear();
-        }
-        let id = self.config.ids.next();
-        self.renewing = Some(now);
-        self.pending.insert(id, Pending::Renew { sent: now });
-        codec::encode_frame(&Request::Renew { id, digest }, &mut self.out);
-    }
-
-    pub(super) fn renewed(&mut self, now: Time, id: u64, mismatch: bool) {
-        let Some(Pending::Renew { sent }) = self.pending.remove(&id) else {
-            return;
-        };
-        self.renewing = None;
-        self.credit(Some(sent));
-        if mismatch && self.at_rest() && self.comparing == 0 {
-            self.send_compare(now);
-        }
-    }
-
-    /// Lists every hold, part by part, so that the worker ends what this side does not know and
-    /// says what it does not have.
-    fn send_compare(&mut self, now: Time) {
-        let holds = self.holds();
-        let id_before = self.config.ids.next();
-        let mut after = None;
-        let mut parts = holds.chunks(limits::HOLDS_PER_FRAME).peekable();
-        loop {
-            let part = parts.next().unwrap_or(&[]);
-            let through = parts.peek().and_then(|_| part.last().copied());
-            let id = self.config.ids.next();
-            self.pending.insert(id, Pending::Compare { sent: now });
-            self.comparing += 1;
-            let holds = part.to_vec();
-            let request = Request::Compare { id, upto: id_before, after, through, holds };
-            codec::encode_frame(&request, &mut self.out);
-            after = through;
-            if through.is_none() {
-                return;
-            }
-        }
     }
 
     /// Asks for the ring; [`super::Outcome::Ring`] follows.

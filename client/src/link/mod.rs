@@ -10,6 +10,7 @@
 //! - a claim given up while unanswered is cancelled, and stays here until the worker confirms.
 
 mod claims;
+mod compare;
 mod key;
 mod lease;
 mod outcome;
@@ -22,8 +23,8 @@ pub use outcome::{Loss, NotGranted, Outcome};
 
 use claims::{Claim, Pending};
 use hashbrown::HashMap;
-use lockring_proto::{Digest, Hello, HoldId, PROTOCOL, SessionId, Time, codec};
-use std::collections::BTreeSet;
+use lockring_proto::{Digest, Hello, HoldId, PROTOCOL, SessionId, Time, codec, limits};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,6 +45,12 @@ pub enum LinkMutant {
     ReleaseForgotten,
     /// Giving up a claim does not tell the worker.
     CancelForgotten,
+    /// Never finds a digest wrong.
+    NoDigestCompare,
+    /// Compares only when nothing is unanswered.
+    CompareAtRest,
+    /// Has what was granted to its claims under way compared too.
+    CompareAll,
 }
 
 /// Numbers the requests of a session, over all of its links: an id is never used twice.
@@ -125,19 +132,30 @@ pub struct Link {
     /// Claims with a deadline of their own.
     deadlines: BTreeSet<(Time, u32)>,
     digest: Digest,
-    /// Told as lost before they were told as granted: the two come on different streams.
-    lost_early: BTreeSet<HoldId>,
+    /// What was held when the unanswered renewal was sent, or granted since, and is not held any
+    /// more: the worker may have had it when it took the renewal in.
+    ended_since_renewal: Digest,
+    /// Renewals in a row whose digest was another.
+    mismatches: u32,
+    /// How far the last compare of this connection looked.
+    compared_upto: u64,
+    /// Told as lost before they were told as granted, and when: the two come on different streams.
+    lost_early: BTreeMap<HoldId, Time>,
     /// Holds are believed until then; no later than any hold's own.
     valid_until: Time,
     /// Send time of the hello.
     greeted: Time,
     /// Send time of the newest answered request.
     credited: Time,
+    /// Send time of the newest answered renewal.
+    renewed: Time,
     /// The last time anything was heard.
     heard: Time,
     /// Send time of a renewal that is unanswered.
     renewing: Option<Time>,
+    /// Unanswered frames of a compare.
     comparing: u32,
+    holds_per_frame: usize,
     out: Vec<u8>,
     outcomes: Vec<Outcome>,
 }
@@ -160,13 +178,18 @@ impl Link {
             parked: Vec::new(),
             deadlines: BTreeSet::new(),
             digest: Digest::default(),
-            lost_early: BTreeSet::new(),
+            ended_since_renewal: Digest::default(),
+            mismatches: 0,
+            compared_upto: 0,
+            lost_early: BTreeMap::new(),
             valid_until: now,
             greeted: now,
             credited: now,
+            renewed: now,
             heard: now,
             renewing: None,
             comparing: 0,
+            holds_per_frame: limits::HOLDS_PER_FRAME,
             out: Vec::new(),
             outcomes: Vec::new(),
         }
@@ -177,6 +200,14 @@ impl Link {
     #[must_use]
     pub fn with_mutant(mut self, mutant: Option<LinkMutant>) -> Self {
         self.mutant = mutant;
+        self
+    }
+
+    /// The link with another number of holds in a frame of a compare.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn with_holds_per_frame(mut self, holds: usize) -> Self {
+        self.holds_per_frame = holds;
         self
     }
 
@@ -198,11 +229,6 @@ impl Link {
     /// Count and xor of what is held here.
     pub fn digest(&self) -> Digest {
         self.digest
-    }
-
-    /// Nothing is unanswered.
-    pub fn at_rest(&self) -> bool {
-        self.pending.is_empty() && self.parked.is_empty()
     }
 
     /// What is to be sent, to be taken.
@@ -242,12 +268,5 @@ impl Link {
         };
         codec::encode_frame(&hello, &mut self.out);
         self.greeted = now;
-    }
-
-    /// Every hold, in ascending order.
-    fn holds(&self) -> Vec<HoldId> {
-        let mut holds: Vec<HoldId> = self.claims.iter().filter_map(Claim::hold_id).collect();
-        holds.sort_unstable();
-        holds
     }
 }

@@ -106,8 +106,8 @@ impl Link {
                     self.answered(id, reply);
                 }
             }
-            Reply::Renewed { id, version, mismatch } => {
-                self.renewed(now, id, mismatch);
+            Reply::Renewed { id, version, digest } => {
+                self.renewed(now, id, digest);
                 self.learn_version(now, version);
             }
             Reply::Compared { id, lost, .. } => self.compared(id, &lost),
@@ -150,7 +150,7 @@ impl Link {
         self.digest.add(hold);
         self.credit(sent);
         self.outcomes.push(Outcome::Granted { token, claim: named, fence });
-        if !self.lost_early.is_empty() && self.lost_early.remove(&hold) {
+        if !self.lost_early.is_empty() && self.lost_early.remove(&hold).is_some() {
             self.lose(slot, Loss::Forced);
         }
     }
@@ -205,8 +205,8 @@ impl Link {
             }
             Some(other) => {
                 // A renewal or compare that was refused: the next one tries again.
-                if let Pending::Renew { .. } = other {
-                    self.renewing = None;
+                if let Pending::Renew { sent } = other {
+                    (self.renewing, self.renewed) = (None, sent);
                 }
                 self.comparing -= u32::from(matches!(other, Pending::Compare { .. }));
             }
@@ -270,8 +270,8 @@ impl Link {
                     LostReason::Expired => Loss::SessionEnded,
                 };
                 for hold in holds {
-                    if !self.lose_hold(hold, reason) && !self.at_rest() {
-                        self.lost_early.insert(hold);
+                    if !self.lose_hold(hold, reason) {
+                        self.lost_early.insert(hold, now);
                     }
                 }
             }
@@ -280,19 +280,8 @@ impl Link {
         }
     }
 
-    fn compared(&mut self, id: u64, lost: &[HoldId]) {
-        let Some(Pending::Compare { sent }) = self.pending.remove(&id) else {
-            return;
-        };
-        self.comparing -= 1;
-        self.credit(Some(sent));
-        for &hold in lost {
-            self.lose_hold(hold, Loss::Unknown);
-        }
-    }
-
     /// A hold is gone at the worker: nothing is left to release. `false`: it is not held here.
-    fn lose_hold(&mut self, hold: HoldId, reason: Loss) -> bool {
+    pub(super) fn lose_hold(&mut self, hold: HoldId, reason: Loss) -> bool {
         let found = self.claims.iter().position(|claim| claim.hold_id() == Some(hold));
         if let Some(slot) = found {
             self.lose(slot as u32, reason);
@@ -306,6 +295,9 @@ impl Link {
         let hold = claim.hold_id().expect("only a hold is lost");
         let (token, generation) = (claim.token, claim.generation);
         self.digest.remove(hold);
+        if reason != Loss::Unknown {
+            self.note_ended(hold);
+        }
         self.free(slot);
         let claim = super::ClaimRef { slot, generation };
         self.outcomes.push(Outcome::Lost { token, claim, reason });

@@ -14,6 +14,7 @@ impl Link {
         self.out.clear();
         self.renewing = None;
         self.comparing = 0;
+        self.compared_upto = 0;
         self.ring_wanted = 0;
         self.lost_early.clear();
         // Renewals and the like are not worth repeating: the next connection makes its own.

@@ -1,11 +1,14 @@
 //! A client of a run: the real link logic, driven as the client's own task drives it, over a
 //! network that breaks and a clock that is wrong.
 
+mod heir;
 mod outcomes;
+mod wire;
 
 use crate::hub::{Event, Hub, Step, Way};
 use crate::keys::Keys;
 use crate::node::Node;
+use heir::Estate;
 use lockring_client::link::{
     Ask, ClaimRef, Link, LinkConfig, LinkMutant, Outcome, Query, RequestIds,
 };
@@ -18,6 +21,7 @@ use lockring_proto::{
 use lockring_ring::NamespaceSeed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use wire::{is_renewed, tell_compares};
 
 /// A greeting that nobody answers for so long is given up, as QUIC would.
 const GREETING: Duration = Duration::from_secs(2);
@@ -68,6 +72,8 @@ pub struct Client {
     pub claims: BTreeMap<u64, Claimed>,
     pub rng: Rng,
     pub ttl: Duration,
+    /// Holds in a frame of its compares: few make frames many.
+    holds_per_frame: usize,
     /// What it does with its slots.
     pub workload: crate::workload::Workload,
     clock: RateClock,
@@ -78,9 +84,15 @@ pub struct Client {
     ids: RequestIds,
     ring: Option<Ring>,
     seed: NamespaceSeed,
+    /// The keys it has asked for.
+    bytes: BTreeMap<KeyId, Vec<u8>>,
     next_token: u64,
     armed: Time,
     answers: BTreeMap<u64, Option<Reply>>,
+    /// What a killed process has left to the next.
+    estate: Option<Estate>,
+    /// The session was begun by an earlier process.
+    heir: bool,
     /// It has said goodbye, and does not come back.
     leaving: bool,
 }
@@ -103,6 +115,7 @@ impl Client {
             session: SessionId([0; 16]),
             claims: BTreeMap::new(),
             ttl: Duration::ZERO,
+            holds_per_frame: *rng.pick(&[1, 2, 5, limits::HOLDS_PER_FRAME]),
             workload,
             clock: RateClock::new(rng.range(1, 1_000_000_000), ppm),
             rng,
@@ -113,9 +126,12 @@ impl Client {
             ids: RequestIds::default(),
             ring: None,
             seed: NamespaceSeed::of("default"),
+            bytes: BTreeMap::new(),
             next_token: 0,
             armed: Time::NEVER,
             answers: BTreeMap::new(),
+            estate: None,
+            heir: false,
             leaving: false,
         }
     }
@@ -132,10 +148,25 @@ impl Client {
         self.clock.shows(hub.now)
     }
 
-    /// Starts with a session of its own.
+    /// Starts, with a session of its own unless it takes up that of the process before.
     pub fn start(&mut self, hub: &mut Hub) {
         let (index, life) = (self.index, self.life);
         self.down = false;
+        self.paused_until = hub.now;
+        self.heir = self.estate.is_some();
+        if self.heir {
+            self.take_up(hub);
+        } else {
+            self.begin_session();
+        }
+        self.lane(hub, 0);
+        for (after, step) in self.workload.begin(&mut self.rng) {
+            hub.soon(after, Event::Step { client: index, life, step });
+        }
+    }
+
+    fn begin_session(&mut self) {
+        let (index, life) = (self.index, self.life);
         self.session = SessionId(std::array::from_fn(|at| match at {
             0 => index as u8 + 1,
             1 => life as u8,
@@ -143,11 +174,6 @@ impl Client {
         }));
         self.ttl = Duration::from_millis(*self.rng.pick(&[1000, 1500, 2000, 3000]));
         self.ids = RequestIds::default();
-        self.paused_until = hub.now;
-        self.lane(hub, 0);
-        for (after, step) in self.workload.begin(&mut self.rng) {
-            hub.soon(after, Event::Step { client: index, life, step });
-        }
     }
 
     /// It is killed.
@@ -157,6 +183,7 @@ impl Client {
         let under_way = DELAY_MAX + Duration::from_secs(4);
         let worst_lease = limits::honoured(self.ttl) + self.ttl / 50 + under_way;
         hub.fact(&Fact::Crashed { session: self.session, worst_lease });
+        self.estate = self.leave();
         for lane in std::mem::take(&mut self.lanes).into_values() {
             if let Some(way) = lane.way {
                 hub.cut(way, Duration::ZERO);
@@ -213,8 +240,10 @@ impl Client {
             unreachable_after: Duration::from_secs(3),
         };
         let (ring, mutant) = (self.ring.as_ref().map(Ring::version), self.mutant);
+        let frame = self.holds_per_frame;
         self.lanes.entry(worker).or_insert_with(|| {
-            let mut link = Link::new(config, now).with_mutant(mutant);
+            let link = Link::new(config, now).with_mutant(mutant);
+            let mut link = link.with_holds_per_frame(frame);
             if let Some(version) = ring {
                 link.ring_is(now, version);
             }
@@ -251,8 +280,13 @@ impl Client {
             lane.way = Some(way);
             lane.inbox = [Vec::new(), Vec::new()];
             lane.told_lost.clear();
-            lane.incarnation += 1;
-            lane.link.greet(now, lane.incarnation);
+            lane.incarnation = lane.incarnation.max(lane.link.incarnation()) + 1;
+            // How often the earlier process has connected is not known here.
+            let known = !self.heir || lane.link.incarnation() > 0;
+            if !known {
+                hub.reach("hellos without an incarnation");
+            }
+            lane.link.greet(now, if known { lane.incarnation } else { 0 });
             hub.soon(GREETING, Event::Unwelcome { way });
         }
         self.after(hub, node, way.worker);
@@ -302,6 +336,10 @@ impl Client {
         };
         inbox.drain(..taken.expect("the node speaks the wire"));
         self.after(hub, node, way.worker);
+        if frame.0 == Stream::Replies && is_renewed(&frame.1) {
+            let (session, worker, conn) = (self.session, way.worker, way.conn);
+            hub.fact(&Fact::Renewed { session, worker, conn });
+        }
     }
 
     /// Time has passed, or a pause is over: what came meanwhile is taken in before or after the
@@ -346,7 +384,8 @@ impl Client {
                 break;
             }
             for outcome in outcomes {
-                if let Outcome::Granted { .. } = outcome {
+                let adopts = matches!(outcome, Outcome::Up(_)) && self.inherits(worker);
+                if adopts || matches!(outcome, Outcome::Granted { .. }) {
                     self.believe(hub, node, worker);
                 }
                 self.hear(hub, worker, outcome);
@@ -401,6 +440,8 @@ impl Client {
         let Some(lane) = self.lanes.get_mut(&worker) else { return };
         if let Some(way) = lane.way {
             let bytes = std::mem::take(lane.link.outgoing());
+            let mut waits = self.claims.values().filter(|claim| claim.worker == worker);
+            tell_compares(hub, &bytes, waits.any(|claim| claim.state == State::Waiting));
             hub.send(way, Stream::Requests, &bytes, hub.now);
         }
     }
@@ -442,6 +483,7 @@ impl Client {
     ) -> Option<u64> {
         let (key, claim, wait) = wanted;
         let route = self.ring.as_ref()?.route(self.seed, keys.bytes(key));
+        self.bytes.entry(key).or_insert_with(|| keys.bytes(key).to_vec());
         let worker = route.worker.worker;
         self.next_token += 1;
         let token = self.next_token;

@@ -214,7 +214,8 @@ impl Run {
                 client.release(&mut self.hub, &self.node, token, false);
             }
         }
-        self.for_span(Duration::from_secs(3));
+        // Long enough that what only the node knows of is given back too.
+        self.for_span(Duration::from_secs(6));
         for worker in 0..self.node.workers() {
             self.node.audit(&mut self.hub, worker);
             let stats = self.node.machine(worker).stats();

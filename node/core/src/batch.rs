@@ -2,13 +2,14 @@
 //! few cache misses; touched ahead, those of a batch overlap instead of adding up.
 
 use crate::acquire::Ask;
+use crate::compare::Part;
 use crate::event::{Action, ConnId, LinkIndex};
 use crate::machine::Machine;
 use crate::mutant::mutant;
 use crate::slab::NIL;
 use crate::table::Place;
 use lockring_proto::Time;
-use lockring_proto::{HoldId, Refusal, RefusalKind, Reply, Request, limits};
+use lockring_proto::{Refusal, RefusalKind, Reply, Request, limits};
 use lockring_ring::hash_key;
 
 /// What one operation of a batch will look at; nothing for a request without a key.
@@ -156,15 +157,13 @@ impl Machine {
             }
         }
         match *request {
-            Request::Renew { digest, .. } => {
-                let ours = self.links.get(asker.link).digest;
-                let mismatch =
-                    digest.is_some_and(|theirs| theirs != ours) && !mutant!(self, NoDigestCompare);
-                let reply = Reply::Renewed { id: asker.id, version: self.version.0, mismatch };
+            Request::Renew { id } => {
+                let digest = self.links.get(asker.link).digest;
+                let reply = Reply::Renewed { id, version: self.version.0, digest };
                 out.push(Action::Reply { conn: asker.conn, reply });
             }
             Request::Compare { upto, after, through, ref holds, .. } => {
-                self.compare(now, asker, upto, (after, through), holds, out);
+                self.compare(now, asker, &Part { upto, after, through, holds }, out);
             }
             Request::GetRing { id } => out.push(Action::SendRing { conn: asker.conn, id }),
             Request::List { ref cursor, rows, prefix, .. } => {
@@ -208,44 +207,5 @@ impl Machine {
             conn: asker.conn,
             reply: Reply::Refused { id: asker.id, refusal },
         });
-    }
-
-    /// Ends holds of the link that the client does not know, and finds those the worker does not.
-    fn compare(
-        &mut self,
-        now: Time,
-        asker: Asker,
-        upto: u64,
-        range: (Option<HoldId>, Option<HoldId>),
-        theirs: &[HoldId],
-        out: &mut Vec<Action>,
-    ) {
-        if theirs.len() > limits::HOLDS_PER_FRAME || !theirs.is_sorted() {
-            let message = "the holds of a compare come in ascending order, at most 4096 a frame";
-            return self.refuse(asker, RefusalKind::Malformed, message, out);
-        }
-        let mut ours = self.holds_of(asker.link);
-        ours.retain(|held| {
-            range.0.is_none_or(|after| held.id > after)
-                && range.1.is_none_or(|through| held.id <= through)
-        });
-        ours.sort_unstable_by_key(|held| held.id);
-        let lost: Vec<HoldId> = theirs
-            .iter()
-            .copied()
-            .filter(|id| ours.binary_search_by_key(id, |held| held.id).is_err())
-            .collect();
-        for held in &ours {
-            // Request ids wrap in a record; a later one than `upto` is less than 2^31 ahead.
-            let later = (upto as u32).wrapping_sub(held.request) as i32 <= -1;
-            if !later && theirs.binary_search(&held.id).is_err() {
-                self.stats.orphans += 1;
-                self.stats.releases += 1;
-                self.end_hold(now, held.record, held.id.fence, out);
-            }
-        }
-        self.stats.lost += lost.len() as u64;
-        let reply = Reply::Compared { id: asker.id, version: self.version.0, lost };
-        out.push(Action::Reply { conn: asker.conn, reply });
     }
 }

@@ -96,6 +96,7 @@ impl Machine {
         note!(self, note_dead(link));
         let known = self.links.get_mut(link);
         known.dying = true;
+        known.comparison = None;
         let (session, armed) = (known.session, known.armed);
         self.leases.remove(&(armed, link));
         if self.sessions.get(&session) == Some(&link) {

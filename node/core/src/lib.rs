@@ -20,6 +20,7 @@
 
 mod acquire;
 mod batch;
+mod compare;
 mod event;
 mod expiry;
 mod holds;

@@ -1,5 +1,6 @@
 //! Links: sessions at this worker, their connections and their leases.
 
+use crate::compare::Comparison;
 use crate::event::{Action, CloseReason, ConnId, LinkIndex, Party};
 use crate::holds::Holds;
 use crate::machine::Machine;
@@ -41,6 +42,8 @@ pub(crate) struct Link {
     pub(crate) entries: List,
     pub(crate) waiters: u32,
     pub(crate) digest: Digest,
+    /// What the next frame of a compare goes on with.
+    pub(crate) comparison: Option<Box<Comparison>>,
     /// No request of it has run yet: its client may not know that it began anew, as the welcome
     /// that said so may be lost. Until then every welcome says so.
     pub(crate) fresh: bool,
@@ -55,6 +58,7 @@ impl Slot for Link {
     fn set_free(&mut self, next: u32) {
         self.conn = None;
         self.thin = Holds::default();
+        self.comparison = None;
         self.name = Box::default();
         self.label = Box::default();
         self.next_free = next;
@@ -148,6 +152,7 @@ impl Machine {
         known.incarnation =
             if hello.incarnation == 0 { known.incarnation + 1 } else { hello.incarnation };
         known.conn = Some(conn);
+        known.comparison = None;
         known.ttl = arrival.ttl();
         known.label = hello.label.into();
         self.renew(now, link);
@@ -183,6 +188,7 @@ impl Machine {
             entries: List::default(),
             waiters: 0,
             digest: Digest::default(),
+            comparison: None,
             fresh: true,
             dying: false,
             goodbye: None,

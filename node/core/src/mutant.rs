@@ -32,8 +32,6 @@ pub enum Mutant {
     NoLinkFence,
     /// Does not compare the request id of a hold: a retry queues behind itself.
     NoRequestId,
-    /// Never finds a digest wrong.
-    NoDigestCompare,
     /// A second connection of a session makes a second link.
     TwoLinks,
 }

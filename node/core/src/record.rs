@@ -94,6 +94,11 @@ impl Record {
         (len != LONG).then(|| &self.key[..len as usize])
     }
 
+    /// Whether it is no key's. What it held is still in it.
+    pub(crate) fn is_free(&self) -> bool {
+        self.inline_key().is_some_and(<[u8]>::is_empty)
+    }
+
     /// When a thin hold began, to the second, seen from `now`.
     pub(crate) fn since(&self, now: Time) -> Time {
         const WRAP: u64 = 1 << 24;

@@ -7,15 +7,7 @@ use crate::mutant::{mutant, note};
 use crate::slab::NIL;
 use crate::table::Place;
 use lockring_proto::Time;
-use lockring_proto::{Fence, HoldId, LostReason, Push, Reply};
-
-/// A hold of a link, as a compare needs it.
-pub(crate) struct Held {
-    pub(crate) id: HoldId,
-    pub(crate) record: u32,
-    /// Low half of the request id.
-    pub(crate) request: u32,
-}
+use lockring_proto::{Fence, LostReason, Push, Reply};
 
 impl Machine {
     pub(crate) fn release(
@@ -64,7 +56,7 @@ impl Machine {
 
     /// The link that holds a key under this fence.
     #[inline]
-    fn held_by(&self, index: u32, fence: Fence) -> Option<u32> {
+    pub(crate) fn held_by(&self, index: u32, fence: Fence) -> Option<u32> {
         let record = self.records.get(index);
         if !record.is_rich() {
             return (record.fence == fence).then_some(record.link);
@@ -205,26 +197,5 @@ impl Machine {
             at = entry.queue_next;
         }
         holders
-    }
-
-    /// Everything a link holds.
-    pub(crate) fn holds_of(&self, link: u32) -> Vec<Held> {
-        let link = self.links.get(link);
-        let mut holds = Vec::with_capacity(link.digest.count as usize);
-        for index in link.thin.iter() {
-            let record = self.records.get(index);
-            let id = self.hold_id(self.place_of(index), record.fence);
-            holds.push(Held { id, record: index, request: record.request });
-        }
-        let mut at = link.entries.head;
-        while at != NIL {
-            let entry = self.entries.get(at);
-            if let Some(fence) = entry.fence {
-                let id = self.hold_id(self.place_of(entry.record), fence);
-                holds.push(Held { id, record: entry.record, request: entry.request as u32 });
-            }
-            at = entry.link_next;
-        }
-        holds
     }
 }

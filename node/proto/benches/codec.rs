@@ -28,7 +28,7 @@ fn main() {
     row("release", |id| Request::Release { id, version: 57, fence: fence(id), key: KEY });
     row("granted", |id| Reply::Granted { id, version: 57, fence: fence(id) });
     row("released", |id| Reply::Released { id, version: 57 });
-    row("renew", |id| Request::Renew { id, digest: None });
+    row("renew", |id| Request::Renew { id });
     row("moved", |id| Reply::Moved { id, version: 70_000 });
 }
 

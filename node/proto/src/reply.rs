@@ -1,6 +1,6 @@
 //! What nodes answer, and what they push unasked.
 
-use crate::{Claim, Fence, HoldId, ListCursor, Refusal};
+use crate::{Claim, Digest, Fence, HoldId, ListCursor, Refusal};
 use bincode::{Decode, Encode};
 
 /// The answer to a request, on the same stream. `version` is the ring version of the node.
@@ -84,8 +84,9 @@ pub enum Reply {
         id: u64,
         /// Ring version.
         version: u64,
-        /// The digest was sent and does not match: send a full compare.
-        mismatch: bool,
+        /// What the link held when the renewal was taken in: after every request before it, and
+        /// before every one after it.
+        digest: Digest,
     },
     /// The part of a compare is done: orphans were released.
     Compared {

@@ -68,6 +68,12 @@ impl Digest {
         self.xor ^= hold.mixed();
     }
 
+    /// Both together, of holds that are in one of them only.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { count: self.count + other.count, xor: self.xor ^ other.xor }
+    }
+
     /// Takes a hold away.
     #[inline]
     pub fn remove(&mut self, hold: HoldId) {
@@ -125,20 +131,18 @@ pub enum Request<'a> {
         /// The key.
         key: &'a [u8],
     },
-    /// Keep the link alive. The digest is sent only at rest: nothing of this link unanswered.
+    /// Keep the link alive. The answer tells what the worker holds for it.
     Renew {
         /// Request id.
         id: u64,
-        /// What the client holds here.
-        digest: Option<Digest>,
     },
-    /// The full list of what the client holds here, in frames of at most
-    /// [`crate::limits::HOLDS_PER_FRAME`] in ascending order; sent at rest after a digest did not
-    /// match. Holds made by requests after `upto` are not compared.
+    /// The full list of what the client holds here or is giving back, in frames of at most
+    /// [`crate::limits::HOLDS_PER_FRAME`] in ascending order; sent when digests differ and keep
+    /// differing. A hold made by a request after `upto` is no orphan.
     Compare {
         /// Request id.
         id: u64,
-        /// The last request id the client had used, all of them settled.
+        /// Every claim up to this request id is settled at the client; the same in all frames.
         upto: u64,
         /// Every hold above this one (none: from the first)...
         after: Option<HoldId>,

@@ -80,7 +80,6 @@ fn requests() -> Vec<Golden> {
         through: Some(hold(250, 1 << 40 | 7)),
         holds: vec![hold(3, 1 << 40 | 5), hold(250, 1 << 40 | 7)],
     };
-    let digest = Some(Digest { count: 2, xor: 0x0123_4567_89ab_cdef });
     [
         (
             "acquire",
@@ -97,8 +96,7 @@ fn requests() -> Vec<Golden> {
             Request::Cancel { id, version, target: 0xffff_ffff, key },
             "0c020102fcffffffff036b6579",
         ),
-        ("renew", Request::Renew { id, digest: None }, "03030100"),
-        ("renew with a digest", Request::Renew { id, digest }, "0d03010102fdefcdab8967452301"),
+        ("renew", Request::Renew { id }, "020301"),
         (
             "compare",
             compare,
@@ -169,6 +167,7 @@ fn claims_and_waits() -> Vec<Golden> {
 
 fn short_replies() -> Vec<Golden> {
     let (id, version) = (1, 300);
+    let digest = Digest { count: 2, xor: 0x0123_4567_89ab_cdef };
     [
         (
             "granted",
@@ -180,7 +179,7 @@ fn short_replies() -> Vec<Golden> {
         ("cancelled", Reply::Cancelled { id, version }, "050501fb2c01"),
         ("not held", Reply::NotHeld { id, version }, "050601fb2c01"),
         ("moved", Reply::Moved { id, version }, "050701fb2c01"),
-        ("renewed", Reply::Renewed { id, version, mismatch: true }, "060901fb2c0101"),
+        ("renewed", Reply::Renewed { id, version, digest }, "0f0901fb2c0102fdefcdab8967452301"),
         ("forced", Reply::Forced { id, version, ended: 2 }, "060e01fb2c0102"),
         ("goodbye, answered", Reply::Goodbye { id }, "020f01"),
     ]

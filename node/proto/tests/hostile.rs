@@ -109,8 +109,8 @@ fn unknown_tags_are_an_error() {
             refuses::<HelloReply>(&[[tag].as_slice(), &[9; 40]].concat());
             refuses::<Push>(&[[0, tag].as_slice(), &[9; 40]].concat());
             // An option and a boolean.
-            refuses_request(&[[3, 1, tag].as_slice(), &[9; 40]].concat());
-            refuses::<Reply>(&[9, 1, 2, tag]);
+            refuses_request(&[[4, 1, 2, tag].as_slice(), &[9; 40]].concat());
+            refuses::<HelloReply>(&[[0, 1, tag].as_slice(), &[9; 40]].concat());
         }
         if tag >= 9 {
             refuses::<HelloReply>(&[1, tag, 0]);

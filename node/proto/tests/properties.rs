@@ -126,10 +126,7 @@ fn request() -> impl Strategy<Value = Request<'static>> {
             target,
             key
         }),
-        (int(), option::of(head())).prop_map(|(id, digest)| Request::Renew {
-            id,
-            digest: digest.map(|(count, xor)| Digest { count, xor })
-        }),
+        int().prop_map(|id| Request::Renew { id }),
         (head(), option::of(hold()), option::of(hold()), vec(hold(), 0..40)).prop_map(
             |((id, upto), after, through, holds)| Request::Compare {
                 id,
@@ -175,10 +172,10 @@ fn short_reply() -> impl Strategy<Value = Reply> {
         head().prop_map(|(id, version)| Reply::Cancelled { id, version }),
         head().prop_map(|(id, version)| Reply::NotHeld { id, version }),
         head().prop_map(|(id, version)| Reply::Moved { id, version }),
-        (head(), any::<bool>()).prop_map(|((id, version), mismatch)| Reply::Renewed {
+        (head(), head()).prop_map(|((id, version), (count, xor))| Reply::Renewed {
             id,
             version,
-            mismatch
+            digest: Digest { count, xor }
         }),
         (head(), int32()).prop_map(|((id, version), ended)| Reply::Forced { id, version, ended }),
         int().prop_map(|id| Reply::Goodbye { id }),

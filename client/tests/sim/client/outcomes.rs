@@ -1,5 +1,6 @@
 //! What a client's links tell it, and what it does then.
 
+use super::heir::ADOPTED;
 use super::{Claimed, Client, State};
 use crate::hub::{Hub, Step};
 use lockring_client::link::{ClaimRef, Loss, NotGranted, Outcome};
@@ -72,6 +73,7 @@ impl Client {
         if unknown {
             lane.link.ask_for_ring(now);
         }
+        self.adopt(hub, worker, fresh);
     }
 
     fn ring_part(&mut self, hub: &mut Hub, worker: u16, part: RingChunk) {
@@ -146,6 +148,7 @@ impl Client {
     /// A claim is over: its slot goes on.
     pub(super) fn settled(&mut self, hub: &mut Hub, token: u64) {
         if let Some(claimed) = self.claims.remove(&token)
+            && claimed.slot != ADOPTED
             && let Some(after) = self.workload.pause_of(&mut self.rng, claimed.slot, self.ttl)
         {
             self.plan(hub, after, Step::Claim(claimed.slot));

@@ -124,6 +124,7 @@ pub fn account(hub: &mut Hub, stats: &Stats) {
         ("dead waiters", stats.dead_waiters),
         ("forced releases", stats.forced),
         ("losses found by a compare", stats.lost),
+        ("orphans", stats.orphans),
         ("cancelled waiters", stats.cancelled_waiters),
         ("timeouts", stats.timeouts),
         ("retries", stats.retries),

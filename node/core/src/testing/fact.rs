@@ -80,6 +80,8 @@ pub enum Fact {
     /// A client believes in its holds at a worker until then; the worker honours them until
     /// `honoured`, if it has the link.
     Believes { session: SessionId, worker: u16, until: Time, honoured: Option<Time> },
+    /// A renewal of a client was answered, and it has done what follows from that.
+    Renewed { session: SessionId, worker: u16, conn: ConnId },
     /// A client begins to give a hold back.
     Giving { session: SessionId, token: Token },
     /// A client learnt that its hold ended, and was held until then.
@@ -98,6 +100,18 @@ pub enum Fact {
     Anew { session: SessionId, worker: u16 },
     /// A client is killed.
     Crashed { session: SessionId, worst_lease: Duration },
+    /// A killed client's session goes on in a new process.
+    TakenUp { session: SessionId },
+    /// That process takes up a hold of the former one; it is still `there`.
+    Adopted {
+        session: SessionId,
+        worker: u16,
+        token: Token,
+        key: KeyId,
+        claim: Claim,
+        fence: Fence,
+        there: bool,
+    },
     /// A client uses what the lock protects: reads it, or writes what follows from what it read.
     Used { key: KeyId, fence: Fence, write: bool },
     /// Everybody is at rest: what both sides of a link hold.

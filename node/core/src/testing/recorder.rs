@@ -50,7 +50,8 @@ pub struct Hold {
     pub fence: Fence,
     /// It is being given back: the client does not act on it any more.
     pub giving: bool,
-    /// An operator ended it: whoever orders that takes the blame for what the client still does.
+    /// An operator ended it, or it was gone when it was taken up: whoever orders that takes the
+    /// blame for what the client still does.
     pub forced: bool,
 }
 
@@ -107,6 +108,11 @@ impl Book {
         }
     }
 
+    fn hold(&mut self, token: Token, hold: Hold) {
+        self.holds.insert((hold.session, token), hold);
+        self.by_key.entry(hold.key).or_default().push((hold.session, token));
+    }
+
     fn forget(&mut self, name: (SessionId, Token)) {
         if let Some(hold) = self.holds.remove(&name)
             && let Some(names) = self.by_key.get_mut(&hold.key)
@@ -140,8 +146,12 @@ impl Book {
             Fact::Held { session, worker, token, key, claim, fence } => {
                 let (giving, forced) = (false, self.is_forced(key, fence));
                 let hold = Hold { session, worker, key, claim, fence, giving, forced };
-                self.holds.insert((session, token), hold);
-                self.by_key.entry(key).or_default().push((session, token));
+                self.hold(token, hold);
+            }
+            Fact::Adopted { session, worker, token, key, claim, fence, there } => {
+                let (giving, forced) = (false, !there);
+                let hold = Hold { session, worker, key, claim, fence, giving, forced };
+                self.hold(token, hold);
             }
             Fact::Believes { session, worker, until, .. } => {
                 self.valid.insert((session, worker), until);

@@ -131,6 +131,7 @@ struct Parsed {
     rows: u32,
     cursor: ListCursor,
     holds: Option<Vec<HoldId>>,
+    range: (Option<HoldId>, Option<HoldId>),
 }
 
 const KEYED: [&str; 5] = ["acquire", "release", "cancel", "inspect", "force"];
@@ -157,6 +158,7 @@ impl Parsed {
             rows: words.number("rows", 100) as u32,
             cursor: ListCursor::default(),
             holds,
+            range: (None, None),
         };
         match *verb {
             "acquire" => parsed.claim = claim(&mut words),
@@ -169,7 +171,14 @@ impl Parsed {
                     parsed.cursor = ListCursor { cell: number(cell), key: self::key(after) };
                 }
             }
-            "compare" => parsed.target = words.number("upto", 0),
+            "compare" => {
+                parsed.target = words.number("upto", 0);
+                let mut one = |name| {
+                    let list = words.named.remove(name)?;
+                    self::holds(list, world, conn).pop()
+                };
+                parsed.range = (one("after"), one("through"));
+            }
             _ => {}
         }
         words.end();
@@ -184,10 +193,11 @@ impl Parsed {
             "cancel" => Request::Cancel { id, version, target: self.target, key },
             "inspect" => Request::Inspect { id, version, key },
             "force" => Request::Force { id, version, key },
-            "renew" => Request::Renew { id, digest: self.holds.as_deref().map(digest) },
+            "renew" => Request::Renew { id },
             "compare" => {
                 let holds = self.holds.clone().unwrap_or_default();
-                Request::Compare { id, upto: self.target, after: None, through: None, holds }
+                let (after, through) = self.range;
+                Request::Compare { id, upto: self.target, after, through, holds }
             }
             "ring" => Request::GetRing { id },
             "list" => {
@@ -210,14 +220,6 @@ fn holds(list: &str, world: &World, conn: &Conn) -> Vec<HoldId> {
         .collect();
     holds.sort_unstable();
     holds
-}
-
-fn digest(holds: &[HoldId]) -> Digest {
-    let mut digest = Digest::default();
-    for &hold in holds {
-        digest.add(hold);
-    }
-    digest
 }
 
 impl World {
@@ -424,8 +426,8 @@ fn reply_told(reply: &Reply) -> String {
         Reply::Refused { id, refusal } => {
             format!("{id} refused {:?}: {}", refusal.kind, refusal.message)
         }
-        Reply::Renewed { id, mismatch, .. } => {
-            format!("{id} renewed{}", if *mismatch { ", digests differ" } else { "" })
+        Reply::Renewed { id, digest: Digest { count, xor }, .. } => {
+            format!("{id} renewed, digest {count}/{xor:016x}")
         }
         Reply::Compared { id, lost, .. } => format!("{id} compared, lost {}", ids_told(lost)),
         Reply::Ring { id, .. } => format!("{id} ring"),

@@ -6,7 +6,7 @@ use crate::machine::Machine;
 use crate::record::Kind;
 use crate::slab::NIL;
 use crate::{ConnId, Time};
-use lockring_proto::{Claim, Digest, Fence, SessionId};
+use lockring_proto::{Claim, Digest, Fence, HoldId, SessionId};
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
@@ -84,6 +84,8 @@ pub struct LinkView {
     pub deadline: Time,
     /// Count and xor of its holds.
     pub digest: (u64, u64),
+    /// A compare of which more is to come: how far it looks, where it goes on, what is left.
+    pub comparing: Option<(u64, Option<HoldId>, Vec<HoldId>)>,
     /// Its claims in line.
     pub waiters: u32,
     /// No request of it has run yet.
@@ -149,6 +151,7 @@ impl Machine {
             ttl: link.ttl,
             deadline: link.deadline,
             digest: (count, xor),
+            comparing: link.comparison.as_ref().map(|comparison| comparison.left()),
             waiters: link.waiters,
             fresh: link.fresh,
             goodbye: link.goodbye,

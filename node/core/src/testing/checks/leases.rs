@@ -47,7 +47,7 @@ impl NoLoss {
         let Some(hold) = book.holds.get(&name) else { return Ok(()) };
         let boot = self.granted.get(&(hold.key, hold.fence)).copied().unwrap_or(0);
         let over = book.valid(hold.session, hold.worker) <= at || self.late.contains(&name);
-        let forced = book.is_forced(hold.key, hold.fence);
+        let forced = hold.forced || book.is_forced(hold.key, hold.fence);
         let legal = match why {
             Why::Lapsed => over,
             Why::Forced => forced,
@@ -119,6 +119,9 @@ impl Check for Orphans {
             Fact::Crashed { session, worst_lease } => {
                 self.due.insert(session, at.after(worst_lease));
             }
+            Fact::TakenUp { session } => {
+                self.due.remove(&session);
+            }
             Fact::Stalled { span } => self.due.values_mut().for_each(|due| *due = due.after(span)),
             Fact::Turn { .. } => {
                 let over: Vec<SessionId> =
@@ -189,6 +192,9 @@ mod tests {
         let wait = vec![turn(); 5];
         let bad = [&[granted(A, 1), dead.clone()][..], &wait].concat();
         let freed = [&[granted(A, 1), dead.clone(), freed(A, 1)][..], &wait].concat();
+        let taken_up = Fact::TakenUp { session: A };
+        let goes_on = [&[granted(A, 1), dead.clone(), taken_up][..], &wait].concat();
+        tells_apart(Orphans::default, &goes_on, &bad);
         let late = [&[granted(A, 1), dead, stalled][..], &wait].concat();
         tells_apart(Orphans::default, &freed, &bad);
         tells_apart(Orphans::default, &late, &bad);

@@ -5,6 +5,7 @@ mod attention;
 mod exclusion;
 mod fences;
 mod leases;
+mod news;
 mod requests;
 mod rest;
 mod waiters;
@@ -13,6 +14,7 @@ pub use attention::Attention;
 pub use exclusion::{Capacity, Exclusion};
 pub use fences::{Fences, Phantoms, Resource};
 pub use leases::{Leases, NoLoss, Orphans};
+pub use news::News;
 pub use requests::{Cancels, Linear, Once, Releases, Routing};
 pub use rest::{Conservation, Rest};
 pub use waiters::{DeadSessions, Fifo, Waiters};
@@ -30,6 +32,7 @@ pub fn all() -> Vec<Box<dyn Check>> {
         Box::new(Leases),
         Box::new(NoLoss::default()),
         Box::new(Orphans::default()),
+        Box::new(News::default()),
         Box::new(Linear::default()),
         Box::new(Releases::default()),
         Box::new(Once::default()),

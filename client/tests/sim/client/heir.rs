@@ -1,0 +1,87 @@
+//! A process that takes up the session of one that was killed: it knows some of the holds, and what
+//! it does not know is to be given back.
+
+use super::{Claimed, Client, State};
+use crate::hub::{Hub, Step};
+use lockring_client::link::RequestIds;
+use lockring_core::testing::{Fact, Token};
+use lockring_proto::{Claim, SessionId};
+use std::time::Duration;
+
+/// The slot of holds that are taken up. Nothing follows when they are over.
+pub const ADOPTED: usize = usize::MAX;
+
+/// What is left of a process.
+pub struct Estate {
+    session: SessionId,
+    ttl: Duration,
+    ids: RequestIds,
+    holds: Vec<Claimed>,
+}
+
+impl Client {
+    /// What the next process gets to know of this one, if it goes on with the session.
+    pub(super) fn leave(&mut self) -> Option<Estate> {
+        if !self.rng.percent(35) {
+            return None;
+        }
+        let tokens = self.claims.values().filter(|claimed| {
+            matches!(claimed.state, State::Holding(_)) && claimed.claim == Claim::Exclusive
+        });
+        let holds = tokens.copied().collect::<Vec<_>>();
+        let holds = holds.into_iter().filter(|_| self.rng.percent(70)).collect();
+        Some(Estate { session: self.session, ttl: self.ttl, ids: self.ids.clone(), holds })
+    }
+
+    /// Starts with the session of the process before.
+    pub(super) fn take_up(&mut self, hub: &mut Hub) {
+        let Some(estate) = &self.estate else { return };
+        hub.reach("sessions taken up");
+        (self.session, self.ttl, self.ids) = (estate.session, estate.ttl, estate.ids.clone());
+        hub.fact(&Fact::TakenUp { session: self.session });
+        let workers: Vec<u16> = estate.holds.iter().map(|claimed| claimed.worker).collect();
+        for worker in workers {
+            self.lane(hub, worker);
+        }
+    }
+
+    /// Whether there are holds to take up at a worker.
+    pub(super) fn inherits(&self, worker: u16) -> bool {
+        let estate = self.estate.as_ref();
+        estate.is_some_and(|estate| estate.holds.iter().any(|claimed| claimed.worker == worker))
+    }
+
+    /// The first connection to a worker stands: holds there are taken up, whether they are still
+    /// there or not. `fresh`: none of them is.
+    pub(super) fn adopt(&mut self, hub: &mut Hub, worker: u16, fresh: bool) {
+        let Some(estate) = &mut self.estate else { return };
+        let holds = std::mem::take(&mut estate.holds);
+        let (here, rest): (Vec<_>, _) = holds.iter().partition(|claimed| claimed.worker == worker);
+        estate.holds = rest;
+        for mut claimed in here {
+            let Claimed { key, claim, cell, state: State::Holding(fence), .. } = claimed else {
+                continue;
+            };
+            self.next_token += 1;
+            let token = self.next_token;
+            let Some(lane) = self.lanes.get_mut(&worker) else { return };
+            claimed.named = lane.link.adopt(token, cell, &self.bytes[&key], fence);
+            claimed.slot = ADOPTED;
+            self.claims.insert(token, claimed);
+            let session = self.session;
+            let held = |held: &(SessionId, Claim, _)| (held.0, held.2) == (session, fence);
+            let there = !fresh
+                && hub
+                    .recorder
+                    .book()
+                    .keys
+                    .get(&key)
+                    .is_some_and(|key| key.holders.iter().any(held));
+            hub.reach(if there { "holds taken up" } else { "holds taken up too late" });
+            let token = Token(token);
+            hub.fact(&Fact::Adopted { session, worker, token, key, claim, fence, there });
+            let after = Duration::from_micros(self.rng.range(0, 4_000_000));
+            self.plan(hub, after, Step::Release(token.0));
+        }
+    }
+}
