@@ -9,6 +9,28 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Mutex as AsyncMutex;
 
+/// A key, and how long claims of it wait: what every named lock is made of.
+#[derive(Clone, Debug)]
+struct Named {
+    client: Client,
+    key: Arc<[u8]>,
+    wait: Option<Duration>,
+}
+
+impl Named {
+    fn new(client: Client, key: &[u8]) -> Self {
+        Self { client, key: key.into(), wait: None }
+    }
+
+    async fn claim(&self, wanted: Claim) -> Result<Guard, Error> {
+        self.client.claim(&self.key, wanted, self.wait).await
+    }
+
+    async fn try_claim(&self, wanted: Claim) -> Result<Option<Guard>, Error> {
+        self.client.try_claim(&self.key, wanted).await
+    }
+}
+
 /// A named lock.
 ///
 /// ```no_run
@@ -24,20 +46,18 @@ use tokio::sync::Mutex as AsyncMutex;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Mutex {
-    client: Client,
-    key: Arc<[u8]>,
-    wait: Option<Duration>,
+    named: Named,
 }
 
 impl Mutex {
     pub(crate) fn new(client: Client, key: &[u8]) -> Self {
-        Self { client, key: key.into(), wait: None }
+        Self { named: Named::new(client, key) }
     }
 
     /// Waits at most this long for its turn.
     #[must_use]
     pub fn wait(mut self, limit: Duration) -> Self {
-        self.wait = Some(limit);
+        self.named.wait = Some(limit);
         self
     }
 
@@ -46,7 +66,7 @@ impl Mutex {
     /// # Errors
     /// As [`Client::lock`]; [`ErrorKind::Timeout`] when the wait is over.
     pub async fn lock(&self) -> Result<Guard, Error> {
-        self.client.claim(&self.key, Claim::Exclusive, self.wait).await
+        self.named.claim(Claim::Exclusive).await
     }
 
     /// Takes the lock if it is free now. Cancel safe.
@@ -54,7 +74,7 @@ impl Mutex {
     /// # Errors
     /// As [`Client::lock`].
     pub async fn try_lock(&self) -> Result<Option<Guard>, Error> {
-        self.client.try_claim(&self.key, Claim::Exclusive).await
+        self.named.try_claim(Claim::Exclusive).await
     }
 
     /// An owner of this lock that may enter again while it is inside, up to `limit` times at once.
@@ -176,20 +196,18 @@ impl fmt::Debug for Level {
 /// ```
 #[derive(Clone, Debug)]
 pub struct RwLock {
-    client: Client,
-    key: Arc<[u8]>,
-    wait: Option<Duration>,
+    named: Named,
 }
 
 impl RwLock {
     pub(crate) fn new(client: Client, key: &[u8]) -> Self {
-        Self { client, key: key.into(), wait: None }
+        Self { named: Named::new(client, key) }
     }
 
     /// Waits at most this long for its turn.
     #[must_use]
     pub fn wait(mut self, limit: Duration) -> Self {
-        self.wait = Some(limit);
+        self.named.wait = Some(limit);
         self
     }
 
@@ -198,7 +216,7 @@ impl RwLock {
     /// # Errors
     /// As [`Mutex::lock`].
     pub async fn read(&self) -> Result<Guard, Error> {
-        self.client.claim(&self.key, Claim::Shared, self.wait).await
+        self.named.claim(Claim::Shared).await
     }
 
     /// Takes the lock alone. Cancel safe.
@@ -206,7 +224,7 @@ impl RwLock {
     /// # Errors
     /// As [`Mutex::lock`].
     pub async fn write(&self) -> Result<Guard, Error> {
-        self.client.claim(&self.key, Claim::Exclusive, self.wait).await
+        self.named.claim(Claim::Exclusive).await
     }
 
     /// Shares the lock if that is possible now. Cancel safe.
@@ -214,7 +232,7 @@ impl RwLock {
     /// # Errors
     /// As [`Client::lock`].
     pub async fn try_read(&self) -> Result<Option<Guard>, Error> {
-        self.client.try_claim(&self.key, Claim::Shared).await
+        self.named.try_claim(Claim::Shared).await
     }
 
     /// Takes the lock alone if it is free now. Cancel safe.
@@ -222,7 +240,7 @@ impl RwLock {
     /// # Errors
     /// As [`Client::lock`].
     pub async fn try_write(&self) -> Result<Option<Guard>, Error> {
-        self.client.try_claim(&self.key, Claim::Exclusive).await
+        self.named.try_claim(Claim::Exclusive).await
     }
 }
 
@@ -237,21 +255,19 @@ impl RwLock {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Semaphore {
-    client: Client,
-    key: Arc<[u8]>,
+    named: Named,
     capacity: u32,
-    wait: Option<Duration>,
 }
 
 impl Semaphore {
     pub(crate) fn new(client: Client, key: &[u8], capacity: u32) -> Self {
-        Self { client, key: key.into(), capacity, wait: None }
+        Self { named: Named::new(client, key), capacity }
     }
 
     /// Waits at most this long for its turn.
     #[must_use]
     pub fn wait(mut self, limit: Duration) -> Self {
-        self.wait = Some(limit);
+        self.named.wait = Some(limit);
         self
     }
 
@@ -272,7 +288,7 @@ impl Semaphore {
     /// # Errors
     /// As [`Semaphore::acquire`].
     pub async fn acquire_many(&self, permits: u32) -> Result<Guard, Error> {
-        self.client.claim(&self.key, self.permits(permits), self.wait).await
+        self.named.claim(self.permits(permits)).await
     }
 
     /// Takes one permit if there is one now. Cancel safe.
@@ -288,6 +304,6 @@ impl Semaphore {
     /// # Errors
     /// As [`Semaphore::acquire`].
     pub async fn try_acquire_many(&self, permits: u32) -> Result<Option<Guard>, Error> {
-        self.client.try_claim(&self.key, self.permits(permits)).await
+        self.named.try_claim(self.permits(permits)).await
     }
 }
