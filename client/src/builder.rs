@@ -1,10 +1,11 @@
 //! How a client is made.
 
-use crate::client::{Client, Session};
+use crate::client::Client;
 use crate::context::{Context, Contexts, Environment};
 use crate::error::{Error, ErrorKind};
 use crate::identity::{IdentityChoice, resolve_identity};
 use crate::pool::Pool;
+use crate::session::Session;
 use crate::target::{Seed, Target};
 use crate::tls::{self, Bundle};
 use lockring_proto::{SessionId, limits};

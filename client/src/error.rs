@@ -15,8 +15,8 @@ use std::fmt;
 pub enum ErrorKind {
     /// The wait's deadline passed. The lock is not held.
     Timeout,
-    /// No node answered for too long. What was asked may have taken effect; it is undone as soon
-    /// as there is contact again.
+    /// No node answered for too long. What was asked may have taken effect: a claim is undone as
+    /// soon as there is contact again, a forced release is neither undone nor repeated.
     Unreachable,
     /// The hold was lost: its lease ended, or an operator released it.
     Lost,
@@ -76,6 +76,26 @@ impl Error {
         Self::new(ErrorKind::Closed, "the client is closed")
     }
 
+    /// The link ended with a request under way: the answer, if there was one, is lost.
+    pub(crate) fn closed_meanwhile() -> Self {
+        let mut new = Self::new(
+            ErrorKind::Closed,
+            "the client was closed before the node's word on it came: it may have been done",
+        );
+        new.maybe = true;
+        new
+    }
+
+    /// An order by force whose answer is lost. It names no fence, so nobody repeats it unasked: the
+    /// second would end a hold that came after the first.
+    pub(crate) fn forced_unanswered() -> Self {
+        Self::new(
+            ErrorKind::Unreachable,
+            "the node's answer to the forced release did not come: it may have been carried out; \
+             look with `inspect`, and repeat it if needed",
+        )
+    }
+
     pub(crate) fn lost(maybe_released: bool) -> Self {
         let message = if maybe_released {
             "the release was sent again after the connection broke, and nothing was held then: it \
@@ -133,7 +153,9 @@ impl Error {
         )
     }
 
-    /// Whether the request may have taken effect all the same.
+    /// Whether the request may have taken effect all the same. The client itself sees to claims
+    /// and releases, or the lease ends them; after a forced release look with
+    /// [`crate::Client::inspect`].
     pub fn is_indeterminate(&self) -> bool {
         self.maybe
     }

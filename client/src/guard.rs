@@ -61,7 +61,7 @@ impl Waiting {
     pub(crate) async fn granted(mut self) -> Result<Result<Hold, NotGranted>, Error> {
         let answer = (&mut self.answered).await;
         let link = self.link.take().ok_or_else(Error::closed)?;
-        let granted = answer.map_err(|_| Error::closed())?;
+        let granted = answer.map_err(|_| Error::closed_meanwhile())?;
         Ok(granted.map(|Grant { claim, fence }| Hold::new(link, claim, fence)))
     }
 }
@@ -149,7 +149,7 @@ impl Guard {
         match answered.await {
             Ok(Released::Yes) => Ok(()),
             Ok(Released::NotHeld { maybe_released }) => Err(Error::lost(maybe_released)),
-            Err(_) => Err(Error::closed()),
+            Err(_) => Err(Error::closed_meanwhile()),
         }
     }
 

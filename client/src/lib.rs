@@ -29,6 +29,7 @@ pub mod link;
 mod pool;
 mod primitives;
 pub mod router;
+mod session;
 pub mod target;
 mod timer;
 pub mod tls;
