@@ -158,7 +158,7 @@ impl Builder {
             builder: self.identity.as_deref(),
         };
         let identity = resolve_identity(choice, &Environment::of_process())?;
-        let bundle = Bundle::load(&identity.path)?;
+        let bundle = Bundle::load(&identity)?;
         let mut cut = self.label.len().min(limits::LABEL_BYTES_MAX);
         while !self.label.is_char_boundary(cut) {
             cut -= 1;

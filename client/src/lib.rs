@@ -24,7 +24,7 @@ pub mod context;
 mod driver;
 mod error;
 mod guard;
-pub mod identity;
+mod identity;
 pub mod link;
 mod pool;
 mod primitives;
