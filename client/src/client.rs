@@ -34,7 +34,10 @@ impl Client {
         Self { session: Arc::new(session), settings: Arc::new(settings) }
     }
 
-    /// Connects to `lockring://HOST:PORT[,HOST:PORT...][?identity=FILE]`.
+    /// Connects to `lockring://HOST:PORT[,HOST:PORT...][?identity=FILE]`. An address that does
+    /// not answer costs 3 s, before the next is tried.
+    ///
+    /// Cancel safe: a session that stood already ends with its TTL, and nothing is held in it.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] when the URL or the identity cannot be used,
@@ -44,12 +47,22 @@ impl Client {
     }
 
     /// Everything that has a default.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), lockring_client::Error> {
+    /// use lockring_client::Client;
+    /// let builder = Client::builder().label("billing worker 3");
+    /// let client = builder.connect("lockring://127.0.0.1:7420").await?;
+    /// # client.close().await; Ok(()) }
+    /// ```
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// A client with a session of its own and another TTL; the lease belongs to the session, never
-    /// to a single lock.
+    /// A client with a session of its own and another TTL, clamped to 1 s..=1 h; the lease belongs
+    /// to the session, never to a single lock.
+    ///
+    /// Cancel safe, as [`Client::connect`].
     ///
     /// ```no_run
     /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
@@ -74,14 +87,15 @@ impl Client {
     ///
     /// # Errors
     /// [`ErrorKind::Unreachable`], [`ErrorKind::Conflict`], [`ErrorKind::Quota`],
-    /// [`ErrorKind::Draining`], [`ErrorKind::Invalid`].
+    /// [`ErrorKind::Draining`], [`ErrorKind::Denied`], [`ErrorKind::Invalid`] for a key of 0 or
+    /// more than 512 bytes, [`ErrorKind::Closed`].
     pub async fn lock(&self, key: impl AsRef<[u8]>) -> Result<Guard, Error> {
         self.claim(key.as_ref(), Claim::Exclusive, None).await
     }
 
     /// Takes the lock of a key if it is free now; `None` if it is busy.
     ///
-    /// Cancel safe.
+    /// Cancel safe, as [`Client::lock`].
     ///
     /// ```no_run
     /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
@@ -118,34 +132,61 @@ impl Client {
         }
     }
 
-    /// A named lock with settings of its own.
+    /// A named lock with settings of its own. Makes no contact.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let orders = client.mutex("orders/42");
+    /// let guard = orders.lock().await?;
+    /// # drop(guard);
+    /// # Ok(()) }
+    /// ```
     pub fn mutex(&self, key: impl AsRef<[u8]>) -> Mutex {
         Mutex::new(self.clone(), key.as_ref())
     }
 
-    /// A named reader-writer lock.
+    /// A named reader-writer lock. Makes no contact.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let guard = client.rwlock("config").read().await?;
+    /// # drop(guard);
+    /// # Ok(()) }
+    /// ```
     pub fn rwlock(&self, key: impl AsRef<[u8]>) -> RwLock {
         RwLock::new(self.clone(), key.as_ref())
     }
 
-    /// A named semaphore. The first holder or waiter sets the capacity; while it is in use another
-    /// capacity is refused.
+    /// A named semaphore of 1 to 2^30 permits. The first holder or waiter sets the capacity; while
+    /// it is in use another capacity is refused. Makes no contact.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let guard = client.semaphore("gpu", 8).acquire().await?;
+    /// # drop(guard);
+    /// # Ok(()) }
+    /// ```
     pub fn semaphore(&self, key: impl AsRef<[u8]>, capacity: u32) -> Semaphore {
         Semaphore::new(self.clone(), key.as_ref(), capacity)
     }
 
     /// Looks at a key: holders, waiters, node. Advisory: it may be out of date as it arrives.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// ```no_run
     /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
-    /// for holder in client.inspect("orders/42").await?.holders {
+    /// use lockring_client::Inspection;
+    /// let Inspection { holders, waiter_count, .. } = client.inspect("orders/42").await?;
+    /// for holder in holders {
     ///     println!("{} holds it under fence {}", holder.label, holder.fence);
     /// }
+    /// println!("{waiter_count} in line");
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Unreachable`], [`ErrorKind::Invalid`].
+    /// [`ErrorKind::Unreachable`], [`ErrorKind::Invalid`], [`ErrorKind::Closed`].
     pub async fn inspect(&self, key: impl AsRef<[u8]>) -> Result<Inspection, Error> {
         let key = key.as_ref();
         let worker = self.session.route(key)?.worker;
@@ -155,10 +196,29 @@ impl Client {
         }
     }
 
-    /// A page of the locks of one worker, by cell and key; see [`Client::workers`].
+    /// A page of the locks of one worker whose keys begin with `prefix`, by cell and key: at most
+    /// `rows`, and never more than 90. Advisory, as [`Client::inspect`].
+    ///
+    /// Cancel safe: it changes nothing.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// use lockring_client::proto::ListCursor;
+    /// for worker in client.workers() {
+    ///     let mut next = Some(ListCursor::default());
+    ///     while let Some(cursor) = next {
+    ///         let page = client.list(worker, b"orders/", cursor, 90).await?;
+    ///         for lock in page.rows {
+    ///             println!("{}: {} in line", lock.key.escape_ascii(), lock.waiters);
+    ///         }
+    ///         next = page.next;
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Unreachable`].
+    /// [`ErrorKind::Unreachable`], [`ErrorKind::Closed`].
     pub async fn list(
         &self,
         worker: WorkerId,
@@ -175,8 +235,18 @@ impl Client {
 
     /// Ends every hold of a key, whoever has it, and says how many. The next fence is higher.
     ///
+    /// Not cancel safe: a dropped future leaves unknown whether it was carried out.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let ended = client.release_by_force("orders/42").await?;
+    /// println!("{ended} holds ended; their guards are lost");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
-    /// [`ErrorKind::Unreachable`], [`ErrorKind::Invalid`].
+    /// [`ErrorKind::Unreachable`], and then it may have been carried out: it names no fence, so it
+    /// is never repeated unasked. [`ErrorKind::Invalid`], [`ErrorKind::Closed`]: nothing was done.
     pub async fn release_by_force(&self, key: impl AsRef<[u8]>) -> Result<u32, Error> {
         let key = key.as_ref();
         let worker = self.session.route(key)?.worker;
@@ -186,7 +256,14 @@ impl Client {
         }
     }
 
-    /// Where a key goes by the client's copy of the ring.
+    /// Where a key goes by the client's copy of the ring. Makes no contact.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let route = client.route("orders/42")?;
+    /// println!("node {}, worker {}", route.worker.node, route.worker.worker);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a key of 0 or more than 512 bytes.
@@ -195,11 +272,27 @@ impl Client {
     }
 
     /// The client's copy of the ring.
+    ///
+    /// ```no_run
+    /// # fn example(client: lockring_client::Client) {
+    /// if let Some(ring) = client.ring() {
+    ///     println!("version {} of {} nodes", ring.version(), ring.nodes().count());
+    /// }
+    /// # }
+    /// ```
     pub fn ring(&self) -> Option<Arc<Ring>> {
         self.session.pool.ring()
     }
 
-    /// Every worker of every node.
+    /// Every worker of every node, by the client's copy of the ring.
+    ///
+    /// ```no_run
+    /// # fn example(client: lockring_client::Client) {
+    /// for worker in client.workers() {
+    ///     println!("worker {} of node {}", worker.worker, worker.node);
+    /// }
+    /// # }
+    /// ```
     pub fn workers(&self) -> Vec<WorkerId> {
         let Some(ring) = self.ring() else { return Vec::new() };
         let of = |node: &lockring_proto::NodeInfo| {
@@ -209,18 +302,33 @@ impl Client {
         ring.nodes().flat_map(of).collect()
     }
 
-    /// The namespace of the identity.
+    /// The namespace of the identity: keys of different namespaces never meet.
+    ///
+    /// ```no_run
+    /// # fn example(client: lockring_client::Client) {
+    /// println!("locks of {}, held for {:?} without contact", client.namespace(), client.ttl());
+    /// # }
+    /// ```
     pub fn namespace(&self) -> &str {
         self.session.namespace.as_str()
     }
 
-    /// The TTL asked for.
+    /// The TTL asked for; [`Guard::ttl`] says the real one.
     pub fn ttl(&self) -> Duration {
         self.session.ttl
     }
 
     /// Turns a hold into a token that another process can end or renew. The session stays alive
-    /// for its TTL; call [`Client::leave`] next, not [`Client::close`].
+    /// for its TTL; call [`Client::leave`] next, not [`Client::close`]. Makes no contact.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let guard = client.lock("handoff").await?;
+    /// let token = client.into_token(guard);
+    /// println!("{token}"); // for the process that goes on
+    /// client.leave().await;
+    /// # Ok(()) }
+    /// ```
     pub fn into_token(&self, guard: Guard) -> Token {
         let key = guard.key().to_vec();
         Token { session: self.session.id, ttl: self.session.ttl, fence: guard.forget().0, key }
@@ -228,9 +336,22 @@ impl Client {
 
     /// Takes up the hold of a token. The client must have been built with the token's session.
     ///
+    /// Not cancel safe: as its guard has no owner then, a dropped future may release the lock.
+    ///
+    /// ```no_run
+    /// # use lockring_client::{Client, Error, Token};
+    /// # async fn example(url: &str, token: Token) -> Result<(), Error> {
+    /// let builder = Client::builder().session(token.session()).ttl(token.ttl());
+    /// let client = builder.connect(url).await?;
+    /// let guard = client.adopt(&token).await?;
+    /// guard.release().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when the token is of another session; what is left of the hold shows
-    /// when it is released.
+    /// [`ErrorKind::Invalid`] when the token is of another session, [`ErrorKind::Unreachable`],
+    /// [`ErrorKind::Denied`], [`ErrorKind::Closed`]; what is left of the hold shows when it is
+    /// released.
     pub async fn adopt(&self, token: &Token) -> Result<Guard, Error> {
         if token.session != self.session.id {
             return Err(Error::new(ErrorKind::Invalid, "the token is of another session"));
@@ -239,12 +360,18 @@ impl Client {
     }
 
     /// Ends the session: everything it holds or waits for is given up before this returns, if the
-    /// nodes answer within two seconds; otherwise its leases end by themselves.
+    /// nodes answer within two seconds; otherwise its leases end by themselves. Clones of the
+    /// client are closed with it.
+    ///
+    /// Cancel safe: once begun the session ends, and a dropped future only does not wait for it.
     pub async fn close(&self) {
         self.session.close(true).await;
     }
 
-    /// Ends the connections but not the session: what it holds stays held for its TTL.
+    /// Ends the connections but not the session: what it holds stays held for its TTL, for a
+    /// process that takes it up by a [`Token`].
+    ///
+    /// Cancel safe, as [`Client::close`].
     pub async fn leave(&self) {
         self.session.close(false).await;
     }

@@ -10,6 +10,17 @@ use std::error::Error as StdError;
 use std::fmt;
 
 /// What kind of error it is.
+///
+/// ```no_run
+/// # async fn example(client: lockring_client::Client) {
+/// use lockring_client::ErrorKind;
+/// match client.try_lock("").await.map_err(|error| error.kind()) {
+///     Err(ErrorKind::Invalid) => println!("a key has 1 to 512 bytes"),
+///     Err(kind) => println!("it failed otherwise: {kind:?}"),
+///     Ok(_) => {}
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -41,12 +52,29 @@ pub enum ErrorKind {
 /// An error of the client.
 ///
 /// ```no_run
-/// # use lockring_client::{Client, Error, ErrorKind};
+/// # use lockring_client::Client;
+/// use lockring_client::{Error, ErrorKind};
 /// # async fn example(client: Client) -> Result<(), Error> {
 /// match client.lock("orders/42").await {
 ///     Ok(guard) => guard.release().await?,
 ///     Err(error) if error.kind() == ErrorKind::Conflict => eprintln!("a semaphore: {error}"),
 ///     Err(error) if error.is_retryable() => eprintln!("later: {error}"),
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(()) }
+/// ```
+///
+/// An order by force whose answer was lost is the one thing that the caller has to look after:
+///
+/// ```no_run
+/// # use lockring_client::{Client, Error};
+/// # async fn example(client: Client) -> Result<(), Error> {
+/// match client.release_by_force("orders/42").await {
+///     Ok(ended) => println!("{ended} holds ended"),
+///     Err(error) if error.is_indeterminate() => {
+///         let left = client.inspect("orders/42").await?.holder_count;
+///         println!("{error}: {left} holds are left");
+///     }
 ///     Err(error) => return Err(error),
 /// }
 /// # Ok(()) }
@@ -160,7 +188,19 @@ impl Error {
         self.maybe
     }
 
-    /// Fence of the holder that stood in the way.
+    /// Fence of the holder that stood in the way, the highest of several.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) {
+    /// use std::time::Duration;
+    /// let orders = client.mutex("orders/42").wait(Duration::from_secs(1));
+    /// if let Err(error) = orders.lock().await
+    ///     && let Some(fence) = error.holder()
+    /// {
+    ///     println!("the holder writes under fence {fence}");
+    /// }
+    /// # }
+    /// ```
     pub fn holder(&self) -> Option<Fence> {
         match self.blocked {
             Some(BlockedReason::Held { fence, .. }) => Some(fence),
@@ -169,6 +209,18 @@ impl Error {
     }
 
     /// Why the claim had to wait, if that is what the error is about.
+    ///
+    /// ```no_run
+    /// # async fn example(error: lockring_client::Error) {
+    /// use lockring_client::proto::BlockedReason;
+    /// match error.blocked() {
+    ///     Some(BlockedReason::Held { waiters, .. }) => println!("held, {waiters} in line"),
+    ///     Some(BlockedReason::Queue { waiters }) => println!("{waiters} in line"),
+    ///     Some(BlockedReason::Grace { left_ms }) => println!("restarted, {left_ms} ms to go"),
+    ///     None => println!("not about waiting: {error}"),
+    /// }
+    /// # }
+    /// ```
     pub fn blocked(&self) -> Option<BlockedReason> {
         self.blocked
     }
