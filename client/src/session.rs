@@ -16,7 +16,7 @@ use std::future::Future;
 use std::hash::BuildHasherDefault;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -41,6 +41,7 @@ pub(crate) struct Session {
     label: String,
     /// A session taken up from another process: its workers know a later incarnation than ours.
     adopted: bool,
+    closed: AtomicBool,
     runtime: Handle,
 }
 
@@ -85,6 +86,7 @@ impl Session {
             unreachable_after: settings.unreachable_after,
             label: settings.label.clone(),
             adopted,
+            closed: AtomicBool::new(false),
             runtime: Handle::try_current()
                 .map_err(|_| Error::new(ErrorKind::Config, "a client needs a tokio runtime"))?,
         };
@@ -170,10 +172,19 @@ impl Session {
         handle
     }
 
-    fn link(&self, worker: WorkerId) -> Arc<LinkHandle> {
-        if let Some(known) = self.links.get(&worker) {
-            return Arc::clone(&known);
+    fn link(&self, worker: WorkerId) -> Result<Arc<LinkHandle>, Error> {
+        let known = self.links.get(&worker).map(|known| Arc::clone(&known));
+        let link = known.unwrap_or_else(|| self.begin(worker));
+        // Read after the link is in the map: either this sees the end, or the closer sees the link.
+        if self.closed.load(Ordering::Relaxed) {
+            self.links.remove(&worker);
+            return Err(Error::closed());
         }
+        Ok(link)
+    }
+
+    /// The first link to a worker.
+    fn begin(&self, worker: WorkerId) -> Arc<LinkHandle> {
         let mut link = self.new_link();
         if let Some(ring) = self.pool.ring() {
             link.ring_is(clock::now(), ring.version());
@@ -199,7 +210,7 @@ impl Session {
         wait: Option<Duration>,
     ) -> Result<Result<Guard, NotGranted>, Error> {
         let route = self.route(key)?;
-        let link = self.link(route.worker);
+        let link = self.link(route.worker)?;
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let key = Key::new(key);
         let (answer, answered) = oneshot::channel();
@@ -215,7 +226,7 @@ impl Session {
         let by_force = matches!(query, Query::Force(_));
         let (answer, answered) = oneshot::channel();
         let command = Command::Query { query, answer };
-        self.link(worker).commands.send(command).map_err(|_| Error::closed())?;
+        self.link(worker)?.commands.send(command).map_err(|_| Error::closed())?;
         match answered.await.map_err(|_| Error::closed())? {
             Some(Reply::Refused { refusal, .. }) => Err(Error::refused(*refusal)),
             Some(reply) => Ok(reply),
@@ -231,7 +242,7 @@ impl Session {
         let (answer, answered) = oneshot::channel();
         let adopting =
             Adopting { cell: route.cell.0, key: key.clone(), fence: Fence(token.fence), answer };
-        let link = self.link(route.worker);
+        let link = self.link(route.worker)?;
         link.commands.send(Command::Adopt(adopting)).map_err(|_| Error::closed())?;
         let wait = tokio::time::timeout(self.unreachable_after, answered).await;
         let hold = wait
@@ -243,13 +254,15 @@ impl Session {
 
     /// Ends every link. `goodbye`: the session ends at the workers too, with all it holds.
     pub(crate) async fn close(&self, goodbye: bool) {
+        self.closed.store(true, Ordering::Relaxed);
         let mut ends = Vec::new();
-        let mut workers: Vec<WorkerId> = self.links.iter().map(|link| *link.key()).collect();
-        workers.sort_unstable();
-        for worker in workers {
+        let mut links: Vec<(WorkerId, Arc<LinkHandle>)> =
+            self.links.iter().map(|link| (*link.key(), Arc::clone(link.value()))).collect();
+        links.sort_unstable_by_key(|&(worker, _)| worker);
+        for (_, link) in links {
             let (done, ended) = oneshot::channel();
             let command = Command::Close { goodbye, done };
-            if self.link(worker).commands.send(command).is_ok() {
+            if link.commands.send(command).is_ok() {
                 ends.push(ended);
             }
         }

@@ -1,4 +1,5 @@
-//! What a client says of a forced release, against a node of bare QUIC that loses the answer.
+//! What a client says when a node cannot answer: against a node of bare QUIC that loses the answer
+//! to a forced release, or that nobody may ask any more.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
@@ -122,26 +123,63 @@ impl Served {
     }
 }
 
-/// A ring of one node with one worker.
+/// A ring of one node with two workers, only the first of which is there.
 fn ring(port: u16) -> RingChunk {
-    let node = NodeInfo { id: 1, host: "127.0.0.1".to_owned(), port, workers: 1, boot: 1 };
+    let node = NodeInfo { id: 1, host: "127.0.0.1".to_owned(), port, workers: 2, boot: 1 };
     let all = RingRun { cells: 2, owner: 1, backup: None, epoch: 1 };
     RingChunk { version: 1, cell_bits: 1, nodes: vec![node], first: 0, runs: vec![all], last: true }
+}
+
+/// A key of a worker. It is the second worker's if `second`.
+fn key_of(client: &Client, second: bool) -> String {
+    let wanted = u16::from(second);
+    let mut keys = (0..).map(|number| format!("orders/{number}"));
+    keys.find(|key| client.route(key).unwrap().worker.worker == wanted).unwrap()
+}
+
+async fn connect(endpoint: &Endpoint, folder: &TempDir) -> Client {
+    let url = format!("lockring://{}", endpoint.local_addr().unwrap());
+    let identity = Some(folder.path().join("client.pem"));
+    Client::builder().identity_argument(identity).connect(&url).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_closed_client_begins_no_session_at_a_worker_it_has_not_met() {
+    let (endpoint, folder) = endpoint();
+    let listening = endpoint.clone();
+    let node = tokio::spawn(async move { Served::accept(&listening).await.serve(false).await });
+    let scenario = async {
+        let client = connect(&endpoint, &folder).await;
+        client.close().await;
+        for second in [false, true] {
+            let key = key_of(&client, second);
+            for error in [
+                client.lock(&key).await.unwrap_err(),
+                client.inspect(&key).await.unwrap_err(),
+                client.release_by_force(&key).await.unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                assert!(!error.is_indeterminate());
+            }
+        }
+        assert_eq!(node.await.unwrap(), 0);
+    };
+    tokio::time::timeout(Duration::from_secs(30), scenario).await.expect("no answer");
 }
 
 #[tokio::test]
 async fn a_forced_release_without_an_answer_may_have_been_carried_out() {
     let (endpoint, folder) = endpoint();
-    let url = format!("lockring://{}", endpoint.local_addr().unwrap());
+    let listening = endpoint.clone();
     let node = tokio::spawn(async move {
-        let before = Served::accept(&endpoint).await.serve(true).await;
-        let after = Served::accept(&endpoint).await.serve(false).await;
+        let before = Served::accept(&listening).await.serve(true).await;
+        let after = Served::accept(&listening).await.serve(false).await;
         (before, after)
     });
     let scenario = async {
-        let identity = Some(folder.path().join("client.pem"));
-        let client = Client::builder().identity_argument(identity).connect(&url).await.unwrap();
-        let error = client.release_by_force("orders/42").await.unwrap_err();
+        let client = connect(&endpoint, &folder).await;
+        let key = key_of(&client, false);
+        let error = client.release_by_force(&key).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unreachable);
         assert!(error.is_indeterminate());
         let message = error.to_string();
@@ -149,7 +187,7 @@ async fn a_forced_release_without_an_answer_may_have_been_carried_out() {
             assert!(message.contains(said), "{message}");
         }
         // Only the caller may repeat it.
-        assert_eq!(client.release_by_force("orders/42").await.unwrap(), 1);
+        assert_eq!(client.release_by_force(&key).await.unwrap(), 1);
         client.close().await;
         assert_eq!(node.await.unwrap(), (1, 1));
     };
