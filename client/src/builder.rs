@@ -142,8 +142,7 @@ impl Builder {
     /// Cancel safe, as [`Client::connect`].
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] when the URL or the identity cannot be used,
-    /// [`ErrorKind::Unreachable`] when no node answers.
+    /// As [`Client::connect`].
     pub async fn connect(self, url: &str) -> Result<Client, Error> {
         let target: Target = url.parse()?;
         self.open(target.seeds, target.identity).await

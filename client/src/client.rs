@@ -41,7 +41,9 @@ impl Client {
     ///
     /// # Errors
     /// [`ErrorKind::Config`] when the URL or the identity cannot be used,
-    /// [`ErrorKind::Unreachable`] when no node answers.
+    /// [`ErrorKind::Unreachable`] when no node answers; [`ErrorKind::Denied`],
+    /// [`ErrorKind::Draining`], [`ErrorKind::Quota`] or, of another version,
+    /// [`ErrorKind::Invalid`] when the node refuses the session.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         Self::builder().connect(url).await
     }
@@ -72,7 +74,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Unreachable`] when no node answers.
+    /// As [`Client::connect`].
     pub async fn with_ttl(&self, ttl: Duration) -> Result<Self, Error> {
         let mut settings = Builder::clone(&self.settings).ttl(ttl);
         settings.session = None;
@@ -93,7 +95,8 @@ impl Client {
         self.claim(key.as_ref(), Claim::Exclusive, None).await
     }
 
-    /// Takes the lock of a key if it is free now; `None` if it is busy.
+    /// Takes the lock of a key if it is free now; `None` if it is busy, or if its node has just
+    /// restarted and grants nothing yet.
     ///
     /// Cancel safe, as [`Client::lock`].
     ///

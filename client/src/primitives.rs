@@ -86,7 +86,8 @@ impl Mutex {
         self.named.try_claim(Claim::Exclusive).await
     }
 
-    /// An owner of this lock that may enter again while it is inside, up to `limit` times at once.
+    /// An owner of this lock that may enter again while it is inside, up to `limit` times at once;
+    /// 0 counts as 1.
     ///
     /// ```no_run
     /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
