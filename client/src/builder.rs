@@ -1,10 +1,11 @@
 //! How a client is made.
 
-use crate::client::{Client, Session};
+use crate::client::Client;
 use crate::context::{Context, Contexts, Environment};
 use crate::error::{Error, ErrorKind};
 use crate::identity::{IdentityChoice, resolve_identity};
 use crate::pool::Pool;
+use crate::session::Session;
 use crate::target::{Seed, Target};
 use crate::tls::{self, Bundle};
 use lockring_proto::{SessionId, limits};
@@ -23,6 +24,23 @@ use std::time::Duration;
 ///     .connect("lockring://127.0.0.1:7420")
 ///     .await?;
 /// # Ok(()) }
+/// ```
+///
+/// A command-line program lets its user say where to connect and as whom:
+///
+/// ```no_run
+/// # use lockring_client::{Client, Error};
+/// # use std::path::PathBuf;
+/// # async fn example(identity: Option<PathBuf>, context: Option<String>) -> Result<(), Error> {
+/// use std::time::Duration;
+/// let client = Client::builder()
+///     .identity_argument(identity) // before any other, if there is one
+///     .context(context) // instead of the current one, if there is one
+///     .unreachable_after(Duration::from_secs(3))
+///     .label("nightly import")
+///     .connect_current()
+///     .await?;
+/// # client.close().await; Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Builder {
@@ -73,7 +91,8 @@ impl Builder {
         self
     }
 
-    /// A named context to take the address from, instead of the current one.
+    /// A named context for [`Builder::connect_current`] to take the address from, instead of the
+    /// current one.
     #[must_use]
     pub fn context(mut self, name: Option<String>) -> Self {
         self.context = name;
@@ -87,7 +106,8 @@ impl Builder {
         self
     }
 
-    /// How long a call waits for contact before it fails as unreachable; 30 s unless set.
+    /// How long a call waits for contact before it fails as unreachable; 30 s unless set. Any
+    /// answer of the node is contact: a wait in line has no such end.
     #[must_use]
     pub fn unreachable_after(mut self, span: Duration) -> Self {
         self.unreachable_after = span;
@@ -102,6 +122,15 @@ impl Builder {
     }
 
     /// Takes up a session that another process left: whoever knows its id owns its locks.
+    ///
+    /// ```no_run
+    /// # use lockring_client::{Client, Error, Token};
+    /// # async fn example(url: &str, token: Token) -> Result<(), Error> {
+    /// use lockring_client::Builder;
+    /// let builder: Builder = Client::builder().session(token.session()).ttl(token.ttl());
+    /// let guard = builder.connect(url).await?.adopt(&token).await?;
+    /// # drop(guard); Ok(()) }
+    /// ```
     #[must_use]
     pub fn session(mut self, id: [u8; 16]) -> Self {
         self.session = Some(SessionId(id));
@@ -110,15 +139,18 @@ impl Builder {
 
     /// Connects to a cluster by its URL, `lockring://HOST:PORT[,...][?identity=FILE]`.
     ///
+    /// Cancel safe, as [`Client::connect`].
+    ///
     /// # Errors
-    /// [`ErrorKind::Config`] when the URL or the identity cannot be used,
-    /// [`ErrorKind::Unreachable`] when no node answers.
+    /// As [`Client::connect`].
     pub async fn connect(self, url: &str) -> Result<Client, Error> {
         let target: Target = url.parse()?;
         self.open(target.seeds, target.identity).await
     }
 
     /// Connects to the cluster of the current context, as `lockring dev` makes one.
+    ///
+    /// Cancel safe, as [`Client::connect`].
     ///
     /// # Errors
     /// As [`Builder::connect`]; also when no context is current.
@@ -157,7 +189,7 @@ impl Builder {
             builder: self.identity.as_deref(),
         };
         let identity = resolve_identity(choice, &Environment::of_process())?;
-        let bundle = Bundle::load(&identity.path)?;
+        let bundle = Bundle::load(&identity)?;
         let mut cut = self.label.len().min(limits::LABEL_BYTES_MAX);
         while !self.label.is_char_boundary(cut) {
             cut -= 1;

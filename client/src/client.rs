@@ -1,36 +1,17 @@
-//! The client and its sessions.
+//! The client, as a program uses it.
 
 use crate::builder::Builder;
-use crate::driver::{Adopting, Command, Driver, LinkHandle, Uplink};
 use crate::error::{Error, ErrorKind};
-use crate::guard::{Guard, Waiting};
-use crate::link::{IdHasher, Key, Link, LinkConfig, NotGranted, Outcome, Query, RequestIds};
-use crate::pool::Pool;
+use crate::guard::Guard;
+use crate::link::{NotGranted, Query};
 use crate::primitives::{Mutex, RwLock, Semaphore};
 use crate::router::{Ring, Route, WorkerId};
+use crate::session::Session;
 use crate::token::Token;
-use crate::wire::{Wire, WireError, WireEvent};
-use dashmap::DashMap;
-use lockring_proto::{
-    Claim, Fence, Inspection, ListCursor, Listing, Namespace, Reply, SessionId, Welcome, clock,
-    limits,
-};
-use lockring_ring::NamespaceSeed;
+use lockring_proto::{Claim, Inspection, ListCursor, Listing, Reply};
 use std::fmt;
-use std::future::Future;
-use std::hash::BuildHasherDefault;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
-
-/// Connecting must come to a ring within this.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long closing waits for the nodes' word.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A client of a cluster. Cheap to clone; clones share one session, its connections and its lease.
 ///
@@ -48,248 +29,42 @@ pub struct Client {
     settings: Arc<Builder>,
 }
 
-/// One session: an identity for liveness, with a link to each worker it has to do with.
-pub(crate) struct Session {
-    id: SessionId,
-    pool: Arc<Pool>,
-    namespace: Namespace,
-    seed: NamespaceSeed,
-    ids: RequestIds,
-    links: DashMap<WorkerId, Arc<LinkHandle>, BuildHasherDefault<IdHasher>>,
-    tickets: AtomicU64,
-    ttl: Duration,
-    unreachable_after: Duration,
-    label: String,
-    /// A session taken up from another process: its workers know a later incarnation than ours.
-    adopted: bool,
-    runtime: Handle,
-}
-
-/// How one link of a session reaches its worker.
-struct LinkUplink {
-    pool: Arc<Pool>,
-    worker: WorkerId,
-}
-
-impl Uplink for LinkUplink {
-    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Wire, WireError>> + Send>> {
-        let (pool, worker) = (Arc::clone(&self.pool), self.worker);
-        Box::pin(async move { pool.connect(worker).await })
-    }
-
-    fn learnt(&self, ring: Ring) {
-        self.pool.learn(ring);
-    }
-}
-
-fn unreachable(error: &WireError) -> Error {
-    Error::new(ErrorKind::Unreachable, error.to_string())
-}
-
-impl Session {
-    /// Makes a session and its first link, by which the ring is learnt if it is not known yet.
-    pub(crate) async fn open(pool: Arc<Pool>, settings: &Builder) -> Result<Self, Error> {
-        let adopted = settings.session.is_some();
-        let id = match settings.session {
-            Some(id) => id,
-            None => random_session()?,
-        };
-        let mut session = Self {
-            id,
-            pool,
-            namespace: Namespace::default(),
-            seed: NamespaceSeed::of(""),
-            ids: RequestIds::default(),
-            links: DashMap::default(),
-            tickets: AtomicU64::new(0),
-            ttl: settings.ttl,
-            unreachable_after: settings.unreachable_after,
-            label: settings.label.clone(),
-            adopted,
-            runtime: Handle::try_current()
-                .map_err(|_| Error::new(ErrorKind::Config, "a client needs a tokio runtime"))?,
-        };
-        let mut wire = session.pool.connect_seed().await.map_err(|error| unreachable(&error))?;
-        let mut link = session.new_link();
-        let greeting = session.greet(&mut wire, &mut link);
-        let welcome = tokio::time::timeout(GREETING_TIMEOUT, greeting).await.map_err(|_| {
-            Error::new(ErrorKind::Unreachable, "the node does not answer a hello")
-        })??;
-        session.namespace = Namespace::new(&welcome.namespace)
-            .map_err(|error| Error::new(ErrorKind::Config, error.to_string()))?;
-        session.seed = NamespaceSeed::of(session.namespace.as_str());
-        session.pool.found(welcome.node, wire.remote().ip());
-        let worker = WorkerId { node: welcome.node, worker: welcome.worker };
-        session.spawn(worker, link, Some(wire));
-        Ok(session)
-    }
-
-    fn new_link(&self) -> Link {
-        let config = LinkConfig {
-            session: self.id,
-            ids: self.ids.clone(),
-            label: self.label.clone(),
-            ttl: self.ttl,
-            unreachable_after: self.unreachable_after,
-        };
-        Link::new(config, clock::now())
-    }
-
-    /// Says hello on a first connection and learns the ring.
-    async fn greet(&self, wire: &mut Wire, link: &mut Link) -> Result<Welcome, Error> {
-        link.greet(clock::now(), self.first_incarnation());
-        let mut welcome = None;
-        let mut parts = Vec::new();
-        loop {
-            for outcome in std::mem::take(link.outcomes()) {
-                match outcome {
-                    Outcome::Up(said) => {
-                        welcome = Some(said);
-                        link.ask_for_ring(clock::now());
-                    }
-                    Outcome::Rejected(refusal) => return Err(Error::refused(refusal)),
-                    Outcome::Ring(part) => parts.push(*part),
-                    _ => {}
-                }
-            }
-            if parts.last().is_some_and(|part| part.last)
-                && let Some(welcome) = welcome.take()
-            {
-                let ring = Ring::assemble(&parts)
-                    .map_err(|error| Error::new(ErrorKind::Config, error.to_string()))?;
-                link.ring_is(clock::now(), ring.version());
-                self.pool.learn(ring);
-                return Ok(welcome);
-            }
-            wire.send(link.outgoing());
-            let event = wire.next().await.map_err(|error| unreachable(&error))?;
-            if event == WireEvent::Replies {
-                let taken = link
-                    .receive(clock::now(), wire.replies.bytes())
-                    .map_err(|error| Error::new(ErrorKind::Unreachable, error.to_string()))?;
-                wire.replies.consume(taken);
-            }
-        }
-    }
-
-    fn first_incarnation(&self) -> u64 {
-        u64::from(!self.adopted)
-    }
-
-    /// Starts the task of a link.
-    fn spawn(&self, worker: WorkerId, link: Link, wire: Option<Wire>) -> Arc<LinkHandle> {
-        let (commands, inbox) = mpsc::unbounded_channel();
-        let handle = Arc::new(LinkHandle {
-            commands,
-            valid_until: AtomicU64::new(0),
-            ttl_ms: AtomicU64::new(0),
-        });
-        let uplink = Arc::new(LinkUplink { pool: Arc::clone(&self.pool), worker });
-        let driver = Driver::new(uplink, Arc::downgrade(&handle), inbox, link, wire, !self.adopted);
-        self.links.insert(worker, Arc::clone(&handle));
-        self.runtime.spawn(driver.run());
-        handle
-    }
-
-    fn link(&self, worker: WorkerId) -> Arc<LinkHandle> {
-        if let Some(known) = self.links.get(&worker) {
-            return Arc::clone(&known);
-        }
-        let mut link = self.new_link();
-        if let Some(ring) = self.pool.ring() {
-            link.ring_is(clock::now(), ring.version());
-        }
-        self.spawn(worker, link, None)
-    }
-
-    fn route(&self, key: &[u8]) -> Result<Route, Error> {
-        if key.is_empty() || key.len() > limits::KEY_BYTES_MAX {
-            let message = format!("a key has 1 to 512 bytes, not {}", key.len());
-            return Err(Error::new(ErrorKind::Invalid, message));
-        }
-        self.pool.route(self.seed, key).ok_or_else(Error::closed)
-    }
-
-    /// Claims a key. Cancel safe: a dropped future leaves the queue, and a grant that raced it is
-    /// given back.
-    async fn acquire(
-        &self,
-        key: &[u8],
-        wanted: Claim,
-        wait: Option<Duration>,
-    ) -> Result<Result<Guard, NotGranted>, Error> {
-        let route = self.route(key)?;
-        let link = self.link(route.worker);
-        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let key = Key::new(key);
-        let (answer, answered) = oneshot::channel();
-        let cell = route.cell.0;
-        let command = Command::Acquire { ticket, cell, key: key.clone(), wanted, wait, answer };
-        link.commands.send(command).map_err(|_| Error::closed())?;
-        let granted = Waiting::new(link, ticket, answered).granted().await?;
-        Ok(granted.map(|hold| Guard::new(hold, key)))
-    }
-
-    async fn query(&self, worker: WorkerId, query: Query) -> Result<Reply, Error> {
-        let (answer, answered) = oneshot::channel();
-        let command = Command::Query { query, answer };
-        self.link(worker).commands.send(command).map_err(|_| Error::closed())?;
-        match answered.await.map_err(|_| Error::closed())? {
-            Some(Reply::Refused { refusal, .. }) => Err(Error::refused(*refusal)),
-            Some(reply) => Ok(reply),
-            None => Err(Error::new(ErrorKind::Unreachable, "no node answered for too long")),
-        }
-    }
-
-    /// Ends every link. `goodbye`: the session ends at the workers too, with all it holds.
-    async fn close(&self, goodbye: bool) {
-        let mut ends = Vec::new();
-        let mut workers: Vec<WorkerId> = self.links.iter().map(|link| *link.key()).collect();
-        workers.sort_unstable();
-        for worker in workers {
-            let (done, ended) = oneshot::channel();
-            let command = Command::Close { goodbye, done };
-            if self.link(worker).commands.send(command).is_ok() {
-                ends.push(ended);
-            }
-        }
-        let all = async {
-            for ended in ends {
-                let _link_is_gone_either_way = ended.await;
-            }
-        };
-        let _leases_end_by_themselves = tokio::time::timeout(CLOSE_TIMEOUT, all).await;
-    }
-}
-
-fn random_session() -> Result<SessionId, Error> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id)
-        .map_err(|error| Error::new(ErrorKind::Config, format!("no randomness: {error}")))?;
-    Ok(SessionId(id))
-}
-
 impl Client {
     pub(crate) fn over(session: Session, settings: Builder) -> Self {
         Self { session: Arc::new(session), settings: Arc::new(settings) }
     }
 
-    /// Connects to `lockring://HOST:PORT[,HOST:PORT...][?identity=FILE]`.
+    /// Connects to `lockring://HOST:PORT[,HOST:PORT...][?identity=FILE]`. An address that does
+    /// not answer costs 3 s, before the next is tried.
+    ///
+    /// Cancel safe: a session that stood already ends with its TTL, and nothing is held in it.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] when the URL or the identity cannot be used,
-    /// [`ErrorKind::Unreachable`] when no node answers.
+    /// [`ErrorKind::Unreachable`] when no node answers; [`ErrorKind::Denied`],
+    /// [`ErrorKind::Draining`], [`ErrorKind::Quota`] or, of another version,
+    /// [`ErrorKind::Invalid`] when the node refuses the session.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         Self::builder().connect(url).await
     }
 
     /// Everything that has a default.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), lockring_client::Error> {
+    /// use lockring_client::Client;
+    /// let builder = Client::builder().label("billing worker 3");
+    /// let client = builder.connect("lockring://127.0.0.1:7420").await?;
+    /// # client.close().await; Ok(()) }
+    /// ```
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// A client with a session of its own and another TTL; the lease belongs to the session, never
-    /// to a single lock.
+    /// A client with a session of its own and another TTL, clamped to 1 s..=1 h; the lease belongs
+    /// to the session, never to a single lock.
+    ///
+    /// Cancel safe, as [`Client::connect`].
     ///
     /// ```no_run
     /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
@@ -299,7 +74,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Unreachable`] when no node answers.
+    /// As [`Client::connect`].
     pub async fn with_ttl(&self, ttl: Duration) -> Result<Self, Error> {
         let mut settings = Builder::clone(&self.settings).ttl(ttl);
         settings.session = None;
@@ -314,14 +89,16 @@ impl Client {
     ///
     /// # Errors
     /// [`ErrorKind::Unreachable`], [`ErrorKind::Conflict`], [`ErrorKind::Quota`],
-    /// [`ErrorKind::Draining`], [`ErrorKind::Invalid`].
+    /// [`ErrorKind::Draining`], [`ErrorKind::Denied`], [`ErrorKind::Invalid`] for a key of 0 or
+    /// more than 512 bytes, [`ErrorKind::Closed`].
     pub async fn lock(&self, key: impl AsRef<[u8]>) -> Result<Guard, Error> {
         self.claim(key.as_ref(), Claim::Exclusive, None).await
     }
 
-    /// Takes the lock of a key if it is free now; `None` if it is busy.
+    /// Takes the lock of a key if it is free now; `None` if it is busy, or if its node has just
+    /// restarted and grants nothing yet.
     ///
-    /// Cancel safe.
+    /// Cancel safe, as [`Client::lock`].
     ///
     /// ```no_run
     /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
@@ -358,34 +135,61 @@ impl Client {
         }
     }
 
-    /// A named lock with settings of its own.
+    /// A named lock with settings of its own. Makes no contact.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let orders = client.mutex("orders/42");
+    /// let guard = orders.lock().await?;
+    /// # drop(guard);
+    /// # Ok(()) }
+    /// ```
     pub fn mutex(&self, key: impl AsRef<[u8]>) -> Mutex {
         Mutex::new(self.clone(), key.as_ref())
     }
 
-    /// A named reader-writer lock.
+    /// A named reader-writer lock. Makes no contact.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let guard = client.rwlock("config").read().await?;
+    /// # drop(guard);
+    /// # Ok(()) }
+    /// ```
     pub fn rwlock(&self, key: impl AsRef<[u8]>) -> RwLock {
         RwLock::new(self.clone(), key.as_ref())
     }
 
-    /// A named semaphore. The first holder or waiter sets the capacity; while it is in use another
-    /// capacity is refused.
+    /// A named semaphore of 1 to 2^30 permits. The first holder or waiter sets the capacity; while
+    /// it is in use another capacity is refused. Makes no contact.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let guard = client.semaphore("gpu", 8).acquire().await?;
+    /// # drop(guard);
+    /// # Ok(()) }
+    /// ```
     pub fn semaphore(&self, key: impl AsRef<[u8]>, capacity: u32) -> Semaphore {
         Semaphore::new(self.clone(), key.as_ref(), capacity)
     }
 
     /// Looks at a key: holders, waiters, node. Advisory: it may be out of date as it arrives.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// ```no_run
     /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
-    /// for holder in client.inspect("orders/42").await?.holders {
+    /// use lockring_client::Inspection;
+    /// let Inspection { holders, waiter_count, .. } = client.inspect("orders/42").await?;
+    /// for holder in holders {
     ///     println!("{} holds it under fence {}", holder.label, holder.fence);
     /// }
+    /// println!("{waiter_count} in line");
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Unreachable`], [`ErrorKind::Invalid`].
+    /// [`ErrorKind::Unreachable`], [`ErrorKind::Invalid`], [`ErrorKind::Closed`].
     pub async fn inspect(&self, key: impl AsRef<[u8]>) -> Result<Inspection, Error> {
         let key = key.as_ref();
         let worker = self.session.route(key)?.worker;
@@ -395,10 +199,29 @@ impl Client {
         }
     }
 
-    /// A page of the locks of one worker, by cell and key; see [`Client::workers`].
+    /// A page of the locks of one worker whose keys begin with `prefix`, by cell and key: at most
+    /// `rows`, and never more than 90. Advisory, as [`Client::inspect`].
+    ///
+    /// Cancel safe: it changes nothing.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// use lockring_client::proto::ListCursor;
+    /// for worker in client.workers() {
+    ///     let mut next = Some(ListCursor::default());
+    ///     while let Some(cursor) = next {
+    ///         let page = client.list(worker, b"orders/", cursor, 90).await?;
+    ///         for lock in page.rows {
+    ///             println!("{}: {} in line", lock.key.escape_ascii(), lock.waiters);
+    ///         }
+    ///         next = page.next;
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Unreachable`].
+    /// [`ErrorKind::Unreachable`], [`ErrorKind::Closed`].
     pub async fn list(
         &self,
         worker: WorkerId,
@@ -415,8 +238,18 @@ impl Client {
 
     /// Ends every hold of a key, whoever has it, and says how many. The next fence is higher.
     ///
+    /// Not cancel safe: a dropped future leaves unknown whether it was carried out.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let ended = client.release_by_force("orders/42").await?;
+    /// println!("{ended} holds ended; their guards are lost");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
-    /// [`ErrorKind::Unreachable`], [`ErrorKind::Invalid`].
+    /// [`ErrorKind::Unreachable`], and then it may have been carried out: it names no fence, so it
+    /// is never repeated unasked. [`ErrorKind::Invalid`], [`ErrorKind::Closed`]: nothing was done.
     pub async fn release_by_force(&self, key: impl AsRef<[u8]>) -> Result<u32, Error> {
         let key = key.as_ref();
         let worker = self.session.route(key)?.worker;
@@ -426,7 +259,14 @@ impl Client {
         }
     }
 
-    /// Where a key goes by the client's copy of the ring.
+    /// Where a key goes by the client's copy of the ring. Makes no contact.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let route = client.route("orders/42")?;
+    /// println!("node {}, worker {}", route.worker.node, route.worker.worker);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a key of 0 or more than 512 bytes.
@@ -435,11 +275,27 @@ impl Client {
     }
 
     /// The client's copy of the ring.
+    ///
+    /// ```no_run
+    /// # fn example(client: lockring_client::Client) {
+    /// if let Some(ring) = client.ring() {
+    ///     println!("version {} of {} nodes", ring.version(), ring.nodes().count());
+    /// }
+    /// # }
+    /// ```
     pub fn ring(&self) -> Option<Arc<Ring>> {
         self.session.pool.ring()
     }
 
-    /// Every worker of every node.
+    /// Every worker of every node, by the client's copy of the ring.
+    ///
+    /// ```no_run
+    /// # fn example(client: lockring_client::Client) {
+    /// for worker in client.workers() {
+    ///     println!("worker {} of node {}", worker.worker, worker.node);
+    /// }
+    /// # }
+    /// ```
     pub fn workers(&self) -> Vec<WorkerId> {
         let Some(ring) = self.ring() else { return Vec::new() };
         let of = |node: &lockring_proto::NodeInfo| {
@@ -449,18 +305,33 @@ impl Client {
         ring.nodes().flat_map(of).collect()
     }
 
-    /// The namespace of the identity.
+    /// The namespace of the identity: keys of different namespaces never meet.
+    ///
+    /// ```no_run
+    /// # fn example(client: lockring_client::Client) {
+    /// println!("locks of {}, held for {:?} without contact", client.namespace(), client.ttl());
+    /// # }
+    /// ```
     pub fn namespace(&self) -> &str {
         self.session.namespace.as_str()
     }
 
-    /// The TTL asked for.
+    /// The TTL asked for; [`Guard::ttl`] says the real one.
     pub fn ttl(&self) -> Duration {
         self.session.ttl
     }
 
     /// Turns a hold into a token that another process can end or renew. The session stays alive
-    /// for its TTL; call [`Client::leave`] next, not [`Client::close`].
+    /// for its TTL; call [`Client::leave`] next, not [`Client::close`]. Makes no contact.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let guard = client.lock("handoff").await?;
+    /// let token = client.into_token(guard);
+    /// println!("{token}"); // for the process that goes on
+    /// client.leave().await;
+    /// # Ok(()) }
+    /// ```
     pub fn into_token(&self, guard: Guard) -> Token {
         let key = guard.key().to_vec();
         Token { session: self.session.id, ttl: self.session.ttl, fence: guard.forget().0, key }
@@ -468,35 +339,42 @@ impl Client {
 
     /// Takes up the hold of a token. The client must have been built with the token's session.
     ///
+    /// Not cancel safe: as its guard has no owner then, a dropped future may release the lock.
+    ///
+    /// ```no_run
+    /// # use lockring_client::{Client, Error, Token};
+    /// # async fn example(url: &str, token: Token) -> Result<(), Error> {
+    /// let builder = Client::builder().session(token.session()).ttl(token.ttl());
+    /// let client = builder.connect(url).await?;
+    /// let guard = client.adopt(&token).await?;
+    /// guard.release().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when the token is of another session; what is left of the hold shows
-    /// when it is released.
+    /// [`ErrorKind::Invalid`] when the token is of another session, [`ErrorKind::Unreachable`],
+    /// [`ErrorKind::Denied`], [`ErrorKind::Closed`]; what is left of the hold shows when it is
+    /// released.
     pub async fn adopt(&self, token: &Token) -> Result<Guard, Error> {
         if token.session != self.session.id {
             return Err(Error::new(ErrorKind::Invalid, "the token is of another session"));
         }
-        let route = self.session.route(&token.key)?;
-        let key = Key::new(&token.key);
-        let (answer, answered) = oneshot::channel();
-        let adopting =
-            Adopting { cell: route.cell.0, key: key.clone(), fence: Fence(token.fence), answer };
-        let handle = self.session.link(route.worker);
-        handle.commands.send(Command::Adopt(adopting)).map_err(|_| Error::closed())?;
-        let wait = tokio::time::timeout(self.session.unreachable_after, answered).await;
-        let hold = wait
-            .map_err(|_| Error::new(ErrorKind::Unreachable, "no node answered for too long"))?
-            .map_err(|_| Error::closed())?
-            .map_err(Error::not_granted)?;
-        Ok(Guard::new(hold, key))
+        self.session.adopt(token).await
     }
 
     /// Ends the session: everything it holds or waits for is given up before this returns, if the
-    /// nodes answer within two seconds; otherwise its leases end by themselves.
+    /// nodes answer within two seconds; otherwise its leases end by themselves. Clones of the
+    /// client are closed with it.
+    ///
+    /// Cancel safe: once begun the session ends, and a dropped future only does not wait for it.
     pub async fn close(&self) {
         self.session.close(true).await;
     }
 
-    /// Ends the connections but not the session: what it holds stays held for its TTL.
+    /// Ends the connections but not the session: what it holds stays held for its TTL, for a
+    /// process that takes it up by a [`Token`].
+    ///
+    /// Cancel safe, as [`Client::close`].
     pub async fn leave(&self) {
         self.session.close(false).await;
     }

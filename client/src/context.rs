@@ -3,6 +3,32 @@
 //! A context is a TOML file `contexts/NAME.toml` in the user's configuration directory of
 //! lockring; the file `current` there holds the name of the current one. Nothing here reads the
 //! process environment: it is passed in as an [`Environment`].
+//!
+//! ```
+//! use lockring_client::context::{Context, ContextError, Contexts, Environment};
+//!
+//! # let home = tempfile::tempdir().expect("a folder");
+//! # let home = home.path();
+//! # fn main_of(home: &std::path::Path) -> Result<(), ContextError> {
+//! // What a program sees is `Environment::of_process()`.
+//! let environment = Environment { config_home: Some(home.into()), ..Environment::default() };
+//! let contexts = Contexts::new(&environment)?;
+//! let lab = Context {
+//!     endpoints: vec!["10.0.0.7:7420".to_owned()],
+//!     identity: "/etc/lockring/client.pem".into(),
+//!     pid: None,
+//! };
+//! contexts.write("lab", &lab)?;
+//! let former = contexts.make_current("lab")?;
+//! assert_eq!(contexts.current()?.as_deref(), Some("lab"));
+//! assert_eq!(contexts.read("lab")?, lab);
+//!
+//! contexts.restore("lab", former.as_deref())?;
+//! contexts.remove("lab")?;
+//! assert!(matches!(contexts.read("lab"), Err(ContextError::Missing { .. })));
+//! # Ok(()) }
+//! # main_of(home).expect("as written");
+//! ```
 
 use crate::target::{Seed, TargetError};
 use serde::{Deserialize, Serialize};
@@ -26,6 +52,12 @@ pub struct Environment {
 
 impl Environment {
     /// That of this process. Empty variables count as unset.
+    ///
+    /// ```
+    /// use lockring_client::context::Environment;
+    /// let environment = Environment { config_home: None, ..Environment::of_process() };
+    /// assert_eq!(environment.config_home, None);
+    /// ```
     pub fn of_process() -> Self {
         let path = |name| {
             std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from)
@@ -64,7 +96,7 @@ impl Context {
     ///
     /// # Errors
     /// When one of them is no address.
-    pub fn seeds(&self) -> Result<Vec<Seed>, TargetError> {
+    pub(crate) fn seeds(&self) -> Result<Vec<Seed>, TargetError> {
         self.endpoints.iter().map(|endpoint| endpoint.parse()).collect()
     }
 }
@@ -134,7 +166,7 @@ impl Contexts {
     ///
     /// # Errors
     /// When the name is not one.
-    pub fn path(&self, name: &str) -> Result<PathBuf, ContextError> {
+    pub(crate) fn path(&self, name: &str) -> Result<PathBuf, ContextError> {
         let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         let fits = (1..=NAME_BYTES_MAX).contains(&name.len());
         if !fits || !name.bytes().all(legal) || name.starts_with('.') {
@@ -144,7 +176,7 @@ impl Contexts {
     }
 
     /// The file that names the current context.
-    pub fn current_path(&self) -> PathBuf {
+    pub(crate) fn current_path(&self) -> PathBuf {
         self.dir.join("current")
     }
 

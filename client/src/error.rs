@@ -10,13 +10,24 @@ use std::error::Error as StdError;
 use std::fmt;
 
 /// What kind of error it is.
+///
+/// ```no_run
+/// # async fn example(client: lockring_client::Client) {
+/// use lockring_client::ErrorKind;
+/// match client.try_lock("").await.map_err(|error| error.kind()) {
+///     Err(ErrorKind::Invalid) => println!("a key has 1 to 512 bytes"),
+///     Err(kind) => println!("it failed otherwise: {kind:?}"),
+///     Ok(_) => {}
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The wait's deadline passed. The lock is not held.
     Timeout,
-    /// No node answered for too long. What was asked may have taken effect; it is undone as soon
-    /// as there is contact again.
+    /// No node answered for too long. What was asked may have taken effect: a claim is undone as
+    /// soon as there is contact again, a forced release is neither undone nor repeated.
     Unreachable,
     /// The hold was lost: its lease ended, or an operator released it.
     Lost,
@@ -41,12 +52,29 @@ pub enum ErrorKind {
 /// An error of the client.
 ///
 /// ```no_run
-/// # use lockring_client::{Client, Error, ErrorKind};
+/// # use lockring_client::Client;
+/// use lockring_client::{Error, ErrorKind};
 /// # async fn example(client: Client) -> Result<(), Error> {
 /// match client.lock("orders/42").await {
 ///     Ok(guard) => guard.release().await?,
 ///     Err(error) if error.kind() == ErrorKind::Conflict => eprintln!("a semaphore: {error}"),
 ///     Err(error) if error.is_retryable() => eprintln!("later: {error}"),
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(()) }
+/// ```
+///
+/// An order by force whose answer was lost is the one thing that the caller has to look after:
+///
+/// ```no_run
+/// # use lockring_client::{Client, Error};
+/// # async fn example(client: Client) -> Result<(), Error> {
+/// match client.release_by_force("orders/42").await {
+///     Ok(ended) => println!("{ended} holds ended"),
+///     Err(error) if error.is_indeterminate() => {
+///         let left = client.inspect("orders/42").await?.holder_count;
+///         println!("{error}: {left} holds are left");
+///     }
 ///     Err(error) => return Err(error),
 /// }
 /// # Ok(()) }
@@ -74,6 +102,26 @@ impl Error {
 
     pub(crate) fn closed() -> Self {
         Self::new(ErrorKind::Closed, "the client is closed")
+    }
+
+    /// The link ended with a request under way: the answer, if there was one, is lost.
+    pub(crate) fn closed_meanwhile() -> Self {
+        let mut new = Self::new(
+            ErrorKind::Closed,
+            "the client was closed before the node's word on it came: it may have been done",
+        );
+        new.maybe = true;
+        new
+    }
+
+    /// An order by force whose answer is lost. It names no fence, so nobody repeats it unasked: the
+    /// second would end a hold that came after the first.
+    pub(crate) fn forced_unanswered() -> Self {
+        Self::new(
+            ErrorKind::Unreachable,
+            "the node's answer to the forced release did not come: it may have been carried out; \
+             look with `inspect`, and repeat it if needed",
+        )
     }
 
     pub(crate) fn lost(maybe_released: bool) -> Self {
@@ -133,12 +181,26 @@ impl Error {
         )
     }
 
-    /// Whether the request may have taken effect all the same.
+    /// Whether the request may have taken effect all the same. The client itself sees to claims
+    /// and releases, or the lease ends them; after a forced release look with
+    /// [`crate::Client::inspect`].
     pub fn is_indeterminate(&self) -> bool {
         self.maybe
     }
 
-    /// Fence of the holder that stood in the way.
+    /// Fence of the holder that stood in the way, the highest of several.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) {
+    /// use std::time::Duration;
+    /// let orders = client.mutex("orders/42").wait(Duration::from_secs(1));
+    /// if let Err(error) = orders.lock().await
+    ///     && let Some(fence) = error.holder()
+    /// {
+    ///     println!("the holder writes under fence {fence}");
+    /// }
+    /// # }
+    /// ```
     pub fn holder(&self) -> Option<Fence> {
         match self.blocked {
             Some(BlockedReason::Held { fence, .. }) => Some(fence),
@@ -147,6 +209,18 @@ impl Error {
     }
 
     /// Why the claim had to wait, if that is what the error is about.
+    ///
+    /// ```no_run
+    /// # async fn example(error: lockring_client::Error) {
+    /// use lockring_client::proto::BlockedReason;
+    /// match error.blocked() {
+    ///     Some(BlockedReason::Held { waiters, .. }) => println!("held, {waiters} in line"),
+    ///     Some(BlockedReason::Queue { waiters }) => println!("{waiters} in line"),
+    ///     Some(BlockedReason::Grace { left_ms }) => println!("restarted, {left_ms} ms to go"),
+    ///     None => println!("not about waiting: {error}"),
+    /// }
+    /// # }
+    /// ```
     pub fn blocked(&self) -> Option<BlockedReason> {
         self.blocked
     }

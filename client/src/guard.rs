@@ -61,7 +61,7 @@ impl Waiting {
     pub(crate) async fn granted(mut self) -> Result<Result<Hold, NotGranted>, Error> {
         let answer = (&mut self.answered).await;
         let link = self.link.take().ok_or_else(Error::closed)?;
-        let granted = answer.map_err(|_| Error::closed())?;
+        let granted = answer.map_err(|_| Error::closed_meanwhile())?;
         Ok(granted.map(|Grant { claim, fence }| Hold::new(link, claim, fence)))
     }
 }
@@ -89,8 +89,9 @@ impl Drop for Waiting {
 ///
 /// ```no_run
 /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
-/// let guard = client.lock("orders/42").await?;
-/// println!("fence {}", guard.fence());
+/// use lockring_client::Guard;
+/// let guard: Guard = client.lock("orders/42").await?;
+/// println!("{} under fence {}", guard.key().escape_ascii(), guard.fence());
 /// guard.release().await?;
 /// # Ok(()) }
 /// ```
@@ -117,18 +118,29 @@ impl Guard {
 
     /// Whether the lease still holds by this machine's clock. It costs no message, and may be out
     /// of date as soon as it is said.
+    ///
+    /// ```no_run
+    /// # fn step() -> bool { false }
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let guard = client.lock("import").await?;
+    /// while guard.is_valid() && step() {
+    ///     println!("{:?} left without contact, of {:?}", guard.valid_for(), guard.ttl());
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn is_valid(&self) -> bool {
         let valid_until = Time(self.hold.handle.valid_until.load(Ordering::Relaxed));
         clock::now() < valid_until
     }
 
-    /// How long the lease holds from now on without contact, by this machine's clock.
+    /// How long the lease holds from now on without contact, by this machine's clock; zero once it
+    /// is over.
     pub fn valid_for(&self) -> Duration {
         let valid_until = Time(self.hold.handle.valid_until.load(Ordering::Relaxed));
         valid_until.since(clock::now())
     }
 
-    /// The real TTL of the session, as the node gave it.
+    /// The real TTL of the session, as the node gave it, in whole milliseconds.
     pub fn ttl(&self) -> Duration {
         Duration::from_millis(self.hold.handle.ttl_ms.load(Ordering::Relaxed))
     }
@@ -136,11 +148,23 @@ impl Guard {
     /// Gives the lock back and waits for the node's word.
     ///
     /// Not cancel safe in one respect: a dropped future leaves unknown how it ended; the lock is
-    /// released all the same.
+    /// released all the same (or, if the future was never polled, as by dropping the guard).
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// use lockring_client::ErrorKind;
+    /// let guard = client.lock("orders/42").await?;
+    /// match guard.release().await {
+    ///     Err(error) if error.kind() == ErrorKind::Lost => println!("undo the work: {error}"),
+    ///     ended => ended?,
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Lost`] when the lock was not held any more;
-    /// [`crate::Error::is_indeterminate`] tells a release that may have been done twice.
+    /// [`crate::ErrorKind::Lost`] when the lock was not held any more: if
+    /// [`crate::Error::is_indeterminate`], an earlier copy of the release may have ended it.
+    /// [`crate::ErrorKind::Closed`] when the client was closed meanwhile.
     pub async fn release(mut self) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
         let release = Command::Release { claim: self.hold.claim, answer: Some(answer) };
@@ -149,7 +173,7 @@ impl Guard {
         match answered.await {
             Ok(Released::Yes) => Ok(()),
             Ok(Released::NotHeld { maybe_released }) => Err(Error::lost(maybe_released)),
-            Err(_) => Err(Error::closed()),
+            Err(_) => Err(Error::closed_meanwhile()),
         }
     }
 
@@ -174,9 +198,20 @@ impl Guard {
         token
     }
 
-    /// Ends when the lock is lost.
+    /// Ends when the lock is lost, as [`Guard::lost_token`] is cancelled.
     ///
     /// Cancel safe.
+    ///
+    /// ```no_run
+    /// # async fn work() {}
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let guard = client.lock("job").await?;
+    /// tokio::select! {
+    ///     () = guard.lost() => eprintln!("lost the lock; stopped"),
+    ///     () = work() => guard.release().await?,
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
         self.lost_token().cancelled_owned()
     }

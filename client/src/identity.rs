@@ -2,59 +2,22 @@
 //! URL's parameter, the builder's setting and the current context.
 
 use crate::context::{ContextError, Contexts, Environment};
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// What a caller says about the identity, apart from the environment.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct IdentityChoice<'a> {
+pub(crate) struct IdentityChoice<'a> {
     /// `--identity FILE`.
-    pub argument: Option<&'a Path>,
+    pub(crate) argument: Option<&'a Path>,
     /// The URL's `identity` parameter.
-    pub url: Option<&'a Path>,
+    pub(crate) url: Option<&'a Path>,
     /// The program's own setting, through the client's builder.
-    pub builder: Option<&'a Path>,
-}
-
-/// Where an identity came from, for messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IdentitySource {
-    /// `--identity`.
-    Argument,
-    /// `LOCKRING_IDENTITY`.
-    Environment,
-    /// The URL.
-    Url,
-    /// The builder.
-    Builder,
-    /// The current context, of this name.
-    Context(String),
-}
-
-impl fmt::Display for IdentitySource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Argument => f.write_str("--identity"),
-            Self::Environment => f.write_str("LOCKRING_IDENTITY"),
-            Self::Url => f.write_str("the URL"),
-            Self::Builder => f.write_str("the client's builder"),
-            Self::Context(name) => write!(f, "the context {name:?}"),
-        }
-    }
-}
-
-/// The identity to use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResolvedIdentity {
-    /// The bundle's file; that it exists is not known yet.
-    pub path: PathBuf,
-    /// Who asked for it.
-    pub source: IdentitySource,
+    pub(crate) builder: Option<&'a Path>,
 }
 
 /// Why there is no identity to use.
 #[derive(Debug, thiserror::Error)]
-pub enum ResolveError {
+pub(crate) enum ResolveError {
     /// Nobody names one.
     #[error(
         "no identity to connect with: none given by --identity FILE, LOCKRING_IDENTITY, \
@@ -70,25 +33,19 @@ pub enum ResolveError {
     Context(#[from] ContextError),
 }
 
-/// Finds the identity to use. The current context is looked at only if nothing else names one, so
-/// a broken context never stands in the way of an explicit choice.
+/// Finds the file of the identity to use; that it exists is not known yet. The current context is
+/// looked at only if nothing else names one, so a broken one never stands in the way of an explicit
+/// choice.
 ///
 /// # Errors
 /// When nothing names one; the error lists all that was tried.
-pub fn resolve_identity(
+pub(crate) fn resolve_identity(
     choice: IdentityChoice<'_>,
     environment: &Environment,
-) -> Result<ResolvedIdentity, ResolveError> {
-    let named = [
-        (choice.argument, IdentitySource::Argument),
-        (environment.identity.as_deref(), IdentitySource::Environment),
-        (choice.url, IdentitySource::Url),
-        (choice.builder, IdentitySource::Builder),
-    ];
-    for (path, source) in named {
-        if let Some(path) = path {
-            return Ok(ResolvedIdentity { path: path.to_owned(), source });
-        }
+) -> Result<PathBuf, ResolveError> {
+    let named = choice.argument.or(environment.identity.as_deref());
+    if let Some(path) = named.or(choice.url).or(choice.builder) {
+        return Ok(path.to_owned());
     }
     let missing = |context: String| ResolveError::Missing { context };
     let contexts = Contexts::new(environment).map_err(|error| missing(error.to_string()))?;
@@ -96,8 +53,7 @@ pub fn resolve_identity(
         let file = contexts.current_path();
         return Err(missing(format!("no context is current ({} does not exist)", file.display())));
     };
-    let path = contexts.read(&name)?.identity;
-    Ok(ResolvedIdentity { path, source: IdentitySource::Context(name) })
+    Ok(contexts.read(&name)?.identity)
 }
 
 #[cfg(test)]
@@ -126,18 +82,17 @@ mod tests {
 
         let [argument, url, builder] = ["argument", "url", "builder"].map(|p| Some(Path::new(p)));
         let mut choice = IdentityChoice { argument, url, builder };
-        let expect = |choice, environment, path: &str, source| {
-            let found = resolve_identity(choice, environment).unwrap();
-            assert_eq!(found, ResolvedIdentity { path: path.into(), source });
+        let expect = |choice, environment, path: &str| {
+            assert_eq!(resolve_identity(choice, environment).unwrap(), Path::new(path));
         };
-        expect(choice, &set, "argument", IdentitySource::Argument);
+        expect(choice, &set, "argument");
         choice.argument = None;
-        expect(choice, &set, "environment", IdentitySource::Environment);
-        expect(choice, &unset, "url", IdentitySource::Url);
+        expect(choice, &set, "environment");
+        expect(choice, &unset, "url");
         choice.url = None;
-        expect(choice, &unset, "builder", IdentitySource::Builder);
+        expect(choice, &unset, "builder");
         choice.builder = None;
-        expect(choice, &unset, "context", IdentitySource::Context("dev".to_owned()));
+        expect(choice, &unset, "context");
     }
 
     #[test]

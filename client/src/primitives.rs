@@ -9,13 +9,36 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Mutex as AsyncMutex;
 
+/// A key, and how long claims of it wait: what every named lock is made of.
+#[derive(Clone, Debug)]
+struct Named {
+    client: Client,
+    key: Arc<[u8]>,
+    wait: Option<Duration>,
+}
+
+impl Named {
+    fn new(client: Client, key: &[u8]) -> Self {
+        Self { client, key: key.into(), wait: None }
+    }
+
+    async fn claim(&self, wanted: Claim) -> Result<Guard, Error> {
+        self.client.claim(&self.key, wanted, self.wait).await
+    }
+
+    async fn try_claim(&self, wanted: Claim) -> Result<Option<Guard>, Error> {
+        self.client.try_claim(&self.key, wanted).await
+    }
+}
+
 /// A named lock.
 ///
 /// ```no_run
 /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
-/// use lockring_client::ErrorKind;
+/// use lockring_client::{ErrorKind, Mutex};
 /// use std::time::Duration;
-/// match client.mutex("orders/42").wait(Duration::from_secs(1)).lock().await {
+/// let orders: Mutex = client.mutex("orders/42").wait(Duration::from_secs(1));
+/// match orders.lock().await {
 ///     Ok(guard) => guard.release().await?,
 ///     Err(error) if error.kind() == ErrorKind::Timeout => eprintln!("held: {error}"),
 ///     Err(error) => return Err(error),
@@ -24,20 +47,18 @@ use tokio::sync::Mutex as AsyncMutex;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Mutex {
-    client: Client,
-    key: Arc<[u8]>,
-    wait: Option<Duration>,
+    named: Named,
 }
 
 impl Mutex {
     pub(crate) fn new(client: Client, key: &[u8]) -> Self {
-        Self { client, key: key.into(), wait: None }
+        Self { named: Named::new(client, key) }
     }
 
-    /// Waits at most this long for its turn.
+    /// Waits at most this long for its turn, not at all if it is zero; without limit unless set.
     #[must_use]
     pub fn wait(mut self, limit: Duration) -> Self {
-        self.wait = Some(limit);
+        self.named.wait = Some(limit);
         self
     }
 
@@ -46,18 +67,35 @@ impl Mutex {
     /// # Errors
     /// As [`Client::lock`]; [`ErrorKind::Timeout`] when the wait is over.
     pub async fn lock(&self) -> Result<Guard, Error> {
-        self.client.claim(&self.key, Claim::Exclusive, self.wait).await
+        self.named.claim(Claim::Exclusive).await
     }
 
-    /// Takes the lock if it is free now. Cancel safe.
+    /// Takes the lock if it is free now, whatever the wait; otherwise `None`. Cancel safe.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// if let Some(guard) = client.mutex("orders/42").try_lock().await? {
+    ///     guard.release().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`Client::lock`].
     pub async fn try_lock(&self) -> Result<Option<Guard>, Error> {
-        self.client.try_claim(&self.key, Claim::Exclusive).await
+        self.named.try_claim(Claim::Exclusive).await
     }
 
-    /// An owner of this lock that may enter again while it is inside, up to `limit` times at once.
+    /// An owner of this lock that may enter again while it is inside, up to `limit` times at once;
+    /// 0 counts as 1.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let owner = client.mutex("orders/42").reentrant(2);
+    /// let level = owner.enter().await?;
+    /// # drop(level);
+    /// # Ok(()) }
+    /// ```
     pub fn reentrant(self, limit: u32) -> Owner {
         Owner { mutex: self, limit, state: Arc::new(AsyncMutex::new(Weak::new())) }
     }
@@ -68,8 +106,9 @@ impl Mutex {
 ///
 /// ```no_run
 /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
-/// let owner = client.mutex("orders/42").reentrant(8);
-/// let outer = owner.enter().await?;
+/// use lockring_client::{Level, Owner};
+/// let owner: Owner = client.mutex("orders/42").reentrant(8);
+/// let outer: Level = owner.enter().await?;
 /// let inner = owner.enter().await?; // no waiting, same fence
 /// assert_eq!(outer.fence(), inner.fence());
 /// drop(inner);
@@ -134,6 +173,14 @@ impl Inside {
 }
 
 /// One level inside a re-entrant lock. Dropping the last level releases the lock.
+///
+/// ```no_run
+/// # async fn example(owner: lockring_client::Owner) -> Result<(), lockring_client::Error> {
+/// let level = owner.enter().await?;
+/// println!("inside under fence {}", level.fence());
+/// level.leave().await?;
+/// # Ok(()) }
+/// ```
 #[must_use = "a dropped level leaves at once"]
 pub struct Level {
     inside: Arc<Inside>,
@@ -146,6 +193,8 @@ impl Level {
     }
 
     /// Leaves one level; the last one out releases the lock and waits for the node's word.
+    ///
+    /// Not cancel safe, as [`Guard::release`]: a dropped future has left all the same.
     ///
     /// # Errors
     /// As [`Guard::release`], for the last level.
@@ -169,27 +218,29 @@ impl fmt::Debug for Level {
 ///
 /// ```no_run
 /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
-/// let config = client.rwlock("config");
+/// use lockring_client::RwLock;
+/// use std::time::Duration;
+/// let config: RwLock = client.rwlock("config").wait(Duration::from_secs(1));
 /// let reading = config.read().await?;
 /// reading.release().await?;
+/// let writing = config.write().await?;
+/// writing.release().await?;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
 pub struct RwLock {
-    client: Client,
-    key: Arc<[u8]>,
-    wait: Option<Duration>,
+    named: Named,
 }
 
 impl RwLock {
     pub(crate) fn new(client: Client, key: &[u8]) -> Self {
-        Self { client, key: key.into(), wait: None }
+        Self { named: Named::new(client, key) }
     }
 
-    /// Waits at most this long for its turn.
+    /// Waits at most this long for its turn, not at all if it is zero; without limit unless set.
     #[must_use]
     pub fn wait(mut self, limit: Duration) -> Self {
-        self.wait = Some(limit);
+        self.named.wait = Some(limit);
         self
     }
 
@@ -198,7 +249,7 @@ impl RwLock {
     /// # Errors
     /// As [`Mutex::lock`].
     pub async fn read(&self) -> Result<Guard, Error> {
-        self.client.claim(&self.key, Claim::Shared, self.wait).await
+        self.named.claim(Claim::Shared).await
     }
 
     /// Takes the lock alone. Cancel safe.
@@ -206,23 +257,33 @@ impl RwLock {
     /// # Errors
     /// As [`Mutex::lock`].
     pub async fn write(&self) -> Result<Guard, Error> {
-        self.client.claim(&self.key, Claim::Exclusive, self.wait).await
+        self.named.claim(Claim::Exclusive).await
     }
 
-    /// Shares the lock if that is possible now. Cancel safe.
+    /// Shares the lock if that is possible now, whatever the wait; otherwise `None`. Cancel safe.
     ///
     /// # Errors
     /// As [`Client::lock`].
     pub async fn try_read(&self) -> Result<Option<Guard>, Error> {
-        self.client.try_claim(&self.key, Claim::Shared).await
+        self.named.try_claim(Claim::Shared).await
     }
 
-    /// Takes the lock alone if it is free now. Cancel safe.
+    /// Takes the lock alone if it is free now, whatever the wait; otherwise `None`. Cancel safe.
     ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let config = client.rwlock("config");
+    /// if let Some(writing) = config.try_write().await? {
+    ///     writing.release().await?;
+    /// } else if let Some(reading) = config.try_read().await? {
+    ///     reading.release().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     /// # Errors
     /// As [`Client::lock`].
     pub async fn try_write(&self) -> Result<Option<Guard>, Error> {
-        self.client.try_claim(&self.key, Claim::Exclusive).await
+        self.named.try_claim(Claim::Exclusive).await
     }
 }
 
@@ -230,28 +291,30 @@ impl RwLock {
 ///
 /// ```no_run
 /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
-/// let gpus = client.semaphore("gpu", 8);
-/// let two = gpus.acquire_many(2).await?;
+/// use lockring_client::Semaphore;
+/// use std::time::Duration;
+/// let gpus: Semaphore = client.semaphore("gpu", 8).wait(Duration::from_secs(60));
+/// let one = gpus.acquire().await?;
+/// let two = gpus.acquire_many(2).await?; // both or neither
 /// two.release().await?;
+/// one.release().await?;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Semaphore {
-    client: Client,
-    key: Arc<[u8]>,
+    named: Named,
     capacity: u32,
-    wait: Option<Duration>,
 }
 
 impl Semaphore {
     pub(crate) fn new(client: Client, key: &[u8], capacity: u32) -> Self {
-        Self { client, key: key.into(), capacity, wait: None }
+        Self { named: Named::new(client, key), capacity }
     }
 
-    /// Waits at most this long for its turn.
+    /// Waits at most this long for its turn, not at all if it is zero; without limit unless set.
     #[must_use]
     pub fn wait(mut self, limit: Duration) -> Self {
-        self.wait = Some(limit);
+        self.named.wait = Some(limit);
         self
     }
 
@@ -267,27 +330,43 @@ impl Semaphore {
         self.acquire_many(1).await
     }
 
-    /// Takes `permits` at once. Cancel safe.
+    /// Takes `permits` at once, and gives them back at once. Cancel safe.
     ///
     /// # Errors
-    /// As [`Semaphore::acquire`].
+    /// As [`Semaphore::acquire`]; [`ErrorKind::Invalid`] for none, or for more than the capacity.
     pub async fn acquire_many(&self, permits: u32) -> Result<Guard, Error> {
-        self.client.claim(&self.key, self.permits(permits), self.wait).await
+        self.named.claim(self.permits(permits)).await
     }
 
-    /// Takes one permit if there is one now. Cancel safe.
+    /// Takes one permit if there is one now, whatever the wait; otherwise `None`. Cancel safe.
     ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// if let Some(gpu) = client.semaphore("gpu", 8).try_acquire().await? {
+    ///     gpu.release().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     /// # Errors
     /// As [`Semaphore::acquire`].
     pub async fn try_acquire(&self) -> Result<Option<Guard>, Error> {
         self.try_acquire_many(1).await
     }
 
-    /// Takes `permits` if there are as many now. Cancel safe.
+    /// Takes `permits` if there are as many now, whatever the wait; otherwise `None`. Cancel safe.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let gpus = client.semaphore("gpu", 8);
+    /// if let Some(all) = gpus.try_acquire_many(8).await? {
+    ///     all.release().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// As [`Semaphore::acquire`].
+    /// As [`Semaphore::acquire_many`].
     pub async fn try_acquire_many(&self, permits: u32) -> Result<Option<Guard>, Error> {
-        self.client.try_claim(&self.key, self.permits(permits)).await
+        self.named.try_claim(self.permits(permits)).await
     }
 }

@@ -1,4 +1,30 @@
-//! The client's copy of the ring: which worker of which node grants for a key.
+//! The client's copy of the ring: which worker of which node grants for a key. A node sends it in
+//! parts; [`crate::Client::ring`] gives the one that a client routes by.
+//!
+//! ```
+//! use lockring_client::proto::{NamespaceSeed, NodeInfo, RingChunk, RingRun};
+//! use lockring_client::router::{Ring, RingError, Route, WorkerId};
+//!
+//! # fn main() -> Result<(), RingError> {
+//! // One node with four workers owns all of 2^8 cells.
+//! let node = NodeInfo { id: 1, host: "10.0.0.7".to_owned(), port: 7420, workers: 4, boot: 1 };
+//! let all = RingRun { cells: 256, owner: 1, backup: None, epoch: 1 };
+//! let part = RingChunk {
+//!     version: 3, cell_bits: 8, nodes: vec![node.clone()], first: 0, runs: vec![all], last: true,
+//! };
+//! let ring = Ring::assemble(std::slice::from_ref(&part))?;
+//! assert_eq!((ring.version(), ring.bits().cells()), (3, 256));
+//! assert_eq!((ring.node(1), ring.nodes().count(), ring.cells_of(1)), (Some(&node), 1, 256));
+//!
+//! let Route { cell, worker, .. } = ring.route(NamespaceSeed::of("default"), b"orders/42");
+//! assert_eq!(worker, WorkerId { node: 1, worker: cell.0 % 4 });
+//!
+//! // A ring with a hole is none.
+//! let hole = RingChunk { first: 1, ..part };
+//! let error: RingError = Ring::assemble(&[hole]).unwrap_err();
+//! assert!(error.to_string().contains("does not add up"));
+//! # Ok(()) }
+//! ```
 
 use lockring_proto::{NodeInfo, RingChunk};
 use lockring_ring::{CellBits, CellId, KeyHash, NamespaceSeed, hash_key};

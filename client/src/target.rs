@@ -1,4 +1,18 @@
 //! Where a cluster is: `lockring://HOST:PORT[,HOST:PORT...][?identity=FILE]`.
+//!
+//! ```
+//! use lockring_client::target::{Host, Seed, Target, TargetError};
+//!
+//! # fn main() -> Result<(), TargetError> {
+//! let target: Target = "lockring://10.0.0.7,node-2:7430?identity=my%20client.pem".parse()?;
+//! assert_eq!(target.seeds[0].to_string(), "10.0.0.7:7420");
+//! assert_eq!(target.seeds[1], Seed { host: Host::Name("node-2".to_owned()), port: 7430 });
+//! assert_eq!(target.identity, Some("my client.pem".into()));
+//!
+//! let error: TargetError = "redis://10.0.0.7".parse::<Target>().unwrap_err();
+//! assert_eq!(error.why, "it does not begin with lockring://");
+//! # Ok(()) }
+//! ```
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,7 +20,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 /// The port of a node, if none is named.
-pub const DEFAULT_PORT: u16 = 7420;
+const DEFAULT_PORT: u16 = 7420;
 
 const SCHEME: &str = "lockring://";
 const HOST_BYTES_MAX: usize = 253;
@@ -56,7 +70,7 @@ impl TargetError {
 
 impl Host {
     /// A host as a node gives it in the ring: an address, or else a name.
-    pub fn from_text(text: &str) -> Self {
+    pub(crate) fn from_text(text: &str) -> Self {
         text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Ip)
     }
 }

@@ -1,4 +1,26 @@
-//! The client's bundle of certificates, and the QUIC settings of its connections.
+//! The client's bundle of certificates, and the QUIC settings of its connections. Public for
+//! programs that connect to nodes by themselves; a [`crate::Client`] does all of this.
+//!
+//! ```no_run
+//! use lockring_client::proto::SERVER_NAME;
+//! use lockring_client::tls::{self, Bundle};
+//!
+//! # async fn example(node: std::net::SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
+//! let bundle = Bundle::load("client.pem".as_ref())?;
+//! let endpoint = tls::client_endpoint(node)?;
+//! let config = tls::client_config(&bundle);
+//! let connection = endpoint.connect_with(config, node, SERVER_NAME)?.await?;
+//! # drop(connection); Ok(()) }
+//! ```
+//!
+//! What is wrong with a bundle is said, part by part:
+//!
+//! ```
+//! use lockring_client::tls::{Bundle, BundleError};
+//!
+//! let error = Bundle::parse(b"no certificate at all").unwrap_err();
+//! assert!(matches!(error, BundleError::NotPem(_)));
+//! ```
 
 use lockring_proto::transport;
 use quinn::crypto::rustls::QuicClientConfig;

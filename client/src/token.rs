@@ -20,6 +20,23 @@ use std::time::Duration;
 /// other.adopt(&token).await?.release().await?;
 /// # Ok(()) }
 /// ```
+///
+/// Its text is all of it:
+///
+/// ```
+/// use lockring_client::{Token, TokenError};
+///
+/// let text = "lrt1-070707070707070707070707070707070000010000000000\
+///             000000000000ea606f72646572732f3432279a6aa0";
+/// let token: Token = text.parse()?;
+/// assert_eq!((token.key(), token.fence()), (&b"orders/42"[..], 1 << 40));
+/// assert_eq!((token.session(), token.ttl().as_secs()), ([7; 16], 60));
+/// assert_eq!(token.to_string(), text);
+///
+/// let cut: Result<Token, TokenError> = text[..40].parse();
+/// assert_eq!(cut, Err(TokenError));
+/// # Ok::<(), TokenError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
     pub(crate) session: SessionId,

@@ -1,5 +1,39 @@
 //! One QUIC connection to a worker, as bytes: the request stream, and the worker's push stream.
 //! Public for load generators that drive a [`crate::link::Link`] themselves.
+//!
+//! ```no_run
+//! use lockring_client::link::Link;
+//! use lockring_client::proto::clock;
+//! use lockring_client::wire::{Inbox, Wire, WireError, WireEvent};
+//!
+//! # async fn example(
+//! #     endpoint: quinn::Endpoint, config: quinn::ClientConfig, node: std::net::SocketAddr,
+//! #     mut link: Link,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
+//! let mut wire = Wire::connect(&endpoint, config, node).await?;
+//! link.greet(clock::now(), 1);
+//! loop {
+//!     wire.send(link.outgoing());
+//!     match wire.next().await {
+//!         Ok(WireEvent::Replies) => {
+//!             let inbox: &mut Inbox = &mut wire.replies;
+//!             let taken = link.receive(clock::now(), inbox.bytes())?;
+//!             inbox.consume(taken);
+//!         }
+//!         Ok(WireEvent::Pushes) => {
+//!             let taken = link.receive_pushes(clock::now(), wire.pushes.bytes())?;
+//!             wire.pushes.consume(taken);
+//!         }
+//!         Ok(WireEvent::Written) => {}
+//!         Err(WireError::Ended(why)) => break println!("the connection ended: {why}"),
+//!         Err(error) => return Err(error.into()),
+//!     }
+//!     for outcome in link.outcomes().drain(..) {
+//!         println!("{outcome:?}");
+//!     }
+//! }
+//! # Ok(()) }
+//! ```
 
 use bytes::Bytes;
 use lockring_proto::SERVER_NAME;
@@ -96,6 +130,8 @@ pub struct Wire {
 impl Wire {
     /// Connects to a worker and opens the request stream.
     ///
+    /// Cancel safe: dropping the future ends the connection.
+    ///
     /// # Errors
     /// When the handshake fails or takes longer than three seconds.
     pub async fn connect(
@@ -147,6 +183,20 @@ impl Wire {
     }
 
     /// [`Wire::next`], for tasks that wait for other things too.
+    ///
+    /// ```no_run
+    /// use lockring_client::wire::{Wire, WireError, WireEvent};
+    /// use std::future::poll_fn;
+    /// use std::task::Poll;
+    ///
+    /// # async fn example(mut a: Wire, mut b: Wire) -> Result<(), WireError> {
+    /// let event: WireEvent = poll_fn(|cx| match a.poll_next(cx) {
+    ///     Poll::Ready(event) => Poll::Ready(event),
+    ///     Poll::Pending => b.poll_next(cx),
+    /// })
+    /// .await?;
+    /// # drop(event); Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`Wire::next`].
@@ -217,17 +267,26 @@ impl Wire {
     }
 
     /// The bare request stream, for whoever speaks something else on it.
+    ///
+    /// ```no_run
+    /// # use lockring_client::wire::Wire;
+    /// # async fn example(wire: Wire) -> std::io::Result<()> {
+    /// use tokio::io::AsyncWriteExt;
+    /// let mut stream = wire.into_stream();
+    /// stream.write_all(b"any bytes").await?;
+    /// # Ok(()) }
+    /// ```
     pub fn into_stream(self) -> Join<RecvStream, SendStream> {
         tokio::io::join(self.recv, self.send)
     }
 
     /// Ends the connection now.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.conn.close(VarInt::from_u32(0), b"bye");
     }
 
     /// The peer's address.
-    pub fn remote(&self) -> SocketAddr {
+    pub(crate) fn remote(&self) -> SocketAddr {
         self.conn.remote_address()
     }
 }

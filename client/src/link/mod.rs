@@ -8,6 +8,61 @@
 //! - a request is sent again only on a newer connection, under the same id, unless the worker says
 //!   that it has no such link: then under a new id;
 //! - a claim given up while unanswered is cancelled, and stays here until the worker confirms.
+//!
+//! A claim from its hello to its loss, with the worker's bytes made by hand:
+//!
+//! ```
+//! use lockring_client::link::{
+//!     Ask, ClaimRef, Link, LinkConfig, Loss, NotGranted, Outcome, Query, RequestIds,
+//! };
+//! use lockring_client::proto::{Claim, Fence, HelloReply, Reply, SessionId, Time, Welcome, codec};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), codec::FrameError> {
+//! let config = LinkConfig {
+//!     session: SessionId([7; 16]),
+//!     ids: RequestIds::default(),
+//!     label: "example".to_owned(),
+//!     ttl: Duration::from_secs(10),
+//!     unreachable_after: Duration::from_secs(30),
+//! };
+//! let mut link = Link::new(config, Time(0));
+//! link.greet(Time(0), 1); // its bytes are in `link.outgoing()` now
+//! let mut bytes = Vec::new();
+//! let welcome = Welcome {
+//!     protocol: 1, fresh: true, incarnation: 1, ttl_ms: 10_000, ring_version: 1, node: 1, boot: 1,
+//!     worker: 0, namespace: "default".to_owned(),
+//! };
+//! codec::encode_frame(&HelloReply::Welcome(welcome), &mut bytes);
+//! link.receive(Time(100), &bytes)?;
+//! assert!(link.is_up());
+//!
+//! let ask = Ask { token: 1, cell: 0, key: b"job", wanted: Claim::Exclusive, wait: None };
+//! let asked: ClaimRef = link.acquire(Time(200), &ask);
+//! let id = link.request_of(asked).expect("unanswered");
+//! bytes.clear();
+//! codec::encode_frame(&Reply::Granted { id, version: 1, fence: Fence(5) }, &mut bytes);
+//! link.receive(Time(300), &bytes)?;
+//! link.query(Time(400), 2, Query::Inspect(b"job".to_vec()));
+//!
+//! // The node falls silent: the lease ends by this side's clock, and the query has no answer.
+//! link.down();
+//! link.tick(Time(60_000_000));
+//! for outcome in link.outcomes().drain(..) {
+//!     match outcome {
+//!         Outcome::Up(welcome) => assert!(welcome.fresh),
+//!         Outcome::Granted { token, claim, fence } => {
+//!             assert_eq!((token, claim, fence), (1, asked, Fence(5)));
+//!         }
+//!         Outcome::Lost { reason, .. } => assert_eq!(reason, Loss::Lapsed),
+//!         Outcome::NoAnswer { token } => assert_eq!(token, 2),
+//!         Outcome::NotGranted { reason: NotGranted::Unreachable, .. } => unreachable!("granted"),
+//!         other => unreachable!("{other:?}"),
+//!     }
+//! }
+//! assert!(!link.is_held(asked));
+//! # Ok(()) }
+//! ```
 
 mod claims;
 mod compare;

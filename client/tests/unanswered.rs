@@ -1,0 +1,195 @@
+//! What a client says when a node cannot answer: against a node of bare QUIC that loses the answer
+//! to a forced release, or that nobody may ask any more.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+use lockring_client::proto::{
+    ALPN, Hello, HelloReply, NodeInfo, PROTOCOL, Reply, Request, RingChunk, RingRun, SERVER_NAME,
+    Welcome, codec,
+};
+use lockring_client::{Client, ErrorKind};
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Connection, Endpoint, RecvStream, SendStream, ServerConfig, VarInt};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// An endpoint to listen at, and the identity with which clients trust it.
+fn endpoint() -> (Endpoint, TempDir) {
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_key = KeyPair::generate().unwrap();
+    let ca = authority.self_signed(&ca_key).unwrap().pem();
+    let issuer = Issuer::new(authority, ca_key);
+    let issue = |names: Vec<String>| {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(names).unwrap();
+        (params.signed_by(&key, &issuer).unwrap(), key)
+    };
+    let (own, own_key) = issue(Vec::new());
+    let folder = TempDir::new().unwrap();
+    let bundle = [ca, own.pem(), own_key.serialize_pem()].concat();
+    fs::write(folder.path().join("client.pem"), bundle).unwrap();
+
+    let (node, node_key) = issue(vec![SERVER_NAME.to_owned()]);
+    let chain = vec![CertificateDer::from(node.der().to_vec())];
+    let key = PrivateKeyDer::try_from(node_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+    (Endpoint::server(config, ([127, 0, 0, 1], 0).into()).unwrap(), folder)
+}
+
+/// One connection of a client to a node that knows hellos, the ring and forced releases.
+struct Served {
+    conn: Connection,
+    send: SendStream,
+    recv: RecvStream,
+    bytes: Vec<u8>,
+    port: u16,
+}
+
+impl Served {
+    /// Takes the next connection and welcomes its session as a new one.
+    async fn accept(endpoint: &Endpoint) -> Self {
+        let conn = endpoint.accept().await.unwrap().await.unwrap();
+        let (send, recv) = conn.accept_bi().await.unwrap();
+        let port = endpoint.local_addr().unwrap().port();
+        let mut served = Self { conn, send, recv, bytes: Vec::new(), port };
+        let frame = served.frame().await.unwrap();
+        let hello: Hello<'_> = codec::decode_frame(&frame).unwrap();
+        let welcome = Welcome {
+            protocol: PROTOCOL,
+            fresh: true,
+            incarnation: hello.incarnation,
+            ttl_ms: hello.ttl_ms,
+            ring_version: 1,
+            node: 1,
+            boot: 1,
+            worker: 0,
+            namespace: "default".to_owned(),
+        };
+        let mut frame = Vec::new();
+        codec::encode_frame(&HelloReply::Welcome(welcome), &mut frame);
+        served.send.write_all(&frame).await.unwrap();
+        served
+    }
+
+    async fn frame(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Some((body, rest)) = codec::split_frame(&self.bytes).unwrap() {
+                let body = body.to_vec();
+                self.bytes = rest.to_vec();
+                return Some(body);
+            }
+            let chunk = self.recv.read_chunk(usize::MAX, true).await.ok()??;
+            self.bytes.extend_from_slice(&chunk.bytes);
+        }
+    }
+
+    /// Answers until the client goes, or, with `lossy`, up to a forced release, which takes the
+    /// connection with it. Returns how many forced releases came.
+    async fn serve(mut self, lossy: bool) -> u32 {
+        let mut forced = 0;
+        while let Some(frame) = self.frame().await {
+            let reply = match codec::decode_frame(&frame).unwrap() {
+                Request::GetRing { id } => Reply::Ring { id, chunk: Box::new(ring(self.port)) },
+                Request::Renew { id, .. } => Reply::Renewed { id, version: 1, mismatch: false },
+                Request::Goodbye { id } => Reply::Goodbye { id },
+                Request::Force { id, .. } => {
+                    forced += 1;
+                    if lossy {
+                        self.conn.close(VarInt::from_u32(0), b"lost");
+                        return forced;
+                    }
+                    Reply::Forced { id, version: 1, ended: 1 }
+                }
+                other => panic!("not expected: {other:?}"),
+            };
+            let mut frame = Vec::new();
+            codec::encode_frame(&reply, &mut frame);
+            self.send.write_all(&frame).await.unwrap();
+        }
+        forced
+    }
+}
+
+/// A ring of one node with two workers, only the first of which is there.
+fn ring(port: u16) -> RingChunk {
+    let node = NodeInfo { id: 1, host: "127.0.0.1".to_owned(), port, workers: 2, boot: 1 };
+    let all = RingRun { cells: 2, owner: 1, backup: None, epoch: 1 };
+    RingChunk { version: 1, cell_bits: 1, nodes: vec![node], first: 0, runs: vec![all], last: true }
+}
+
+/// A key of a worker. It is the second worker's if `second`.
+fn key_of(client: &Client, second: bool) -> String {
+    let wanted = u16::from(second);
+    let mut keys = (0..).map(|number| format!("orders/{number}"));
+    keys.find(|key| client.route(key).unwrap().worker.worker == wanted).unwrap()
+}
+
+async fn connect(endpoint: &Endpoint, folder: &TempDir) -> Client {
+    let url = format!("lockring://{}", endpoint.local_addr().unwrap());
+    let identity = Some(folder.path().join("client.pem"));
+    Client::builder().identity_argument(identity).connect(&url).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_closed_client_begins_no_session_at_a_worker_it_has_not_met() {
+    let (endpoint, folder) = endpoint();
+    let listening = endpoint.clone();
+    let node = tokio::spawn(async move { Served::accept(&listening).await.serve(false).await });
+    let scenario = async {
+        let client = connect(&endpoint, &folder).await;
+        client.close().await;
+        for second in [false, true] {
+            let key = key_of(&client, second);
+            for error in [
+                client.lock(&key).await.unwrap_err(),
+                client.inspect(&key).await.unwrap_err(),
+                client.release_by_force(&key).await.unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                assert!(!error.is_indeterminate());
+            }
+        }
+        assert_eq!(node.await.unwrap(), 0);
+    };
+    tokio::time::timeout(Duration::from_secs(30), scenario).await.expect("no answer");
+}
+
+#[tokio::test]
+async fn a_forced_release_without_an_answer_may_have_been_carried_out() {
+    let (endpoint, folder) = endpoint();
+    let listening = endpoint.clone();
+    let node = tokio::spawn(async move {
+        let before = Served::accept(&listening).await.serve(true).await;
+        let after = Served::accept(&listening).await.serve(false).await;
+        (before, after)
+    });
+    let scenario = async {
+        let client = connect(&endpoint, &folder).await;
+        let key = key_of(&client, false);
+        let error = client.release_by_force(&key).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unreachable);
+        assert!(error.is_indeterminate());
+        let message = error.to_string();
+        for said in ["may have been carried out", "`inspect`", "repeat"] {
+            assert!(message.contains(said), "{message}");
+        }
+        // Only the caller may repeat it.
+        assert_eq!(client.release_by_force(&key).await.unwrap(), 1);
+        client.close().await;
+        assert_eq!(node.await.unwrap(), (1, 1));
+    };
+    tokio::time::timeout(Duration::from_secs(30), scenario).await.expect("no answer");
+}
