@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use lockring_client::proto::{
-    ALPN, Hello, HelloReply, NodeInfo, PROTOCOL, Reply, Request, RingChunk, RingRun, SERVER_NAME,
-    Welcome, codec,
+    ALPN, Digest, Hello, HelloReply, NodeInfo, PROTOCOL, Reply, Request, RingChunk, RingRun,
+    SERVER_NAME, Welcome, codec,
 };
 use lockring_client::{Client, ErrorKind};
 use quinn::crypto::rustls::QuicServerConfig;
@@ -103,7 +103,9 @@ impl Served {
         while let Some(frame) = self.frame().await {
             let reply = match codec::decode_frame(&frame).unwrap() {
                 Request::GetRing { id } => Reply::Ring { id, chunk: Box::new(ring(self.port)) },
-                Request::Renew { id, .. } => Reply::Renewed { id, version: 1, mismatch: false },
+                Request::Renew { id, .. } => {
+                    Reply::Renewed { id, version: 1, digest: Digest::default() }
+                }
                 Request::Goodbye { id } => Reply::Goodbye { id },
                 Request::Force { id, .. } => {
                     forced += 1;
