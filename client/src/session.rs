@@ -101,7 +101,8 @@ impl Session {
         session.seed = NamespaceSeed::of(session.namespace.as_str());
         session.pool.found(welcome.node, wire.remote().ip());
         let worker = WorkerId { node: welcome.node, worker: welcome.worker };
-        session.spawn(worker, link, Some(wire));
+        let link = session.spawn(worker, link, Some(wire));
+        session.links.insert(worker, link);
         Ok(session)
     }
 
@@ -167,14 +168,17 @@ impl Session {
         });
         let uplink = Arc::new(LinkUplink { pool: Arc::clone(&self.pool), worker });
         let driver = Driver::new(uplink, Arc::downgrade(&handle), inbox, link, wire, !self.adopted);
-        self.links.insert(worker, Arc::clone(&handle));
         self.runtime.spawn(driver.run());
         handle
     }
 
     fn link(&self, worker: WorkerId) -> Result<Arc<LinkHandle>, Error> {
         let known = self.links.get(&worker).map(|known| Arc::clone(&known));
-        let link = known.unwrap_or_else(|| self.begin(worker));
+        // By the map's entry: two first calls at once must not make two links, as the worker would
+        // have the connection of one kill that of the other.
+        let link = known.unwrap_or_else(|| {
+            Arc::clone(&self.links.entry(worker).or_insert_with(|| self.begin(worker)))
+        });
         // Read after the link is in the map: either this sees the end, or the closer sees the link.
         if self.closed.load(Ordering::Relaxed) {
             self.links.remove(&worker);
