@@ -173,6 +173,9 @@ pub struct Link {
     mutant: Option<LinkMutant>,
     phase: Phase,
     incarnation: u64,
+    /// Hellos without an incarnation that were not answered. One may still arrive, and raise the
+    /// incarnation in force above that of a later welcome.
+    blind_hellos: u64,
     /// The real TTL, from the last welcome.
     ttl: Duration,
     /// The ring version that requests are routed by.
@@ -225,6 +228,7 @@ impl Link {
             mutant: None,
             phase: Phase::Down,
             incarnation: 0,
+            blind_hellos: 0,
             version: 0,
             ring_wanted: 0,
             claims: Vec::new(),
@@ -301,9 +305,10 @@ impl Link {
         self.version
     }
 
-    /// The incarnation in force, from the last welcome.
+    /// The highest incarnation that our hellos have brought into force, or still may. 0: not known,
+    /// as no hello with an incarnation was sent and none without one answered.
     pub fn incarnation(&self) -> u64 {
-        self.incarnation
+        if self.incarnation == 0 { 0 } else { self.incarnation + self.blind_hellos }
     }
 
     /// Opens a new connection: the hello is the first thing to send on it. `incarnation` is higher
@@ -312,6 +317,7 @@ impl Link {
         assert!(self.phase == Phase::Down, "a link greets once a connection");
         self.phase = Phase::Greeting;
         self.incarnation = incarnation;
+        self.blind_hellos += u64::from(incarnation == 0);
         self.out.clear();
         let hello = Hello {
             protocol: PROTOCOL,

@@ -50,6 +50,7 @@ impl Link {
 
     fn welcomed(&mut self, now: Time, welcome: Welcome) {
         self.phase = Phase::Up;
+        self.blind_hellos -= u64::from(self.incarnation == 0);
         self.incarnation = welcome.incarnation;
         self.ttl = std::time::Duration::from_millis(welcome.ttl_ms);
         self.heard = now;

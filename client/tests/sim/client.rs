@@ -2,6 +2,7 @@
 //! network that breaks and a clock that is wrong.
 
 mod heir;
+mod lister;
 mod outcomes;
 mod wire;
 
@@ -89,6 +90,8 @@ pub struct Client {
     next_token: u64,
     armed: Time,
     answers: BTreeMap<u64, Option<Reply>>,
+    /// The page of a listing that it has asked for.
+    listing: Option<u64>,
     /// What a killed process has left to the next.
     estate: Option<Estate>,
     /// The session was begun by an earlier process.
@@ -130,6 +133,7 @@ impl Client {
             next_token: 0,
             armed: Time::NEVER,
             answers: BTreeMap::new(),
+            listing: None,
             estate: None,
             heir: false,
             leaving: false,
@@ -194,6 +198,7 @@ impl Client {
         self.claims.clear();
         self.waiting.clear();
         self.answers.clear();
+        self.listing = None;
         self.ring = None;
         self.armed = Time::NEVER;
     }

@@ -20,6 +20,8 @@ pub enum Step {
     GiveUp(u64),
     /// Someone who lost a hold has not noticed, and writes.
     WriteLate(KeyId, Fence),
+    /// A listing goes on.
+    List,
     /// The client is killed by its own doing.
     Die,
 }

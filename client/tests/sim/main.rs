@@ -30,7 +30,7 @@ const CLEAN_SEEDS: u64 = 1600;
 const MUTANT_SEEDS: u64 = 1000;
 
 /// What a set of runs must have reached: a promise that was never at stake was not kept.
-const MUST_REACH: [&str; 51] = [
+const MUST_REACH: [&str; 53] = [
     "broken connections",
     "busy",
     "cancelled waiters",
@@ -66,6 +66,7 @@ const MUST_REACH: [&str; 51] = [
     "node pauses",
     "node restarts",
     "orphans",
+    "pages of listings",
     "refused",
     "resumed links",
     "retries",
@@ -81,6 +82,7 @@ const MUST_REACH: [&str; 51] = [
     "waits in grace",
     "wall clock jumps",
     "welcomes said fresh again",
+    "whole listings",
     "writes refused by the fence",
 ];
 

@@ -7,7 +7,7 @@ use lockring_client::link::LinkMutant;
 use lockring_core::Mutant;
 
 /// Letter, name, bug.
-pub const ALL: [(&str, &str, Bug); 20] = [
+pub const ALL: [(&str, &str, Bug); 21] = [
     ("a", "GrantWithoutSessionCheck", Bug::Node(Mutant::GrantWithoutSessionCheck)),
     ("b", "DeathNotTold", Bug::Node(Mutant::DeathNotTold)),
     ("c", "SlipPastExpired", Bug::Node(Mutant::SlipPastExpired)),
@@ -24,6 +24,7 @@ pub const ALL: [(&str, &str, Bug); 20] = [
     ("", "NoVersionFence", Bug::Node(Mutant::NoVersionFence)),
     ("", "NoLinkFence", Bug::Node(Mutant::NoLinkFence)),
     ("", "NoRequestId", Bug::Node(Mutant::NoRequestId)),
+    ("", "ListingSkips", Bug::Node(Mutant::ListingSkips)),
     ("", "CompareAll", Bug::Client(LinkMutant::CompareAll)),
     ("", "CompareAtRest", Bug::Client(LinkMutant::CompareAtRest)),
     ("", "NoDigestCompare", Bug::Client(LinkMutant::NoDigestCompare)),

@@ -356,6 +356,7 @@ impl Run {
                 hub.reach("late writes");
                 hub.used(key, fence, true);
             }
+            Step::List => client.list_on(hub, keys, node),
             Step::Die => {
                 if !client.workload.closing {
                     self.kill(at, Duration::from_millis(300));

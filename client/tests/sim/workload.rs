@@ -52,6 +52,9 @@ impl Workload {
         self.rests = 0;
         let mut steps: Vec<_> =
             (0..self.slots).map(|slot| (micros(rng, 20_000), Step::Claim(slot))).collect();
+        if self.role == Role::Operator {
+            steps.push((micros(rng, 20_000), Step::List));
+        }
         if self.role == Role::Hoarder {
             steps.push((Duration::from_micros(rng.range(2_000_000, 6_000_000)), Step::Die));
         }

@@ -3,6 +3,7 @@
 use crate::batch::Asker;
 use crate::event::Action;
 use crate::machine::Machine;
+use crate::mutant::mutant;
 use crate::record::Kind;
 use crate::slab::NIL;
 use crate::table::Place;
@@ -219,7 +220,10 @@ impl Machine {
                 listed.push((namespace, self.list_row(now, key, index)));
             }
             if found.len() > room {
-                let key = listed.last().map_or_else(Vec::new, |(_, row)| row.key.clone());
+                let mut key = listed.last().map_or_else(Vec::new, |(_, row)| row.key.clone());
+                if mutant!(self, ListingSkips) {
+                    key = found[room].0.to_vec();
+                }
                 return (listed, Some(ListCursor { cell, key }));
             }
             let more = at + 1 < self.cells.len() as u32;

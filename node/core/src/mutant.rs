@@ -32,6 +32,8 @@ pub enum Mutant {
     NoLinkFence,
     /// Does not compare the request id of a hold: a retry queues behind itself.
     NoRequestId,
+    /// The next page of a listing begins after the key that it should begin with.
+    ListingSkips,
     /// A second connection of a session makes a second link.
     TwoLinks,
 }

@@ -20,9 +20,12 @@ pub struct Estate {
 }
 
 impl Client {
-    /// What the next process gets to know of this one, if it goes on with the session.
+    /// What the next process gets to know of this one, if it goes on with the session. It does not
+    /// if a hello of this one may still be under way: a node could not tell it from a newer
+    /// process's, and would refuse the next one.
     pub(super) fn leave(&mut self) -> Option<Estate> {
-        if !self.rng.percent(35) {
+        let answered = !self.heir && self.lanes.values().all(|lane| lane.link.is_up());
+        if !answered || !self.rng.percent(60) {
             return None;
         }
         let tokens = self.claims.values().filter(|claimed| {

@@ -112,6 +112,10 @@ pub enum Fact {
         fence: Fence,
         there: bool,
     },
+    /// A client begins to list the keys in use of a worker, which has `of` these keys.
+    ListBegan { session: SessionId, of: Vec<KeyId> },
+    /// It has the next page; after the `last` it has seen all.
+    ListPage { session: SessionId, keys: Vec<KeyId>, last: bool },
     /// A client uses what the lock protects: reads it, or writes what follows from what it read.
     Used { key: KeyId, fence: Fence, write: bool },
     /// Everybody is at rest: what both sides of a link hold.

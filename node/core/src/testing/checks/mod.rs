@@ -5,6 +5,7 @@ mod attention;
 mod exclusion;
 mod fences;
 mod leases;
+mod listing;
 mod news;
 mod requests;
 mod rest;
@@ -14,6 +15,7 @@ pub use attention::Attention;
 pub use exclusion::{Capacity, Exclusion};
 pub use fences::{Fences, Phantoms, Resource};
 pub use leases::{Leases, NoLoss, Orphans};
+pub use listing::Listing;
 pub use news::News;
 pub use requests::{Cancels, Linear, Once, Releases, Routing};
 pub use rest::{Conservation, Rest};
@@ -33,6 +35,7 @@ pub fn all() -> Vec<Box<dyn Check>> {
         Box::new(NoLoss::default()),
         Box::new(Orphans::default()),
         Box::new(News::default()),
+        Box::new(Listing::default()),
         Box::new(Linear::default()),
         Box::new(Releases::default()),
         Box::new(Once::default()),

@@ -1,0 +1,53 @@
+//! A client that lists a worker's keys page by page, while they come and go.
+
+use super::Client;
+use crate::hub::{Hub, Step};
+use crate::keys::Keys;
+use crate::node::Node;
+use lockring_client::link::Query;
+use lockring_core::testing::{Fact, KeyId};
+use lockring_proto::{ListCursor, Reply};
+use std::time::Duration;
+
+impl Client {
+    /// Takes in the page that was asked for, if it has come, and asks for the next.
+    pub fn list_on(&mut self, hub: &mut Hub, keys: &Keys, node: &Node) {
+        if self.workload.closing {
+            return;
+        }
+        self.plan(hub, Duration::from_millis(20), Step::List);
+        let cursor = match self.listing {
+            None => self.begin_listing(hub, keys),
+            Some(token) => match self.answers.get(&token) {
+                None => return,
+                Some(Some(Reply::Listed { listing, .. })) => {
+                    let seen = listing.rows.iter().map(|row| keys.id(&row.key)).collect();
+                    let (session, last) = (self.session, listing.next.is_none());
+                    let next = listing.next.clone();
+                    hub.reach("pages of listings");
+                    hub.fact(&Fact::ListPage { session, keys: seen, last });
+                    if last {
+                        hub.reach("whole listings");
+                    }
+                    next
+                }
+                Some(_) => None,
+            },
+        };
+        self.listing = None;
+        if let Some(cursor) = cursor {
+            let rows = self.rng.range(1, 12) as u32;
+            self.listing = self.query(hub, node, Query::List { cursor, rows, prefix: Vec::new() });
+        }
+    }
+
+    /// `None`: it does not know the ring yet.
+    fn begin_listing(&self, hub: &mut Hub, keys: &Keys) -> Option<ListCursor> {
+        let ring = self.ring.as_ref()?;
+        let worker_of = |key: &[u8]| ring.route(self.seed, key).worker.worker;
+        let all = (0..keys.count() as u32).map(KeyId);
+        let of = all.filter(|&key| worker_of(keys.bytes(key)) == worker_of(&[])).collect();
+        hub.fact(&Fact::ListBegan { session: self.session, of });
+        Some(ListCursor::default())
+    }
+}
