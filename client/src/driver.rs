@@ -108,7 +108,8 @@ pub(crate) trait Uplink: Send + Sync + 'static {
 enum Caller {
     Acquire(oneshot::Sender<Result<Grant, NotGranted>>, ClaimRef),
     Release(oneshot::Sender<Released>),
-    Query(oneshot::Sender<Option<Reply>>),
+    /// `true`: what it asks for may be carried out without an answer.
+    Query(oneshot::Sender<Option<Reply>>, bool),
     Goodbye(oneshot::Sender<()>),
 }
 
@@ -392,7 +393,12 @@ impl<U: Uplink> Driver<U> {
                 }
             }
             Command::Query { query, answer } => {
-                let token = self.internal(Caller::Query(answer));
+                if let Some(refusal) = &self.rejected {
+                    let _caller_may_be_gone = answer.send(Some(refused(refusal)));
+                    return;
+                }
+                let unsure = matches!(query, Query::Force(_));
+                let token = self.internal(Caller::Query(answer, unsure));
                 self.link.query(now, token, query);
             }
             Command::Adopt(adopting) if self.link.is_up() => self.adopt(adopting),
@@ -489,12 +495,12 @@ impl<U: Uplink> Driver<U> {
                 }
             }
             Outcome::Answer { token, reply } => match self.callers.remove(&token) {
-                Some(Caller::Query(answer)) => drop(answer.send(Some(reply))),
+                Some(Caller::Query(answer, _)) => drop(answer.send(Some(reply))),
                 Some(Caller::Goodbye(done)) => drop(done.send(())),
                 _ => {}
             },
             Outcome::NoAnswer { token } => match self.callers.remove(&token) {
-                Some(Caller::Query(answer)) => drop(answer.send(None)),
+                Some(Caller::Query(answer, _)) => drop(answer.send(None)),
                 Some(Caller::Goodbye(done)) => drop(done.send(())),
                 _ => {}
             },
@@ -554,7 +560,9 @@ impl<U: Uplink> Driver<U> {
                 Some(Caller::Release(answer)) => {
                     let _gone = answer.send(Released::NotHeld { maybe_released: true });
                 }
-                Some(Caller::Query(answer)) => drop(answer.send(None)),
+                Some(Caller::Query(answer, unsure)) => {
+                    let _gone = answer.send((!unsure).then(|| refused(&refusal)));
+                }
                 Some(Caller::Goodbye(done)) => drop(done.send(())),
                 None => {}
             }
@@ -564,4 +572,9 @@ impl<U: Uplink> Driver<U> {
         }
         self.rejected = Some(refusal);
     }
+}
+
+/// The answer to a query that a refused session cannot ask.
+fn refused(refusal: &Refusal) -> Reply {
+    Reply::Refused { id: 0, refusal: Box::new(refusal.clone()) }
 }

@@ -70,16 +70,20 @@ impl Session {
     /// Makes a session and its first link, by which the ring is learnt if it is not known yet.
     pub(crate) async fn open(pool: Arc<Pool>, settings: &Builder) -> Result<Self, Error> {
         let adopted = settings.session.is_some();
-        let id = match settings.session {
-            Some(id) => id,
-            None => random_session()?,
+        let random = random_session()?;
+        let (id, ids) = match settings.session {
+            Some(id) => {
+                let [a, b, c, d, ..] = random.0;
+                (id, RequestIds::of_heir(u32::from_le_bytes([a, b, c, d])))
+            }
+            None => (random, RequestIds::default()),
         };
         let mut session = Self {
             id,
             pool,
             namespace: Namespace::default(),
             seed: NamespaceSeed::of(""),
-            ids: RequestIds::default(),
+            ids,
             links: DashMap::default(),
             tickets: AtomicU64::new(0),
             ttl: settings.ttl,

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use lockring_client::proto::{
-    ALPN, Digest, Hello, HelloReply, NodeInfo, PROTOCOL, Reply, Request, RingChunk, RingRun,
-    SERVER_NAME, Welcome, codec,
+    ALPN, Digest, Hello, HelloReply, NodeInfo, PROTOCOL, Refusal, RefusalKind, Reply, Request,
+    RingChunk, RingRun, SERVER_NAME, Welcome, codec,
 };
 use lockring_client::{Client, ErrorKind};
 use quinn::crypto::rustls::QuicServerConfig;
@@ -194,4 +194,42 @@ async fn a_forced_release_without_an_answer_may_have_been_carried_out() {
         assert_eq!(node.await.unwrap(), (1, 1));
     };
     tokio::time::timeout(Duration::from_secs(30), scenario).await.expect("no answer");
+}
+
+/// Reads a hello and refuses it.
+async fn refuse(endpoint: &Endpoint) -> Connection {
+    let conn = endpoint.accept().await.unwrap().await.unwrap();
+    let (mut send, mut recv) = conn.accept_bi().await.unwrap();
+    recv.read_chunk(usize::MAX, true).await.unwrap();
+    let message = "the session id is in use by another identity: make a new one".to_owned();
+    let refusal = Refusal { kind: RefusalKind::ForeignSession, message };
+    let mut frame = Vec::new();
+    codec::encode_frame(&HelloReply::Refused(refusal), &mut frame);
+    send.write_all(&frame).await.unwrap();
+    send.finish().unwrap();
+    send.stopped().await.ok();
+    conn
+}
+
+#[tokio::test]
+async fn a_refused_session_says_so_to_every_caller() {
+    let (endpoint, folder) = endpoint();
+    let listening = endpoint.clone();
+    let node = tokio::spawn(async move {
+        Served::accept(&listening).await.serve(true).await;
+        refuse(&listening).await
+    });
+    let scenario = async {
+        let client = connect(&endpoint, &folder).await;
+        let key = key_of(&client, false);
+        let error = client.release_by_force(&key).await.unwrap_err();
+        assert!(error.is_indeterminate(), "it was sent: {error}");
+        let _stands = node.await.unwrap();
+        for error in [client.inspect(&key).await.unwrap_err(), client.lock(&key).await.unwrap_err()]
+        {
+            assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+            assert!(error.to_string().contains("another identity"), "{error}");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), scenario).await.expect("no answer");
 }

@@ -113,6 +113,13 @@ pub enum LinkMutant {
 pub struct RequestIds(Arc<AtomicU64>);
 
 impl RequestIds {
+    /// Those of a session that another process has used before: they begin at a place of their own,
+    /// chosen by `random`. A request under an id of that process's would be taken for its copy.
+    pub fn of_heir(random: u32) -> Self {
+        const FIRST: u64 = 1 << 30;
+        Self(Arc::new(AtomicU64::new(FIRST + u64::from(random) % FIRST)))
+    }
+
     fn next(&self) -> u64 {
         // Only uniqueness matters, and ids of one link ascend as one task takes them.
         self.0.fetch_add(1, Ordering::Relaxed) + 1

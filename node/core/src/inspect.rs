@@ -214,8 +214,12 @@ impl Machine {
             let mut found = self.keys_of_cell(at, namespace, prefix, after);
             found.sort_unstable();
             looks += 1 + LOOKS_PER_KEY * self.cells[at as usize].table.len();
-            let room = most - listed.len();
-            for &(key, index) in found.iter().take(room) {
+            let mut room = (most - listed.len()).min(found.len());
+            // Of several namespaces: a cursor names no namespace, so a key is in one page whole.
+            while (1..found.len()).contains(&room) && found[room].0 == found[room - 1].0 {
+                room += 1;
+            }
+            for &(key, index) in &found[..room] {
                 let namespace = self.namespace(self.records.get(index));
                 listed.push((namespace, self.list_row(now, key, index)));
             }
@@ -227,7 +231,7 @@ impl Machine {
                 return (listed, Some(ListCursor { cell, key }));
             }
             let more = at + 1 < self.cells.len() as u32;
-            if (listed.len() == most || looks >= LOOKS_PER_PAGE) && more {
+            if (listed.len() >= most || looks >= LOOKS_PER_PAGE) && more {
                 let cell = self.cell_id(at + 1).0;
                 return (listed, Some(ListCursor { cell, key: Vec::new() }));
             }

@@ -2,7 +2,7 @@
 
 use super::view_tests::World;
 use crate::{Event, Time};
-use lockring_proto::{Claim, ListCursor};
+use lockring_proto::{Claim, ListCursor, Namespace};
 use std::collections::BTreeSet;
 
 /// More than any slice or page looks at.
@@ -56,6 +56,25 @@ fn a_listing_that_finds_nothing_stops_in_time() {
     let (rows, Some(next)) = first else { panic!("all keys in one page: {first:?}") };
     assert!(rows.is_empty());
     assert_eq!((next.cell, next.key.len()), (1, 0), "one cell of {MANY} keys or so was enough");
+}
+
+#[test]
+fn a_key_of_several_namespaces_is_listed_for_each() {
+    let mut world = World::new();
+    let namespaces = ["a", "b", "c"].map(|name| Namespace::new(name).unwrap());
+    for (conn, namespace) in (1..).zip(namespaces) {
+        world.open_in(conn, namespace);
+        for number in 0..40 {
+            world.acquire(conn, 1 + number, &format!("key{number}"), Claim::Exclusive);
+        }
+    }
+    let (mut listed, mut cursor) = (BTreeSet::new(), Some(ListCursor::default()));
+    while let Some(at) = cursor {
+        let (rows, next) = world.machine.list_all(world.now, &at, 1, b"");
+        listed.extend(rows.into_iter().map(|(namespace, row)| (namespace, row.key)));
+        cursor = next;
+    }
+    assert_eq!(listed.len(), 3 * 40);
 }
 
 #[test]

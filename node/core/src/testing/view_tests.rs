@@ -46,7 +46,11 @@ impl World {
     }
 
     pub(super) fn open(&mut self, conn: u64) {
-        let party = Party { namespace: Namespace::default(), name: format!("c{conn}") };
+        self.open_in(conn, Namespace::default());
+    }
+
+    pub(super) fn open_in(&mut self, conn: u64, namespace: Namespace) {
+        let party = Party { namespace, name: format!("c{conn}") };
         let hello = Hello {
             protocol: PROTOCOL,
             session: SessionId(u128::from(conn).to_be_bytes()),
