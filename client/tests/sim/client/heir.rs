@@ -15,7 +15,6 @@ pub const ADOPTED: usize = usize::MAX;
 pub struct Estate {
     session: SessionId,
     ttl: Duration,
-    ids: RequestIds,
     holds: Vec<Claimed>,
 }
 
@@ -33,14 +32,15 @@ impl Client {
         });
         let holds = tokens.copied().collect::<Vec<_>>();
         let holds = holds.into_iter().filter(|_| self.rng.percent(70)).collect();
-        Some(Estate { session: self.session, ttl: self.ttl, ids: self.ids.clone(), holds })
+        Some(Estate { session: self.session, ttl: self.ttl, holds })
     }
 
     /// Starts with the session of the process before.
     pub(super) fn take_up(&mut self, hub: &mut Hub) {
         let Some(estate) = &self.estate else { return };
         hub.reach("sessions taken up");
-        (self.session, self.ttl, self.ids) = (estate.session, estate.ttl, estate.ids.clone());
+        (self.session, self.ttl) = (estate.session, estate.ttl);
+        self.ids = RequestIds::of_heir(self.rng.draw() as u32);
         hub.fact(&Fact::TakenUp { session: self.session });
         let workers: Vec<u16> = estate.holds.iter().map(|claimed| claimed.worker).collect();
         for worker in workers {
