@@ -9,9 +9,19 @@ use crate::slab::NIL;
 use crate::table::Place;
 use lockring_proto::Reply;
 use lockring_proto::Time;
+use std::time::Duration;
 
 /// Waits that time out in one go.
 const TIMEOUT_SLICE: usize = 256;
+
+/// Thin holds of dead links, for which nobody waits, are freed at one a microsecond at most. That
+/// leaves most of a worker's time to the living, also in the eyes of the system's scheduler: a
+/// thread that never sleeps is made to wait for others, for milliseconds at a time.
+const MICROS_PER_THIN: u64 = 1;
+
+/// So many may be freed in a row after a pause, in slices as ever: a few are freed at once, and a
+/// late timer costs no time.
+pub(crate) const ALLOWANCE_MAX: u64 = 1 << 14;
 
 /// Leases that end, or turn out to be renewed, in one go.
 const LEASE_SLICE: usize = 256;
@@ -113,33 +123,67 @@ impl Machine {
         self.start_dying(asker.link);
     }
 
+    /// Frees a slice of what dead links have left, what others may wait for before all the rest.
     fn free_dying(&mut self, now: Time, out: &mut Vec<Action>) {
+        let elapsed = now.since(self.allowed_at).as_micros() as u64 / MICROS_PER_THIN;
+        self.allowance = ALLOWANCE_MAX.min(u64::from(self.allowance) + elapsed) as u32;
+        self.allowed_at = now;
         let mut budget = self.config.limits.expiry_slice;
         if mutant!(self, UnboundedExpiry) {
-            budget = u32::MAX;
+            (budget, self.allowance) = (u32::MAX, u32::MAX);
         }
         while budget > 0
             && let Some(&link) = self.dying.front()
         {
-            // What others may wait for or behind first.
-            let freed = match self.free_entry(now, link, out) {
-                false => self.free_thin(now, link, budget, out),
-                true => 1,
-            };
-            budget -= freed;
-            if freed > 0 {
-                continue;
+            if self.free_entry(now, link, out) {
+                budget -= 1;
+            } else {
+                self.dying.pop_front();
+                self.dying_thin.push_back(link);
             }
-            self.dying.pop_front();
-            let known = self.links.get(link);
-            if let Some((conn, id)) = known.goodbye {
-                out.push(Action::Reply { conn, reply: Reply::Goodbye { id } });
-                out.push(Action::Close { conn, reason: CloseReason::Goodbye });
-            }
-            let (digest, thin) = (known.digest, known.thin.len());
-            assert!(digest.count == 0 && thin == 0, "link {link} is freed with {digest:?}, {thin}");
-            self.links.remove(link);
         }
+        while budget > 0
+            && let Some(&link) = self.dying_thin.front()
+        {
+            if self.free_entry(now, link, out) {
+                // Somebody has come in line for one of its holds since.
+                budget -= 1;
+            } else if self.links.get(link).thin.len() == 0 {
+                self.dying_thin.pop_front();
+                self.bury(link, out);
+            } else if self.allowance == 0 {
+                return;
+            } else {
+                let freed = self.free_thin(now, link, budget.min(self.allowance), out);
+                budget -= freed;
+                self.allowance -= freed;
+            }
+        }
+    }
+
+    /// When dead links have something left that may be freed then.
+    pub(crate) fn freeing_due(&self) -> Option<Time> {
+        if !self.dying.is_empty() {
+            return Some(self.last_seen);
+        }
+        let &link = self.dying_thin.front()?;
+        if self.allowance > 0 || self.links.get(link).entries.head != NIL {
+            return Some(self.last_seen);
+        }
+        let slice = u64::from(self.config.limits.expiry_slice) * MICROS_PER_THIN;
+        Some(self.allowed_at.after(Duration::from_micros(slice)))
+    }
+
+    /// Drops a link that has nothing left.
+    fn bury(&mut self, link: u32, out: &mut Vec<Action>) {
+        let known = self.links.get(link);
+        if let Some((conn, id)) = known.goodbye {
+            out.push(Action::Reply { conn, reply: Reply::Goodbye { id } });
+            out.push(Action::Close { conn, reason: CloseReason::Goodbye });
+        }
+        let digest = known.digest;
+        assert!(digest.count == 0, "link {link} is freed with {digest:?}");
+        self.links.remove(link);
     }
 
     /// Frees one rich hold or waiter of a dead link; `false` when there is none left.

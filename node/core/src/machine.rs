@@ -165,6 +165,11 @@ pub struct Machine {
     pub(crate) leases: BTreeSet<(Time, u32)>,
     /// Links whose holds and waiters are being freed, slice by slice.
     pub(crate) dying: VecDeque<u32>,
+    /// Those of them that have only thin holds left, or had when they came here.
+    pub(crate) dying_thin: VecDeque<u32>,
+    /// Thin holds of theirs that may be freed now, as counted at `allowed_at`.
+    pub(crate) allowance: u32,
+    pub(crate) allowed_at: Time,
     /// Hellos that wait for a longer TTL to be durable.
     pub(crate) unconfirmed: Vec<(Duration, ConnId, u32)>,
     pub(crate) namespaces: Vec<NamespaceEntry>,
@@ -215,6 +220,9 @@ impl Machine {
             sessions: BTreeMap::new(),
             leases: BTreeSet::new(),
             dying: VecDeque::new(),
+            dying_thin: VecDeque::new(),
+            allowance: crate::expiry::ALLOWANCE_MAX as u32,
+            allowed_at: now,
             unconfirmed: Vec::new(),
             namespaces: Vec::new(),
             lag: Duration::ZERO,
@@ -246,13 +254,14 @@ impl Machine {
 
     /// When [`Event::Tick`] is due at the latest; `None` while nothing can happen by itself.
     pub fn next_deadline(&self) -> Option<Time> {
-        if !self.dying.is_empty() || self.leases_are_due() || self.grace_is_over_but_queued() {
+        if self.leases_are_due() || self.grace_is_over_but_queued() {
             return Some(self.last_seen);
         }
+        let freeing = self.freeing_due();
         let wait = self.waits.first().map(|&(at, _)| at);
         let beat = (self.links.len() > 0).then(|| self.last_seen.after(BEAT));
         let opens = self.config.opens_at.filter(|_| !self.in_grace.is_empty());
-        [wait, beat, opens].into_iter().flatten().min()
+        [freeing, wait, beat, opens].into_iter().flatten().min()
     }
 
     /// The counters, and the gauges as they are now.

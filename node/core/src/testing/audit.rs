@@ -59,7 +59,8 @@ impl Machine {
         same("timed waits", counted.timed, self.waits.len())?;
         same("holds", u64::from(counted.thin + counted.holders), self.stats.holds)?;
         same("waiters", u64::from(counted.waiters), self.stats.waiters)?;
-        same("links", self.links.len() as usize, self.leases.len() + self.dying.len())
+        let dying = self.dying.len() + self.dying_thin.len();
+        same("links", self.links.len() as usize, self.leases.len() + dying)
     }
 
     fn audit_key(&self, at: u32, index: u32, counted: &mut Counted) -> Result<(), String> {

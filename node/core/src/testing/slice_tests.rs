@@ -113,3 +113,40 @@ fn the_holds_of_one_link_are_freed_in_slices() {
     }
     assert_eq!(left, [MANY - 256 + 1, MANY - 512 + 1, 1]);
 }
+
+/// Holds that nobody waits for are freed at a pace; one that somebody waits for comes first.
+#[test]
+fn what_nobody_waits_for_takes_its_time() {
+    const HOLDS: u64 = 30_000;
+    let mut world = with_sessions(2);
+    for number in 0..HOLDS {
+        world.acquire(1, 1 + number, &format!("key{number}"), Claim::Exclusive);
+    }
+    world.walk_to(Time(5_000_000));
+    world.acquire(2, 1, "key7", Claim::Exclusive);
+    world.walk_to(Time(10_090_000));
+    world.now = Time(10_110_000);
+    let mut ticks = 0;
+    while world.machine.next_deadline() == Some(world.now) || ticks == 0 {
+        world.run(Event::Tick);
+        ticks += 1;
+        let at_once = world.machine.stats().grants_queued;
+        assert_eq!(at_once, 1, "who waits has it after the first slice");
+    }
+    // The waiter's own hold is one of them.
+    assert_eq!(world.machine.stats().holds, HOLDS - (1 << 14));
+    assert_eq!(ticks, (1 << 14) / 256 + 1);
+    let due = world.machine.next_deadline().unwrap();
+    assert_eq!(due, Time(world.now.0 + 256));
+    // A timer that rings late loses nothing.
+    world.now = Time(world.now.0 + 1500);
+    while world.machine.next_deadline() <= Some(world.now) {
+        world.run(Event::Tick);
+    }
+    assert_eq!(world.machine.stats().holds, HOLDS - (1 << 14) - 1500);
+    world.now = Time(world.now.0 + 20_000);
+    while world.machine.next_deadline() <= Some(world.now) {
+        world.run(Event::Tick);
+    }
+    assert_eq!((world.machine.stats().holds, world.machine.stats().links), (1, 1));
+}

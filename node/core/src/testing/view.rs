@@ -134,6 +134,7 @@ impl Machine {
         let dying = self
             .dying
             .iter()
+            .chain(&self.dying_thin)
             .enumerate()
             .map(|(turn, &link)| (link, (self.links.get(link).session, Some(turn))));
         let armed =
