@@ -139,16 +139,16 @@ impl Machine {
                 budget -= 1;
             } else {
                 self.dying.pop_front();
-                self.dying_thin.push_back(link);
+                let known = self.links.get_mut(link);
+                if !std::mem::replace(&mut known.only_thin, true) {
+                    self.dying_thin.push_back(link);
+                }
             }
         }
         while budget > 0
             && let Some(&link) = self.dying_thin.front()
         {
-            if self.free_entry(now, link, out) {
-                // Somebody has come in line for one of its holds since.
-                budget -= 1;
-            } else if self.links.get(link).thin.len() == 0 {
+            if self.links.get(link).thin.len() == 0 {
                 self.dying_thin.pop_front();
                 self.bury(link, out);
             } else if self.allowance == 0 {
@@ -166,8 +166,8 @@ impl Machine {
         if !self.dying.is_empty() {
             return Some(self.last_seen);
         }
-        let &link = self.dying_thin.front()?;
-        if self.allowance > 0 || self.links.get(link).entries.head != NIL {
+        self.dying_thin.front()?;
+        if self.allowance > 0 {
             return Some(self.last_seen);
         }
         let slice = u64::from(self.config.limits.expiry_slice) * MICROS_PER_THIN;
@@ -183,6 +183,8 @@ impl Machine {
         }
         let digest = known.digest;
         assert!(digest.count == 0, "link {link} is freed with {digest:?}");
+        // Its index will name another link, which must not be taken for a dying one.
+        assert!(self.dying.is_empty(), "link {link} is freed with {:?} to come", self.dying);
         self.links.remove(link);
     }
 

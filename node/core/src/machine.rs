@@ -165,7 +165,7 @@ pub struct Machine {
     pub(crate) leases: BTreeSet<(Time, u32)>,
     /// Links whose holds and waiters are being freed, slice by slice.
     pub(crate) dying: VecDeque<u32>,
-    /// Those of them that have only thin holds left, or had when they came here.
+    /// Those of them that have been through `dying`, with only thin holds left then.
     pub(crate) dying_thin: VecDeque<u32>,
     /// Thin holds of theirs that may be freed now, as counted at `allowed_at`.
     pub(crate) allowance: u32,

@@ -250,6 +250,10 @@ impl Machine {
         self.records.get_mut(index).make_rich(rich);
         self.remember(entry);
         self.remember_fence(entry);
+        if self.links.get(link).dying {
+            // Now somebody waits for it.
+            self.dying.push_back(link);
+        }
     }
 
     /// Brings a rich record to its simplest form: gone when nobody uses it, thin when it is one

@@ -150,3 +150,37 @@ fn what_nobody_waits_for_takes_its_time() {
     }
     assert_eq!((world.machine.stats().holds, world.machine.stats().links), (1, 1));
 }
+
+/// Also when its holder is not the first of the dead, and was only lately waited for.
+#[test]
+fn who_comes_in_line_for_a_lock_of_the_dead_has_it_at_once() {
+    const HOLDS: u64 = 20_000;
+    let mut world = with_sessions(3);
+    for (conn, number) in (0..2 * HOLDS).map(|number| (1 + number / HOLDS, number)) {
+        world.acquire(conn, 1 + number, &format!("key{number}"), Claim::Exclusive);
+    }
+    world.walk_to(Time(5_000_000));
+    world.acquire(3, 1, "other", Claim::Exclusive);
+    world.walk_to(Time(10_090_000));
+    world.now = Time(10_110_000);
+    world.run(Event::Tick);
+    while world.machine.next_deadline() == Some(world.now) {
+        world.run(Event::Tick);
+    }
+    // Both are dead; the last of the second's holds is far from being freed.
+    let before = world.machine.stats().holds;
+    assert!(before > HOLDS, "{before}");
+    let key = format!("key{}", 2 * HOLDS - 1);
+    world.acquire(3, 2, &key, Claim::Exclusive);
+    assert_eq!(world.machine.next_deadline(), Some(world.now));
+    world.run(Event::Tick);
+    assert_eq!(world.machine.stats().grants_queued, 1);
+    // One hold ended, another began.
+    assert_eq!(world.machine.stats().holds, before);
+    world.machine.audit().unwrap();
+    while world.machine.stats().links > 1 {
+        world.now = world.machine.next_deadline().unwrap();
+        world.run(Event::Tick);
+    }
+    assert_eq!(world.machine.stats().holds, 2);
+}
