@@ -195,12 +195,8 @@ fn live(
             Ok(access) => LockringProtocol::connect(&access, FILLERS, TTL).await,
             Err(why) => Err(why),
         };
-        let (end, told) = match end {
-            Ok(end) => (Some(end), Ok(())),
-            Err(why) => (None, Err(why)),
-        };
-        let _gone_if_interrupted = connected.send(told);
-        let Some((protocol, wires)) = end else { return Err(LaneError::Closed) };
+        let _gone_if_interrupted = connected.send(end.as_ref().map(drop).map_err(Clone::clone));
+        let Ok((protocol, wires)) = end else { return Err(LaneError::Closed) };
         let work = Work::Fill { next: 0, end: locks };
         let lane = Lane::new(protocol, work, 0, FILLERS).in_space(SPACE);
         lockring::drive(lane, wires, setting).await

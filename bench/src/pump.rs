@@ -18,7 +18,7 @@ use tokio::sync::watch;
 pub struct LaneSetting {
     /// The clock of the run.
     pub clock: Clock,
-    /// The counters. All lanes run on one thread, so this lock is always free.
+    /// The counters. All lanes of a target run on one thread, so this lock is nearly always free.
     pub board: Arc<Mutex<Board>>,
     /// What to do. When its sender is gone the lane ends.
     pub phase: watch::Receiver<Phase>,

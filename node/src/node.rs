@@ -111,6 +111,9 @@ impl Node {
         let files = files::ensure_files(&config.data_dir)?;
         let server = tls::server_config(&files)?;
         let sockets = Sockets::bind(config.listen, config.workers)?;
+        let admin = config.admin.map(admin::bind).transpose()?;
+        // All that may fail at a user's doing has been done: from here on the next start would wait
+        // for the leases of this one.
         let boot = store.boot()?;
         let opens_at = opens_at(&boot);
         if let Some(at) = opens_at {
@@ -122,7 +125,6 @@ impl Node {
         }
         let version = RingVersion(u64::from(boot.epoch_floor));
         let ring = ring(config, &boot, sockets.first.port(), version);
-        let admin = config.admin.map(admin::bind).transpose()?;
         let (orders, inbox) = std_mpsc::channel();
         let mut workers = Vec::with_capacity(sockets.sockets.len());
         for (index, socket) in sockets.sockets.into_iter().enumerate() {

@@ -29,8 +29,6 @@ use std::time::Duration;
 const STATE: &str = "state.redb";
 const MARK: &str = "state.mark";
 const LOCK: &str = "lock";
-/// Where [`Store::recover`] keeps a file that was damaged.
-const DAMAGED: &str = "state.redb.damaged";
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("node");
 const KEY: &str = "record";
@@ -84,8 +82,9 @@ pub enum StoreError {
     /// The file is not what was written.
     #[error(
         "{} is damaged: {why}. An older copy of it must not be used, as fencing tokens could \
-         repeat. Run `lockring recover --data-dir DIR --epoch-floor N` with an N above the epoch \
-         of every fencing token seen: the token divided by 2^40", path.display()
+         repeat. Run `lockring recover --data-dir {} --epoch-floor N` with an N above the epoch \
+         of every fencing token seen: the token divided by 2^40",
+        path.display(), path.parent().unwrap_or(path).display()
     )]
     Corrupt {
         /// The file.
@@ -152,9 +151,9 @@ impl Store {
         Ok(store)
     }
 
-    /// Makes a new store in place of a damaged or lost one, whose file is kept beside it; says
-    /// under which name. The next start grants nothing until a lease of `longest_ttl` has surely
-    /// ended, and only above `epoch_floor`.
+    /// Makes a new store in place of a damaged, lost or outdated one, whose file is kept beside it;
+    /// says under which name. The next start grants nothing until a lease of `longest_ttl` has
+    /// surely ended, and only above `epoch_floor`. What can still be read only ever raises both.
     ///
     /// # Errors
     /// When another process has the directory, it cannot be written, or the floor is too high.
@@ -166,18 +165,24 @@ impl Store {
         next_epoch(epoch_floor)?;
         data_dir::prepare(data_dir)?;
         let _lock = lock(data_dir)?;
-        let (state, kept) = (data_dir.join(STATE), data_dir.join(DAMAGED));
+        let state = data_dir.join(STATE);
         let there = state.try_exists().map_err(FileError::new("read", &state))?;
-        if there {
-            fs::rename(&state, &kept).map_err(FileError::new("write", &kept))?;
-        }
-        let record = Record::recovered(epoch_floor, whole_millis(longest_ttl));
-        let record = record.map_err(StoreError::NoRandomness)?;
-        let revision = record.revision;
+        let readable = if there {
+            open_checked(&state).and_then(|database| read(&database, &state)).ok()
+        } else {
+            None
+        };
+        let before = match readable {
+            Some(record) => record,
+            None => Record::new().map_err(StoreError::NoRandomness)?,
+        };
+        let record = before.recovered(epoch_floor, whole_millis(longest_ttl));
+        // A second name for the file: at no moment is there none under the first.
+        let kept = there.then(|| keep(&state)).transpose()?;
         create(&state, &record)?;
-        let mark = record::encode_mark(revision);
+        let mark = record::encode_mark(record.revision);
         data_dir::write(&data_dir.join(MARK), &mark, SECRET)?;
-        Ok(there.then_some(kept))
+        Ok(kept)
     }
 
     /// Begins a life of the node: one durable transaction counts the start, raises the epoch
@@ -298,6 +303,19 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked(dir.to_owned())),
         Err(TryLockError::Error(error)) => Err(FileError::new("lock", &path)(error).into()),
+    }
+}
+
+/// Gives the state another name beside its own, one that is not in use.
+fn keep(state: &Path) -> Result<PathBuf, StoreError> {
+    let mut number = 1;
+    loop {
+        let kept = state.with_extension(format!("redb.before-{number}"));
+        match fs::hard_link(state, &kept) {
+            Ok(()) => return Ok(kept),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(FileError::new("write", &kept)(error).into()),
+        }
     }
 }
 

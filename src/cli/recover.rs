@@ -1,4 +1,4 @@
-//! `recover`: a new state for a node whose own is damaged or lost.
+//! `recover`: a new state for a node whose own is damaged, lost or put back from an old copy.
 
 use super::duration;
 use super::exit::Failure;
@@ -34,7 +34,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         println!("the former state is kept as {}", kept.display());
     }
     println!(
-        "recovered: the next start grants above epoch {}, once a lease of {longest:?} has ended",
+        "recovered: the next start grants above epoch {}, once a lease of {longest:?} has ended, \
+         or of more if the former state tells of such",
         args.epoch_floor
     );
     Ok(ExitCode::SUCCESS)

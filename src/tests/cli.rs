@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -362,16 +362,25 @@ fn switches_and_the_log_format_come_from_the_environment() {
     let said = String::from_utf8_lossy(&taken.stderr);
     assert_eq!(taken.status.code(), Some(78), "{said}");
     assert!(said.contains(&at) && said.contains("--admin"), "{said}");
-    // A start after that one, which was no clean stop, has something to log.
-    let mut command = binary();
-    command.args(["server", "--listen", "127.0.0.1:0", "--admin", "none", "--data-dir"]);
-    command.arg(folder.path().join("data")).stderr(Stdio::piped());
-    let mut running = Running(command.env("LOCKRING_LOG_FORMAT", "json").spawn().unwrap());
-    let mut line = String::new();
-    BufReader::new(running.0.stderr.take().unwrap()).read_line(&mut line).unwrap();
-    assert!(line.starts_with('{') && line.contains("\"level\":\"WARN\""), "{line}");
-    signal(&running.0, "TERM");
-    assert_eq!(running.0.wait().unwrap().code(), Some(0));
+    // That start granted nothing, so the next one does not wait; the one after a kill does.
+    let start = || {
+        let mut command = binary();
+        command.args(["server", "--listen", "127.0.0.1:0", "--admin", "none", "--data-dir"]);
+        command.arg(folder.path().join("data")).env("LOCKRING_LOG_FORMAT", "json");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut running = Running(command.spawn().unwrap());
+        let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().starts_with("ready")));
+        running.0.kill().unwrap();
+        let mut log = String::new();
+        running.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        log
+    };
+    let first = start();
+    assert!(!first.contains("every earlier lease"), "{first}");
+    let second = start();
+    assert!(second.starts_with('{') && second.contains("\"level\":\"WARN\""), "{second}");
+    assert!(second.contains("every earlier lease"), "{second}");
 }
 
 #[test]

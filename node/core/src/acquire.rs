@@ -34,6 +34,13 @@ impl Machine {
             Some(index) => {
                 let record = self.records.get(index);
                 if !record.is_rich() {
+                    if self.links.get(record.link).dying {
+                        // Its turn to be freed has not come yet; for this key it has now.
+                        let fence = record.fence;
+                        self.stats.expired_holds += 1;
+                        self.end_hold_at(now, place, index, fence, out);
+                        return self.acquire_free(now, ask, out);
+                    }
                     if self.is_retry(record, asker) {
                         let fence = record.fence;
                         self.stats.retries += 1;

@@ -49,8 +49,6 @@ pub(crate) struct Link {
     pub(crate) fresh: bool,
     /// Its holds and waiters are being freed.
     pub(crate) dying: bool,
-    /// It is dying and has, or had for a while, nothing left that somebody waits for.
-    pub(crate) only_thin: bool,
     /// A goodbye to answer when all is freed.
     pub(crate) goodbye: Option<(ConnId, u64)>,
     next_free: u32,
@@ -193,7 +191,6 @@ impl Machine {
             comparison: None,
             fresh: true,
             dying: false,
-            only_thin: false,
             goodbye: None,
             next_free: NIL,
         });

@@ -163,9 +163,9 @@ pub struct Machine {
     pub(crate) sessions: BTreeMap<SessionId, u32>,
     /// Links by a time no later than their deadline, on the lease clock.
     pub(crate) leases: BTreeSet<(Time, u32)>,
-    /// Links whose holds and waiters are being freed, slice by slice.
+    /// Links whose rich holds and waiters are being freed, slice by slice.
     pub(crate) dying: VecDeque<u32>,
-    /// Those of them that have been through `dying`, with only thin holds left then.
+    /// Links that come after those, as they have only thin holds left.
     pub(crate) dying_thin: VecDeque<u32>,
     /// Thin holds of theirs that may be freed now, as counted at `allowed_at`.
     pub(crate) allowance: u32,

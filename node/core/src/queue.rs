@@ -222,10 +222,12 @@ impl Machine {
         }
     }
 
-    /// Turns a thin record rich: the holder becomes an entry.
+    /// Turns a thin record rich: the holder becomes an entry. Its link is alive: whoever asks for
+    /// a thin hold of a dead one frees it.
     pub(crate) fn enrich(&mut self, now: Time, index: u32) {
         let record = self.records.get(index);
         let (link, fence, request) = (record.link, record.fence, record.request);
+        assert!(!self.links.get(link).dying, "link {link} is dead and comes to hold more");
         let since = record.since(now);
         let key = record.inline_key().expect("a thin record has a short key");
         let mut side = Rich::new(key, self.links.get(link).namespace, Kind::Modes);
@@ -250,10 +252,6 @@ impl Machine {
         self.records.get_mut(index).make_rich(rich);
         self.remember(entry);
         self.remember_fence(entry);
-        if self.links.get(link).dying {
-            // Now somebody waits for it.
-            self.dying.push_back(link);
-        }
     }
 
     /// Brings a rich record to its simplest form: gone when nobody uses it, thin when it is one

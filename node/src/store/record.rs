@@ -43,14 +43,18 @@ impl Record {
         })
     }
 
-    /// That of a node whose record is lost. Each life raises the floor, so that the count of lives
-    /// was never above it.
-    pub(super) fn recovered(
-        epoch_floor: u32,
-        longest_ttl_ms: u64,
-    ) -> Result<Self, getrandom::Error> {
-        let boot = u64::from(epoch_floor);
-        Ok(Self { boot, epoch_floor, longest_ttl_ms, ..Self::new()? })
+    /// That of a node whose record may be lost, from what is left of it. Each life raises the
+    /// floor, so that the count of lives was never above it; the next life is not the first.
+    pub(super) fn recovered(self, epoch_floor: u32, longest_ttl_ms: u64) -> Self {
+        let epoch_floor = epoch_floor.max(self.epoch_floor);
+        Self {
+            revision: self.revision + 1,
+            boot: self.boot.max(u64::from(epoch_floor)).max(1),
+            epoch_floor,
+            longest_ttl_ms: longest_ttl_ms.max(self.longest_ttl_ms),
+            clean: false,
+            ..self
+        }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {

@@ -258,10 +258,19 @@ fn a_damaged_store_is_recovered_above_a_floor() {
     assert!(!boot.first && !boot.was_clean, "it waits for earlier leases");
     assert_eq!((boot.epoch_floor, boot.boot), (4, 4));
     assert_eq!(boot.longest_ttl, Duration::from_secs(60));
+    // A healthy one, or an old copy of one, is only ever raised, and stays the same node.
+    let raised = Store::recover(&dir, 2, Duration::from_secs(30)).unwrap();
+    assert!(raised.is_some_and(|kept| kept.exists()), "the earlier file is kept too");
+    let after = Store::open(&dir).unwrap().boot().unwrap();
+    assert_eq!(after, Boot { boot: 5, epoch_floor: 5, ..boot });
     // A state that is gone altogether, as told by its mark.
     fs::remove_file(dir.join(STATE)).unwrap();
     assert_eq!(Store::recover(&dir, 9, Duration::from_secs(1)).unwrap(), None);
     assert_eq!(Store::open(&dir).unwrap().boot().unwrap().epoch_floor, 10);
+    // A floor of 0 is a mistake, but no first start: that would not wait.
+    let (_base, other) = data_dir();
+    Store::recover(&other, 0, Duration::from_secs(60)).unwrap();
+    assert!(!Store::open(&other).unwrap().boot().unwrap().first);
     let held = Store::open(&dir).unwrap();
     let recover = |floor| Store::recover(&dir, floor, Duration::from_secs(1)).unwrap_err();
     assert!(matches!(recover(10), StoreError::Locked(_)));

@@ -75,6 +75,14 @@ impl World {
         }
     }
 
+    /// Lets the leases of all connections end but that of `conn`, which takes a lock meanwhile.
+    pub(super) fn outlive(&mut self, conn: u64) {
+        self.walk_to(Time(5_000_000));
+        self.acquire(conn, 1 << 30, "other", Claim::Exclusive);
+        self.walk_to(Time(10_090_000));
+        self.now = Time(10_110_000);
+    }
+
     pub(super) fn acquire(&mut self, conn: u64, id: u64, key: &str, claim: Claim) -> Vec<Action> {
         let (version, wait, key) = (1, Wait::Forever, key.as_bytes());
         self.ask(conn, Request::Acquire { id, version, claim, wait, key })
