@@ -425,7 +425,7 @@ impl Observer {
     /// one found something.
     async fn any_listed(&mut self) -> Result<bool, Error> {
         while let Some(&worker) = self.workers.last() {
-            let page = self.client.list(worker, &SPACE.prefix(), self.cursor.clone(), 1).await?;
+            let page = self.client.list(worker, &SPACE.prefix(), self.cursor, 1).await?;
             if !page.rows.is_empty() {
                 return Ok(true);
             }

@@ -199,7 +199,7 @@ impl Client {
         }
     }
 
-    /// A page of the locks of one worker whose keys begin with `prefix`, by cell and key: at most
+    /// A page of the locks of one worker whose keys begin with `prefix`, in no order: at most
     /// `rows`, and never more than 90. Advisory, as [`Client::inspect`].
     ///
     /// Cancel safe: it changes nothing.

@@ -73,8 +73,8 @@ impl Session {
         let random = random_session()?;
         let (id, ids) = match settings.session {
             Some(id) => {
-                let [a, b, c, d, ..] = random.0;
-                (id, RequestIds::of_heir(u32::from_le_bytes([a, b, c, d])))
+                let (random, _) = random.0.split_first_chunk().expect("it has 16 bytes");
+                (id, RequestIds::of_heir(u64::from_le_bytes(*random)))
             }
             None => (random, RequestIds::default()),
         };

@@ -336,10 +336,10 @@ async fn locks(State(shared): State<Arc<Shared>>, Query(query): Query<PageQuery>
     let Some((mut worker, rest)) = split_cursor(query.cursor.as_deref()) else {
         return bad_cursor();
     };
-    let mut cursor = match rest.split_first_chunk::<2>() {
-        Some((cell, key)) => ListCursor { cell: u16::from_be_bytes(*cell), key: key.to_vec() },
-        None if rest.is_empty() => ListCursor::default(),
-        None => return bad_cursor(),
+    let mut cursor = match <[u8; 4]>::try_from(rest.as_slice()) {
+        Ok(bytes) => ListCursor { from: u32::from_be_bytes(bytes) },
+        Err(_) if rest.is_empty() => ListCursor::default(),
+        Err(_) => return bad_cursor(),
     };
     let mut rows = Vec::new();
     let next = loop {
@@ -347,11 +347,9 @@ async fn locks(State(shared): State<Arc<Shared>>, Query(query): Query<PageQuery>
             break None;
         }
         if rows.len() >= limit {
-            let mut rest = cursor.cell.to_be_bytes().to_vec();
-            rest.extend_from_slice(&cursor.key);
-            break Some(join_cursor(worker, &rest));
+            break Some(join_cursor(worker, &cursor.from.to_be_bytes()));
         }
-        let (at, prefix) = (cursor.clone(), query.prefix.clone().into_bytes());
+        let (at, prefix) = (cursor, query.prefix.clone().into_bytes());
         let wanted = (limit - rows.len()) as u32;
         let page = shared.ask(worker, |answer| Command::Locks(at, wanted, prefix, answer)).await;
         let Some((page, next)) = page else { return unavailable("a worker does not answer") };

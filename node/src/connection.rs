@@ -5,7 +5,7 @@ use crate::identity::{Identity, Role};
 use bytes::Bytes;
 use lockring_core::{CloseReason, ConnId, Event, Party};
 use lockring_proto::codec::{self, FrameError};
-use lockring_proto::{Hello, Request};
+use lockring_proto::{Hello, Request, limits};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use rustls_pki_types::CertificateDer;
 use std::rc::Rc;
@@ -103,7 +103,12 @@ fn party_of(conn: &Connection) -> Result<Party, String> {
     };
     let identity = Identity::from_certificate(certificate).map_err(|error| error.to_string())?;
     match identity.role {
-        Role::Client => Ok(Party { namespace: identity.namespace, name: identity.name }),
+        Role::Client => Ok(Party {
+            namespace: identity.namespace,
+            name: identity.name,
+            role: lockring_core::Role::Operator,
+            ttl_max: limits::TTL_MAX,
+        }),
         Role::Node => Err("a node's certificate cannot be used by a client".to_owned()),
     }
 }

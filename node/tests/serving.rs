@@ -455,7 +455,10 @@ async fn a_peer_that_never_reads_is_held_up_and_nobody_else_is() {
     let (mut raw, _) = Raw::greet(&fixture, &hello(1)).await;
     let mut frames = Vec::new();
     for id in 0..1000 {
-        codec::encode_frame(&Request::Inspect { id, version: 1, key: b"k" }, &mut frames);
+        codec::encode_frame(
+            &Request::Inspect { id, version: 1, namespace: "", key: b"k" },
+            &mut frames,
+        );
     }
     // Its replies fill its windows, then the node stops reading: what it can send is bounded.
     let mut sent = 0;

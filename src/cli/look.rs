@@ -96,6 +96,7 @@ pub async fn locks(global: &Global, args: &LocksArgs) -> Result<ExitCode, Failur
         }
     }
     client.close().await;
+    rows.sort_by(|one, other| one.key.cmp(&other.key));
     let columns = ["KEY", "MODE", "HOLDER", "FENCE", "HELD", "TTL LEFT", "WAITERS", "NODE"];
     print_rows(global.output, &columns, &rows, |row| {
         let number = |value: Option<u64>| value.map_or_else(String::new, |value| value.to_string());

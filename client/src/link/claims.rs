@@ -316,11 +316,11 @@ impl Link {
         };
         (*sent, *routed) = (now, version);
         let request = match query {
-            Query::Inspect(key) => Request::Inspect { id, version, key },
-            Query::Force(key) => Request::Force { id, version, key },
+            Query::Inspect(key) => Request::Inspect { id, version, namespace: "", key },
+            Query::Force(key) => Request::Force { id, version, namespace: "", key },
             Query::Goodbye => Request::Goodbye { id },
             Query::List { cursor, rows, prefix } => {
-                Request::List { id, cursor: cursor.clone(), rows: *rows, prefix }
+                Request::List { id, namespace: "", cursor: *cursor, rows: *rows, prefix }
             }
         };
         codec::encode_frame(&request, &mut self.out);

@@ -115,9 +115,10 @@ pub struct RequestIds(Arc<AtomicU64>);
 impl RequestIds {
     /// Those of a session that another process has used before: they begin at a place of their own,
     /// chosen by `random`. A request under an id of that process's would be taken for its copy.
-    pub fn of_heir(random: u32) -> Self {
+    pub fn of_heir(random: u64) -> Self {
         const FIRST: u64 = 1 << 30;
-        Self(Arc::new(AtomicU64::new(FIRST + u64::from(random) % FIRST)))
+        const LAST: u64 = limits::REQUEST_ID_MAX / 2;
+        Self(Arc::new(AtomicU64::new(FIRST + random % (LAST - FIRST))))
     }
 
     fn next(&self) -> u64 {

@@ -125,6 +125,8 @@ impl Link {
             | Reply::Listed { id, .. }
             | Reply::Forced { id, .. }
             | Reply::Goodbye { id } => self.answered(id, reply),
+            // Not asked for yet.
+            Reply::Confirmed { .. } => {}
             Reply::Granted { .. } | Reply::Released { .. } | Reply::NotHeld { .. } => {
                 unreachable!("handled by the caller")
             }

@@ -15,7 +15,7 @@ use lockring_client::link::{
 };
 use lockring_client::router::Ring;
 use lockring_core::testing::{DELAY_MAX, Fact, KeyId, RateClock, Rng, Stream, Token};
-use lockring_core::{ConnId, Party, Time};
+use lockring_core::{ConnId, Party, Role, Time};
 use lockring_proto::{
     Claim, Fence, HoldId, Namespace, Push, Reply, RingChunk, SessionId, codec, limits,
 };
@@ -145,7 +145,12 @@ impl Client {
     }
 
     pub fn party(&self) -> Party {
-        Party { namespace: Namespace::default(), name: format!("client-{}", self.index) }
+        Party {
+            namespace: Namespace::default(),
+            name: format!("client-{}", self.index),
+            role: Role::Operator,
+            ttl_max: limits::TTL_MAX,
+        }
     }
 
     fn local(&self, hub: &Hub) -> Time {

@@ -4,7 +4,7 @@
 
 #![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "it measures time")]
 
-use lockring_core::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Party};
+use lockring_core::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Party, Role};
 use lockring_proto::{
     Claim, Fence, Hello, Namespace, PROTOCOL, Reply, Request, SessionId, Time, Wait, limits,
 };
@@ -50,7 +50,12 @@ impl Bench {
         };
         let now = Time(1_000_000);
         let mut machine = Machine::new(config, now);
-        let party = Party { namespace: Namespace::default(), name: "bench".to_owned() };
+        let party = Party {
+            namespace: Namespace::default(),
+            name: "bench".to_owned(),
+            role: Role::User,
+            ttl_max: limits::TTL_MAX,
+        };
         let hello = Hello {
             protocol: PROTOCOL,
             session: SessionId([1; 16]),

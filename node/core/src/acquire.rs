@@ -34,7 +34,7 @@ impl Machine {
             Some(index) => {
                 let record = self.records.get(index);
                 if !record.is_rich() {
-                    if self.links.get(record.link).dying {
+                    if self.links.get(record.link()).dying {
                         // Its turn to be freed has not come yet; for this key it has now.
                         let fence = record.fence;
                         self.stats.expired_holds += 1;
@@ -59,11 +59,9 @@ impl Machine {
     /// Whether a thin hold was made by this very request.
     fn is_retry(&self, record: &Record, asker: Asker) -> bool {
         if mutant!(self, NamesakeHold) {
-            return self.links.get(record.link).name == self.links.get(asker.link).name;
+            return self.links.get(record.link()).name == self.links.get(asker.link).name;
         }
-        record.link == asker.link
-            && record.request == asker.id as u32
-            && !mutant!(self, NoRequestId)
+        record.link() == asker.link && record.request() == asker.id && !mutant!(self, NoRequestId)
     }
 
     /// The key is free.
@@ -239,7 +237,7 @@ impl Machine {
     fn kind_conflict(&self, index: u32, claim: Claim) -> Option<String> {
         let record = self.records.get(index);
         let in_force =
-            if record.is_rich() { self.riches.get(record.link).kind } else { Kind::Modes };
+            if record.is_rich() { self.riches.get(record.rich()).kind } else { Kind::Modes };
         if let Claim::Permits { permits, capacity } = claim
             && (permits == 0 || permits > capacity)
         {
@@ -300,7 +298,7 @@ impl Machine {
         if !record.is_rich() {
             return BlockedReason::Held { fence: record.fence, waiters: 0 };
         }
-        let rich = self.riches.get(record.link);
+        let rich = self.riches.get(record.rich());
         let waiters = rich.waiters.len;
         if rich.holders.len > 0 {
             // Holders stand in the order of their grants, so the last has the highest fence.

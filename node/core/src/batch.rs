@@ -3,14 +3,15 @@
 
 use crate::acquire::Ask;
 use crate::compare::Part;
-use crate::event::{Action, ConnId, LinkIndex};
+use crate::event::{Action, ConnId, LinkIndex, Role};
+use crate::inspect::Wanted;
 use crate::machine::Machine;
 use crate::mutant::mutant;
 use crate::slab::NIL;
 use crate::table::Place;
 use lockring_proto::Time;
 use lockring_proto::{Refusal, RefusalKind, Reply, Request, limits};
-use lockring_ring::hash_key;
+use lockring_ring::{NamespaceSeed, hash_key};
 
 /// What one operation of a batch will look at; nothing for a request without a key.
 #[derive(Clone, Copy)]
@@ -34,14 +35,42 @@ pub(crate) struct Asker {
     pub(crate) id: u64,
 }
 
+/// A key of a namespace; an empty name is the asker's own.
+#[derive(Clone, Copy)]
+pub(crate) struct Named<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) key: &'a [u8],
+}
+
+/// The role that a request needs of an identity of the namespace `own`.
+fn required(request: &Request<'_>, own: &str) -> Role {
+    match *request {
+        Request::Acquire { .. }
+        | Request::Release { .. }
+        | Request::Cancel { .. }
+        | Request::Renew { .. }
+        | Request::Compare { .. }
+        | Request::GetRing { .. }
+        | Request::Goodbye { .. }
+        | Request::Confirm { .. } => Role::User,
+        Request::Inspect { namespace, .. } | Request::List { namespace, .. } => {
+            if namespace.is_empty() || namespace == own { Role::User } else { Role::Operator }
+        }
+        Request::Force { .. } => Role::Operator,
+    }
+}
+
 /// The key of a request and the ring version it was routed by.
-fn key_of<'a>(request: &Request<'a>) -> Option<(&'a [u8], u64)> {
+fn key_of<'a>(request: &Request<'a>) -> Option<(Named<'a>, u64)> {
     match *request {
         Request::Acquire { key, version, .. }
         | Request::Release { key, version, .. }
         | Request::Cancel { key, version, .. }
-        | Request::Inspect { key, version, .. }
-        | Request::Force { key, version, .. } => Some((key, version)),
+        | Request::Confirm { key, version, .. } => Some((Named { namespace: "", key }, version)),
+        Request::Inspect { namespace, key, version, .. }
+        | Request::Force { namespace, key, version, .. } => {
+            Some((Named { namespace, key }, version))
+        }
         Request::Renew { .. }
         | Request::Compare { .. }
         | Request::GetRing { .. }
@@ -71,8 +100,12 @@ impl Machine {
         plan.clear();
         let seed = self.links.get(link).seed;
         plan.extend(requests.iter().map(|request| {
-            let key = key_of(request).map(|(key, _)| key);
-            Planned::at(key.and_then(|key| self.place(hash_key(seed, key))))
+            let place = key_of(request).and_then(|(Named { namespace, key }, _)| {
+                let other = || NamespaceSeed::of(namespace);
+                let seed = if namespace.is_empty() { seed } else { other() };
+                self.place(hash_key(seed, key))
+            });
+            Planned::at(place)
         }));
         if plan.len() > 1 {
             self.touch(link, &mut plan);
@@ -80,7 +113,8 @@ impl Machine {
         for (request, planned) in requests.iter().zip(&plan) {
             let asker = Asker { conn, link, id: request.id() };
             self.apply(now, asker, request, planned.place, out);
-            if self.links.get(link).dying {
+            let link = self.links.get(link);
+            if link.dying || link.leaving.is_some() {
                 break;
             }
         }
@@ -110,7 +144,7 @@ impl Machine {
             let guess = planned.place.map_or(NIL, |place| place.guess);
             if guess != NIL {
                 let record = self.records.get(guess);
-                if !record.is_rich() && record.link == link {
+                if !record.is_rich() && record.link() == link {
                     planned.position = record.position();
                     held += 1;
                 }
@@ -139,7 +173,16 @@ impl Machine {
         place: Option<Place>,
         out: &mut Vec<Action>,
     ) {
-        if let Some((key, version)) = key_of(request) {
+        if asker.id > limits::REQUEST_ID_MAX {
+            let message = "the session's request ids are used up: begin a new session";
+            return self.refuse(asker, RefusalKind::Malformed, message, out);
+        }
+        let link = self.links.get(asker.link);
+        let needed = required(request, &self.namespaces.get(link.namespace).name);
+        if link.role < needed {
+            return self.deny(asker, needed, out);
+        }
+        if let Some((Named { key, .. }, version)) = key_of(request) {
             if key.is_empty() || key.len() > limits::KEY_BYTES_MAX {
                 let message = format!("a key has 1 to 512 bytes, not {}", key.len());
                 return self.refuse(asker, RefusalKind::Malformed, message, out);
@@ -166,10 +209,10 @@ impl Machine {
                 self.compare(now, asker, &Part { upto, after, through, holds }, out);
             }
             Request::GetRing { id } => out.push(Action::SendRing { conn: asker.conn, id }),
-            Request::List { ref cursor, rows, prefix, .. } => {
-                self.list(now, asker, cursor, rows, prefix, out);
+            Request::List { namespace, cursor, rows, prefix, .. } => {
+                self.list(now, asker, namespace, &Wanted { cursor, rows, prefix }, out);
             }
-            Request::Goodbye { .. } => self.goodbye(asker),
+            Request::Goodbye { .. } => self.goodbye(now, asker, out),
             _ => unreachable!("{request:?} has a key"),
         }
     }
@@ -188,10 +231,23 @@ impl Machine {
             }
             Request::Release { fence, key, .. } => self.release(now, asker, place, key, fence, out),
             Request::Cancel { target, key, .. } => self.cancel(now, asker, place, key, target, out),
-            Request::Inspect { key, .. } => self.inspect(now, asker, place, key, out),
-            Request::Force { key, .. } => self.force(now, asker, place, key, out),
+            Request::Confirm { fence, key, .. } => self.confirm(asker, place, key, fence, out),
+            Request::Inspect { namespace, key, .. } => {
+                self.inspect(now, asker, place, &Named { namespace, key }, out);
+            }
+            Request::Force { namespace, key, .. } => {
+                self.force(now, asker, place, &Named { namespace, key }, out);
+            }
             _ => unreachable!("{request:?} has no key"),
         }
+    }
+
+    #[cold]
+    fn deny(&mut self, asker: Asker, needed: Role, out: &mut Vec<Action>) {
+        let role = self.links.get(asker.link).role;
+        self.stats.denied += 1;
+        let message = format!("this needs the role {needed}, and the certificate says {role}");
+        self.refuse(asker, RefusalKind::Denied, message, out);
     }
 
     pub(crate) fn refuse(

@@ -26,8 +26,7 @@ pub(crate) struct Part<'a> {
 struct Held {
     id: HoldId,
     record: u32,
-    /// Low half of the request id.
-    request: u32,
+    request: u64,
 }
 
 /// The holds of a link, gathered for a compare of which more frames may come.
@@ -65,6 +64,7 @@ impl Machine {
             let message = "the holds of a compare come in ascending order, at most 4096 a frame";
             return self.refuse(asker, RefusalKind::Malformed, message, out);
         }
+        let spared = self.is_spared(now, asker.link);
         let mut comparison = self.gathered(asker.link, part);
         let ours = &comparison.ours[comparison.next..];
         let end = part
@@ -77,10 +77,9 @@ impl Machine {
             .filter(|id| ours.binary_search_by_key(id, |held| held.id).is_err())
             .collect();
         for held in ours {
-            // Request ids wrap in a record; a later one than `upto` is less than 2^31 ahead.
-            let later = (part.upto as u32).wrapping_sub(held.request) as i32 <= -1;
+            let later = held.request > part.upto;
             let known = later || theirs.binary_search(&held.id).is_ok();
-            if !known && self.still_holds(asker.link, held) {
+            if !known && !spared && self.still_holds(asker.link, held) {
                 self.stats.orphans += 1;
                 self.stats.releases += 1;
                 self.end_hold(now, held.record, held.id.fence, out);
@@ -128,14 +127,14 @@ impl Machine {
         for index in link.thin.iter() {
             let record = self.records.get(index);
             let id = self.hold_id(self.place_of(index), record.fence);
-            holds.push(Held { id, record: index, request: record.request });
+            holds.push(Held { id, record: index, request: record.request() });
         }
         let mut at = link.entries.head;
         while at != NIL {
             let entry = self.entries.get(at);
             if let Some(fence) = entry.fence {
                 let id = self.hold_id(self.place_of(entry.record), fence);
-                holds.push(Held { id, record: entry.record, request: entry.request as u32 });
+                holds.push(Held { id, record: entry.record, request: entry.request });
             }
             at = entry.link_next;
         }

@@ -3,6 +3,7 @@
 
 use lockring_proto::{Hello, HelloReply, Namespace, Push, Reply, Request};
 use lockring_ring::{CellId, Epoch, RingVersion};
+use std::fmt;
 use std::time::Duration;
 
 /// One connection of a client to this worker, numbered by the shell and never used again.
@@ -14,6 +15,24 @@ pub struct ConnId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkIndex(pub u32);
 
+/// What an identity may do, each role all that those before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Use the locks of its namespace, and look at them.
+    User,
+    /// Release by force, and look at the locks of other namespaces.
+    Operator,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::User => "user",
+            Self::Operator => "operator",
+        })
+    }
+}
+
 /// Who a connection has proved to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Party {
@@ -21,6 +40,10 @@ pub struct Party {
     pub namespace: Namespace,
     /// Its name in the certificate.
     pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// The highest TTL of its namespace: a session that asks for more gets this.
+    pub ttl_max: Duration,
 }
 
 /// What happens to the core.

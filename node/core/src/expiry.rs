@@ -5,10 +5,12 @@ use crate::batch::{Asker, Planned};
 use crate::event::{Action, CloseReason};
 use crate::machine::Machine;
 use crate::mutant::{mutant, note};
+use crate::record::{Entry, LinkChain};
 use crate::slab::NIL;
 use crate::table::Place;
 use lockring_proto::Reply;
 use lockring_proto::Time;
+use std::collections::btree_map;
 use std::time::Duration;
 
 /// Waits that time out in one go.
@@ -108,8 +110,16 @@ impl Machine {
         let known = self.links.get_mut(link);
         known.dying = true;
         known.comparison = None;
-        let (session, armed) = (known.session, known.armed);
+        known.leaving = None;
+        let (session, armed, ttl) = (known.session, known.armed, known.ttl);
         self.leases.remove(&(armed, link));
+        self.leaving.remove(&link);
+        if let btree_map::Entry::Occupied(mut count) = self.ttls.entry(ttl) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         if self.sessions.get(&session) == Some(&link) {
             self.sessions.remove(&session);
         }
@@ -117,11 +127,53 @@ impl Machine {
     }
 
     /// The session ends here by its own wish; the answer leaves when all of it is freed.
-    pub(crate) fn goodbye(&mut self, asker: Asker) {
+    pub(crate) fn goodbye(&mut self, now: Time, asker: Asker, out: &mut Vec<Action>) {
+        if let Some(until) = self.spared_until(now, asker.link)
+            && self.links.get(asker.link).digest.count > 0
+        {
+            return self.leave(asker, until, out);
+        }
         let link = self.links.get_mut(asker.link);
         link.goodbye = Some((asker.conn, asker.id));
         link.conn = None;
         self.start_dying(asker.link);
+    }
+
+    /// The process goes, and leaves holds in which the one before it may still believe: they stay
+    /// until it surely does not, and no longer.
+    fn leave(&mut self, asker: Asker, until: Time, out: &mut Vec<Action>) {
+        out.push(Action::Reply { conn: asker.conn, reply: Reply::Goodbye { id: asker.id } });
+        self.hang_up(asker.link, CloseReason::Goodbye, out);
+        let link = self.links.get_mut(asker.link);
+        let armed = std::mem::replace(&mut link.armed, until);
+        link.deadline = until;
+        link.leaving = Some(link.entries.len);
+        self.leases.remove(&(armed, asker.link));
+        self.leases.insert((link.armed, asker.link));
+        self.leaving.insert(asker.link);
+    }
+
+    /// Frees a slice of the waiters of links that left; says how much of the slice is left over.
+    fn free_leaving(&mut self, now: Time, mut budget: u32, out: &mut Vec<Action>) -> u32 {
+        while budget > 0
+            && let Some(&index) = self.leaving.first()
+        {
+            budget -= 1;
+            let link = self.links.get_mut(index);
+            let head = link.entries.head;
+            let left = link.leaving.filter(|&left| left > 0 && head != NIL);
+            link.leaving = left.map(|left| left - 1);
+            if left.is_none() {
+                self.leaving.remove(&index);
+            } else if self.entries.get(head).fence.is_some() {
+                // Every entry comes to the head once.
+                link.entries.remove::<Entry, LinkChain>(&mut self.entries, head);
+                link.entries.push_back::<Entry, LinkChain>(&mut self.entries, head);
+            } else {
+                self.free_waiter(now, head, out);
+            }
+        }
+        budget
     }
 
     /// Frees a slice of what dead links have left, what others may wait for before all the rest.
@@ -129,7 +181,8 @@ impl Machine {
         let elapsed = now.since(self.allowed_at).as_micros() as u64 / MICROS_PER_THIN;
         self.allowance = ALLOWANCE_MAX.min(u64::from(self.allowance) + elapsed) as u32;
         self.allowed_at = now;
-        let mut budget = self.config.limits.expiry_slice;
+        let budget = self.config.limits.expiry_slice;
+        let mut budget = self.free_leaving(now, budget, out);
         if mutant!(self, UnboundedExpiry) {
             (budget, self.allowance) = (u32::MAX, u32::MAX);
         }
@@ -161,7 +214,7 @@ impl Machine {
 
     /// When dead links have something left that may be freed then.
     pub(crate) fn freeing_due(&self) -> Option<Time> {
-        if !self.dying.is_empty() {
+        if !self.dying.is_empty() || !self.leaving.is_empty() {
             return Some(self.last_seen);
         }
         self.dying_thin.front()?;
@@ -184,6 +237,7 @@ impl Machine {
             digest.count == 0 && entries == 0,
             "link {link} is freed with {digest:?} and {entries} entries"
         );
+        self.namespaces.leave(known.namespace);
         self.links.remove(link);
     }
 
@@ -195,12 +249,20 @@ impl Machine {
         }
         let found = self.entries.get(entry);
         let (record, fence) = (found.record, found.fence);
-        let place = self.place_of(record);
         if let Some(fence) = fence {
+            let place = self.place_of(record);
             self.stats.expired_holds += 1;
             self.end_hold_at(now, place, record, fence, out);
             return true;
         }
+        self.free_waiter(now, entry, out);
+        true
+    }
+
+    /// Drops a waiter of a dead link, or of one that left.
+    fn free_waiter(&mut self, now: Time, entry: u32, out: &mut Vec<Action>) {
+        let record = self.entries.get(entry).record;
+        let place = self.place_of(record);
         self.stats.dead_waiters += 1;
         let first = self.rich_of(record).waiters.head == entry;
         self.drop_waiter(place, entry);
@@ -208,7 +270,6 @@ impl Machine {
             self.slip_in(now, place, record, out);
         }
         self.pump(now, place, record, out);
-        true
     }
 
     /// Frees up to `most` thin holds of a dead link, the latest first, as one batch whose memory is

@@ -1,6 +1,6 @@
 //! Looking at keys: one, or pages of them. Advisory: nothing here changes or promises anything.
 
-use crate::batch::Asker;
+use crate::batch::{Asker, Named};
 use crate::event::Action;
 use crate::machine::Machine;
 use crate::mutant::mutant;
@@ -34,11 +34,19 @@ pub struct Seen {
     pub waiters: u32,
 }
 
+/// A page that is asked for.
+pub(crate) struct Wanted<'a> {
+    pub(crate) cursor: ListCursor,
+    pub(crate) rows: u32,
+    pub(crate) prefix: &'a [u8],
+}
+
 /// Holders and waiters told one by one.
 const TOLD: usize = 16;
 
 /// What may be looked at for one page, so that a listing never holds up the living for longer than
-/// a slice of an expiry. A cell costs one look; a key, with its record somewhere in memory, more.
+/// a slice of an expiry. A free record costs one look; a key, with its link or side record
+/// somewhere in memory, more.
 const LOOKS_PER_PAGE: usize = 2048;
 const LOOKS_PER_KEY: usize = 4;
 
@@ -48,10 +56,9 @@ impl Machine {
         now: Time,
         asker: Asker,
         place: Place,
-        key: &[u8],
+        named: &Named<'_>,
         out: &mut Vec<Action>,
     ) {
-        let namespace = self.links.get(asker.link).namespace;
         let mut inspection = Inspection {
             version: self.version.0,
             node: self.config.node,
@@ -64,12 +71,12 @@ impl Machine {
             capacity: None,
             grace_left_ms: self.grace_left(now).map_or(0, |left| left.as_millis() as u64),
         };
-        if let Some(index) = self.find(place, namespace, key) {
+        if let Some(index) = self.find_named(asker.link, place, named) {
             (inspection.holders, inspection.holder_count) = self.tell_holders(now, index, TOLD);
             (inspection.waiters, inspection.waiter_count) = self.tell_waiters(now, index);
             let record = self.records.get(index);
             if record.is_rich()
-                && let Kind::Permits { capacity } = self.riches.get(record.link).kind
+                && let Kind::Permits { capacity } = self.riches.get(record.rich()).kind
             {
                 inspection.capacity = Some(capacity);
             }
@@ -94,10 +101,10 @@ impl Machine {
         let record = self.records.get(index);
         if !record.is_rich() {
             let since = record.since(now);
-            let only = self.tell_holder(now, record.link, record.fence, Claim::Exclusive, since);
+            let only = self.tell_holder(now, record.link(), record.fence, Claim::Exclusive, since);
             return (vec![only], 1);
         }
-        let list = self.riches.get(record.link).holders;
+        let list = self.riches.get(record.rich()).holders;
         let mut told = Vec::new();
         let mut at = list.tail;
         while at != NIL && told.len() < most {
@@ -114,7 +121,7 @@ impl Machine {
         if !record.is_rich() {
             return (Vec::new(), 0);
         }
-        let list = self.riches.get(record.link).waiters;
+        let list = self.riches.get(record.rich()).waiters;
         let mut told = Vec::new();
         let mut at = list.head;
         while at != NIL && told.len() < TOLD {
@@ -129,20 +136,21 @@ impl Machine {
         (told, list.len)
     }
 
-    /// A page of the keys in use of the asker's namespace.
+    /// A page of the keys in use of a namespace.
     pub(crate) fn list(
         &mut self,
         now: Time,
         asker: Asker,
-        cursor: &ListCursor,
-        rows: u32,
-        prefix: &[u8],
+        namespace: &str,
+        wanted: &Wanted<'_>,
         out: &mut Vec<Action>,
     ) {
-        let namespace = self.links.get(asker.link).namespace;
-        let (rows, next) = self.page(now, Some(namespace), cursor, rows, prefix);
-        let rows = rows.into_iter().map(|(_, row)| row).collect();
-        let listing = Box::new(Listing { rows, next });
+        let mut listing = Box::new(Listing { rows: Vec::new(), next: None });
+        if let Some(namespace) = self.namespace_named(asker.link, namespace) {
+            let (rows, next) = self.page(now, Some(namespace), wanted);
+            listing.rows.extend(rows.into_iter().map(|(_, row)| row));
+            listing.next = next;
+        }
         out.push(Action::Reply {
             conn: asker.conn,
             reply: Reply::Listed { id: asker.id, listing },
@@ -158,9 +166,9 @@ impl Machine {
         rows: u32,
         prefix: &[u8],
     ) -> (Vec<(String, ListedLock)>, Option<ListCursor>) {
-        let (rows, next) = self.page(now, None, cursor, rows, prefix);
+        let (rows, next) = self.page(now, None, &Wanted { cursor: *cursor, rows, prefix });
         let named = |(namespace, row): (u16, ListedLock)| {
-            (self.namespaces[namespace as usize].name.clone(), row)
+            (self.namespaces.get(namespace).name.to_string(), row)
         };
         (rows.into_iter().map(named).collect(), next)
     }
@@ -179,7 +187,7 @@ impl Machine {
             // A link that is free, or ends, is nobody's session.
             if self.sessions.get(&link.session) == Some(&at) {
                 seen.push(Seen {
-                    namespace: self.namespaces[link.namespace as usize].name.clone(),
+                    namespace: self.namespaces.get(link.namespace).name.to_string(),
                     name: link.name.to_string(),
                     label: link.label.to_string(),
                     connected: link.conn.is_some(),
@@ -194,76 +202,40 @@ impl Machine {
         (seen, None)
     }
 
-    /// A page of keys in use, cell by cell and then by key. A cell is sorted anew for each page:
-    /// the table itself has no order that could be relied on.
+    /// A page of keys in use, as their records lie in memory: a record stays where it is while its
+    /// key is in use, so that such a key is in one page and no other.
     fn page(
         &self,
         now: Time,
         namespace: Option<u16>,
-        cursor: &ListCursor,
-        rows: u32,
-        prefix: &[u8],
+        wanted: &Wanted<'_>,
     ) -> (Vec<(u16, ListedLock)>, Option<ListCursor>) {
-        let most = rows.clamp(1, limits::LIST_ROWS_MAX) as usize;
+        let most = wanted.rows.clamp(1, limits::LIST_ROWS_MAX) as usize;
         let mut listed = Vec::new();
         let mut looks = 0;
-        let first = cursor.cell >> self.worker_shift;
-        for at in u32::from(first)..self.cells.len() as u32 {
-            let cell = self.cell_id(at).0;
-            let after: &[u8] = if cell == cursor.cell { &cursor.key } else { &[] };
-            let mut found = self.keys_of_cell(at, namespace, prefix, after);
-            found.sort_unstable();
-            looks += 1 + LOOKS_PER_KEY * self.cells[at as usize].table.len();
-            let mut room = (most - listed.len()).min(found.len());
-            // Of several namespaces: a cursor names no namespace, so a key is in one page whole.
-            while (1..found.len()).contains(&room) && found[room].0 == found[room - 1].0 {
-                room += 1;
+        for index in wanted.cursor.from..self.records.slots() {
+            if listed.len() == most || looks >= LOOKS_PER_PAGE {
+                let from = index + u32::from(mutant!(self, ListingSkips));
+                return (listed, Some(ListCursor { from }));
             }
-            for &(key, index) in &found[..room] {
-                let namespace = self.namespace(self.records.get(index));
-                listed.push((namespace, self.list_row(now, key, index)));
+            looks += 1;
+            let record = self.records.get(index);
+            if record.is_free() {
+                continue;
             }
-            if found.len() > room {
-                let mut key = listed.last().map_or_else(Vec::new, |(_, row)| row.key.clone());
-                if mutant!(self, ListingSkips) {
-                    key = found[room].0.to_vec();
-                }
-                return (listed, Some(ListCursor { cell, key }));
-            }
-            let more = at + 1 < self.cells.len() as u32;
-            if (listed.len() >= most || looks >= LOOKS_PER_PAGE) && more {
-                let cell = self.cell_id(at + 1).0;
-                return (listed, Some(ListCursor { cell, key: Vec::new() }));
+            looks += LOOKS_PER_KEY;
+            let (its, key) = (self.namespace(record), self.key(record));
+            if namespace.is_none_or(|wanted| its == wanted) && key.starts_with(wanted.prefix) {
+                listed.push((its, self.list_row(now, key, index)));
             }
         }
         (listed, None)
     }
 
-    fn keys_of_cell(
-        &self,
-        at: u32,
-        namespace: Option<u16>,
-        prefix: &[u8],
-        after: &[u8],
-    ) -> Vec<(&[u8], u32)> {
-        self.cells[at as usize]
-            .table
-            .iter()
-            .filter_map(|slot| {
-                let record = self.records.get(slot.record);
-                let key = self.key(record);
-                let wanted = namespace.is_none_or(|wanted| self.namespace(record) == wanted)
-                    && key.starts_with(prefix)
-                    && (after.is_empty() || key > after);
-                wanted.then_some((key, slot.record))
-            })
-            .collect()
-    }
-
     fn list_row(&self, now: Time, key: &[u8], index: u32) -> ListedLock {
         let (mut told, holders) = self.tell_holders(now, index, 1);
         let record = self.records.get(index);
-        let waiters = if record.is_rich() { self.riches.get(record.link).waiters.len } else { 0 };
+        let waiters = if record.is_rich() { self.riches.get(record.rich()).waiters.len } else { 0 };
         ListedLock { key: key.to_vec(), holder: told.pop(), holders, waiters }
     }
 }

@@ -28,6 +28,7 @@ mod inspect;
 mod links;
 mod machine;
 mod mutant;
+mod namespaces;
 mod queue;
 mod record;
 mod release;
@@ -36,7 +37,7 @@ mod table;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use event::{Action, CloseReason, ConnId, Event, LinkIndex, Party};
+pub use event::{Action, CloseReason, ConnId, Event, LinkIndex, Party, Role};
 pub use inspect::Seen;
 pub use lockring_proto::Time;
 pub use machine::{Config, Limits, Machine, Stats};

@@ -1,7 +1,7 @@
 //! Links: sessions at this worker, their connections and their leases.
 
 use crate::compare::Comparison;
-use crate::event::{Action, CloseReason, ConnId, LinkIndex, Party};
+use crate::event::{Action, CloseReason, ConnId, LinkIndex, Party, Role};
 use crate::holds::Holds;
 use crate::machine::Machine;
 use crate::mutant::{mutant, note};
@@ -13,24 +13,20 @@ use lockring_proto::{
 use lockring_ring::NamespaceSeed;
 use std::time::Duration;
 
-/// A namespace that some link has used.
-#[derive(Clone)]
-pub(crate) struct NamespaceEntry {
-    pub(crate) name: String,
-    pub(crate) seed: NamespaceSeed,
-}
-
 /// A session at this worker. It outlives its connections and ends with its lease.
 #[derive(Clone)]
 pub(crate) struct Link {
     pub(crate) session: SessionId,
     pub(crate) namespace: u16,
+    /// Of the connection in force.
+    pub(crate) role: Role,
     pub(crate) seed: NamespaceSeed,
     pub(crate) name: Box<str>,
     pub(crate) label: Box<str>,
     pub(crate) incarnation: u64,
     /// The connection in force.
     pub(crate) conn: Option<ConnId>,
+    /// Never changes: what was promised at the first hello can still be believed.
     pub(crate) ttl: Duration,
     /// End of the lease, on the lease clock.
     pub(crate) deadline: Time,
@@ -51,6 +47,12 @@ pub(crate) struct Link {
     pub(crate) dying: bool,
     /// A goodbye to answer when all is freed.
     pub(crate) goodbye: Option<(ConnId, u64)>,
+    /// Another process has taken the session up: the one before it may believe in its holds until
+    /// then, on the lease clock, so that they end by an explicit release alone.
+    pub(crate) spared_until: Option<Time>,
+    /// It said goodbye and left spared holds: so many of its entries are still to be looked at for
+    /// waiters.
+    pub(crate) leaving: Option<u32>,
     next_free: u32,
 }
 
@@ -79,7 +81,8 @@ struct Arrival<'a> {
 impl Arrival<'_> {
     /// The TTL it gets, whatever it asks for.
     fn ttl(&self) -> Duration {
-        limits::clamp_ttl(Duration::from_millis(self.hello.ttl_ms))
+        let most = self.party.ttl_max.max(limits::TTL_MIN);
+        limits::clamp_ttl(Duration::from_millis(self.hello.ttl_ms)).min(most)
     }
 }
 
@@ -97,7 +100,7 @@ impl Machine {
         out: &mut Vec<Action>,
     ) {
         match self.admit(now, &Arrival { conn, party, hello }, out) {
-            Ok(link) => self.confirm(conn, link, out),
+            Ok(link) => self.greet(conn, link, out),
             Err(reply) => out.push(Action::Refuse { conn, reply: Box::new(reply) }),
         }
     }
@@ -121,6 +124,10 @@ impl Machine {
             let message = format!("a label has at most {} bytes", limits::LABEL_BYTES_MAX);
             return Err(refusal(RefusalKind::Malformed, message));
         }
+        if hello.incarnation > limits::INCARNATION_MAX {
+            let message = format!("an incarnation is at most {}", limits::INCARNATION_MAX);
+            return Err(refusal(RefusalKind::Malformed, message));
+        }
         match self.sessions.get(&hello.session) {
             Some(&link) if !mutant!(self, TwoLinks) => {
                 self.resume(now, link, arrival, out).map(|()| link)
@@ -138,8 +145,8 @@ impl Machine {
     ) -> Result<(), HelloReply> {
         let Arrival { conn, party, hello } = *arrival;
         let known = self.links.get(link);
-        let namespace = &self.namespaces[known.namespace as usize].name;
-        if *namespace != party.namespace.as_str() || *known.name != *party.name {
+        let namespace = &self.namespaces.get(known.namespace).name;
+        if **namespace != *party.namespace.as_str() || *known.name != *party.name {
             let message = "the session id is in use by another identity: make a new one";
             return Err(refusal(RefusalKind::ForeignSession, message));
         }
@@ -148,12 +155,18 @@ impl Machine {
             return Err(refusal(RefusalKind::Superseded, message));
         }
         self.hang_up(link, CloseReason::Superseded, out);
+        self.leaving.remove(&link);
         let known = self.links.get_mut(link);
-        known.incarnation =
-            if hello.incarnation == 0 { known.incarnation + 1 } else { hello.incarnation };
+        known.leaving = None;
+        if hello.incarnation == 0 {
+            known.incarnation += 1;
+            known.spared_until = known.spared_until.max(Some(known.deadline));
+        } else {
+            known.incarnation = hello.incarnation;
+        }
         known.conn = Some(conn);
         known.comparison = None;
-        known.ttl = arrival.ttl();
+        known.role = party.role;
         known.label = hello.label.into();
         self.renew(now, link);
         self.stats.resumed_links += 1;
@@ -171,12 +184,19 @@ impl Machine {
             let message = format!("this worker has its limit of {} sessions", self.links.len());
             return Err(refusal(RefusalKind::Quota, message));
         }
-        let namespace = self.namespace_index(party)?;
+        let most = self.config.limits.namespaces as usize;
+        if self.namespaces.len() >= most && self.namespaces.find(party.namespace.as_str()).is_none()
+        {
+            let message = format!("this worker has its limit of {most} namespaces");
+            return Err(refusal(RefusalKind::Quota, message));
+        }
+        let namespace = self.namespaces.join(party.namespace.as_str());
         let deadline = self.lease_now(now).after(limits::honoured(ttl));
         let link = self.links.insert(Link {
             session: hello.session,
             namespace,
-            seed: self.namespaces[namespace as usize].seed,
+            role: party.role,
+            seed: self.namespaces.get(namespace).seed,
             name: party.name.as_str().into(),
             label: hello.label.into(),
             incarnation: hello.incarnation.max(1),
@@ -192,33 +212,21 @@ impl Machine {
             fresh: true,
             dying: false,
             goodbye: None,
+            spared_until: None,
+            leaving: None,
             next_free: NIL,
         });
         self.leases.insert((deadline, link));
         self.sessions.insert(hello.session, link);
+        *self.ttls.entry(ttl).or_default() += 1;
         note!(self, note_began(link));
         self.stats.fresh_links += 1;
         Ok(link)
     }
 
-    fn namespace_index(&mut self, party: &Party) -> Result<u16, HelloReply> {
-        let name = party.namespace.as_str();
-        if let Some(index) = self.namespaces.iter().position(|known| known.name == name) {
-            return Ok(index as u16);
-        }
-        if self.namespaces.len() >= self.config.limits.namespaces as usize {
-            let message =
-                format!("this worker has its limit of {} namespaces", self.namespaces.len());
-            return Err(refusal(RefusalKind::Quota, message));
-        }
-        let seed = NamespaceSeed::of(name);
-        self.namespaces.push(NamespaceEntry { name: name.to_owned(), seed });
-        Ok((self.namespaces.len() - 1) as u16)
-    }
-
     /// Answers a hello, unless its TTL must first be made durable: a restarted node waits for the
     /// longest TTL it knows of, so it must know before the session can act on it.
-    fn confirm(&mut self, conn: ConnId, link: u32, out: &mut Vec<Action>) {
+    fn greet(&mut self, conn: ConnId, link: u32, out: &mut Vec<Action>) {
         let known = self.links.get(link);
         if known.ttl > self.longest_ttl {
             self.unconfirmed.push((known.ttl, conn, link));
@@ -239,7 +247,7 @@ impl Machine {
             node: self.config.node,
             boot: self.config.boot,
             worker: self.config.worker,
-            namespace: self.namespaces[known.namespace as usize].name.clone(),
+            namespace: self.namespaces.get(known.namespace).name.to_string(),
         };
         let reply = Box::new(HelloReply::Welcome(welcome));
         out.push(Action::Welcome { conn, link: LinkIndex(link), reply });
@@ -261,10 +269,9 @@ impl Machine {
         }
     }
 
-    /// The longest TTL of any session here.
+    /// The longest TTL of any session that can still be believed here; zero without any.
     pub fn longest_ttl_in_use(&self) -> Duration {
-        let ttls = self.sessions.values().map(|&link| self.links.get(link).ttl);
-        ttls.max().unwrap_or_default()
+        self.ttls.last_key_value().map_or(Duration::ZERO, |(&ttl, _)| ttl)
     }
 
     pub(crate) fn closed(&mut self, conn: ConnId, link: LinkIndex) {
@@ -281,13 +288,23 @@ impl Machine {
         Time(now.0.saturating_sub(self.lag.as_micros() as u64))
     }
 
-    /// Counts the lease of a link anew from the receipt of what it sent. It never ends earlier than
-    /// was promised before, also when the session came back with a shorter TTL.
+    /// Counts the lease of a link anew from the receipt of what it sent.
     #[inline]
     pub(crate) fn renew(&mut self, now: Time, link: u32) {
         let lease_now = self.lease_now(now);
         let link = self.links.get_mut(link);
-        link.deadline = link.deadline.max(lease_now.after(limits::honoured(link.ttl)));
+        link.deadline = lease_now.after(limits::honoured(link.ttl));
+    }
+
+    /// Whether a process before the one in force may still believe in holds of this link.
+    pub(crate) fn is_spared(&self, now: Time, link: u32) -> bool {
+        self.spared_until(now, link).is_some()
+    }
+
+    /// Until when that is, on the lease clock.
+    pub(crate) fn spared_until(&self, now: Time, link: u32) -> Option<Time> {
+        let spared = self.links.get(link).spared_until?;
+        (spared >= self.lease_now(now) && !mutant!(self, HeirFrees)).then_some(spared)
     }
 
     /// Whether a grant to this link can still be believed.

@@ -2,8 +2,9 @@
 //! named after it.
 
 use crate::event::{Action, CloseReason, ConnId, Event, LinkIndex};
-use crate::links::{Link, NamespaceEntry};
-use crate::record::{Entry, Record, Rich};
+use crate::links::Link;
+use crate::namespaces::Namespaces;
+use crate::record::{Entry, LINKS_MAX, Record, Rich, THIN_MAX};
 use crate::slab::Slab;
 use crate::table::{Cell, Slot};
 use hashbrown::HashTable;
@@ -109,6 +110,8 @@ pub struct Stats {
     pub busy: u64,
     /// Requests refused.
     pub refused: u64,
+    /// Of these, for want of a role.
+    pub denied: u64,
     /// Requests of connections that a newer one had replaced.
     pub stale: u64,
     /// Links that ended with their lease.
@@ -170,9 +173,13 @@ pub struct Machine {
     /// Thin holds of theirs that may be freed now, as counted at `allowed_at`.
     pub(crate) allowance: u32,
     pub(crate) allowed_at: Time,
+    /// Links that said goodbye and left spared holds, until their waiters are gone.
+    pub(crate) leaving: BTreeSet<u32>,
     /// Hellos that wait for a longer TTL to be durable.
     pub(crate) unconfirmed: Vec<(Duration, ConnId, u32)>,
-    pub(crate) namespaces: Vec<NamespaceEntry>,
+    pub(crate) namespaces: Namespaces,
+    /// How many sessions have which TTL.
+    pub(crate) ttls: BTreeMap<Duration, u32>,
 
     /// Sum of all stalls: the lease clock is `now` minus this.
     pub(crate) lag: Duration,
@@ -186,7 +193,8 @@ impl Machine {
     /// A machine that owns every cell of its worker.
     ///
     /// # Panics
-    /// When the number of workers is not a power of two within the number of cells.
+    /// When the number of workers is not a power of two within the number of cells, or a limit is
+    /// above what a record can name: 2^23 links, and 2^27 holds and waiters of one link.
     pub fn new(config: Config, now: Time) -> Self {
         let workers = u32::from(config.workers);
         assert!(
@@ -195,6 +203,12 @@ impl Machine {
             config.cell_bits.cells()
         );
         assert!(config.worker < config.workers, "worker {} of {workers}", config.worker);
+        let limits = &config.limits;
+        let thin_most = limits.holds_per_link + u64::from(limits.waiters_per_link);
+        assert!(
+            limits.links <= LINKS_MAX && thin_most <= u64::from(THIN_MAX),
+            "{limits:?} are above what a record can name"
+        );
         let cells = config.cell_bits.cells() / workers;
         let cell = Cell::new(config.epoch, config.ring_version);
         Self {
@@ -223,8 +237,10 @@ impl Machine {
             dying_thin: VecDeque::new(),
             allowance: crate::expiry::ALLOWANCE_MAX as u32,
             allowed_at: now,
+            leaving: BTreeSet::new(),
             unconfirmed: Vec::new(),
-            namespaces: Vec::new(),
+            namespaces: Namespaces::default(),
+            ttls: BTreeMap::new(),
             lag: Duration::ZERO,
             last_seen: now,
             no_expiry_before: now,

@@ -36,6 +36,8 @@ pub enum Mutant {
     ListingSkips,
     /// A second connection of a session makes a second link.
     TwoLinks,
+    /// A process that takes a session up frees holds in which the one before may still believe.
+    HeirFrees,
 }
 
 #[cfg(any(test, feature = "testing"))]

@@ -17,7 +17,7 @@ fn hash2(a: u32, b: u64) -> u64 {
 }
 
 fn request_hash(entry: &Entry) -> u64 {
-    hash2(entry.link, u64::from(entry.request as u32))
+    hash2(entry.link, entry.request)
 }
 
 fn fence_hash(entry: &Entry) -> u64 {
@@ -30,12 +30,11 @@ impl Machine {
         if mutant!(self, NoRequestId) {
             return None;
         }
-        let request = request as u32;
         let is_it = |&index: &u32| {
             let entry = self.entries.get(index);
-            entry.link == link && entry.request as u32 == request
+            entry.link == link && entry.request == request
         };
-        self.by_request.find(hash2(link, u64::from(request)), is_it).copied()
+        self.by_request.find(hash2(link, request), is_it).copied()
     }
 
     /// The hold of a rich key with this fence.
@@ -73,7 +72,7 @@ impl Machine {
             self.waits.insert((entry.deadline, index));
         }
         self.links.get_mut(entry.link).waiters += 1;
-        let rich = self.records.get(entry.record).link;
+        let rich = self.records.get(entry.record).rich();
         let queue = &mut self.riches.get_mut(rich).waiters;
         queue.push_back::<Entry, QueueChain>(&mut self.entries, index);
         self.stats.enqueued += 1;
@@ -90,7 +89,7 @@ impl Machine {
             self.waits.remove(&(entry.deadline, index));
         }
         self.links.get_mut(entry.link).waiters -= 1;
-        let rich = self.records.get(entry.record).link;
+        let rich = self.records.get(entry.record).rich();
         let queue = &mut self.riches.get_mut(rich).waiters;
         queue.remove::<Entry, QueueChain>(&mut self.entries, index);
         self.stats.waiters -= 1;
@@ -112,7 +111,7 @@ impl Machine {
         entry.fence = Some(fence);
         entry.since = now;
         entry.deadline = Time::NEVER;
-        let (link, claim, rich) = (entry.link, entry.claim, self.records.get(entry.record).link);
+        let (link, claim, rich) = (entry.link, entry.claim, self.records.get(entry.record).rich());
         let rich = self.riches.get_mut(rich);
         rich.take(claim);
         rich.holders.push_back::<Entry, QueueChain>(&mut self.entries, index);
@@ -135,7 +134,7 @@ impl Machine {
         let entry = self.entries.get(index);
         let fence = entry.fence.expect("only a holder has a hold to end");
         let (link, claim, hash) = (entry.link, entry.claim, fence_hash(entry));
-        let rich = self.riches.get_mut(self.records.get(entry.record).link);
+        let rich = self.riches.get_mut(self.records.get(entry.record).rich());
         rich.give(claim);
         rich.holders.remove::<Entry, QueueChain>(&mut self.entries, index);
         remove_index(&mut self.by_fence, hash, index);
@@ -167,15 +166,17 @@ impl Machine {
         record: u32,
         out: &mut Vec<Action>,
     ) -> Option<bool> {
-        let rich = self.rich_of(record);
-        let head = rich.waiters.head;
+        let head = self.rich_of(record).waiters.head;
         if head == NIL {
             return None;
         }
         let (link, claim) = (self.entries.get(head).link, self.entries.get(head).claim);
         // Looked at again now: its lease may have ended while it waited.
-        if !self.is_alive(now, link) && !mutant!(self, GrantWithoutSessionCheck) {
+        let dead = !self.is_alive(now, link) && !mutant!(self, GrantWithoutSessionCheck);
+        if dead {
             self.begin_expiry(link, out);
+        }
+        if dead || self.links.get(link).leaving.is_some() {
             self.drop_waiter(place, head);
             self.stats.dead_waiters += 1;
             if mutant!(self, SlipPastExpired) {
@@ -183,7 +184,7 @@ impl Machine {
             }
             return Some(true);
         }
-        if !rich.fits(claim) {
+        if !self.rich_of(record).fits(claim) {
             return None;
         }
         self.grant_head(now, place, head, out).then_some(false)
@@ -226,7 +227,7 @@ impl Machine {
     /// a thin hold of a dead one frees it.
     pub(crate) fn enrich(&mut self, now: Time, index: u32) {
         let record = self.records.get(index);
-        let (link, fence, request) = (record.link, record.fence, record.request);
+        let (link, fence, request) = (record.link(), record.fence, record.request());
         assert!(!self.links.get(link).dying, "link {link} is dead and comes to hold more");
         let since = record.since(now);
         let key = record.inline_key().expect("a thin record has a short key");
@@ -236,7 +237,7 @@ impl Machine {
         let entry = self.entries.insert(Entry {
             record: index,
             link,
-            request: u64::from(request),
+            request,
             asked_on: ConnId(0),
             claim: Claim::Exclusive,
             fence: Some(fence),
@@ -261,7 +262,7 @@ impl Machine {
         if !record.is_rich() {
             return;
         }
-        let rich_index = record.link;
+        let rich_index = record.rich();
         let rich = self.riches.get(rich_index);
         if rich.waiters.len > 0 {
             return;

@@ -4,7 +4,7 @@
 use crate::event::ConnId;
 use crate::slab::{Chain, List, NIL, Slot};
 use lockring_proto::Time;
-use lockring_proto::{Claim, Fence};
+use lockring_proto::{Claim, Fence, limits};
 
 /// Longest key that lives in the record itself.
 pub(crate) const INLINE_KEY: usize = 24;
@@ -14,23 +14,41 @@ const LEN_MASK: u8 = 0x1f;
 /// Length of a key that lives in the side record.
 const LONG: u8 = 0x1f;
 
+/// What a thin record names its link and its position in: the bits above are those of its request.
+const LINK_BITS: u32 = 23;
+const POSITION_BITS: u32 = 27;
+const LINK_MASK: u32 = (1 << LINK_BITS) - 1;
+const POSITION_MASK: u32 = (1 << POSITION_BITS) - 1;
+const REQUEST_SHAPE: u8 = 0x60;
+const REQUEST_SHAPE_SHIFT: u32 = 5;
+
+/// So many links and thin holds of a link can be told apart in a record.
+pub(crate) const LINKS_MAX: u32 = 1 << LINK_BITS;
+pub(crate) const THIN_MAX: u32 = 1 << POSITION_BITS;
+
+const _: () = assert!(
+    limits::REQUEST_ID_MAX == (1 << (32 + (32 - LINK_BITS) + (32 - POSITION_BITS) + 2)) - 1,
+    "a thin record has room for the highest request id, and for no bit more"
+);
+
 /// A key in use. Thin: one exclusive holder, everything here. Rich: `link` is the index of the
 /// [`Rich`] record and only the key is used here.
 ///
 /// The namespace of a thin record is that of its link, so it is not stored again; that, and
-/// length and shape sharing a byte, make room for `since`. The order of the fields is part of the
-/// design: `link` is in the first 16 bytes and `shape` in the last, so that whoever reads both has
-/// touched every cache line of the record.
+/// length and shape sharing a byte, make room for `since`. The bits that link, position and shape
+/// leave over are those of the request id above its low half, so that it is stored whole. The order
+/// of the fields is part of the design: `link` is in the first 16 bytes and `shape` in the last, so
+/// that whoever reads both has touched every cache line of the record.
 #[derive(Clone, Default)]
 #[repr(C)]
 pub(crate) struct Record {
     pub(crate) fence: Fence,
-    pub(crate) link: u32,
-    /// Where it stands among the thin holds of its link.
+    /// Thin: the link, and above it a part of the request id. Rich: the side record.
+    link: u32,
+    /// Thin: where it stands among the thin holds of its link, and above it another part.
     position: u32,
-    /// Low half of the request id: enough to know a retry, as both halves can only be equal for
-    /// requests 2^32 apart.
-    pub(crate) request: u32,
+    /// Low half of the request id.
+    request: u32,
     key: [u8; INLINE_KEY],
     shape: u8,
     /// Whole seconds of core time at the grant; wraps after 194 days, for people only.
@@ -54,8 +72,13 @@ impl Record {
     #[inline]
     pub(crate) fn make_thin(&mut self, link: u32, fence: Fence, request: u64, since: Time) {
         assert!(self.shape & LEN_MASK != LONG, "a long key cannot be thin");
-        self.shape &= LEN_MASK;
-        self.link = link;
+        assert!(request <= limits::REQUEST_ID_MAX, "request id {request} was let in");
+        let high = (request >> 32) as u32;
+        self.link = link | high << LINK_BITS;
+        let high = high >> (32 - LINK_BITS);
+        self.position = high << POSITION_BITS;
+        let high = (high >> (32 - POSITION_BITS)) as u8;
+        self.shape = self.shape & LEN_MASK | high << REQUEST_SHAPE_SHIFT;
         self.fence = fence;
         self.request = request as u32;
         let [a, b, c, ..] = (since.0 / 1_000_000).to_le_bytes();
@@ -64,22 +87,43 @@ impl Record {
 
     /// Makes it rich.
     pub(crate) fn make_rich(&mut self, rich: u32) {
-        self.shape |= RICH;
+        self.shape = self.shape & LEN_MASK | RICH;
         self.link = rich;
         self.fence = Fence(0);
         self.request = 0;
         self.since = [0; 3];
     }
 
+    /// The link of a thin record.
+    #[inline]
+    pub(crate) fn link(&self) -> u32 {
+        self.link & LINK_MASK
+    }
+
+    /// The side record of a rich one.
+    #[inline]
+    pub(crate) fn rich(&self) -> u32 {
+        self.link
+    }
+
+    /// The request that made a thin record.
+    #[inline]
+    pub(crate) fn request(&self) -> u64 {
+        let shape = u32::from((self.shape & REQUEST_SHAPE) >> REQUEST_SHAPE_SHIFT);
+        let high = shape << (32 - POSITION_BITS) | self.position >> POSITION_BITS;
+        let high = high << (32 - LINK_BITS) | self.link >> LINK_BITS;
+        u64::from(high) << 32 | u64::from(self.request)
+    }
+
     /// Its position, and that of thin ones alone, among the holds of its link.
     #[inline]
     pub(crate) fn position(&self) -> u32 {
-        self.position
+        self.position & POSITION_MASK
     }
 
     #[inline]
     pub(crate) fn set_position(&mut self, position: u32) {
-        self.position = position;
+        self.position = self.position & !POSITION_MASK | position;
     }
 
     #[inline]
@@ -269,5 +313,31 @@ impl Chain<Entry> for LinkChain {
     }
     fn next(value: &mut Entry) -> &mut u32 {
         &mut value.link_next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thin_record_keeps_its_numbers_whole() {
+        let ends = |max: u64| [0, 1, max / 2, max / 2 + 1, max - 1, max];
+        let near_the_low_half = [u64::from(u32::MAX) - 1, u64::from(u32::MAX), 1 << 32];
+        for request in ends(limits::REQUEST_ID_MAX).into_iter().chain(near_the_low_half) {
+            for link in ends(u64::from(LINKS_MAX) - 1).map(|end| end as u32) {
+                for position in ends(u64::from(THIN_MAX) - 1).map(|end| end as u32) {
+                    let mut record = Record::default();
+                    record.set_key(&[7; INLINE_KEY]);
+                    record.make_rich(u32::MAX - 1);
+                    assert!(record.is_rich() && record.rich() == u32::MAX - 1);
+                    record.make_thin(link, Fence(9), request, Time(0));
+                    record.set_position(position);
+                    let kept = (record.link(), record.position(), record.request());
+                    assert_eq!(kept, (link, position, request));
+                    assert!(!record.is_rich() && record.inline_key() == Some(&[7; INLINE_KEY]));
+                }
+            }
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! Ending holds: by fence, by the request that made them, by force.
 
-use crate::batch::Asker;
+use crate::batch::{Asker, Named};
 use crate::event::{Action, push_reply};
 use crate::machine::Machine;
 use crate::mutant::{mutant, note};
 use crate::slab::NIL;
 use crate::table::Place;
 use lockring_proto::Time;
-use lockring_proto::{Fence, LostReason, Push, Reply};
+use lockring_proto::{Claim, Fence, LostReason, Push, Reply};
 
 impl Machine {
     pub(crate) fn release(
@@ -59,9 +59,37 @@ impl Machine {
     pub(crate) fn held_by(&self, index: u32, fence: Fence) -> Option<u32> {
         let record = self.records.get(index);
         if !record.is_rich() {
-            return (record.fence == fence).then_some(record.link);
+            return (record.fence == fence).then_some(record.link());
         }
         self.entry_by_fence(index, fence).map(|entry| self.entries.get(entry).link)
+    }
+
+    /// Says whether the link holds a key under this fence, and as what.
+    pub(crate) fn confirm(
+        &self,
+        asker: Asker,
+        place: Place,
+        key: &[u8],
+        fence: Fence,
+        out: &mut Vec<Action>,
+    ) {
+        let namespace = self.links.get(asker.link).namespace;
+        let (id, version) = (asker.id, self.version.0);
+        let index = self.find(place, namespace, key);
+        let reply = match index.filter(|&index| self.held_by(index, fence) == Some(asker.link)) {
+            Some(index) => Reply::Confirmed { id, version, claim: self.claim_of(index, fence) },
+            None => Reply::NotHeld { id, version },
+        };
+        out.push(Action::Reply { conn: asker.conn, reply });
+    }
+
+    /// What the hold of a key with this fence, which exists, was claimed as.
+    fn claim_of(&self, index: u32, fence: Fence) -> Claim {
+        if !self.records.get(index).is_rich() {
+            return Claim::Exclusive;
+        }
+        let entry = self.entry_by_fence(index, fence).expect("the hold was found");
+        self.entries.get(entry).claim
     }
 
     pub(crate) fn end_hold(&mut self, now: Time, index: u32, fence: Fence, out: &mut Vec<Action>) {
@@ -88,7 +116,7 @@ impl Machine {
             return self.pump(now, place, index, out);
         }
         let id = self.hold_id(place, fence);
-        let link = self.links.get_mut(record.link);
+        let link = self.links.get_mut(record.link());
         link.digest.remove(id);
         link.thin.remove(&mut self.records, index);
         self.stats.holds -= 1;
@@ -111,7 +139,7 @@ impl Machine {
             }
             Some(index) => {
                 let record = self.records.get(index);
-                let its = record.link == asker.link && record.request == target as u32;
+                let its = record.link() == asker.link && record.request() == target;
                 if its {
                     let fence = record.fence;
                     self.stats.releases += 1;
@@ -161,12 +189,11 @@ impl Machine {
         now: Time,
         asker: Asker,
         place: Place,
-        key: &[u8],
+        named: &Named<'_>,
         out: &mut Vec<Action>,
     ) {
-        let namespace = self.links.get(asker.link).namespace;
         let mut ended = 0;
-        if let Some(index) = self.find(place, namespace, key) {
+        if let Some(index) = self.find_named(asker.link, place, named) {
             for (link, fence) in self.holders(index) {
                 ended += 1;
                 self.stats.forced += 1;
@@ -187,10 +214,10 @@ impl Machine {
     fn holders(&self, index: u32) -> Vec<(u32, Fence)> {
         let record = self.records.get(index);
         if !record.is_rich() {
-            return vec![(record.link, record.fence)];
+            return vec![(record.link(), record.fence)];
         }
         let mut holders = Vec::new();
-        let mut at = self.riches.get(record.link).holders.head;
+        let mut at = self.riches.get(record.rich()).holders.head;
         while at != NIL {
             let entry = self.entries.get(at);
             holders.push((entry.link, entry.fence.expect("a holder has a fence")));

@@ -1,5 +1,6 @@
 //! The cells of a worker: per cell an epoch, a counter and a small hash table of its keys in use.
 
+use crate::batch::Named;
 use crate::machine::Machine;
 use crate::record::{Record, Rich};
 use crate::slab::NIL;
@@ -164,6 +165,20 @@ impl Machine {
         self.cell(place).find(place.tag, |index| self.is_key(index, namespace, key))
     }
 
+    /// The index of a namespace by its name; an empty one is that of the link.
+    pub(crate) fn namespace_named(&self, link: u32, name: &str) -> Option<u16> {
+        if name.is_empty() {
+            return Some(self.links.get(link).namespace);
+        }
+        self.namespaces.find(name)
+    }
+
+    /// The record of a key of any namespace, if it is in use.
+    pub(crate) fn find_named(&self, link: u32, place: Place, named: &Named<'_>) -> Option<u32> {
+        let namespace = self.namespace_named(link, named.namespace)?;
+        self.find(place, namespace, named.key)
+    }
+
     #[inline]
     fn is_key(&self, index: u32, namespace: u16, key: &[u8]) -> bool {
         let record = self.records.get(index);
@@ -175,7 +190,7 @@ impl Machine {
     #[inline]
     pub(crate) fn key<'a>(&'a self, record: &'a Record) -> &'a [u8] {
         record.inline_key().unwrap_or_else(|| {
-            let rich = self.riches.get(record.link);
+            let rich = self.riches.get(record.rich());
             rich.long_key.as_deref().expect("a long key lives in its side record")
         })
     }
@@ -183,16 +198,16 @@ impl Machine {
     /// The namespace of a record.
     pub(crate) fn namespace(&self, record: &Record) -> u16 {
         if record.is_rich() {
-            self.riches.get(record.link).namespace
+            self.riches.get(record.rich()).namespace
         } else {
-            self.links.get(record.link).namespace
+            self.links.get(record.link()).namespace
         }
     }
 
     /// The place of a record's key, hashed again.
     pub(crate) fn place_of(&self, index: u32) -> Place {
         let record = self.records.get(index);
-        let seed = self.namespaces[self.namespace(record) as usize].seed;
+        let seed = self.namespaces.get(self.namespace(record)).seed;
         self.place_of_key(seed, self.key(record))
     }
 
@@ -200,7 +215,7 @@ impl Machine {
     pub(crate) fn rich_of(&self, index: u32) -> &Rich {
         let record = self.records.get(index);
         assert!(record.is_rich(), "record {index} is thin");
-        self.riches.get(record.link)
+        self.riches.get(record.rich())
     }
 
     /// Takes a record that nobody holds or waits for out of its cell. The caller knows its place.

@@ -19,6 +19,13 @@ pub const NAMESPACE_BYTES_MAX: usize = 64;
 /// Longest label a client may give its session, in bytes.
 pub const LABEL_BYTES_MAX: usize = 128;
 
+/// Highest request id: a session that has used them up begins anew. Sixteen bits less than it has
+/// on the wire, so that a hold's record keeps it whole.
+pub const REQUEST_ID_MAX: u64 = (1 << 48) - 1;
+
+/// Highest incarnation that a hello may name. The other half is for those that the worker counts.
+pub const INCARNATION_MAX: u64 = (1 << 63) - 1;
+
 /// Largest capacity of a semaphore.
 pub const CAPACITY_MAX: u32 = 1 << 30;
 

@@ -132,6 +132,15 @@ pub enum Reply {
         /// Request id.
         id: u64,
     },
+    /// The session holds the key under that fence.
+    Confirmed {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+        /// What is held.
+        claim: Claim,
+    },
 }
 
 /// Why a claim could not be granted at once.
@@ -294,7 +303,7 @@ pub struct ListedLock {
     pub waiters: u32,
 }
 
-/// A page of locks, by cell and then by key.
+/// A page of locks, in no order. A key that is in use during the whole listing is in one page.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Listing {
     /// The rows; a page may be empty and yet not the last.

@@ -83,17 +83,16 @@ impl Digest {
     }
 }
 
-/// Where a paged listing goes on: after this key of this cell.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+/// Where a paged listing goes on: a place in the worker's memory, which is meaningless elsewhere.
+/// A key keeps its place while it is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct ListCursor {
-    /// The cell.
-    pub cell: u16,
-    /// The last key shown there; empty before the first.
-    pub key: Vec<u8>,
+    /// The first place that the page looks at; 0: from the first.
+    pub from: u32,
 }
 
-/// A request. `id` numbers the requests of a session and is never used twice; `version` is the
-/// ring version the sender routed by.
+/// A request. `id` numbers the requests of a session, is never used twice and is at most
+/// [`crate::limits::REQUEST_ID_MAX`]; `version` is the ring version the sender routed by.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Request<'a> {
     /// Claim a key. A copy with the same id finds the hold or waiter of the first.
@@ -162,13 +161,18 @@ pub enum Request<'a> {
         id: u64,
         /// Ring version.
         version: u64,
+        /// The key's namespace; empty: the client's own. Another one needs the role of an operator.
+        namespace: &'a str,
         /// The key.
         key: &'a [u8],
     },
-    /// A page of the locks held at this worker whose keys begin with `prefix`.
+    /// A page of the locks in use at this worker whose keys begin with `prefix`.
     List {
         /// Request id.
         id: u64,
+        /// The namespace of the keys; empty: the client's own. Another one needs the role of an
+        /// operator.
+        namespace: &'a str,
         /// Where to go on.
         cursor: ListCursor,
         /// Rows wanted, at most [`crate::limits::LIST_ROWS_MAX`].
@@ -176,19 +180,34 @@ pub enum Request<'a> {
         /// The prefix.
         prefix: &'a [u8],
     },
-    /// End every hold of a key, whoever has it. The next fence is higher.
+    /// End every hold of a key, whoever has it. The next fence is higher. Needs the role of an
+    /// operator.
     Force {
         /// Request id.
         id: u64,
         /// Ring version.
         version: u64,
+        /// The key's namespace; empty: the client's own.
+        namespace: &'a str,
         /// The key.
         key: &'a [u8],
     },
-    /// End the session at this worker: every hold and waiter of it is gone before the answer.
+    /// End the session at this worker: every hold and waiter of it is gone before the answer, but
+    /// for holds that a process before this one may still believe in.
     Goodbye {
         /// Request id.
         id: u64,
+    },
+    /// Ask whether this session holds this key under this fence.
+    Confirm {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
+        /// The hold.
+        fence: Fence,
+        /// The key.
+        key: &'a [u8],
     },
 }
 
@@ -206,7 +225,8 @@ impl Request<'_> {
             | Self::Inspect { id, .. }
             | Self::List { id, .. }
             | Self::Force { id, .. }
-            | Self::Goodbye { id } => id,
+            | Self::Goodbye { id }
+            | Self::Confirm { id, .. } => id,
         }
     }
 }

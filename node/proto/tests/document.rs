@@ -170,6 +170,8 @@ fn limits_are_those_of_the_code() {
         ("KEY_BYTES_MAX", KEY_BYTES_MAX as u64),
         ("NAMESPACE_BYTES_MAX", NAMESPACE_BYTES_MAX as u64),
         ("LABEL_BYTES_MAX", LABEL_BYTES_MAX as u64),
+        ("REQUEST_ID_MAX", REQUEST_ID_MAX),
+        ("INCARNATION_MAX", INCARNATION_MAX),
         ("CAPACITY_MAX", u64::from(CAPACITY_MAX)),
         ("HOLDS_PER_FRAME", HOLDS_PER_FRAME as u64),
         ("LIST_ROWS_MAX", u64::from(LIST_ROWS_MAX)),

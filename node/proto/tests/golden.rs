@@ -72,7 +72,7 @@ fn hellos() -> Vec<Golden> {
 fn requests() -> Vec<Golden> {
     let (id, version, key) = (1, 2, b"key".as_slice());
     let hold = |cell, fence| HoldId { cell, fence: Fence(fence) };
-    let cursor = ListCursor { cell: 300, key: b"k".to_vec() };
+    let cursor = ListCursor { from: 300 };
     let compare = Request::Compare {
         id,
         upto: 9,
@@ -104,14 +104,19 @@ fn requests() -> Vec<Golden> {
              0000010000",
         ),
         ("get ring", Request::GetRing { id }, "020501"),
-        ("inspect", Request::Inspect { id, version, key }, "07060102036b6579"),
+        ("inspect", Request::Inspect { id, version, namespace: "", key }, "0806010200036b6579"),
         (
             "list",
-            Request::List { id, cursor, rows: 50, prefix: b"pre" },
-            "0c0701fb2c01016b3203707265",
+            Request::List { id, namespace: "ns", cursor, rows: 50, prefix: b"pre" },
+            "0d0701026e73fb2c013203707265",
         ),
-        ("force", Request::Force { id, version, key }, "07080102036b6579"),
+        ("force", Request::Force { id, version, namespace: "ns", key }, "0a080102026e73036b6579"),
         ("goodbye", Request::Goodbye { id }, "020901"),
+        (
+            "confirm",
+            Request::Confirm { id, version, fence: Fence(1 << 40 | 5), key },
+            "100a0102fd0500000000010000036b6579",
+        ),
     ]
     .map(|(name, request, hex)| row(name, Any::Request(request), hex))
     .into()
@@ -182,6 +187,7 @@ fn short_replies() -> Vec<Golden> {
         ("renewed", Reply::Renewed { id, version, digest }, "0f0901fb2c0102fdefcdab8967452301"),
         ("forced", Reply::Forced { id, version, ended: 2 }, "060e01fb2c0102"),
         ("goodbye, answered", Reply::Goodbye { id }, "020f01"),
+        ("confirmed", Reply::Confirmed { id, version, claim: Claim::Shared }, "061001fb2c0101"),
     ]
     .map(|(name, reply, hex)| row(name, Any::Reply(reply), hex))
     .into()
@@ -249,8 +255,8 @@ fn long_replies() -> Vec<Golden> {
         (
             "listed",
             Reply::Listed { id, listing: Box::new(listing()) },
-            "290d0102016b01fd050000000001000000fbe803fb1c25057765622d31010001 \
-             6c00000201fb2c01016c",
+            "270d0102016b01fd050000000001000000fbe803fb1c25057765622d31010001 \
+             6c00000201fb2c01",
         ),
     ]
     .map(|(name, reply, hex)| row(name, Any::Reply(reply), hex))
@@ -291,7 +297,7 @@ pub fn inspection() -> Inspection {
 pub fn listing() -> Listing {
     let held = ListedLock { key: b"k".to_vec(), holder: Some(holder()), holders: 1, waiters: 0 };
     let awaited = ListedLock { key: b"l".to_vec(), holder: None, holders: 0, waiters: 2 };
-    Listing { rows: vec![held, awaited], next: Some(ListCursor { cell: 300, key: b"l".to_vec() }) }
+    Listing { rows: vec![held, awaited], next: Some(ListCursor { from: 300 }) }
 }
 
 pub fn holder() -> Holder {

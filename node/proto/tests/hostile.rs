@@ -38,16 +38,19 @@ fn length_bombs_are_refused() {
     let filler = [7; 16];
     for bomb in bombs() {
         let bytes = |head: &[u8]| [head, &bomb, &filler].concat();
-        // The keys of acquire, release, cancel, inspect and force, the holds of a compare, a
-        // cursor's key, a prefix.
+        // The keys of acquire, release, cancel, inspect, force and confirm, the namespaces of
+        // inspect, force and a listing, the holds of a compare, a prefix.
         refuses_request(&bytes(&[0, 1, 2, 0, 0]));
         refuses_request(&bytes(&[1, 1, 2, 5]));
         refuses_request(&bytes(&[2, 1, 2, 5]));
+        refuses_request(&bytes(&[6, 1, 2, 0]));
+        refuses_request(&bytes(&[8, 1, 2, 0]));
+        refuses_request(&bytes(&[10, 1, 2, 5]));
         refuses_request(&bytes(&[6, 1, 2]));
         refuses_request(&bytes(&[8, 1, 2]));
         refuses_request(&bytes(&[4, 1, 9, 0, 0]));
-        refuses_request(&bytes(&[7, 1, 3]));
-        refuses_request(&bytes(&[7, 1, 3, 0, 50]));
+        refuses_request(&bytes(&[7, 1]));
+        refuses_request(&bytes(&[7, 1, 0, 3, 50]));
         // A label.
         let hello = bytes(&[&[1], [7; 16].as_slice(), &[1, 1, 1]].concat());
         let result = decode_frame::<Hello<'_>>(&hello);
@@ -61,13 +64,12 @@ fn length_bombs_are_refused() {
         refuses::<Reply>(&bytes(&[11, 1, 2, 14]));
         refuses::<Reply>(&bytes(&[11, 1, 2, 14, 1, 4]));
         refuses::<Reply>(&bytes(&[11, 1, 2, 14, 0, 0]));
-        // Holders, a holder's label, waiters, rows, a row's key, a cursor's key, lost holds.
+        // Holders, a holder's label, waiters, rows, a row's key, lost holds.
         refuses::<Reply>(&bytes(&[12, 1, 2, 4, 3, 1]));
         refuses::<Reply>(&bytes(&[12, 1, 2, 4, 3, 1, 1, 5, 0, 1, 1]));
         refuses::<Reply>(&bytes(&[12, 1, 2, 4, 3, 1, 0, 0]));
         refuses::<Reply>(&bytes(&[13, 1]));
         refuses::<Reply>(&bytes(&[13, 1, 1]));
-        refuses::<Reply>(&bytes(&[13, 1, 0, 1, 3]));
         refuses::<Push>(&bytes(&[0, 1]));
     }
 }
@@ -93,10 +95,10 @@ fn sixteen_hostile_bytes_are_an_error() {
 #[test]
 fn unknown_tags_are_an_error() {
     for tag in 0..=u8::MAX {
-        if tag >= 10 {
+        if tag >= 11 {
             refuses_request(&[[tag].as_slice(), &[9; 40]].concat());
         }
-        if tag >= 16 {
+        if tag >= 17 {
             refuses::<Reply>(&[[tag].as_slice(), &[9; 40]].concat());
         }
         if tag >= 3 {
@@ -170,12 +172,12 @@ fn the_longest_messages_fit_a_frame() {
     let claim = Claim::Permits { permits, capacity: permits };
     let holder =
         Holder { fence, claim, held_ms: u64::MAX, lease_left_ms: u64::MAX, label: label.clone() };
-    let cursor = ListCursor { cell: u16::MAX, key: vec![7; limits::KEY_BYTES_MAX] };
-    let key = cursor.key.clone();
+    let cursor = ListCursor { from: u32::MAX };
+    let key = vec![7; limits::KEY_BYTES_MAX];
     let row =
         ListedLock { key, holder: Some(holder.clone()), holders: u32::MAX, waiters: u32::MAX };
     let rows = vec![row; limits::LIST_ROWS_MAX as usize];
-    let listing = Box::new(Listing { rows, next: Some(cursor.clone()) });
+    let listing = Box::new(Listing { rows, next: Some(cursor) });
     let mut inspection = crate::golden::inspection();
     inspection.holders = vec![holder; 16];
     inspection.waiters = vec![WaiterInfo { claim, waited_ms: u64::MAX, label }; 16];
@@ -193,8 +195,9 @@ fn the_longest_messages_fit_a_frame() {
     assert_eq!(replies, Ok(0), "and the peer's limit lets them through");
     out.clear();
     let prefix = &[7; limits::KEY_BYTES_MAX];
+    let namespace = &"n".repeat(limits::NAMESPACE_BYTES_MAX);
     encode_frame(&Request::Compare { id, upto: id, after, through, holds }, &mut out);
-    encode_frame(&Request::List { id, cursor, rows: u32::MAX, prefix }, &mut out);
+    encode_frame(&Request::List { id, namespace, cursor, rows: u32::MAX, prefix }, &mut out);
     assert_eq!(decode_frames(&out, |_: Request<'_>| ()).map(<[u8]>::len), Ok(0));
     out.clear();
     encode_frame(&push, &mut out);

@@ -56,7 +56,7 @@ fn hold() -> impl Strategy<Value = HoldId> {
 }
 
 fn cursor() -> impl Strategy<Value = ListCursor> {
-    (int16(), vec(any::<u8>(), 0..40)).prop_map(|(cell, key)| ListCursor { cell, key })
+    int32().prop_map(|from| ListCursor { from })
 }
 
 fn refusal() -> impl Strategy<Value = Refusal> {
@@ -137,15 +137,34 @@ fn request() -> impl Strategy<Value = Request<'static>> {
             }
         ),
         int().prop_map(|id| Request::GetRing { id }),
-        (head(), key()).prop_map(|((id, version), key)| Request::Inspect { id, version, key }),
-        (int(), cursor(), int32(), key()).prop_map(|(id, cursor, rows, prefix)| Request::List {
+        (head(), text(), key()).prop_map(|((id, version), namespace, key)| Request::Inspect {
             id,
-            cursor,
-            rows,
-            prefix
+            version,
+            namespace: namespace.leak(),
+            key
         }),
-        (head(), key()).prop_map(|((id, version), key)| Request::Force { id, version, key }),
+        (int(), text(), cursor(), int32(), key()).prop_map(
+            |(id, namespace, cursor, rows, prefix)| Request::List {
+                id,
+                namespace: namespace.leak(),
+                cursor,
+                rows,
+                prefix
+            }
+        ),
+        (head(), text(), key()).prop_map(|((id, version), namespace, key)| Request::Force {
+            id,
+            version,
+            namespace: namespace.leak(),
+            key
+        }),
         int().prop_map(|id| Request::Goodbye { id }),
+        (head(), fence(), key()).prop_map(|((id, version), fence, key)| Request::Confirm {
+            id,
+            version,
+            fence,
+            key
+        }),
     ]
 }
 
@@ -179,6 +198,11 @@ fn short_reply() -> impl Strategy<Value = Reply> {
         }),
         (head(), int32()).prop_map(|((id, version), ended)| Reply::Forced { id, version, ended }),
         int().prop_map(|id| Reply::Goodbye { id }),
+        (head(), claim()).prop_map(|((id, version), claim)| Reply::Confirmed {
+            id,
+            version,
+            claim
+        }),
     ]
 }
 
@@ -372,7 +396,7 @@ proptest! {
     #[test]
     fn long_bodies_come_back(len in prop_oneof![200_usize..600, 65_000_usize..65_520]) {
         let key = vec![7; len];
-        let request = Request::Inspect { id: 1, version: 2, key: &key };
+        let request = Request::Inspect { id: 1, version: 2, namespace: "", key: &key };
         let mut frame = Vec::new();
         encode_frame(&request, &mut frame);
         let body = split_frame(&frame).unwrap().unwrap().0;

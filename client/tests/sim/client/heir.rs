@@ -40,7 +40,7 @@ impl Client {
         let Some(estate) = &self.estate else { return };
         hub.reach("sessions taken up");
         (self.session, self.ttl) = (estate.session, estate.ttl);
-        self.ids = RequestIds::of_heir(self.rng.draw() as u32);
+        self.ids = RequestIds::of_heir(self.rng.draw());
         hub.fact(&Fact::TakenUp { session: self.session });
         let workers: Vec<u16> = estate.holds.iter().map(|claimed| claimed.worker).collect();
         for worker in workers {

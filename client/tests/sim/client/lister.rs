@@ -23,7 +23,7 @@ impl Client {
                 Some(Some(Reply::Listed { listing, .. })) => {
                     let seen = listing.rows.iter().map(|row| keys.id(&row.key)).collect();
                     let (session, last) = (self.session, listing.next.is_none());
-                    let next = listing.next.clone();
+                    let next = listing.next;
                     hub.reach("pages of listings");
                     hub.fact(&Fact::ListPage { session, keys: seen, last });
                     if last {

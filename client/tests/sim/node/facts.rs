@@ -23,7 +23,8 @@ impl Asked {
             | Request::Release { version, key, .. }
             | Request::Cancel { version, key, .. }
             | Request::Inspect { version, key, .. }
-            | Request::Force { version, key, .. } => (version, Some(key)),
+            | Request::Force { version, key, .. }
+            | Request::Confirm { version, key, .. } => (version, Some(key)),
             Request::Renew { .. }
             | Request::Compare { .. }
             | Request::GetRing { .. }
@@ -86,7 +87,8 @@ fn id_of(reply: &Reply) -> Option<u64> {
         | Reply::Moved { id, .. }
         | Reply::Refused { id, .. }
         | Reply::Inspected { id, .. }
-        | Reply::Forced { id, .. } => Some(id),
+        | Reply::Forced { id, .. }
+        | Reply::Confirmed { id, .. } => Some(id),
         _ => None,
     }
 }

@@ -69,14 +69,14 @@ impl Machine {
         same("cell of a key", at, place.at)?;
         if !record.is_rich() {
             counted.thin += 1;
-            let link = counted.links.entry(record.link).or_default();
+            let link = counted.links.entry(record.link()).or_default();
             link.0.add(self.hold_id(place, record.fence));
             link.2 += 1;
-            let thin = &self.links.get(record.link).thin;
+            let thin = &self.links.get(record.link()).thin;
             return same("record at a position", thin.get(record.position()), index);
         }
         counted.riches += 1;
-        let rich = self.riches.get(record.link);
+        let rich = self.riches.get(record.rich());
         let (mut holders, mut last) = (0, Fence(0));
         let mut next = rich.holders.head;
         while next != NIL {

@@ -9,6 +9,8 @@
 mod audit;
 pub mod checks;
 mod clock;
+#[cfg(test)]
+mod ends_tests;
 mod fact;
 mod faults;
 mod net;

@@ -189,7 +189,7 @@ impl Machine {
     pub(crate) fn note_granted_thin(&mut self, record: u32, request: u64) {
         self.note(|machine| {
             let found = machine.records.get(record);
-            let (session, key) = (machine.session_of(found.link), machine.key_of(record));
+            let (session, key) = (machine.session_of(found.link()), machine.key_of(record));
             let (claim, fence) = (Claim::Exclusive, found.fence);
             Note::Granted { session, request, key, claim, fence, alive: true }
         });
@@ -202,7 +202,7 @@ impl Machine {
                 let entry = machine.entry_by_fence(record, fence).expect("a hold to free");
                 machine.entries.get(entry).link
             } else {
-                found.link
+                found.link()
             };
             let (session, key) = (machine.session_of(link), machine.key_of(record));
             Note::Freed { session, key, fence }

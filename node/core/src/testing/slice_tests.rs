@@ -55,7 +55,7 @@ fn a_listing_that_finds_nothing_stops_in_time() {
     let first = world.machine.list_all(world.now, &ListCursor::default(), 90, b"other/");
     let (rows, Some(next)) = first else { panic!("all keys in one page: {first:?}") };
     assert!(rows.is_empty());
-    assert_eq!((next.cell, next.key.len()), (1, 0), "one cell of {MANY} keys or so was enough");
+    assert!(next.from < 512, "a key costs more than one look: {next:?}");
 }
 
 #[test]

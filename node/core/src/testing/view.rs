@@ -46,8 +46,8 @@ pub struct KeyView {
 pub struct HolderView {
     /// Its link.
     pub link: LinkName,
-    /// Low half of the request that made it.
-    pub request: u32,
+    /// The request that made it.
+    pub request: u64,
     /// What is held.
     pub claim: Claim,
     /// Its fence.
@@ -61,8 +61,8 @@ pub struct HolderView {
 pub struct WaiterView {
     /// Its link.
     pub link: LinkName,
-    /// Low half of its request, and where it is answered.
-    pub request: (u32, ConnId),
+    /// Its request, and where it is answered.
+    pub request: (u64, ConnId),
     /// What is claimed.
     pub claim: Claim,
     /// Since when.
@@ -92,6 +92,9 @@ pub struct LinkView {
     pub fresh: bool,
     /// A goodbye to answer.
     pub goodbye: Option<(ConnId, u64)>,
+    /// Until when holds of a process before may be believed, and entries to look at after a
+    /// goodbye that spared them.
+    pub spared: (Option<Time>, Option<u32>),
 }
 
 impl Machine {
@@ -144,7 +147,7 @@ impl Machine {
 
     fn link_view(&self, link: u32) -> LinkView {
         let link = self.links.get(link);
-        let namespace = self.namespaces[link.namespace as usize].name.clone();
+        let namespace = self.namespaces.get(link.namespace).name.to_string();
         let Digest { count, xor } = link.digest;
         LinkView {
             party: (namespace, link.name.to_string(), link.label.to_string()),
@@ -156,6 +159,7 @@ impl Machine {
             waiters: link.waiters,
             fresh: link.fresh,
             goodbye: link.goodbye,
+            spared: (link.spared_until, link.leaving),
         }
     }
 
@@ -164,7 +168,7 @@ impl Machine {
         slots
             .map(|slot| {
                 let record = self.records.get(slot.record);
-                let namespace = self.namespaces[self.namespace(record) as usize].name.clone();
+                let namespace = self.namespaces.get(self.namespace(record)).name.to_string();
                 let key = self.key(record).to_vec();
                 ((namespace, key), self.key_view(slot.record, names))
             })
@@ -175,15 +179,15 @@ impl Machine {
         let record = self.records.get(index);
         if !record.is_rich() {
             let holder = HolderView {
-                link: names[&record.link],
-                request: record.request,
+                link: names[&record.link()],
+                request: record.request(),
                 claim: Claim::Exclusive,
                 fence: record.fence,
                 since: record.since(self.last_seen),
             };
             return KeyView { capacity: None, holders: vec![holder], waiters: Vec::new() };
         }
-        let rich = self.riches.get(record.link);
+        let rich = self.riches.get(record.rich());
         let mut view = KeyView {
             capacity: match rich.kind {
                 Kind::Modes => None,
@@ -197,7 +201,7 @@ impl Machine {
             let entry = self.entries.get(at);
             view.holders.push(HolderView {
                 link: names[&entry.link],
-                request: entry.request as u32,
+                request: entry.request,
                 claim: entry.claim,
                 fence: entry.fence.expect("a holder has a fence"),
                 since: entry.since,
@@ -209,7 +213,7 @@ impl Machine {
             let entry = self.entries.get(at);
             view.waiters.push(WaiterView {
                 link: names[&entry.link],
-                request: (entry.request as u32, entry.asked_on),
+                request: (entry.request, entry.asked_on),
                 claim: entry.claim,
                 since: entry.since,
                 deadline: entry.deadline,

@@ -1,7 +1,7 @@
 //! Fingerprints: blind to where state is kept, not to what it is.
 
-use crate::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Party, Time};
-use lockring_proto::{Claim, Fence, Hello, Namespace, PROTOCOL, Request, SessionId, Wait};
+use crate::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Party, Role, Time};
+use lockring_proto::{Claim, Fence, Hello, Namespace, PROTOCOL, Request, SessionId, Wait, limits};
 use lockring_ring::{CellBits, Epoch, NamespaceSeed, RingVersion, hash_key};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,7 +50,8 @@ impl World {
     }
 
     pub(super) fn open_in(&mut self, conn: u64, namespace: Namespace) {
-        let party = Party { namespace, name: format!("c{conn}") };
+        let (role, ttl_max) = (Role::Operator, limits::TTL_MAX);
+        let party = Party { namespace, name: format!("c{conn}"), role, ttl_max };
         let hello = Hello {
             protocol: PROTOCOL,
             session: SessionId(u128::from(conn).to_be_bytes()),

@@ -16,7 +16,11 @@ pub struct Listing {
 struct Seen {
     /// Held ever since, and not shown yet.
     missing: BTreeSet<KeyId>,
+    /// Not in use at some time since: one may be in use anew, and elsewhere.
+    ended: BTreeSet<KeyId>,
     shown: BTreeSet<KeyId>,
+    /// The node began anew since: every key may be elsewhere.
+    restarted: bool,
 }
 
 impl Check for Listing {
@@ -30,21 +34,33 @@ impl Check for Listing {
                 let held =
                     |key: &&KeyId| book.keys.get(key).is_some_and(|key| !key.holders.is_empty());
                 let missing = of.iter().filter(held).copied().collect();
-                self.running.insert(*session, Seen { missing, shown: BTreeSet::new() });
+                self.running.insert(*session, Seen { missing, ..Seen::default() });
             }
             Fact::Freed { key, .. } => {
                 for seen in self.running.values_mut() {
                     if book.keys.get(key).is_none_or(|key| key.holders.len() == 1) {
                         seen.missing.remove(key);
                     }
+                    seen.ended.insert(*key);
                 }
             }
-            Fact::Booted => self.running.values_mut().for_each(|seen| seen.missing.clear()),
+            Fact::Left { key, .. } => {
+                for seen in self.running.values_mut() {
+                    seen.ended.insert(*key);
+                }
+            }
+            Fact::Booted => {
+                for seen in self.running.values_mut() {
+                    seen.missing.clear();
+                    seen.restarted = true;
+                }
+            }
             Fact::ListPage { session, keys, last } => {
                 let Some(seen) = self.running.get_mut(session) else { return Ok(()) };
                 for key in keys {
                     seen.missing.remove(key);
-                    if !seen.shown.insert(*key) {
+                    let may_come_twice = seen.restarted || seen.ended.contains(key);
+                    if !seen.shown.insert(*key) && !may_come_twice {
                         return Err(format!("{key:?} is shown twice"));
                     }
                 }
@@ -76,6 +92,8 @@ mod tests {
         tells_apart(check, &good, &[began.clone(), page(&[K], false), page(&[K], true)]);
         let gone = [granted(A, 1), began.clone(), freed(A, 1), granted(A, 2), page(&[], true)];
         assert_eq!(judge(check(), &gone), None);
+        let again = [began.clone(), page(&[K], false), freed(A, 1), page(&[K], true)];
+        assert_eq!(judge(check(), &again), None);
         let restarted = [granted(A, 1), began, Fact::Booted, page(&[], true)];
         assert_eq!(judge(check(), &restarted), None);
     }
