@@ -1,6 +1,7 @@
 //! The client, as a program uses it.
 
 use crate::builder::Builder;
+use crate::driver::Denial;
 use crate::error::{Error, ErrorKind};
 use crate::guard::Guard;
 use crate::link::{NotGranted, Query};
@@ -78,7 +79,7 @@ impl Client {
     pub async fn with_ttl(&self, ttl: Duration) -> Result<Self, Error> {
         let mut settings = Builder::clone(&self.settings).ttl(ttl);
         settings.session = None;
-        let session = Session::open(Arc::clone(&self.session.pool), &settings).await?;
+        let session = Session::open(Arc::clone(&self.session.inner().pool), &settings).await?;
         Ok(Self::over(session, settings))
     }
 
@@ -130,8 +131,8 @@ impl Client {
     ) -> Result<Option<Guard>, Error> {
         match self.session.acquire(key, wanted, Some(Duration::ZERO)).await? {
             Ok(guard) => Ok(Some(guard)),
-            Err(NotGranted::Busy(_)) => Ok(None),
-            Err(reason) => Err(Error::not_granted(reason)),
+            Err(Denial { reason: NotGranted::Busy(_), .. }) => Ok(None),
+            Err(denial) => Err(Error::not_granted(denial)),
         }
     }
 
@@ -192,8 +193,7 @@ impl Client {
     /// [`ErrorKind::Unreachable`], [`ErrorKind::Invalid`], [`ErrorKind::Closed`].
     pub async fn inspect(&self, key: impl AsRef<[u8]>) -> Result<Inspection, Error> {
         let key = key.as_ref();
-        let worker = self.session.route(key)?.worker;
-        match self.session.query(worker, Query::Inspect(key.to_vec())).await? {
+        match self.session.query_key(key, Query::Inspect(key.to_vec())).await? {
             Reply::Inspected { inspection, .. } => Ok(*inspection),
             other => Err(unexpected(&other)),
         }
@@ -252,8 +252,7 @@ impl Client {
     /// is never repeated unasked. [`ErrorKind::Invalid`], [`ErrorKind::Closed`]: nothing was done.
     pub async fn release_by_force(&self, key: impl AsRef<[u8]>) -> Result<u32, Error> {
         let key = key.as_ref();
-        let worker = self.session.route(key)?.worker;
-        match self.session.query(worker, Query::Force(key.to_vec())).await? {
+        match self.session.query_key(key, Query::Force(key.to_vec())).await? {
             Reply::Forced { ended, .. } => Ok(ended),
             other => Err(unexpected(&other)),
         }
@@ -271,7 +270,7 @@ impl Client {
     /// # Errors
     /// [`ErrorKind::Invalid`] for a key of 0 or more than 512 bytes.
     pub fn route(&self, key: impl AsRef<[u8]>) -> Result<Route, Error> {
-        self.session.route(key.as_ref())
+        self.session.inner().route(key.as_ref())
     }
 
     /// The client's copy of the ring.
@@ -284,7 +283,7 @@ impl Client {
     /// # }
     /// ```
     pub fn ring(&self) -> Option<Arc<Ring>> {
-        self.session.pool.ring()
+        self.session.inner().pool.ring()
     }
 
     /// Every worker of every node, by the client's copy of the ring.
@@ -313,12 +312,12 @@ impl Client {
     /// # }
     /// ```
     pub fn namespace(&self) -> &str {
-        self.session.namespace.as_str()
+        self.session.inner().namespace.as_str()
     }
 
     /// The TTL asked for; [`Guard::ttl`] says the real one.
     pub fn ttl(&self) -> Duration {
-        self.session.ttl
+        self.session.inner().ttl()
     }
 
     /// Turns a hold into a token that another process can end or renew. The session stays alive
@@ -333,8 +332,9 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn into_token(&self, guard: Guard) -> Token {
-        let key = guard.key().to_vec();
-        Token { session: self.session.id, ttl: self.session.ttl, fence: guard.forget().0, key }
+        let (key, fence, ttl) = (guard.key().to_vec(), guard.fence(), guard.ttl());
+        guard.forget();
+        Token { session: self.session.inner().id, ttl, fence, key }
     }
 
     /// Takes up the hold of a token. The client must have been built with the token's session.
@@ -356,7 +356,7 @@ impl Client {
     /// [`ErrorKind::Denied`], [`ErrorKind::Closed`]; what is left of the hold shows when it is
     /// released.
     pub async fn adopt(&self, token: &Token) -> Result<Guard, Error> {
-        if token.session != self.session.id {
+        if token.session != self.session.inner().id {
             return Err(Error::new(ErrorKind::Invalid, "the token is of another session"));
         }
         self.session.adopt(token).await
@@ -390,8 +390,8 @@ fn unexpected(reply: &Reply) -> Error {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("session", &self.session.id)
-            .field("namespace", &self.session.namespace)
+            .field("session", &self.session.inner().id)
+            .field("namespace", &self.session.inner().namespace)
             .finish_non_exhaustive()
     }
 }

@@ -1,13 +1,15 @@
 //! Errors, and what state they leave.
 
 use crate::context::ContextError;
+use crate::driver::Denial;
 use crate::identity::ResolveError;
-use crate::link::NotGranted;
+use crate::link::{Loss, NotGranted};
 use crate::target::TargetError;
 use crate::tls::BundleError;
 use lockring_proto::{BlockedReason, Fence, Refusal, RefusalKind};
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 /// What kind of error it is.
 ///
@@ -100,8 +102,34 @@ impl Error {
         new
     }
 
-    pub(crate) fn closed() -> Self {
-        Self::new(ErrorKind::Closed, "the client is closed")
+    /// The session has ended.
+    pub(crate) fn over(loss: Loss) -> Self {
+        match loss {
+            Loss::Closed => Self::new(ErrorKind::Closed, "the client is closed"),
+            loss => Self::new(ErrorKind::Closed, format!("the session has ended: {loss}")),
+        }
+    }
+
+    /// The ring changed faster than a call could follow it.
+    pub(crate) fn keeps_moving() -> Self {
+        let message = "the key's node kept changing while it was asked for: try again";
+        Self { maybe: false, ..Self::new(ErrorKind::Unreachable, message) }
+    }
+
+    /// Nobody answered for too long.
+    pub(crate) fn unanswered(trouble: Option<String>) -> Self {
+        let trouble = trouble.map_or_else(String::new, |trouble| format!(": {trouble}"));
+        Self::new(ErrorKind::Unreachable, format!("no node answered for too long{trouble}"))
+    }
+
+    /// A release that nobody has answered.
+    pub(crate) fn unconfirmed(held_for: Duration) -> Self {
+        let message = format!(
+            "no node has confirmed the release: the lock may still be held until its lease ends \
+             there, {:.1} s from now; it is given back at once if there is contact before",
+            held_for.as_secs_f64()
+        );
+        Self::new(ErrorKind::Unreachable, message)
     }
 
     /// The link ended with a request under way: the answer, if there was one, is lost.
@@ -124,12 +152,14 @@ impl Error {
         )
     }
 
-    pub(crate) fn lost(maybe_released: bool) -> Self {
-        let message = if maybe_released {
-            "the release was sent again after the connection broke, and nothing was held then: it \
-             was released, or lost before"
-        } else {
-            "the lock was not held any more"
+    /// The lock was not held any more; why, if it is known.
+    pub(crate) fn lost(loss: Option<Loss>, maybe_released: bool) -> Self {
+        let message = match loss {
+            Some(loss) => format!("the lock was lost: {loss}"),
+            None if maybe_released => "the release was sent again after the connection broke, and \
+                 nothing was held then: it was released, or lost before"
+                .to_owned(),
+            None => "the lock was not held any more".to_owned(),
         };
         let mut new = Self::new(ErrorKind::Lost, message);
         new.maybe = maybe_released;
@@ -148,7 +178,8 @@ impl Error {
         Self::new(kind, refusal.message)
     }
 
-    pub(crate) fn not_granted(reason: NotGranted) -> Self {
+    pub(crate) fn not_granted(Denial { reason, trouble }: Denial) -> Self {
+        let because = trouble.map_or_else(String::new, |trouble| format!(" ({trouble})"));
         match reason {
             NotGranted::Busy(blocked) | NotGranted::TimedOut(Some(blocked)) => {
                 let mut new = Self::new(ErrorKind::Timeout, describe(blocked));
@@ -156,15 +187,29 @@ impl Error {
                 new
             }
             NotGranted::TimedOut(None) => {
-                let mut new = Self::new(ErrorKind::Timeout, "no answer within the wait");
+                let message = format!("no node answered within the wait{because}");
+                let mut new = Self::new(ErrorKind::Timeout, message);
                 new.maybe = true;
                 new
             }
             NotGranted::Refused(refusal) => Self::refused(refusal),
             NotGranted::Unreachable => Self::new(
                 ErrorKind::Unreachable,
-                "no node answered for too long; the claim is undone when there is contact again",
+                format!(
+                    "no node answered for too long{because}; the claim is undone when there is \
+                     contact again"
+                ),
             ),
+            NotGranted::Moved => Self::keeps_moving(),
+            NotGranted::NotHeld => {
+                Self::new(ErrorKind::Lost, "the node does not hold it for this session any more")
+            }
+            NotGranted::TooLate => Self::new(
+                ErrorKind::Unreachable,
+                "the grant came when its lease was over already, and was given back: the path to \
+                 the node is too slow for this TTL; use one of at least three round trips",
+            ),
+            NotGranted::Ended(loss) => Self::over(loss),
         }
     }
 

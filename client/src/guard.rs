@@ -1,13 +1,12 @@
 //! Guards: the values that own holds.
 
-use crate::driver::{Command, Grant, LinkHandle, Released};
+use crate::driver::{Command, Denial, Grant, Granted, LinkHandle, Released};
 use crate::error::Error;
-use crate::link::{ClaimRef, Key, NotGranted};
-use lockring_proto::{Fence, Time, clock};
+use crate::hold::HoldState;
+use crate::link::{ClaimRef, Key, Loss};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -17,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Hold {
     handle: Arc<LinkHandle>,
     claim: ClaimRef,
-    fence: Fence,
+    state: Arc<HoldState>,
     armed: bool,
 }
 
 impl Hold {
-    pub(crate) fn new(handle: Arc<LinkHandle>, claim: ClaimRef, fence: Fence) -> Self {
-        Self { handle, claim, fence, armed: true }
+    fn new(handle: Arc<LinkHandle>, Grant { claim, hold }: Grant) -> Self {
+        Self { handle, claim, state: hold, armed: true }
     }
 }
 
@@ -45,24 +44,23 @@ pub(crate) struct Waiting {
     /// None once the answer is taken.
     link: Option<Arc<LinkHandle>>,
     ticket: u64,
-    answered: oneshot::Receiver<Result<Grant, NotGranted>>,
+    answered: oneshot::Receiver<Granted>,
 }
 
 impl Waiting {
     pub(crate) fn new(
         link: Arc<LinkHandle>,
         ticket: u64,
-        answered: oneshot::Receiver<Result<Grant, NotGranted>>,
+        answered: oneshot::Receiver<Granted>,
     ) -> Self {
         Self { link: Some(link), ticket, answered }
     }
 
-    /// Waits for the answer.
-    pub(crate) async fn granted(mut self) -> Result<Result<Hold, NotGranted>, Error> {
+    /// Waits for the answer. `None`: the session ended before there was one.
+    pub(crate) async fn granted(mut self) -> Option<Result<Hold, Denial>> {
         let answer = (&mut self.answered).await;
-        let link = self.link.take().ok_or_else(Error::closed)?;
-        let granted = answer.map_err(|_| Error::closed_meanwhile())?;
-        Ok(granted.map(|Grant { claim, fence }| Hold::new(link, claim, fence)))
+        let link = self.link.take()?;
+        Some(answer.ok()?.map(|grant| Hold::new(link, grant)))
     }
 }
 
@@ -87,6 +85,9 @@ impl Drop for Waiting {
 /// may wake to find it lost. Pass [`Guard::fence`] along with whatever the lock protects, and have
 /// the resource refuse a lower fence than it has seen.
 ///
+/// A guard belongs to its client's session: when that ends (closed, left, its last [`crate::Client`]
+/// dropped, taken up by another process, its runtime shut down) the guard is lost, and told so.
+///
 /// ```no_run
 /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
 /// use lockring_client::Guard;
@@ -108,7 +109,7 @@ impl Guard {
 
     /// The fencing token: strictly increasing per key, whoever holds it.
     pub fn fence(&self) -> u64 {
-        self.hold.fence.0
+        self.hold.state.fence.0
     }
 
     /// The key.
@@ -116,8 +117,8 @@ impl Guard {
         self.key.bytes()
     }
 
-    /// Whether the lease still holds by this machine's clock. It costs no message, and may be out
-    /// of date as soon as it is said.
+    /// Whether the lock is held, as far as is known here: it was not lost, and its lease still runs by
+    /// this machine's clock. It costs no message, and may be out of date as soon as it is said.
     ///
     /// ```no_run
     /// # fn step() -> bool { false }
@@ -129,23 +130,22 @@ impl Guard {
     /// # Ok(()) }
     /// ```
     pub fn is_valid(&self) -> bool {
-        let valid_until = Time(self.hold.handle.valid_until.load(Ordering::Relaxed));
-        clock::now() < valid_until
+        !self.valid_for().is_zero()
     }
 
-    /// How long the lease holds from now on without contact, by this machine's clock; zero once it
-    /// is over.
+    /// How long the lock is held from now on without contact, by this machine's clock; zero once it
+    /// is lost, whatever else the session holds.
     pub fn valid_for(&self) -> Duration {
-        let valid_until = Time(self.hold.handle.valid_until.load(Ordering::Relaxed));
-        valid_until.since(clock::now())
+        self.hold.state.valid_for()
     }
 
     /// The real TTL of the session, as the node gave it, in whole milliseconds.
     pub fn ttl(&self) -> Duration {
-        Duration::from_millis(self.hold.handle.ttl_ms.load(Ordering::Relaxed))
+        self.hold.handle.shared.ttl()
     }
 
-    /// Gives the lock back and waits for the node's word.
+    /// Gives the lock back and waits for the node's word; no longer than until its lease is over on
+    /// this machine's clock, or contact was gone for as long as the client waits for it.
     ///
     /// Not cancel safe in one respect: a dropped future leaves unknown how it ended; the lock is
     /// released all the same (or, if the future was never polled, as by dropping the guard).
@@ -164,21 +164,29 @@ impl Guard {
     /// # Errors
     /// [`crate::ErrorKind::Lost`] when the lock was not held any more: if
     /// [`crate::Error::is_indeterminate`], an earlier copy of the release may have ended it.
+    /// [`crate::ErrorKind::Unreachable`] when no answer came: the lock may still be held, for as
+    /// long as the message says, and is given back when there is contact again.
     /// [`crate::ErrorKind::Closed`] when the client was closed meanwhile.
     pub async fn release(mut self) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
         let release = Command::Release { claim: self.hold.claim, answer: Some(answer) };
         self.hold.armed = false;
-        self.hold.handle.commands.send(release).map_err(|_| Error::closed())?;
+        let state = &self.hold.state;
+        if self.hold.handle.commands.send(release).is_err() {
+            return Err(Error::lost(state.loss(), false));
+        }
         match answered.await {
             Ok(Released::Yes) => Ok(()),
-            Ok(Released::NotHeld { maybe_released }) => Err(Error::lost(maybe_released)),
+            Ok(Released::NotHeld { maybe_released }) => {
+                Err(Error::lost(state.loss(), maybe_released))
+            }
+            Ok(Released::Unconfirmed { held_for }) => Err(Error::unconfirmed(held_for)),
             Err(_) => Err(Error::closed_meanwhile()),
         }
     }
 
     /// A token that is cancelled when the lock is lost, before the node may grant it to another.
-    /// It costs no polling.
+    /// It costs no polling, and cancelling it has no effect on the lock.
     ///
     /// ```no_run
     /// # async fn work() {}
@@ -190,17 +198,13 @@ impl Guard {
     /// # Ok(()) }
     /// ```
     pub fn lost_token(&self) -> CancellationToken {
-        let token = CancellationToken::new();
-        let watch = Command::Watch { claim: self.hold.claim, token: token.clone() };
-        if self.hold.handle.commands.send(watch).is_err() {
-            token.cancel();
-        }
-        token
+        self.hold.state.token().child_token()
     }
 
-    /// Ends when the lock is lost, as [`Guard::lost_token`] is cancelled.
+    /// Ends when the lock is lost, as [`Guard::lost_token`] is cancelled: on any runtime, also when
+    /// the client's own is gone.
     ///
-    /// Cancel safe.
+    /// Cancel safe: a dropped future leaves nothing behind.
     ///
     /// ```no_run
     /// # async fn work() {}
@@ -213,13 +217,28 @@ impl Guard {
     /// # Ok(()) }
     /// ```
     pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
-        self.lost_token().cancelled_owned()
+        self.hold.state.token().clone().cancelled_owned()
     }
 
-    /// Keeps the hold: it stays until its session ends. Returns its fence.
-    pub(crate) fn forget(mut self) -> Fence {
+    /// Why the lock was lost; `None` while it is held, as far as is known here. A lease that is over
+    /// by the clock is told as soon as it is noticed.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let guard = client.lock("job").await?;
+    /// if let Some(reason) = guard.lost_reason() {
+    ///     eprintln!("lost: {reason}");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn lost_reason(&self) -> Option<Loss> {
+        self.hold.state.loss()
+    }
+
+    /// Keeps the hold: it stays until its session ends. Whoever watches the guard is told.
+    pub(crate) fn forget(mut self) {
         self.hold.armed = false;
-        self.hold.fence
+        self.hold.state.lose(Loss::HandedOver);
     }
 }
 
@@ -227,7 +246,7 @@ impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
             .field("key", &self.key().escape_ascii().to_string())
-            .field("fence", &self.hold.fence.0)
+            .field("fence", &self.fence())
             .finish()
     }
 }
@@ -235,23 +254,13 @@ impl fmt::Debug for Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::{Link, LinkConfig, RequestIds};
-    use lockring_proto::SessionId;
-    use std::sync::atomic::AtomicU64;
+    use crate::clock::Clock;
+    use crate::driver::LinkShared;
+    use crate::link::{Link, LinkConfig, NotGranted, RequestIds};
+    use lockring_proto::{Fence, SessionId, Time};
     use tokio::sync::mpsc;
 
-    type Answer = oneshot::Sender<Result<Grant, NotGranted>>;
-
-    /// An acquire under way, the way to answer it, and what its link is told.
-    fn waiting() -> (Waiting, Answer, mpsc::UnboundedReceiver<Command>) {
-        let (commands, told) = mpsc::unbounded_channel();
-        let (valid_until, ttl_ms) = (AtomicU64::new(0), AtomicU64::new(0));
-        let link = Arc::new(LinkHandle { commands, valid_until, ttl_ms });
-        let (answer, answered) = oneshot::channel();
-        (Waiting::new(link, 7, answered), answer, told)
-    }
-
-    fn grant() -> Grant {
+    fn link() -> Link {
         let config = LinkConfig {
             session: SessionId([1; 16]),
             ids: RequestIds::default(),
@@ -259,8 +268,22 @@ mod tests {
             ttl: Duration::from_secs(10),
             unreachable_after: Duration::from_secs(30),
         };
-        let fence = Fence(3);
-        Grant { claim: Link::new(config, Time(0)).adopt(1, 2, b"key", fence), fence }
+        Link::new(config, Time(0))
+    }
+
+    /// An acquire under way, the way to answer it, and what its link is told.
+    fn waiting() -> (Waiting, oneshot::Sender<Granted>, mpsc::UnboundedReceiver<Command>) {
+        let (commands, told) = mpsc::unbounded_channel();
+        let shared = LinkShared::new(Clock::BootTime, &link());
+        let link = Arc::new(LinkHandle { commands, shared });
+        let (answer, answered) = oneshot::channel();
+        (Waiting::new(link, 7, answered), answer, told)
+    }
+
+    fn grant() -> Grant {
+        let lease = LinkShared::new(Clock::BootTime, &link()).lease();
+        let claim = link().adopt(Time(0), 1, 2, b"key", Fence(3));
+        Grant { claim, hold: HoldState::new(Fence(3), lease) }
     }
 
     #[test]
@@ -282,7 +305,8 @@ mod tests {
     #[test]
     fn a_settled_claim_leaves_nothing_to_undo() {
         let (waiting, answer, mut told) = waiting();
-        answer.send(Err(NotGranted::Unreachable)).unwrap();
+        let denial = Denial { reason: NotGranted::Unreachable, trouble: None };
+        answer.send(Err(denial)).unwrap();
         drop(waiting);
         assert!(told.try_recv().is_err());
     }
@@ -295,5 +319,18 @@ mod tests {
         assert!(told.try_recv().is_err());
         drop(hold);
         assert!(matches!(told.try_recv(), Ok(Command::Release { answer: None, .. })));
+    }
+
+    #[tokio::test]
+    async fn a_guard_that_becomes_a_token_tells_who_watches_and_keeps_the_hold() {
+        let (waiting, answer, mut told) = waiting();
+        answer.send(Ok(grant())).unwrap();
+        let hold = waiting.granted().await.unwrap().unwrap();
+        let guard = Guard::new(hold, Key::new(b"key"));
+        let (lost, token) = (guard.lost(), guard.lost_token());
+        guard.forget();
+        lost.await;
+        assert!(token.is_cancelled());
+        assert!(told.try_recv().is_err(), "nothing is released");
     }
 }

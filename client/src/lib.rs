@@ -20,10 +20,12 @@
 
 mod builder;
 mod client;
+mod clock;
 pub mod context;
 mod driver;
 mod error;
 mod guard;
+mod hold;
 mod identity;
 pub mod link;
 mod pool;
@@ -31,7 +33,6 @@ mod primitives;
 pub mod router;
 mod session;
 pub mod target;
-mod timer;
 pub mod tls;
 mod token;
 pub mod wire;
@@ -40,6 +41,7 @@ pub use builder::Builder;
 pub use client::Client;
 pub use error::{Error, ErrorKind};
 pub use guard::Guard;
+pub use link::Loss;
 pub use lockring_proto as proto;
 pub use lockring_proto::Inspection;
 pub use primitives::{Level, Mutex, Owner, RwLock, Semaphore};

@@ -142,8 +142,8 @@ impl Owner {
                 let message = format!("entered {} times already", self.limit);
                 return Err(Error::new(ErrorKind::TooDeep, message));
             }
-            if !inside.is_valid() {
-                return Err(Error::lost(false));
+            if let Some(error) = inside.why_lost() {
+                return Err(error);
             }
             return Ok(Level { inside });
         }
@@ -167,8 +167,10 @@ impl Inside {
         self.guard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_valid(&self) -> bool {
-        self.guard().as_ref().is_some_and(Guard::is_valid)
+    fn why_lost(&self) -> Option<Error> {
+        let guard = self.guard();
+        let held = guard.as_ref().filter(|guard| guard.is_valid());
+        held.is_none().then(|| Error::lost(guard.as_ref().and_then(Guard::lost_reason), false))
     }
 }
 

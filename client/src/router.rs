@@ -66,6 +66,10 @@ pub struct Ring {
 #[error("the node sent a ring that does not add up: {0}")]
 pub struct RingError(String);
 
+fn worker_at(owner: &NodeInfo, cell: u16) -> WorkerId {
+    WorkerId { node: owner.id, worker: cell & (owner.workers - 1) }
+}
+
 impl Ring {
     /// Puts a ring together from its parts, in order.
     ///
@@ -119,8 +123,13 @@ impl Ring {
         let hash = hash_key(seed, key);
         let cell = self.bits.cell(hash.position);
         let owner = &self.nodes[usize::from(self.owners[usize::from(cell.0)])];
-        let worker = WorkerId { node: owner.id, worker: cell.0 & (owner.workers - 1) };
-        Route { cell, worker, hash }
+        Route { cell, worker: worker_at(owner, cell.0), hash }
+    }
+
+    /// The worker that grants for a cell; `None` for a cell that the ring does not have.
+    pub(crate) fn worker_of(&self, cell: u16) -> Option<WorkerId> {
+        let owner = &self.nodes[usize::from(*self.owners.get(usize::from(cell))?)];
+        Some(worker_at(owner, cell))
     }
 
     /// A node of the ring.

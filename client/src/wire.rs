@@ -37,7 +37,10 @@
 
 use bytes::Bytes;
 use lockring_proto::SERVER_NAME;
-use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt};
+use quinn::{
+    ClientConfig, Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream, VarInt,
+    WriteError,
+};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -45,11 +48,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::Join;
 
+/// The application close code of a connection whose place another one has taken.
+const CLOSE_SUPERSEDED: u32 = 1;
+
 /// Chunks taken from the stream in one turn.
 const CHUNKS: usize = 32;
 
-/// A node that does not finish the handshake within this is not there.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A node that does not finish the handshake within this is not there. Some two round trips of the
+/// slowest path on which a lease of the default TTL can be kept.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -65,11 +72,39 @@ pub enum WireError {
     /// The connection ended.
     #[error("the connection ended: {0}")]
     Ended(String),
+    /// Another connection of the session has taken this one's place.
+    #[error("another process has taken the session up")]
+    Superseded,
 }
 
-impl WireError {
-    fn ended(error: &dyn std::error::Error) -> Self {
-        Self::Ended(error.to_string())
+impl From<ConnectionError> for WireError {
+    fn from(error: ConnectionError) -> Self {
+        match &error {
+            ConnectionError::ApplicationClosed(close)
+                if close.error_code == VarInt::from_u32(CLOSE_SUPERSEDED) =>
+            {
+                Self::Superseded
+            }
+            _ => Self::Ended(error.to_string()),
+        }
+    }
+}
+
+impl From<ReadError> for WireError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::ConnectionLost(error) => error.into(),
+            other => Self::Ended(other.to_string()),
+        }
+    }
+}
+
+impl From<WriteError> for WireError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::ConnectionLost(error) => error.into(),
+            other => Self::Ended(other.to_string()),
+        }
     }
 }
 
@@ -113,6 +148,7 @@ enum Pushing {
 
 /// A connection.
 pub struct Wire {
+    endpoint: Endpoint,
     conn: Connection,
     send: SendStream,
     recv: RecvStream,
@@ -133,7 +169,7 @@ impl Wire {
     /// Cancel safe: dropping the future ends the connection.
     ///
     /// # Errors
-    /// When the handshake fails or takes longer than three seconds.
+    /// When the handshake fails or takes longer than six seconds.
     pub async fn connect(
         endpoint: &Endpoint,
         config: ClientConfig,
@@ -150,6 +186,7 @@ impl Wire {
         let (send, recv) = conn.open_bi().await.map_err(|error| failed(error.to_string()))?;
         let accepting = conn.clone();
         Ok(Self {
+            endpoint: endpoint.clone(),
             conn,
             send,
             recv,
@@ -204,7 +241,7 @@ impl Wire {
         let written = self.poll_write(cx)?;
         let read = pin!(self.recv.read_chunks(&mut self.chunks)).poll(cx);
         if let Poll::Ready(read) = read {
-            let count = read.map_err(|error| WireError::ended(&error))?;
+            let count = read.map_err(WireError::from)?;
             let count = count.ok_or_else(|| WireError::Ended("the node ended it".to_owned()))?;
             for chunk in &mut self.chunks[..count] {
                 self.replies.bytes.extend_from_slice(chunk);
@@ -226,7 +263,7 @@ impl Wire {
         let written = pin!(self.send.write_chunks(&mut self.writing)).poll(cx);
         match written {
             Poll::Ready(written) => {
-                written.map_err(|error| WireError::ended(&error))?;
+                written.map_err(WireError::from)?;
                 // The connection's window may have taken a part: the rest follows in this manner.
                 let blocked = std::mem::replace(&mut self.blocked, !self.writing[0].is_empty());
                 Ok(blocked || self.blocked)
@@ -244,7 +281,7 @@ impl Wire {
             match &mut self.pushing {
                 Pushing::Awaited(opened) => match opened.as_mut().poll(cx) {
                     Poll::Ready(stream) => {
-                        let stream = stream.map_err(|error| WireError::ended(&error))?;
+                        let stream = stream.map_err(WireError::from)?;
                         self.pushing = Pushing::Open(stream);
                     }
                     Poll::Pending => return Ok(false),
@@ -252,7 +289,7 @@ impl Wire {
                 Pushing::Open(stream) => {
                     let read = pin!(stream.read_chunk(usize::MAX, true)).poll(cx);
                     let Poll::Ready(chunk) = read else { return Ok(false) };
-                    match chunk.map_err(|error| WireError::ended(&error))? {
+                    match chunk.map_err(WireError::from)? {
                         Some(chunk) => {
                             self.pushes.bytes.extend_from_slice(&chunk.bytes);
                             return Ok(true);
@@ -283,6 +320,11 @@ impl Wire {
     /// Ends the connection now.
     pub(crate) fn close(&self) {
         self.conn.close(VarInt::from_u32(0), b"bye");
+    }
+
+    /// Waits until the peer has had time to learn that the connection was closed.
+    pub(crate) async fn drained(&self) {
+        self.endpoint.wait_idle().await;
     }
 
     /// The peer's address.

@@ -7,6 +7,7 @@ use lockring_client::link::{Ask, ClaimRef, Link, LinkConfig, Outcome, RequestIds
 use lockring_client::proto::{self, Claim, NamespaceSeed, SessionId};
 use lockring_client::router::Ring;
 use lockring_client::wire::{Wire, WireEvent};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The links' clock begins here, so that nothing underflows.
@@ -50,7 +51,8 @@ impl LockringProtocol {
             let mut link = Link::new(config.clone(), link_time(Time(0)));
             let (welcome, learnt) = greet(&mut wire, &mut link).await?;
             workers = learnt.node(welcome.node).map_or(1, |node| usize::from(node.workers));
-            link.ring_is(link_time(Time(0)), learnt.version());
+            let (version, serves) = (learnt.version(), Arc::new(|_| true));
+            link.ring_is(link_time(Time(0)), version, serves);
             ring = Some(learnt);
             namespace = Some(welcome.namespace);
             wires.push(wire);
@@ -121,7 +123,7 @@ impl LockringProtocol {
                 self.failure.get_or_insert(format!("{reason:?}"));
                 Some(Answer::Failed { slot: slot(token) })
             }
-            Outcome::NotHeld { token, .. } => {
+            Outcome::NotHeld { token, .. } | Outcome::Unconfirmed { token, .. } => {
                 self.failure.get_or_insert("a hold was lost".to_owned());
                 Some(Answer::Failed { slot: slot(token) })
             }
@@ -133,6 +135,7 @@ impl LockringProtocol {
             | Outcome::Cancelled { .. }
             | Outcome::Answer { .. }
             | Outcome::NoAnswer { .. }
+            | Outcome::Moved { .. }
             | Outcome::Ring(_)
             | Outcome::Draining
             | Outcome::Up(_) => None,

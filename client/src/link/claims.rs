@@ -1,7 +1,7 @@
 //! Claims and queries: their states, and what callers may ask of them.
 
 use super::key::Key;
-use super::{ClaimRef, Link, Loss, NotGranted, Outcome, Phase};
+use super::{ClaimRef, Link, NotGranted, Outcome, Phase};
 use lockring_proto::{Claim as Wanted, Fence, HoldId, ListCursor, Request, Time, Wait, codec};
 use std::time::Duration;
 
@@ -14,6 +14,10 @@ pub(super) enum State {
     Free,
     /// Asked for.
     Acquiring,
+    /// Left by an earlier process of the session; the worker is asked whether it is still held.
+    Confirming {
+        fence: Fence,
+    },
     Held {
         fence: Fence,
     },
@@ -47,6 +51,8 @@ pub(super) struct Claim {
     pub(super) routed: u64,
     pub(super) waits: bool,
     pub(super) deadline: Time,
+    /// When the caller asked for what is unanswered.
+    pub(super) asked: Time,
 }
 
 impl Claim {
@@ -63,7 +69,10 @@ impl Claim {
             State::Held { fence } | State::Releasing { fence, .. } => {
                 Some(HoldId { cell: self.cell, fence })
             }
-            State::Free | State::Acquiring | State::Cancelling { .. } => None,
+            State::Free
+            | State::Acquiring
+            | State::Confirming { .. }
+            | State::Cancelling { .. } => None,
         }
     }
 
@@ -73,8 +82,17 @@ impl Claim {
         match self.state {
             State::Acquiring => Some(self.id),
             State::Cancelling { target, .. } => Some(target),
-            State::Free | State::Held { .. } | State::Releasing { .. } => None,
+            State::Free
+            | State::Confirming { .. }
+            | State::Held { .. }
+            | State::Releasing { .. } => None,
         }
+    }
+
+    /// Whether its caller waits for an answer without a deadline of its own.
+    pub(super) fn is_asking(&self) -> bool {
+        matches!(self.state, State::Acquiring | State::Confirming { .. })
+            && self.deadline == Time::NEVER
     }
 
     /// The wait that is left.
@@ -137,57 +155,57 @@ pub struct Ask<'a> {
 impl Link {
     /// Claims a key.
     pub fn acquire(&mut self, now: Time, ask: &Ask<'_>) -> ClaimRef {
-        let id = self.config.ids.next();
         let waits = ask.wait != Some(Duration::ZERO);
         let deadline = match ask.wait {
             Some(span) if waits => now.after(span),
             _ => Time::NEVER,
         };
-        let claim = Claim {
+        let slot = self.ask(now, ask, State::Acquiring, waits, deadline);
+        if deadline != Time::NEVER {
+            self.deadlines.insert((deadline.after(ANSWER_SLACK), slot));
+        }
+        self.send_claim(now, slot);
+        ClaimRef { slot, generation: self.claims[slot as usize].generation }
+    }
+
+    /// Takes up a hold that an earlier process of the session has left, once the worker has
+    /// confirmed it: [`Outcome::Granted`] follows, or [`NotGranted::NotHeld`].
+    pub fn adopt(
+        &mut self,
+        now: Time,
+        token: u64,
+        cell: u16,
+        key: &[u8],
+        fence: Fence,
+    ) -> ClaimRef {
+        let ask = Ask { token, cell, key, wanted: Wanted::Exclusive, wait: None };
+        let slot = self.ask(now, &ask, State::Confirming { fence }, false, Time::NEVER);
+        self.send_claim(now, slot);
+        ClaimRef { slot, generation: self.claims[slot as usize].generation }
+    }
+
+    /// A new claim with an unanswered request.
+    fn ask(&mut self, now: Time, ask: &Ask<'_>, state: State, waits: bool, deadline: Time) -> u32 {
+        let id = self.config.ids.next();
+        let slot = self.insert(Claim {
             key: Key::new(ask.key),
             cell: ask.cell,
             wanted: ask.wanted,
             token: ask.token,
             generation: 0,
-            state: State::Acquiring,
+            state,
             id,
             sent: None,
             routed: 0,
             waits,
             deadline,
-        };
-        let slot = self.insert(claim);
-        if deadline != Time::NEVER {
-            self.deadlines.insert((deadline.after(ANSWER_SLACK), slot));
-        }
-        self.pending.insert(id, Pending::Claim(slot));
-        self.send_claim(now, slot);
-        ClaimRef { slot, generation: self.claims[slot as usize].generation }
-    }
-
-    /// Takes up a hold that an earlier process of the session has left.
-    pub fn adopt(&mut self, token: u64, cell: u16, key: &[u8], fence: Fence) -> ClaimRef {
-        let slot = self.insert(Claim {
-            key: Key::new(key),
-            cell,
-            wanted: Wanted::Exclusive,
-            token,
-            generation: 0,
-            state: State::Held { fence },
-            id: 0,
-            sent: None,
-            routed: 0,
-            waits: false,
-            deadline: Time::NEVER,
+            asked: now,
         });
-        let hold = HoldId { cell, fence };
-        let named = ClaimRef { slot, generation: self.claims[slot as usize].generation };
-        self.digest.add(hold);
-        // The push stream may have been quicker than the welcome.
-        if self.lost_early.remove(&hold).is_some() {
-            self.lose(slot, Loss::Forced);
+        self.pending.insert(id, Pending::Claim(slot));
+        if !self.is_up() {
+            self.expect_answer(slot);
         }
-        named
+        slot
     }
 
     fn insert(&mut self, mut claim: Claim) -> u32 {
@@ -235,6 +253,9 @@ impl Link {
         let Some(slot) = self.slot_of(claim).filter(|_| self.is_held(claim)) else { return false };
         self.claims[slot as usize].token = token;
         self.begin_release(now, slot, true);
+        if !self.is_up() {
+            self.expect_answer(slot);
+        }
         true
     }
 
@@ -256,6 +277,7 @@ impl Link {
         claim.state = State::Releasing { fence, resent: false, told };
         claim.id = id;
         claim.sent = None;
+        claim.asked = now;
         self.digest.remove(hold);
         self.note_ended(hold);
         self.pending.insert(id, Pending::Claim(slot));
@@ -270,6 +292,10 @@ impl Link {
         };
         match self.claims[slot as usize].state {
             State::Acquiring => self.begin_cancel(now, slot, true),
+            // What is not confirmed is not ours to end.
+            State::Confirming { .. } => {
+                self.drop_claim(slot);
+            }
             State::Held { .. } => self.begin_release(now, slot, true),
             State::Free | State::Releasing { .. } | State::Cancelling { .. } => return false,
         }
@@ -285,6 +311,7 @@ impl Link {
         claim.sent = None;
         self.deadlines.remove(&(claim.deadline.after(ANSWER_SLACK), slot));
         self.parked.retain(|&parked| parked != target);
+        self.put_off.remove(&slot);
         // A grant of the target may be under way; it must find nobody.
         self.pending.remove(&target);
         #[cfg(feature = "testing")]
@@ -303,6 +330,9 @@ impl Link {
         let id = self.config.ids.next();
         let pending = Pending::Query { token, sent: now, routed: 0, asked: now, query };
         self.pending.insert(id, pending);
+        if !self.is_up() {
+            self.expect_answer_at(now.after(self.config.unreachable_after));
+        }
         self.send_query(now, id);
     }
 
@@ -343,6 +373,7 @@ impl Link {
             }
             State::Releasing { fence, .. } => Request::Release { id, version, fence, key },
             State::Cancelling { target, .. } => Request::Cancel { id, version, target, key },
+            State::Confirming { fence } => Request::Confirm { id, version, fence, key },
             State::Free | State::Held { .. } => panic!("nothing to send for {:?}", claim.state),
         };
         codec::encode_frame(&request, &mut self.out);
@@ -350,8 +381,44 @@ impl Link {
 
     /// The caller of an unanswered claim gets its answer now; the worker is told to undo it.
     pub(super) fn give_up(&mut self, now: Time, slot: u32, reason: NotGranted) {
-        let token = self.claims[slot as usize].token;
-        self.outcomes.push(Outcome::NotGranted { token, reason });
-        self.begin_cancel(now, slot, false);
+        let claim = &self.claims[slot as usize];
+        self.outcomes.push(Outcome::NotGranted { token: claim.token, reason });
+        match claim.state {
+            State::Confirming { .. } => self.drop_claim(slot),
+            _ => self.begin_cancel(now, slot, false),
+        }
+    }
+
+    /// Forgets a claim that nothing at the worker belongs to, or that the worker has forgotten.
+    pub(super) fn drop_claim(&mut self, slot: u32) {
+        let claim = &self.claims[slot as usize];
+        let (id, deadline) = (claim.id, claim.deadline);
+        self.pending.remove(&id);
+        self.parked.retain(|&parked| parked != id);
+        self.put_off.remove(&slot);
+        if deadline != Time::NEVER {
+            self.deadlines.remove(&(deadline.after(ANSWER_SLACK), slot));
+        }
+        self.free(slot);
+    }
+
+    /// The claim's cell is another worker's by now, and this one has nothing of it: the caller asks
+    /// there.
+    pub(super) fn reroute(&mut self, slot: u32) {
+        let Claim { token, state, .. } = self.claims[slot as usize];
+        self.drop_claim(slot);
+        match state {
+            State::Acquiring | State::Confirming { .. } => {
+                self.outcomes.push(Outcome::NotGranted { token, reason: NotGranted::Moved });
+            }
+            State::Releasing { told: true, .. } => {
+                self.outcomes.push(Outcome::NotHeld { token, maybe_released: true });
+            }
+            State::Cancelling { told: true, .. } => {
+                self.outcomes.push(Outcome::Cancelled { token });
+            }
+            State::Releasing { told: false, .. } | State::Cancelling { told: false, .. } => {}
+            State::Free | State::Held { .. } => panic!("{state:?} has no request to route"),
+        }
     }
 }

@@ -45,6 +45,7 @@ impl Link {
             return;
         };
         (self.renewing, self.renewed) = (None, sent);
+        self.note_round_trip(now, sent);
         self.credit(Some(sent));
         // Whatever was granted and lost before the renewal was sent has been told as granted too.
         self.lost_early.retain(|_, told| *told >= sent);
@@ -113,9 +114,7 @@ impl Link {
         };
         self.comparing -= 1;
         self.credit(Some(sent));
-        for &hold in lost {
-            // One that is being given back is not held, and not lost.
-            self.lose_hold(hold, Loss::Unknown);
-        }
+        // One that is being given back is not held, and not lost.
+        self.lose_holds(lost, Loss::Unknown);
     }
 }

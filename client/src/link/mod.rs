@@ -46,7 +46,7 @@
 //! link.query(Time(400), 2, Query::Inspect(b"job".to_vec()));
 //!
 //! // The node falls silent: the lease ends by this side's clock, and the query has no answer.
-//! link.down();
+//! link.down(Time(500));
 //! link.tick(Time(60_000_000));
 //! for outcome in link.outcomes().drain(..) {
 //!     match outcome {
@@ -75,9 +75,11 @@ mod resend;
 pub use claims::{Ask, Query};
 pub(crate) use key::Key;
 pub use outcome::{Loss, NotGranted, Outcome};
+pub use replies::ReceiveError;
 
 use claims::{Claim, Pending};
 use hashbrown::HashMap;
+use lease::PutOff;
 use lockring_proto::{Digest, Hello, HoldId, PROTOCOL, SessionId, Time, codec, limits};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -90,6 +92,13 @@ use std::time::Duration;
 pub struct ClaimRef {
     slot: u32,
     generation: u32,
+}
+
+impl ClaimRef {
+    /// Its place among the claims of its link, which another takes when it is over.
+    pub(crate) fn slot(self) -> usize {
+        self.slot as usize
+    }
 }
 
 /// A seeded bug of the client's side.
@@ -121,6 +130,12 @@ impl RequestIds {
         Self(Arc::new(AtomicU64::new(FIRST + random % (LAST - FIRST))))
     }
 
+    /// Ids from a number on, for tests that come near the end of one.
+    #[cfg(feature = "testing")]
+    pub fn from(first: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(first)))
+    }
+
     fn next(&self) -> u64 {
         // Only uniqueness matters, and ids of one link ascend as one task takes them.
         self.0.fetch_add(1, Ordering::Relaxed) + 1
@@ -141,6 +156,9 @@ pub struct LinkConfig {
     /// Claims fail after this long without contact.
     pub unreachable_after: Duration,
 }
+
+/// Which cells a worker grants for.
+pub type Serves = Arc<dyn Fn(u16) -> bool + Send + Sync>;
 
 /// Whether there is a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +197,8 @@ pub struct Link {
     config: LinkConfig,
     #[cfg(feature = "testing")]
     mutant: Option<LinkMutant>,
+    /// The node and worker that this link is to; `None`: whoever answers.
+    dialled: Option<(u32, u16)>,
     phase: Phase,
     incarnation: u64,
     /// Hellos without an incarnation that were not answered. One may still arrive, and raise the
@@ -193,8 +213,14 @@ pub struct Link {
     claims: Vec<Claim>,
     free: Vec<u32>,
     pending: HashMap<u64, Pending, BuildHasherDefault<IdHasher>>,
-    /// Requests of claims that wait for a newer ring.
+    /// Requests that wait for a newer ring.
     parked: Vec<u64>,
+    /// Which cells are this worker's, by the ring of `version`.
+    serves: Serves,
+    /// Claims, by slot, that the worker refused for now.
+    put_off: BTreeMap<u32, PutOff>,
+    /// While there is no connection: when the first caller's patience for an answer is over.
+    answer_by: Option<Time>,
     /// Claims with a deadline of their own.
     deadlines: BTreeSet<(Time, u32)>,
     digest: Digest,
@@ -217,11 +243,17 @@ pub struct Link {
     renewed: Time,
     /// The last time anything was heard.
     heard: Time,
+    /// When the last connection ended.
+    fell: Time,
+    /// How long an answer took, the slowest of late.
+    round_trip: Duration,
     /// Send time of a renewal that is unanswered.
     renewing: Option<Time>,
     /// Unanswered frames of a compare.
     comparing: u32,
     holds_per_frame: usize,
+    /// What a worker said that no worker says: the connection is to be closed.
+    unexpected: Option<String>,
     out: Vec<u8>,
     outcomes: Vec<Outcome>,
 }
@@ -234,6 +266,7 @@ impl Link {
             config,
             #[cfg(feature = "testing")]
             mutant: None,
+            dialled: None,
             phase: Phase::Down,
             incarnation: 0,
             blind_hellos: 0,
@@ -243,6 +276,9 @@ impl Link {
             free: Vec::new(),
             pending: HashMap::default(),
             parked: Vec::new(),
+            serves: Arc::new(|_| true),
+            put_off: BTreeMap::new(),
+            answer_by: None,
             deadlines: BTreeSet::new(),
             digest: Digest::default(),
             ended_since_renewal: Digest::default(),
@@ -254,6 +290,9 @@ impl Link {
             credited: now,
             renewed: now,
             heard: now,
+            fell: now,
+            round_trip: Duration::ZERO,
+            unexpected: None,
             renewing: None,
             comparing: 0,
             holds_per_frame: limits::HOLDS_PER_FRAME,
@@ -276,6 +315,23 @@ impl Link {
     pub fn with_holds_per_frame(mut self, holds: usize) -> Self {
         self.holds_per_frame = holds;
         self
+    }
+
+    /// From now on a welcome of another worker than this one is refused: a port may have become
+    /// another's.
+    pub fn is_to(&mut self, node: u32, worker: u16) {
+        self.dialled = Some((node, worker));
+    }
+
+    /// The link, for somebody else to go on with; what is left here has nothing.
+    pub(crate) fn take_over(&mut self, now: Time) -> Self {
+        let blank = Self::new(self.config.clone(), now);
+        std::mem::replace(self, blank)
+    }
+
+    /// Whether anything came from the worker of late.
+    pub(crate) fn was_heard_within(&self, now: Time, span: Duration) -> bool {
+        self.incarnation > 0 && now < self.heard.after(span)
     }
 
     /// Whether a connection stands.
@@ -316,7 +372,7 @@ impl Link {
     /// The highest incarnation that our hellos have brought into force, or still may. 0: not known,
     /// as no hello with an incarnation was sent and none without one answered.
     pub fn incarnation(&self) -> u64 {
-        if self.incarnation == 0 { 0 } else { self.incarnation + self.blind_hellos }
+        if self.incarnation == 0 { 0 } else { self.incarnation.saturating_add(self.blind_hellos) }
     }
 
     /// Opens a new connection: the hello is the first thing to send on it. `incarnation` is higher

@@ -2,6 +2,8 @@
 
 use super::ClaimRef;
 use lockring_proto::{BlockedReason, Fence, Refusal, Reply, RingChunk, Welcome};
+use std::fmt;
+use std::time::Duration;
 
 /// Something that happened to a claim or a query. `token` is the caller's own, given with the
 /// request.
@@ -43,6 +45,14 @@ pub enum Outcome {
         /// connection broke.
         maybe_released: bool,
     },
+    /// Nobody has answered the release, and the lease is over or the patience for an answer is. It
+    /// goes on: when contact returns the hold is ended.
+    Unconfirmed {
+        /// The caller's.
+        token: u64,
+        /// For so long the worker may still take the hold for held, if it is there at all.
+        held_for: Duration,
+    },
     /// A cancelled claim is gone at the worker too.
     Cancelled {
         /// The caller's.
@@ -70,6 +80,11 @@ pub enum Outcome {
         /// The caller's.
         token: u64,
     },
+    /// A query was not carried out, as its key is another worker's by now.
+    Moved {
+        /// The caller's.
+        token: u64,
+    },
     /// A part of a newer ring. When all of it is in, say [`super::Link::ring_is`].
     Ring(Box<RingChunk>),
     /// The node is stopping.
@@ -91,17 +106,81 @@ pub enum NotGranted {
     Refused(Refusal),
     /// No contact for too long. The claim may have been granted; it is being cancelled.
     Unreachable,
+    /// The key is another worker's by now. Nothing was done; the claim may be made there.
+    Moved,
+    /// The hold to take up is not held any more.
+    NotHeld,
+    /// The grant came when its lease was over already: the path to the worker is too slow for the
+    /// TTL. It is being given back.
+    TooLate,
+    /// The session ended meanwhile.
+    Ended(Loss),
 }
 
 /// Why a hold was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// ```no_run
+/// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+/// use lockring_client::Loss;
+/// let guard = client.lock("job").await?;
+/// guard.lost().await;
+/// match guard.lost_reason() {
+///     Some(Loss::Forced) => println!("an operator took it"),
+///     Some(reason) => println!("lost: {reason}"),
+///     None => unreachable!("it was lost"),
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Loss {
     /// No contact for a whole lease, by this side's clock.
     Lapsed,
-    /// The worker does not know the session any more: it restarted, or the lease ended there.
+    /// The node does not know the session any more: it restarted, or the lease ended there.
     SessionEnded,
     /// An operator released it by force.
     Forced,
-    /// The worker does not know this hold.
+    /// The node does not know this hold.
     Unknown,
+    /// The client was closed, or its last clone dropped.
+    Closed,
+    /// Another process took the session up.
+    Superseded,
+    /// The node refuses the session.
+    Refused,
+    /// The hold was turned into a token, for another process.
+    HandedOver,
+    /// The runtime that the client was made on has been shut down.
+    RuntimeEnded,
+}
+
+impl Loss {
+    /// Every reason, in the order of their numbers.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Lapsed,
+        Self::SessionEnded,
+        Self::Forced,
+        Self::Unknown,
+        Self::Closed,
+        Self::Superseded,
+        Self::Refused,
+        Self::HandedOver,
+        Self::RuntimeEnded,
+    ];
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lapsed => "no contact with the node for a whole lease",
+            Self::SessionEnded => "the node does not know the session any more",
+            Self::Forced => "an operator released it by force",
+            Self::Unknown => "the node does not know this hold",
+            Self::Closed => "the client was closed",
+            Self::Superseded => "another process took the session up",
+            Self::Refused => "the node refuses the session",
+            Self::HandedOver => "it was handed over as a token",
+            Self::RuntimeEnded => "the client's runtime was shut down",
+        })
+    }
 }

@@ -1,18 +1,31 @@
 //! What the worker says.
 
 use super::claims::{ANSWER_SLACK, Pending, State};
-use super::{Link, Loss, NotGranted, Outcome, Phase};
+use super::{Link, Loss, NotGranted, Outcome, Phase, Serves};
 use lockring_proto::codec::{self, FrameError};
 use lockring_proto::{
-    Fence, HelloReply, HoldId, LostReason, Push, RefusalKind, Reply, Time, Welcome,
+    Fence, HelloReply, HoldId, LostReason, Push, Refusal, RefusalKind, Reply, Time, Welcome, limits,
 };
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Bytes that no node sends. The connection is to be closed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReceiveError {
+    /// They are not of this wire.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// They are, but do not answer what was asked.
+    #[error("the node's answer does not fit the request: {0}")]
+    Unexpected(String),
+}
 
 impl Link {
     /// Takes in what came on the request stream; says how many bytes were whole frames.
     ///
     /// # Errors
-    /// When the bytes are not of this wire: the connection is to be closed.
-    pub fn receive(&mut self, now: Time, bytes: &[u8]) -> Result<usize, FrameError> {
+    /// When a node does not send such bytes: the connection is to be closed.
+    pub fn receive(&mut self, now: Time, bytes: &[u8]) -> Result<usize, ReceiveError> {
         self.notice_lapse(now);
         let mut rest = bytes;
         if self.phase == Phase::Greeting {
@@ -21,14 +34,17 @@ impl Link {
             rest = after;
         }
         let rest = codec::decode_frames(rest, |reply| self.replied(now, reply))?;
-        Ok(bytes.len() - rest.len())
+        match self.unexpected.take() {
+            Some(what) => Err(ReceiveError::Unexpected(what)),
+            None => Ok(bytes.len() - rest.len()),
+        }
     }
 
     /// Takes in what came on the push stream; says how many bytes were whole frames.
     ///
     /// # Errors
-    /// When the bytes are not of this wire: the connection is to be closed.
-    pub fn receive_pushes(&mut self, now: Time, bytes: &[u8]) -> Result<usize, FrameError> {
+    /// When a node does not send such bytes: the connection is to be closed.
+    pub fn receive_pushes(&mut self, now: Time, bytes: &[u8]) -> Result<usize, ReceiveError> {
         self.notice_lapse(now);
         let mut rest = bytes;
         while let Some((body, after)) = codec::split_frame(rest)? {
@@ -40,7 +56,19 @@ impl Link {
 
     fn greeted(&mut self, now: Time, reply: HelloReply) {
         match reply {
-            HelloReply::Welcome(welcome) => self.welcomed(now, welcome),
+            HelloReply::Welcome(welcome) => {
+                let met = (welcome.node, welcome.worker);
+                match self.dialled.filter(|&dialled| dialled != met) {
+                    Some((node, worker)) => self.is_unexpected(|| {
+                        format!(
+                            "worker {worker} of node {node} was dialled, worker {} of node {} \
+                             answers",
+                            met.1, met.0
+                        )
+                    }),
+                    None => self.welcomed(now, welcome),
+                }
+            }
             HelloReply::Refused(refusal) => {
                 self.phase = Phase::Down;
                 self.outcomes.push(Outcome::Rejected(refusal));
@@ -50,10 +78,12 @@ impl Link {
 
     fn welcomed(&mut self, now: Time, welcome: Welcome) {
         self.phase = Phase::Up;
+        self.answer_by = None;
         self.blind_hellos -= u64::from(self.incarnation == 0);
         self.incarnation = welcome.incarnation;
-        self.ttl = std::time::Duration::from_millis(welcome.ttl_ms);
+        self.ttl = limits::clamp_ttl(Duration::from_millis(welcome.ttl_ms));
         self.heard = now;
+        self.note_round_trip(now, self.greeted);
         self.credit(Some(self.greeted));
         if self.version == 0 {
             self.version = welcome.ring_version;
@@ -69,7 +99,7 @@ impl Link {
         self.heard = now;
         match reply {
             Reply::Granted { id, version, fence } => {
-                self.granted(id, fence);
+                self.granted(now, id, fence);
                 self.learn_version(now, version);
             }
             Reply::Released { id, version } => {
@@ -101,11 +131,15 @@ impl Link {
             Reply::Cancelled { id, .. } => self.ended(id, true),
             Reply::Moved { id, version } => self.moved(now, id, version),
             Reply::Refused { id, ref refusal } => {
-                if let Some(Pending::Claim(_)) = self.pending.get(&id) {
-                    self.not_granted(id, NotGranted::Refused((**refusal).clone()));
+                if let Some(&Pending::Claim(slot)) = self.pending.get(&id) {
+                    self.refused(now, id, slot, (**refusal).clone());
                 } else {
                     self.answered(id, reply);
                 }
+            }
+            Reply::Confirmed { id, version, claim } => {
+                self.confirmed(now, id, claim);
+                self.learn_version(now, version);
             }
             Reply::Renewed { id, version, digest } => {
                 self.renewed(now, id, digest);
@@ -125,8 +159,6 @@ impl Link {
             | Reply::Listed { id, .. }
             | Reply::Forced { id, .. }
             | Reply::Goodbye { id } => self.answered(id, reply),
-            // Not asked for yet.
-            Reply::Confirmed { .. } => {}
             Reply::Granted { .. } | Reply::Released { .. } | Reply::NotHeld { .. } => {
                 unreachable!("handled by the caller")
             }
@@ -134,52 +166,100 @@ impl Link {
     }
 
     #[inline]
-    fn granted(&mut self, id: u64, fence: Fence) {
+    fn granted(&mut self, now: Time, id: u64, fence: Fence) {
         // A grant for a claim that was given up: the cancel on its way ends it there.
-        let Some(Pending::Claim(slot)) = self.pending.remove(&id) else {
+        let Some(&Pending::Claim(slot)) = self.pending.get(&id) else {
             return;
         };
         let claim = &mut self.claims[slot as usize];
         let State::Acquiring = claim.state else {
-            panic!("request {id} granted while {:?}", claim.state)
+            let state = claim.state;
+            return self.is_unexpected(|| format!("request {id} granted while {state:?}"));
         };
-        let (token, sent, deadline) = (claim.token, claim.sent, claim.deadline);
-        claim.state = State::Held { fence };
-        let hold = HoldId { cell: claim.cell, fence };
-        let named = super::ClaimRef { slot, generation: claim.generation };
+        self.pending.remove(&id);
+        let deadline = claim.deadline;
         if deadline != Time::NEVER {
             self.deadlines.remove(&(deadline.after(ANSWER_SLACK), slot));
         }
+        self.hold(now, slot, fence);
+    }
+
+    /// The earlier process's hold is still held.
+    fn confirmed(&mut self, now: Time, id: u64, wanted: lockring_proto::Claim) {
+        let Some(&Pending::Claim(slot)) = self.pending.get(&id) else {
+            return;
+        };
+        let claim = &mut self.claims[slot as usize];
+        let State::Confirming { fence } = claim.state else {
+            let state = claim.state;
+            return self.is_unexpected(|| format!("request {id} confirmed while {state:?}"));
+        };
+        claim.wanted = wanted;
+        self.pending.remove(&id);
+        self.hold(now, slot, fence);
+    }
+
+    /// A claim is held from now on, unless its lease is over already.
+    #[inline]
+    fn hold(&mut self, now: Time, slot: u32, fence: Fence) {
+        let claim = &mut self.claims[slot as usize];
+        let (token, sent) = (claim.token, claim.sent);
+        claim.state = State::Held { fence };
+        let hold = HoldId { cell: claim.cell, fence };
+        let named = super::ClaimRef { slot, generation: claim.generation };
         self.digest.add(hold);
         self.credit(sent);
+        if now >= self.valid_until {
+            self.outcomes.push(Outcome::NotGranted { token, reason: NotGranted::TooLate });
+            return self.begin_release(now, slot, false);
+        }
         self.outcomes.push(Outcome::Granted { token, claim: named, fence });
         if !self.lost_early.is_empty() && self.lost_early.remove(&hold).is_some() {
             self.lose(slot, Loss::Forced);
         }
     }
 
-    /// A release or a cancel is answered.
+    #[cold]
+    fn is_unexpected(&mut self, what: impl FnOnce() -> String) {
+        self.unexpected.get_or_insert_with(what);
+    }
+
+    /// A release, a cancel or a question for a hold is answered.
     fn ended(&mut self, id: u64, done: bool) {
-        let Some(Pending::Claim(slot)) = self.pending.remove(&id) else {
+        let Some(&Pending::Claim(slot)) = self.pending.get(&id) else {
             return;
         };
         let claim = &self.claims[slot as usize];
         let (token, sent, state) = (claim.token, claim.sent, claim.state);
+        let outcome = match state {
+            State::Releasing { told: true, .. } if done => Some(Outcome::Released { token }),
+            State::Releasing { told: true, resent, .. } => {
+                Some(Outcome::NotHeld { token, maybe_released: resent })
+            }
+            State::Cancelling { told: true, .. } => Some(Outcome::Cancelled { token }),
+            State::Confirming { .. } if !done => {
+                Some(Outcome::NotGranted { token, reason: NotGranted::NotHeld })
+            }
+            State::Releasing { told: false, .. } | State::Cancelling { told: false, .. } => None,
+            State::Free | State::Acquiring | State::Confirming { .. } | State::Held { .. } => {
+                return self.is_unexpected(|| format!("request {id} ended while {state:?}"));
+            }
+        };
         self.credit(sent);
-        self.free(slot);
-        match state {
-            State::Releasing { told: true, resent, .. } => self.outcomes.push(if done {
-                Outcome::Released { token }
-            } else {
-                Outcome::NotHeld { token, maybe_released: resent }
-            }),
-            State::Cancelling { told: true, .. } => {
-                self.outcomes.push(Outcome::Cancelled { token });
-            }
-            State::Releasing { told: false, .. } | State::Cancelling { told: false, .. } => {}
-            State::Free | State::Acquiring | State::Held { .. } => {
-                panic!("request {id} ended while {state:?}")
-            }
+        self.drop_claim(slot);
+        self.outcomes.extend(outcome);
+    }
+
+    /// A claim or its end was refused. Some refusals pass, and who waits waits them out.
+    fn refused(&mut self, now: Time, id: u64, slot: u32, refusal: Refusal) {
+        let claim = &self.claims[slot as usize];
+        let passes = matches!(refusal.kind, RefusalKind::Draining | RefusalKind::Unavailable);
+        if passes && claim.waits && claim.state == State::Acquiring {
+            let sent = claim.sent;
+            self.credit(sent);
+            self.put_off(now, slot, refusal);
+        } else {
+            self.not_granted(id, NotGranted::Refused(refusal));
         }
     }
 
@@ -188,15 +268,13 @@ impl Link {
             return;
         };
         let claim = &self.claims[slot as usize];
-        let (token, sent, state, deadline) = (claim.token, claim.sent, claim.state, claim.deadline);
-        if let State::Releasing { .. } | State::Cancelling { .. } = state {
+        let (token, sent) = (claim.token, claim.sent);
+        if let State::Releasing { .. } | State::Cancelling { .. } = claim.state {
             // A refused end ended nothing; the next compare or the lease does.
             return self.ended(id, false);
         }
-        self.pending.remove(&id);
-        self.deadlines.remove(&(deadline.after(ANSWER_SLACK), slot));
         self.credit(sent);
-        self.free(slot);
+        self.drop_claim(slot);
         self.outcomes.push(Outcome::NotGranted { token, reason });
     }
 
@@ -237,9 +315,21 @@ impl Link {
     /// have been in line, and its turn has come.
     fn send_again(&mut self, now: Time, id: u64) {
         match self.pending.get(&id) {
-            Some(&Pending::Claim(slot)) => self.send_claim(now, slot),
-            Some(Pending::Query { .. }) => self.send_query(now, id),
+            Some(&Pending::Claim(slot)) => self.route_claim(now, slot),
+            Some(&Pending::Query { token, .. }) => {
+                self.pending.remove(&id);
+                self.outcomes.push(Outcome::Moved { token });
+            }
             _ => {}
+        }
+    }
+
+    /// Sends a claim if its cell is still this worker's; else its caller is to ask elsewhere.
+    pub(super) fn route_claim(&mut self, now: Time, slot: u32) {
+        if (self.serves)(self.claims[slot as usize].cell) {
+            self.send_claim(now, slot);
+        } else {
+            self.reroute(slot);
         }
     }
 
@@ -252,15 +342,28 @@ impl Link {
         }
     }
 
-    /// The ring is known at this version, and this link is still the way to its cells: what waited
-    /// for it is sent.
-    pub fn ring_is(&mut self, now: Time, version: u64) {
-        if version <= self.version {
+    /// The ring is known at this version, by which `serves` says which cells are this worker's:
+    /// what waited for it is sent, or its callers told to ask elsewhere.
+    pub fn ring_is(&mut self, now: Time, version: u64, serves: Serves) {
+        if version < self.version {
             return;
         }
-        self.version = version;
-        for id in std::mem::take(&mut self.parked) {
-            self.send_again(now, id);
+        let newer = version > self.version;
+        (self.version, self.serves) = (version, serves);
+        if newer {
+            for id in std::mem::take(&mut self.parked) {
+                self.send_again(now, id);
+            }
+        }
+        if !self.is_up() {
+            // There may be no such worker any more, so that no connection would ever tell.
+            for slot in 0..self.claims.len() as u32 {
+                let claim = &self.claims[slot as usize];
+                let has_request = !matches!(claim.state, State::Free | State::Held { .. });
+                if has_request && !(self.serves)(claim.cell) {
+                    self.reroute(slot);
+                }
+            }
         }
     }
 
@@ -272,10 +375,8 @@ impl Link {
                     LostReason::Forced => Loss::Forced,
                     LostReason::Expired => Loss::SessionEnded,
                 };
-                for hold in holds {
-                    if !self.lose_hold(hold, reason) {
-                        self.lost_early.insert(hold, now);
-                    }
+                for hold in self.lose_holds(&holds, reason) {
+                    self.lost_early.insert(hold, now);
                 }
             }
             Push::RingChanged { version } => self.learn_version(now, version),
@@ -283,13 +384,18 @@ impl Link {
         }
     }
 
-    /// A hold is gone at the worker: nothing is left to release. `false`: it is not held here.
-    pub(super) fn lose_hold(&mut self, hold: HoldId, reason: Loss) -> bool {
-        let found = self.claims.iter().position(|claim| claim.hold_id() == Some(hold));
-        if let Some(slot) = found {
-            self.lose(slot as u32, reason);
+    /// Holds are gone at the worker: nothing is left to release. Returns those not held here.
+    pub(super) fn lose_holds(&mut self, holds: &[HoldId], reason: Loss) -> BTreeSet<HoldId> {
+        let mut left: BTreeSet<HoldId> = holds.iter().copied().collect();
+        for slot in 0..self.claims.len() {
+            if left.is_empty() {
+                break;
+            }
+            if self.claims[slot].hold_id().is_some_and(|hold| left.remove(&hold)) {
+                self.lose(slot as u32, reason);
+            }
         }
-        found.is_some()
+        left
     }
 
     /// Ends a hold that the worker does not have.
@@ -304,10 +410,5 @@ impl Link {
         self.free(slot);
         let claim = super::ClaimRef { slot, generation };
         self.outcomes.push(Outcome::Lost { token, claim, reason });
-    }
-
-    /// Whether a refusal of a hello is worth another try.
-    pub fn may_retry(kind: RefusalKind) -> bool {
-        matches!(kind, RefusalKind::Draining | RefusalKind::Quota | RefusalKind::Superseded)
     }
 }

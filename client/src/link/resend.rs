@@ -1,16 +1,17 @@
 //! A connection breaks, a new one stands: what is sent again, under which id.
 
 use super::claims::{Pending, Query, State};
-use super::{Link, Loss, Outcome, Phase};
+use super::{Link, Loss, NotGranted, Outcome, Phase};
 use lockring_proto::{Time, limits};
 
 impl Link {
     /// The connection is gone. The lease runs on; unanswered requests wait for the next one.
-    pub fn down(&mut self) {
+    pub fn down(&mut self, now: Time) {
         if self.phase == Phase::Down {
             return;
         }
         self.phase = Phase::Down;
+        self.fell = now;
         self.out.clear();
         self.renewing = None;
         self.comparing = 0;
@@ -22,6 +23,7 @@ impl Link {
             .retain(|_, pending| matches!(pending, Pending::Claim(_) | Pending::Query { .. }));
         #[cfg(feature = "testing")]
         self.forget_releases();
+        self.expect_answers();
     }
 
     #[cfg(feature = "testing")]
@@ -48,6 +50,7 @@ impl Link {
         if fresh {
             self.start_over();
         }
+        self.put_off.clear();
         let mut unanswered: Vec<u64> = self.pending.keys().copied().collect();
         unanswered.sort_unstable();
         for id in unanswered {
@@ -56,7 +59,7 @@ impl Link {
                     if let State::Releasing { resent, .. } = &mut self.claims[slot as usize].state {
                         *resent = true;
                     }
-                    self.send_claim(now, slot);
+                    self.route_claim(now, slot);
                 }
                 Some(&Pending::Query { token, ref query, routed, .. }) => {
                     let sent = routed > 0 && !self.parked.contains(&id);
@@ -75,9 +78,12 @@ impl Link {
         self.parked.clear();
     }
 
-    /// Everything of the earlier link is gone at the worker.
+    /// Everything of the earlier link is gone at the worker. Claims are made anew in the order in
+    /// which they were asked for, as their callers expect to be served in it.
     fn start_over(&mut self) {
-        for slot in 0..self.claims.len() as u32 {
+        let mut slots: Vec<u32> = (0..self.claims.len() as u32).collect();
+        slots.sort_by_key(|&slot| self.claims[slot as usize].id);
+        for slot in slots {
             let claim = &self.claims[slot as usize];
             let (state, token, id) = (claim.state, claim.token, claim.id);
             match state {
@@ -90,17 +96,19 @@ impl Link {
                     self.claims[slot as usize].sent = None;
                     self.pending.insert(id, Pending::Claim(slot));
                 }
+                State::Confirming { .. } => {
+                    self.drop_claim(slot);
+                    self.outcomes.push(Outcome::NotGranted { token, reason: NotGranted::NotHeld });
+                }
                 State::Releasing { told, .. } => {
-                    self.pending.remove(&id);
-                    self.free(slot);
+                    self.drop_claim(slot);
                     if told {
                         // Whether an earlier copy ended it, or the lease did, nobody knows.
                         self.outcomes.push(Outcome::NotHeld { token, maybe_released: true });
                     }
                 }
                 State::Cancelling { told, .. } => {
-                    self.pending.remove(&id);
-                    self.free(slot);
+                    self.drop_claim(slot);
                     if told {
                         self.outcomes.push(Outcome::Cancelled { token });
                     }

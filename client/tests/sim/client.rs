@@ -11,7 +11,7 @@ use crate::keys::Keys;
 use crate::node::Node;
 use heir::Estate;
 use lockring_client::link::{
-    Ask, ClaimRef, Link, LinkConfig, LinkMutant, Outcome, Query, RequestIds,
+    Ask, ClaimRef, Link, LinkConfig, LinkMutant, Outcome, Query, RequestIds, Serves,
 };
 use lockring_client::router::Ring;
 use lockring_core::testing::{DELAY_MAX, Fact, KeyId, RateClock, Rng, Stream, Token};
@@ -21,6 +21,7 @@ use lockring_proto::{
 };
 use lockring_ring::NamespaceSeed;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 use wire::{is_renewed, tell_compares};
 
@@ -30,10 +31,19 @@ const GREETING: Duration = Duration::from_secs(2);
 /// Tokens of queries have this bit.
 const QUERY: u64 = 1 << 40;
 
+/// The version of a ring, and which cells are a worker's by it.
+fn routes(ring: &Ring, worker: u16) -> (u64, Serves) {
+    let ring = ring.clone();
+    let node = ring.nodes().next().map_or(0, |node| node.workers);
+    (ring.version(), Arc::new(move |cell| cell & (node - 1) == worker))
+}
+
 /// What a claim is up to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Waiting,
+    /// It asks whether an earlier process's hold is still held.
+    Asking(Fence),
     Holding(Fence),
     Giving,
     Undoing,
@@ -249,13 +259,13 @@ impl Client {
             ttl: self.ttl,
             unreachable_after: Duration::from_secs(3),
         };
-        let (ring, mutant) = (self.ring.as_ref().map(Ring::version), self.mutant);
+        let (ring, mutant) = (self.ring.as_ref().map(|ring| routes(ring, worker)), self.mutant);
         let frame = self.holds_per_frame;
         self.lanes.entry(worker).or_insert_with(|| {
             let link = Link::new(config, now).with_mutant(mutant);
             let mut link = link.with_holds_per_frame(frame);
-            if let Some(version) = ring {
-                link.ring_is(now, version);
+            if let Some((version, serves)) = ring {
+                link.ring_is(now, version, serves);
             }
             hub.plan(hub.now, Event::Dial { client, life, worker });
             let valid = link.valid_until();
@@ -304,11 +314,12 @@ impl Client {
 
     /// A connection is gone, as far as this side knows.
     pub fn loses(&mut self, hub: &mut Hub, node: &Node, way: Way) {
+        let now = self.local(hub);
         let Some(lane) = self.lanes.get_mut(&way.worker) else { return };
         if lane.way.is_some_and(|known| known.conn == way.conn) {
             hub.cut(way, Duration::ZERO);
             lane.way = None;
-            lane.link.down();
+            lane.link.down(now);
             self.after(hub, node, way.worker);
         }
     }
@@ -394,8 +405,7 @@ impl Client {
                 break;
             }
             for outcome in outcomes {
-                let adopts = matches!(outcome, Outcome::Up(_)) && self.inherits(worker);
-                if adopts || matches!(outcome, Outcome::Granted { .. }) {
+                if matches!(outcome, Outcome::Granted { .. }) {
                     self.believe(hub, node, worker);
                 }
                 self.hear(hub, worker, outcome);
@@ -416,7 +426,7 @@ impl Client {
         {
             hub.reach("connections given up as silent");
             hub.cut(way, Duration::ZERO);
-            lane.link.down();
+            lane.link.down(now);
         }
     }
 

@@ -45,12 +45,16 @@ pub const TTL_MAX: Duration = Duration::from_secs(3600);
 pub const TTL_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Clock drift allowed between two machines, as a share (1 %): the believer counts
-/// `TTL * (1 - DRIFT)` from its send, the server `TTL * (1 + DRIFT)` from its receipt.
+/// `TTL * (1 - DRIFT)` less a margin from its send, the server `TTL * (1 + DRIFT)` from its receipt.
 pub const DRIFT_DIVISOR: u32 = 100;
 
-/// The TTL as the believer may count it: 1 % less.
+/// What the believer takes off beside the drift, for what no clock counts: the time between reading
+/// the clock and sending, and between the end of a lease and its being noticed.
+pub const BELIEF_MARGIN: Duration = Duration::from_millis(50);
+
+/// The TTL as the believer may count it from its send: 1 % and [`BELIEF_MARGIN`] less.
 pub fn believed(ttl: Duration) -> Duration {
-    ttl - ttl / DRIFT_DIVISOR
+    (ttl - ttl / DRIFT_DIVISOR).saturating_sub(BELIEF_MARGIN)
 }
 
 /// The TTL as the server must honour it: 1 % more.

@@ -5,7 +5,7 @@ use super::{Claimed, Client, State};
 use crate::hub::{Hub, Step};
 use lockring_client::link::RequestIds;
 use lockring_core::testing::{Fact, Token};
-use lockring_proto::{Claim, SessionId};
+use lockring_proto::{Claim, Fence, SessionId};
 use std::time::Duration;
 
 /// The slot of holds that are taken up. Nothing follows when they are over.
@@ -48,43 +48,35 @@ impl Client {
         }
     }
 
-    /// Whether there are holds to take up at a worker.
-    pub(super) fn inherits(&self, worker: u16) -> bool {
-        let estate = self.estate.as_ref();
-        estate.is_some_and(|estate| estate.holds.iter().any(|claimed| claimed.worker == worker))
-    }
-
-    /// The first connection to a worker stands: holds there are taken up, whether they are still
-    /// there or not. `fresh`: none of them is.
-    pub(super) fn adopt(&mut self, hub: &mut Hub, worker: u16, fresh: bool) {
+    /// The first connection to a worker stands: holds there are taken up, if they are still there.
+    pub(super) fn adopt(&mut self, hub: &mut Hub, worker: u16) {
+        let now = self.local(hub);
         let Some(estate) = &mut self.estate else { return };
         let holds = std::mem::take(&mut estate.holds);
         let (here, rest): (Vec<_>, _) = holds.iter().partition(|claimed| claimed.worker == worker);
         estate.holds = rest;
         for mut claimed in here {
-            let Claimed { key, claim, cell, state: State::Holding(fence), .. } = claimed else {
+            let Claimed { key, cell, state: State::Holding(fence), .. } = claimed else {
                 continue;
             };
             self.next_token += 1;
             let token = self.next_token;
             let Some(lane) = self.lanes.get_mut(&worker) else { return };
-            claimed.named = lane.link.adopt(token, cell, &self.bytes[&key], fence);
+            claimed.named = lane.link.adopt(now, token, cell, &self.bytes[&key], fence);
             claimed.slot = ADOPTED;
+            claimed.state = State::Asking(fence);
             self.claims.insert(token, claimed);
-            let session = self.session;
-            let held = |held: &(SessionId, Claim, _)| (held.0, held.2) == (session, fence);
-            let there = !fresh
-                && hub
-                    .recorder
-                    .book()
-                    .keys
-                    .get(&key)
-                    .is_some_and(|key| key.holders.iter().any(held));
-            hub.reach(if there { "holds taken up" } else { "holds taken up too late" });
-            let token = Token(token);
-            hub.fact(&Fact::Adopted { session, worker, token, key, claim, fence, there });
-            let after = Duration::from_micros(self.rng.range(0, 4_000_000));
-            self.plan(hub, after, Step::Release(token.0));
+            hub.reach("tokens shown");
         }
+    }
+
+    /// The node has confirmed a hold of the earlier process.
+    pub(super) fn adopted(&mut self, hub: &mut Hub, token: u64, claimed: Claimed, fence: Fence) {
+        let Claimed { key, claim, worker, .. } = claimed;
+        hub.reach("holds taken up");
+        let session = self.session;
+        hub.fact(&Fact::Adopted { session, worker, token: Token(token), key, claim, fence });
+        let after = Duration::from_micros(self.rng.range(0, 4_000_000));
+        self.plan(hub, after, Step::Release(token));
     }
 }

@@ -1,7 +1,7 @@
 //! What a client's links tell it, and what it does then.
 
 use super::heir::ADOPTED;
-use super::{Claimed, Client, State};
+use super::{Claimed, Client, State, routes};
 use crate::hub::{Hub, Step};
 use lockring_client::link::{ClaimRef, Loss, NotGranted, Outcome};
 use lockring_client::router::Ring;
@@ -41,6 +41,12 @@ impl Client {
                 hub.fact(&Fact::NotHeld { session, token, maybe });
                 self.settled(hub, token.0);
             }
+            Outcome::Unconfirmed { token, .. } => {
+                hub.reach("releases nobody confirmed");
+                let (session, token) = self.name(token);
+                hub.fact(&Fact::NotHeld { session, token, maybe: true });
+                self.settled(hub, token.0);
+            }
             Outcome::Cancelled { token } => {
                 let (session, token) = self.name(token);
                 hub.fact(&Fact::Undone { session, token });
@@ -50,7 +56,7 @@ impl Client {
             Outcome::Answer { token, reply } => {
                 self.answers.insert(token, Some(reply));
             }
-            Outcome::NoAnswer { token } => {
+            Outcome::NoAnswer { token } | Outcome::Moved { token } => {
                 self.answers.insert(token, None);
             }
             Outcome::Ring(chunk) => self.ring_part(hub, worker, *chunk),
@@ -73,7 +79,7 @@ impl Client {
         if unknown {
             lane.link.ask_for_ring(now);
         }
-        self.adopt(hub, worker, fresh);
+        self.adopt(hub, worker);
     }
 
     fn ring_part(&mut self, hub: &mut Hub, worker: u16, part: RingChunk) {
@@ -86,7 +92,8 @@ impl Client {
         lane.parts.push(part);
         if last {
             let ring = Ring::assemble(&std::mem::take(&mut lane.parts)).expect("a whole ring");
-            lane.link.ring_is(now, ring.version());
+            let (version, serves) = routes(&ring, worker);
+            lane.link.ring_is(now, version, serves);
             if self.ring.as_ref().is_none_or(|known| known.version() < ring.version()) {
                 self.ring = Some(ring);
             }
@@ -99,8 +106,13 @@ impl Client {
             hub.accuse("I9 no phantoms", format!("{session:?} was granted {token}, long settled"));
             return;
         };
+        let asked = claimed.state;
         claimed.named = named;
         claimed.state = State::Holding(fence);
+        if let State::Asking(_) = asked {
+            let claimed = *claimed;
+            return self.adopted(hub, token, claimed, fence);
+        }
         let Claimed { slot, key, claim, worker, .. } = *claimed;
         hub.fact(&Fact::Held { session, worker, token: Token(token), key, claim, fence });
         if claim == Claim::Exclusive {
@@ -119,10 +131,16 @@ impl Client {
             NotGranted::TimedOut(None) => "gave up after its own deadline",
             NotGranted::Refused(_) => "told refused",
             NotGranted::Unreachable => "told unreachable",
+            NotGranted::NotHeld => "holds taken up too late",
+            NotGranted::TooLate => "grants that came too late",
+            NotGranted::Moved | NotGranted::Ended(_) => "told of the end",
         });
-        let (session, token) = self.name(token);
-        hub.fact(&Fact::NotGranted { session, token });
-        self.settled(hub, token.0);
+        let (session, name) = self.name(token);
+        let asking = self.claims.get(&token).map(|claimed| claimed.state);
+        if !matches!(asking, Some(State::Asking(_))) {
+            hub.fact(&Fact::NotGranted { session, token: name });
+        }
+        self.settled(hub, token);
     }
 
     fn lost(&mut self, hub: &mut Hub, token: u64, loss: Loss) {
@@ -132,6 +150,7 @@ impl Client {
             Loss::SessionEnded => (Why::Ended, "holds lost with the session"),
             Loss::Forced => (Why::Forced, "holds lost by force"),
             Loss::Unknown => (Why::Unknown, "holds found lost"),
+            other => panic!("{session:?} was lost as {other:?}"),
         };
         hub.reach(reached);
         hub.fact(&Fact::Lost { session, token: name, why });

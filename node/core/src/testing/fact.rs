@@ -102,7 +102,7 @@ pub enum Fact {
     Crashed { session: SessionId, worst_lease: Duration },
     /// A killed client's session goes on in a new process.
     TakenUp { session: SessionId },
-    /// That process takes up a hold of the former one; it is still `there`.
+    /// That process takes up a hold of the former one, as the node has confirmed it.
     Adopted {
         session: SessionId,
         worker: u16,
@@ -110,7 +110,6 @@ pub enum Fact {
         key: KeyId,
         claim: Claim,
         fence: Fence,
-        there: bool,
     },
     /// A client begins to list the keys in use of a worker, which has `of` these keys.
     ListBegan { session: SessionId, of: Vec<KeyId> },

@@ -143,13 +143,9 @@ impl Book {
                 }
                 self.keys.entry(key).or_default().holders.retain(|held| held.2 != fence);
             }
-            Fact::Held { session, worker, token, key, claim, fence } => {
+            Fact::Held { session, worker, token, key, claim, fence }
+            | Fact::Adopted { session, worker, token, key, claim, fence } => {
                 let (giving, forced) = (false, self.is_forced(key, fence));
-                let hold = Hold { session, worker, key, claim, fence, giving, forced };
-                self.hold(token, hold);
-            }
-            Fact::Adopted { session, worker, token, key, claim, fence, there } => {
-                let (giving, forced) = (false, !there);
                 let hold = Hold { session, worker, key, claim, fence, giving, forced };
                 self.hold(token, hold);
             }

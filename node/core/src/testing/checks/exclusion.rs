@@ -48,6 +48,7 @@ impl Check for Exclusion {
             // The worker must not even grant while another may act.
             Fact::Granted { key, claim, .. } => Self::joins(at, key, claim, book),
             Fact::Held { session, worker, key, claim, fence, .. }
+            | Fact::Adopted { session, worker, key, claim, fence, .. }
                 if book.valid(session, worker) > at && !book.is_forced(key, fence) =>
             {
                 Self::joins(at, key, claim, book)

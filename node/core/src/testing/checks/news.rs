@@ -11,8 +11,7 @@ use std::collections::BTreeMap;
 const RENEWALS: u32 = 4;
 
 /// I5: whoever is in contact learns that an operator ended its hold, also when the push was lost
-/// with an earlier connection, and however much else is under way; and that a hold it has taken up
-/// is gone.
+/// with an earlier connection, and however much else is under way.
 #[derive(Default)]
 pub struct News {
     unknown: BTreeMap<(SessionId, Token), (ConnId, u32)>,
@@ -57,18 +56,12 @@ mod tests {
         tells_apart(News::default, &good, &bad);
         let good = then(&[renewed(1), renewed(1), renewed(1), renewed(2), renewed(2)]);
         tells_apart(News::default, &good, &bad);
-        let adopted = |there| Fact::Adopted {
-            session: A,
-            worker: 0,
-            token: T,
-            key: K,
-            claim: X,
-            fence: Fence(1),
-            there,
-        };
+        let fence = Fence(1);
+        let adopted = Fact::Adopted { session: A, worker: 0, token: T, key: K, claim: X, fence };
         let renewals = vec![renewed(1); 9];
-        let good = [&[adopted(true)][..], &renewals].concat();
-        tells_apart(News::default, &good, &[&[adopted(false)][..], &renewals].concat());
+        let forced = Fact::Freed { session: A, key: K, fence, forced: true };
+        let good = [&[adopted.clone()][..], &renewals].concat();
+        tells_apart(News::default, &good, &[&[adopted, forced][..], &renewals].concat());
         let kept = [granted(A, 1), held(A, 1), renewed(1), renewed(1), renewed(1), renewed(1)];
         tells_apart(News::default, &kept, &bad);
     }

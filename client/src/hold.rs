@@ -1,0 +1,213 @@
+//! What is known of a hold, in one place: guard, owner, watchers and the link's task share it and
+//! answer from it alone.
+
+use crate::clock::Clock;
+use crate::link::Loss;
+use lockring_proto::{Fence, Time};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Whether something is lost, and why: set once.
+#[derive(Debug, Default)]
+struct Lost(AtomicU8);
+
+impl Lost {
+    /// `false`: it was lost before.
+    fn set(&self, loss: Loss) -> bool {
+        let number = Loss::ALL.iter().position(|&one| one == loss);
+        let number = number.map_or(u8::MAX, |at| at as u8 + 1);
+        // SeqCst, as is the reading of it: a watcher that comes now sees the loss, or is seen.
+        self.0.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    fn get(&self) -> Option<Loss> {
+        let number = self.0.load(Ordering::SeqCst);
+        Loss::ALL.get(usize::from(number).checked_sub(1)?).copied()
+    }
+}
+
+/// A lease of a link, from its first hold to its end: with it all of the holds end at once.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    clock: Clock,
+    /// Holds are believed until then.
+    valid_until: AtomicU64,
+    lost: Lost,
+    /// Cancelled with the lease.
+    token: CancellationToken,
+    /// Somebody wants to know when it ends, whoever has to notice it.
+    watched: AtomicBool,
+}
+
+impl Lease {
+    pub(crate) fn new(clock: Clock, valid_until: Time) -> Arc<Self> {
+        Arc::new(Self {
+            clock,
+            valid_until: AtomicU64::new(valid_until.0),
+            lost: Lost::default(),
+            token: CancellationToken::new(),
+            watched: AtomicBool::new(false),
+        })
+    }
+
+    /// The link's task has counted it anew.
+    pub(crate) fn is_valid_until(&self, at: Time) {
+        // Relaxed: a reader only compares it with the clock, and reads again later.
+        self.valid_until.store(at.0, Ordering::Relaxed);
+    }
+
+    fn valid_until(&self) -> Time {
+        Time(self.valid_until.load(Ordering::Relaxed))
+    }
+
+    /// Ends it, with everything held under it.
+    pub(crate) fn end(&self, loss: Loss) {
+        if self.lost.set(loss) {
+            self.token.cancel();
+        }
+    }
+
+    pub(crate) fn loss(&self) -> Option<Loss> {
+        self.lost.get()
+    }
+
+    /// From now on the end of the lease is noticed by the clock alone, also when the link's task
+    /// does not run any more.
+    fn watch(self: &Arc<Self>) {
+        if !self.watched.swap(true, Ordering::Relaxed) {
+            Watch(Arc::downgrade(self)).arm(self);
+        }
+    }
+}
+
+/// Looks at a lease when it would be over.
+struct Watch(Weak<Lease>);
+
+impl Watch {
+    fn arm(self, lease: &Lease) {
+        lease.clock.wake_at(lease.valid_until(), Waker::from(Arc::new(self)));
+    }
+}
+
+impl Wake for Watch {
+    fn wake(self: Arc<Self>) {
+        let Some(lease) = self.0.upgrade().filter(|lease| lease.loss().is_none()) else { return };
+        if lease.clock.now() >= lease.valid_until() {
+            lease.end(Loss::Lapsed);
+        } else {
+            Self(Weak::clone(&self.0)).arm(&lease);
+        }
+    }
+}
+
+/// One hold.
+#[derive(Debug)]
+pub(crate) struct HoldState {
+    pub(crate) fence: Fence,
+    lease: Arc<Lease>,
+    lost: Lost,
+    /// Made for the first who watches.
+    token: OnceLock<CancellationToken>,
+}
+
+impl HoldState {
+    pub(crate) fn new(fence: Fence, lease: Arc<Lease>) -> Arc<Self> {
+        Arc::new(Self { fence, lease, lost: Lost::default(), token: OnceLock::new() })
+    }
+
+    /// It is not held any more, though its lease may run on.
+    pub(crate) fn lose(&self, loss: Loss) {
+        if self.lost.set(loss)
+            && let Some(token) = self.token.get()
+        {
+            token.cancel();
+        }
+    }
+
+    /// Why it is lost, if it is.
+    pub(crate) fn loss(&self) -> Option<Loss> {
+        self.lost.get().or_else(|| self.lease.loss())
+    }
+
+    /// How long it is valid without contact; zero once it is lost.
+    pub(crate) fn valid_for(&self) -> Duration {
+        match self.loss() {
+            Some(_) => Duration::ZERO,
+            None => self.lease.valid_until().since(self.lease.clock.now()),
+        }
+    }
+
+    /// Cancelled when it is lost. All that watch share it: nobody may cancel it but a loss.
+    pub(crate) fn token(&self) -> &CancellationToken {
+        let token = self.token.get_or_init(|| self.lease.token.child_token());
+        self.lease.watch();
+        if self.lost.get().is_some() {
+            // It was lost before there was a token to cancel.
+            token.cancel();
+        }
+        token
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::tests::SetClock;
+
+    fn held() -> (Arc<SetClock>, Arc<Lease>, Arc<HoldState>) {
+        let set = SetClock::new(Time(0));
+        let lease = Lease::new(Clock::Set(Arc::clone(&set)), Time(10_000_000));
+        let hold = HoldState::new(Fence(1), Arc::clone(&lease));
+        (set, lease, hold)
+    }
+
+    #[test]
+    fn validity_ends_with_the_hold_though_the_lease_runs_on() {
+        let (_, lease, hold) = held();
+        let other = HoldState::new(Fence(2), Arc::clone(&lease));
+        hold.lose(Loss::Forced);
+        assert_eq!((hold.valid_for(), hold.loss()), (Duration::ZERO, Some(Loss::Forced)));
+        assert_eq!((other.valid_for(), other.loss()), (Duration::from_secs(10), None));
+        assert!(hold.token().is_cancelled(), "a late watcher is told at once");
+        assert!(!other.token().is_cancelled());
+    }
+
+    #[test]
+    fn a_lease_that_ends_takes_all_its_holds_along_and_the_first_reason_stays() {
+        let (_, lease, hold) = held();
+        let early = hold.token().clone();
+        lease.end(Loss::Closed);
+        lease.end(Loss::Lapsed);
+        assert!(early.is_cancelled() && hold.token().is_cancelled());
+        assert_eq!((hold.loss(), hold.valid_for()), (Some(Loss::Closed), Duration::ZERO));
+    }
+
+    #[test]
+    fn the_clock_alone_ends_a_lease_that_is_watched_after_a_suspend_too() {
+        let (set, lease, hold) = held();
+        let token = hold.token().clone();
+        set.advance(Duration::from_secs(9));
+        lease.is_valid_until(Time(15_000_000));
+        set.advance(Duration::from_secs(2));
+        assert!(!token.is_cancelled(), "it was renewed meanwhile");
+        // The machine sleeps for an hour, and no task of the link runs.
+        set.advance(Duration::from_secs(3600));
+        assert!(token.is_cancelled());
+        assert_eq!(hold.loss(), Some(Loss::Lapsed));
+    }
+
+    #[test]
+    fn watching_leaves_nothing_behind() {
+        let (set, lease, hold) = held();
+        for _ in 0..1000 {
+            drop(hold.token().child_token());
+        }
+        assert_eq!(set.armed(), 1, "one alarm for the lease, however often it is watched");
+        drop((lease, hold));
+        set.advance(Duration::from_secs(20));
+        assert_eq!(set.armed(), 0);
+    }
+}
