@@ -8,10 +8,14 @@ use crate::pool::Pool;
 use crate::session::Session;
 use crate::target::{Seed, Target};
 use crate::tls::{self, Bundle};
-use lockring_proto::{SessionId, limits};
+use lockring_proto::{SessionId, clock, limits};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Pauses between tries to connect.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// Everything about a client that has a default.
 ///
@@ -51,6 +55,7 @@ pub struct Builder {
     pub(crate) unreachable_after: Duration,
     pub(crate) label: String,
     pub(crate) session: Option<SessionId>,
+    connect_within: Duration,
 }
 
 impl Default for Builder {
@@ -63,6 +68,7 @@ impl Default for Builder {
             unreachable_after: Duration::from_secs(30),
             label: default_label(),
             session: None,
+            connect_within: Duration::ZERO,
         }
     }
 }
@@ -111,6 +117,22 @@ impl Builder {
     #[must_use]
     pub fn unreachable_after(mut self, span: Duration) -> Self {
         self.unreachable_after = span;
+        self
+    }
+
+    /// How long connecting goes on while no node answers, or takes sessions, as one that is starting,
+    /// stopping or away; each address is tried once unless set.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), lockring_client::Error> {
+    /// use std::time::Duration;
+    /// let patient = lockring_client::Client::builder().connect_within(Duration::from_secs(60));
+    /// let client = patient.connect("lockring://127.0.0.1:7420").await?;
+    /// # client.close().await; Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn connect_within(mut self, span: Duration) -> Self {
+        self.connect_within = span;
         self
     }
 
@@ -177,7 +199,8 @@ impl Builder {
                     "context {name:?} is of a node that is gone (process {pid} has ended): start \
                      it again, or name another with --endpoints"
                 ),
-            ),
+            )
+            .for_good(),
             _ => error,
         })
     }
@@ -195,9 +218,27 @@ impl Builder {
             cut -= 1;
         }
         self.label.truncate(cut);
-        let pool = Pool::new(seeds, tls::client_config(&bundle));
-        let session = Session::open(Arc::new(pool), &self).await?;
+        let pool = Arc::new(Pool::new(seeds, tls::client_config(&bundle)));
+        let session = self.open_session(&pool).await?;
         Ok(Client::over(session, self))
+    }
+
+    /// Tries until a node takes the session, or the time for it is over.
+    async fn open_session(&self, pool: &Arc<Pool>) -> Result<Session, Error> {
+        let until = clock::now().after(self.connect_within);
+        let mut pause = RETRY_MIN;
+        loop {
+            let error = match Session::open(Arc::clone(pool), self).await {
+                Err(error) if error.is_retryable() => error,
+                ended => return ended,
+            };
+            let left = until.since(clock::now());
+            if left.is_zero() {
+                return Err(error);
+            }
+            tokio::time::sleep(pause.min(left)).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
     }
 }
 

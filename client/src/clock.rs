@@ -239,7 +239,7 @@ pub(crate) mod tests {
             *self.now.lock().unwrap()
         }
 
-        pub(crate) fn bell(&self) -> &Bell {
+        pub(super) fn bell(&self) -> &Bell {
             &self.bell
         }
 

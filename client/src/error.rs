@@ -87,13 +87,15 @@ pub struct Error {
     message: String,
     blocked: Option<BlockedReason>,
     maybe: bool,
+    /// Trying again does not help, whatever the kind.
+    hopeless: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let maybe = kind == ErrorKind::Unreachable;
-        Self { kind, message: message.into(), blocked: None, maybe, source: None }
+        Self { kind, message: message.into(), blocked: None, maybe, hopeless: false, source: None }
     }
 
     fn config(error: impl StdError + Send + Sync + 'static) -> Self {
@@ -218,12 +220,22 @@ impl Error {
         self.kind
     }
 
+    /// It stays so, however often it is tried.
+    pub(crate) fn for_good(mut self) -> Self {
+        self.hopeless = true;
+        self
+    }
+
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self.kind,
-            ErrorKind::Timeout | ErrorKind::Unreachable | ErrorKind::Draining | ErrorKind::Quota
-        )
+        !self.hopeless
+            && matches!(
+                self.kind,
+                ErrorKind::Timeout
+                    | ErrorKind::Unreachable
+                    | ErrorKind::Draining
+                    | ErrorKind::Quota
+            )
     }
 
     /// Whether the request may have taken effect all the same. The client itself sees to claims

@@ -30,12 +30,14 @@ pub struct Failure {
     pub message: String,
     /// The exit code.
     pub code: u8,
+    /// Waiting does not help.
+    pub is_final: bool,
 }
 
 impl Failure {
     /// A failure with a message.
     pub fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { message: message.into(), code }
+        Self { message: message.into(), code, is_final: true }
     }
 }
 
@@ -62,7 +64,8 @@ impl From<Error> for Failure {
             }
             _ => "",
         };
-        Self::new(code, format!("{error}{remedy}"))
+        let message = format!("{error}{remedy}");
+        Self { is_final: !error.is_retryable(), ..Self::new(code, message) }
     }
 }
 

@@ -7,7 +7,7 @@ use super::supervise::{self, Signals};
 use clap::Args as ClapArgs;
 use lockring_client::{Client, Error, ErrorKind, Guard};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Flags of `lock`.
 #[derive(Debug, ClapArgs)]
@@ -52,46 +52,89 @@ pub struct Args {
     command: Vec<String>,
 }
 
-/// Takes the lock and does what was asked under it.
+/// Without a wait of its own `lock` waits so long for contact with a node.
+const CONTACT_WITHIN: Duration = Duration::from_secs(30);
+
+/// Who is in the way is asked for no longer than this.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long the lock is waited for; `None` without limit.
+fn wait_of(args: &Args) -> Option<Duration> {
+    if args.no_wait { Some(Duration::ZERO) } else { args.wait }
+}
+
+/// Takes the lock and does what was asked under it. Whatever it waits for, a signal ends the wait.
 pub async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new()?;
+    let began = Instant::now();
     let client = tokio::select! {
-        client = global.connect(global.builder().ttl(args.ttl)) => client?,
+        client = connect(global, &args) => client?,
         signal = signals.next() => return Ok(interrupted(signal)),
     };
+    let wait = wait_of(&args).map(|wait| wait.saturating_sub(began.elapsed()));
     let claimed = tokio::select! {
-        claimed = claim(&client, &args) => claimed,
+        claimed = claim(&client, &args, wait) => claimed,
         signal = signals.next() => {
-            client.close().await;
+            finish(&client, true, &mut signals).await;
             return Ok(interrupted(signal));
         }
     };
     let ended = match claimed {
         Ok(Some(guard)) => hold(&client, guard, &args, &mut signals).await,
-        Ok(None) => Err(busy(&client, &args, None).await),
-        Err(error) if error.kind() == ErrorKind::Timeout => {
-            Err(busy(&client, &args, Some(error)).await)
-        }
-        Err(error) if error.kind() == ErrorKind::Conflict => Err(Failure {
-            code: args.conflict_exit_code.unwrap_or(exit::BUSY),
-            message: format!("{}: {error}", shown(args.key.as_bytes())),
-        }),
+        Ok(None) => tokio::select! {
+            failure = busy(&client, &args, None) => Err(failure),
+            signal = signals.next() => Ok(interrupted(signal)),
+        },
+        Err(error) if error.kind() == ErrorKind::Timeout => tokio::select! {
+            failure = busy(&client, &args, Some(error)) => Err(failure),
+            signal = signals.next() => Ok(interrupted(signal)),
+        },
+        Err(error) if error.kind() == ErrorKind::Conflict => Err(Failure::new(
+            args.conflict_exit_code.unwrap_or(exit::BUSY),
+            format!("{}: {error}", shown(args.key.as_bytes())),
+        )),
         Err(error) => Err(error.into()),
     };
-    if args.print_token && ended.is_ok() {
-        client.leave().await;
-    } else {
-        client.close().await;
-    }
+    let keeps = args.print_token && ended.is_ok();
+    finish(&client, !keeps, &mut signals).await;
     ended
+}
+
+/// Connects, and waits for a node that is away as long as for the lock.
+async fn connect(global: &Global, args: &Args) -> Result<Client, Failure> {
+    let builder = || global.builder().ttl(args.ttl);
+    let error = match global.connect(builder()).await {
+        Ok(client) => return Ok(client),
+        Err(error) => error,
+    };
+    let limit = wait_of(args).unwrap_or(CONTACT_WITHIN);
+    if limit.is_zero() || error.is_final {
+        return Err(error);
+    }
+    if !global.quiet {
+        eprintln!("lockring: waiting up to {limit:?} for a node: {error}");
+    }
+    global.connect(builder().connect_within(limit)).await
+}
+
+/// Ends the session, or leaves it to its token; a signal does not wait for that.
+async fn finish(client: &Client, goodbye: bool, signals: &mut Signals) {
+    let end = async { if goodbye { client.close().await } else { client.leave().await } };
+    tokio::select! {
+        () = end => {}
+        _ = signals.next() => {}
+    }
 }
 
 fn interrupted(signal: i32) -> ExitCode {
     ExitCode::from(128 + signal as u8)
 }
 
-async fn claim(client: &Client, args: &Args) -> Result<Option<Guard>, Error> {
-    let wait = if args.no_wait { Some(Duration::ZERO) } else { args.wait };
+async fn claim(
+    client: &Client,
+    args: &Args,
+    wait: Option<Duration>,
+) -> Result<Option<Guard>, Error> {
     let immediate = wait == Some(Duration::ZERO);
     if args.permits.is_some() || args.capacity.is_some() {
         let permits = args.permits.unwrap_or(1);
@@ -120,8 +163,10 @@ async fn busy(client: &Client, args: &Args, error: Option<Error>) -> Failure {
     let code = args.conflict_exit_code.unwrap_or(exit::BUSY);
     let key = shown(args.key.as_bytes());
     let hint = if args.no_wait { ". Use -w 10s to wait." } else { "" };
-    let Ok(seen) = client.inspect(&args.key).await else {
-        return Failure::new(code, format!("{key} is busy{hint}"));
+    let seen = tokio::time::timeout(ASK_WITHIN, client.inspect(&args.key)).await;
+    let Ok(Ok(seen)) = seen else {
+        let why = error.map_or_else(|| "it is busy".to_owned(), |error| error.to_string());
+        return Failure::new(code, format!("{key}: {why}{hint}"));
     };
     let message = match (seen.holders.first(), error) {
         (Some(holder), _) => format!(
@@ -175,12 +220,17 @@ async fn hold(
 
 async fn hold_until_interrupted(guard: Guard, signals: &mut Signals) -> Result<ExitCode, Failure> {
     let lost = guard.lost();
-    let code = tokio::select! {
-        signal = signals.next() => interrupted(signal),
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
         () = lost => {
-            return Err(Failure::new(exit::LOST, "the lock was lost"));
+            let why = guard.lost_reason().map_or_else(String::new, |why| format!(": {why}"));
+            return Err(Failure::new(exit::LOST, format!("the lock was lost{why}")));
         }
     };
-    guard.release().await?;
-    Ok(code)
+    tokio::select! {
+        released = guard.release() => released?,
+        // A second one does not wait for the node's word.
+        _ = signals.next() => {}
+    }
+    Ok(interrupted(signal))
 }

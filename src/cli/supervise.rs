@@ -71,17 +71,28 @@ pub async fn run(
     let end = end.map_err(|error| Failure::new(exit::SOFTWARE, error.to_string()))?;
     match end {
         End::Stopped => {
+            let why = guard
+                .lost_reason()
+                .map_or_else(|| ": no contact with the node".to_owned(), |why| format!(": {why}"));
             drop(guard);
-            Err(Failure::new(exit::LOST, "the lock was lost; the command was stopped"))
+            let message = format!("the lock was lost{why}; the command was stopped");
+            Err(Failure::new(exit::LOST, message))
         }
-        End::Exited(status) => match guard.release().await {
-            Ok(()) => Ok(code_of(status)),
-            Err(error) if error.kind() == ErrorKind::Lost && !error.is_indeterminate() => {
-                Err(Failure::new(exit::LOST, "the lock was lost while the command ran"))
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the release is not confirmed; the lease will end it");
-                Ok(code_of(status))
+        End::Exited(status) => tokio::select! {
+            released = guard.release() => match released {
+                Ok(()) => Ok(code_of(status)),
+                Err(error) if error.kind() == ErrorKind::Lost && !error.is_indeterminate() => {
+                    let message = format!("{error}, while the command ran");
+                    Err(Failure::new(exit::LOST, message))
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the release is not confirmed");
+                    Ok(code_of(status))
+                }
+            },
+            signal = signals.next() => {
+                tracing::warn!("the release was not waited for; the lease will end it");
+                Ok(ExitCode::from(128 + signal as u8))
             }
         },
     }

@@ -180,12 +180,13 @@ impl<U: Uplink> Driver<U> {
     /// session's other links.
     pub(super) fn session_ends(&mut self, now: Time, loss: Loss, refusal: Option<Refusal>) {
         self.over = true;
+        // The session first: whoever sees a guard lost finds the session over.
+        self.uplink.session_is_over(loss, refusal.clone());
         self.lease.end(loss);
         if let Some(refusal) = &refusal {
             self.tell_refused(refusal);
         }
         self.link.end(now, loss);
-        self.uplink.session_is_over(loss, refusal);
     }
 
     /// Callers hear the refusal itself.
