@@ -173,17 +173,17 @@ impl<U: Uplink> Driver<U> {
             RefusalKind::Superseded => Loss::Superseded,
             _ => Loss::Refused,
         };
-        self.session_ends(now, loss, Some(refusal));
+        self.session_ends(now, loss, Some(&refusal));
     }
 
     /// The session is over, by the node's word or another's: everybody is told, here and at the
     /// session's other links.
-    pub(super) fn session_ends(&mut self, now: Time, loss: Loss, refusal: Option<Refusal>) {
+    pub(super) fn session_ends(&mut self, now: Time, loss: Loss, refusal: Option<&Refusal>) {
         self.over = true;
         // The session first: whoever sees a guard lost finds the session over.
-        self.uplink.session_is_over(loss, refusal.clone());
+        self.uplink.session_is_over(loss, refusal.cloned());
         self.lease.end(loss);
-        if let Some(refusal) = &refusal {
+        if let Some(refusal) = refusal {
             self.tell_refused(refusal);
         }
         self.link.end(now, loss);

@@ -180,6 +180,12 @@ impl Link {
     ) -> ClaimRef {
         let ask = Ask { token, cell, key, wanted: Wanted::Exclusive, wait: None };
         let slot = self.ask(now, &ask, State::Confirming { fence }, false, Time::NEVER);
+        #[cfg(feature = "testing")]
+        if self.mutant == Some(super::LinkMutant::AdoptUnasked) {
+            let id = self.claims[slot as usize].id;
+            self.confirmed(now, id, Wanted::Exclusive);
+            return ClaimRef { slot, generation: self.claims[slot as usize].generation };
+        }
         self.send_claim(now, slot);
         ClaimRef { slot, generation: self.claims[slot as usize].generation }
     }

@@ -115,6 +115,8 @@ pub enum LinkMutant {
     CompareAtRest,
     /// Has what was granted to its claims under way compared too.
     CompareAll,
+    /// Believes a token without asking the worker.
+    AdoptUnasked,
 }
 
 /// Numbers the requests of a session, over all of its links: an id is never used twice.
@@ -395,3 +397,6 @@ impl Link {
         self.greeted = now;
     }
 }
+
+#[cfg(test)]
+mod tests;

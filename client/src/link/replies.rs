@@ -185,7 +185,7 @@ impl Link {
     }
 
     /// The earlier process's hold is still held.
-    fn confirmed(&mut self, now: Time, id: u64, wanted: lockring_proto::Claim) {
+    pub(super) fn confirmed(&mut self, now: Time, id: u64, wanted: lockring_proto::Claim) {
         let Some(&Pending::Claim(slot)) = self.pending.get(&id) else {
             return;
         };

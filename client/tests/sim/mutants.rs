@@ -7,7 +7,7 @@ use lockring_client::link::LinkMutant;
 use lockring_core::Mutant;
 
 /// Letter, name, bug.
-pub const ALL: [(&str, &str, Bug); 21] = [
+pub const ALL: [(&str, &str, Bug); 22] = [
     ("a", "GrantWithoutSessionCheck", Bug::Node(Mutant::GrantWithoutSessionCheck)),
     ("b", "DeathNotTold", Bug::Node(Mutant::DeathNotTold)),
     ("c", "SlipPastExpired", Bug::Node(Mutant::SlipPastExpired)),
@@ -25,6 +25,7 @@ pub const ALL: [(&str, &str, Bug); 21] = [
     ("", "NoLinkFence", Bug::Node(Mutant::NoLinkFence)),
     ("", "NoRequestId", Bug::Node(Mutant::NoRequestId)),
     ("", "ListingSkips", Bug::Node(Mutant::ListingSkips)),
+    ("", "AdoptUnasked", Bug::Client(LinkMutant::AdoptUnasked)),
     ("", "CompareAll", Bug::Client(LinkMutant::CompareAll)),
     ("", "CompareAtRest", Bug::Client(LinkMutant::CompareAtRest)),
     ("", "NoDigestCompare", Bug::Client(LinkMutant::NoDigestCompare)),

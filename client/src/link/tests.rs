@@ -1,0 +1,301 @@
+//! A link against a worker made by hand: the times and orders that no network brings about.
+
+use super::*;
+use lockring_proto::{
+    BlockedReason, Claim as Wanted, Fence, HelloReply, Refusal, RefusalKind, Reply, Request,
+    Welcome,
+};
+
+const S: u64 = 1_000_000;
+
+fn at(millis: u64) -> Time {
+    Time(millis * 1000)
+}
+
+fn link(ttl: u64, patience: u64) -> Link {
+    let config = LinkConfig {
+        session: SessionId([7; 16]),
+        ids: RequestIds::default(),
+        label: "test".to_owned(),
+        ttl: Duration::from_millis(ttl),
+        unreachable_after: Duration::from_millis(patience),
+    };
+    Link::new(config, Time(0))
+}
+
+fn welcome(link: &mut Link, now: Time, fresh: bool) {
+    let welcome = Welcome {
+        protocol: 1,
+        fresh,
+        incarnation: link.incarnation.max(1),
+        ttl_ms: link.config.ttl.as_millis() as u64,
+        ring_version: 1,
+        node: 1,
+        boot: 1,
+        worker: 0,
+        namespace: "default".to_owned(),
+    };
+    let mut bytes = Vec::new();
+    codec::encode_frame(&HelloReply::Welcome(welcome), &mut bytes);
+    link.receive(now, &bytes).unwrap();
+}
+
+/// A connection from `sent` on, welcomed at `now`.
+fn connect(link: &mut Link, sent: Time, now: Time, fresh: bool) {
+    link.down(sent);
+    link.greet(sent, link.incarnation + 1);
+    link.out.clear();
+    welcome(link, now, fresh);
+}
+
+fn says(link: &mut Link, now: Time, reply: &Reply) {
+    let mut bytes = Vec::new();
+    codec::encode_frame(reply, &mut bytes);
+    link.receive(now, &bytes).unwrap();
+}
+
+fn ask(link: &mut Link, now: Time, token: u64, key: &[u8], wait: Option<Duration>) -> ClaimRef {
+    link.acquire(now, &Ask { token, cell: 0, key, wanted: Wanted::Exclusive, wait })
+}
+
+/// What it has to send, and forgets: the keys of acquires with their ids.
+fn acquires(link: &mut Link) -> Vec<(u64, Vec<u8>)> {
+    let out = std::mem::take(&mut link.out);
+    let mut found = Vec::new();
+    let rest = codec::decode_frames(&out, |request: Request<'_>| {
+        if let Request::Acquire { id, key, .. } = request {
+            found.push((id, key.to_vec()));
+        }
+    });
+    assert!(rest.unwrap().is_empty());
+    found
+}
+
+/// What was said to callers, and is forgotten.
+fn told(link: &mut Link) -> Vec<(u64, Option<NotGranted>)> {
+    std::mem::take(&mut link.outcomes)
+        .into_iter()
+        .filter_map(|outcome| match outcome {
+            Outcome::Granted { token, .. } => Some((token, None)),
+            Outcome::NotGranted { token, reason } => Some((token, Some(reason))),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn claims_are_made_anew_in_the_order_in_which_they_were_asked_for() {
+    let mut link = link(10_000, 30_000);
+    connect(&mut link, at(0), at(1), true);
+    // The slots of these two are used again, last one first.
+    for (token, key) in [(1, b"x"), (2, b"y")] {
+        ask(&mut link, at(1), token, key, Some(Duration::ZERO));
+    }
+    for (id, _) in acquires(&mut link) {
+        let reason = BlockedReason::Queue { waiters: 1 };
+        says(&mut link, at(2), &Reply::Busy { id, version: 1, reason });
+    }
+    for (token, key) in [(3, b"k"), (4, b"k"), (5, b"k")] {
+        ask(&mut link, at(3), token, key, None);
+    }
+    let slots: Vec<u32> = link.claims.iter().map(|claim| claim.token as u32).collect();
+    assert_ne!(slots, [3, 4, 5], "the slots are in another order than the claims");
+    let first = acquires(&mut link);
+    connect(&mut link, at(4), at(5), true);
+    let again = acquires(&mut link);
+    assert!(again[0].0 > first[2].0, "under new ids");
+    for (at_, (id, _)) in again.iter().enumerate() {
+        says(
+            &mut link,
+            at(6),
+            &Reply::Granted { id: *id, version: 1, fence: Fence(at_ as u64 + 1) },
+        );
+    }
+    let granted: Vec<u64> = told(&mut link).into_iter().skip(2).map(|(token, _)| token).collect();
+    assert_eq!(granted, [3, 4, 5]);
+}
+
+#[test]
+fn a_call_waits_its_full_time_for_contact_however_long_that_is_gone() {
+    let mut link = link(10_000, 3000);
+    connect(&mut link, at(0), at(1), true);
+    link.down(at(100));
+    // Silence since 1 ms; asked just before three seconds of it are over.
+    ask(&mut link, at(2984), 1, b"k", None);
+    link.query(at(2984), 2, Query::Inspect(b"k".to_vec()));
+    link.tick(at(3001));
+    assert!(told(&mut link).is_empty() && link.outcomes.is_empty(), "after 17 ms");
+    assert_eq!(link.next_deadline(), Some(at(5984)));
+    link.tick(at(5984));
+    assert!(link.outcomes.iter().any(|told| matches!(told, Outcome::NoAnswer { token: 2 })));
+    assert_eq!(told(&mut link), [(1, Some(NotGranted::Unreachable))]);
+}
+
+#[test]
+fn a_claim_with_a_wait_of_its_own_waits_for_contact_as_long() {
+    let mut link = link(10_000, 3000);
+    ask(&mut link, at(0), 1, b"k", Some(Duration::from_secs(30)));
+    link.tick(at(29_000));
+    assert!(told(&mut link).is_empty());
+    link.tick(at(30_250));
+    assert_eq!(told(&mut link), [(1, Some(NotGranted::TimedOut(None)))]);
+}
+
+#[test]
+fn a_node_that_stops_is_waited_out_by_who_waits() {
+    let mut link = link(10_000, 3000);
+    connect(&mut link, at(0), at(1), true);
+    ask(&mut link, at(1), 1, b"now", Some(Duration::ZERO));
+    ask(&mut link, at(1), 2, b"soon", Some(Duration::from_secs(30)));
+    ask(&mut link, at(1), 3, b"any", None);
+    let refusal = Refusal { kind: RefusalKind::Draining, message: "stopping".to_owned() };
+    for (id, _) in acquires(&mut link) {
+        let refusal = Box::new(refusal.clone());
+        says(&mut link, at(2), &Reply::Refused { id, refusal });
+    }
+    assert_eq!(told(&mut link), [(1, Some(NotGranted::Refused(refusal.clone())))]);
+    // It is asked again now and then, and on the next connection at once.
+    link.tick(at(300));
+    assert_eq!(acquires(&mut link).len(), 2);
+    // Without a wait of its own the limit for contact holds.
+    link.tick(at(3001));
+    assert_eq!(told(&mut link), [(3, Some(NotGranted::Refused(refusal)))]);
+    connect(&mut link, at(4000), at(4001), true);
+    let (id, key) = acquires(&mut link).remove(0);
+    assert_eq!(key, b"soon");
+    says(&mut link, at(4002), &Reply::Granted { id, version: 1, fence: Fence(1) });
+    assert_eq!(told(&mut link), [(2, None)]);
+}
+
+#[test]
+fn a_release_that_nobody_answers_ends_with_the_lease_or_with_the_patience() {
+    for (ttl, patience, over) in [(2000, 30_000, 2000 - 20 - 50), (60_000, 3000, 4000)] {
+        let mut link = link(ttl, patience);
+        connect(&mut link, at(0), at(0), true);
+        let claim = ask(&mut link, at(0), 1, b"k", None);
+        says(&mut link, at(0), &Reply::Granted { id: 1, version: 1, fence: Fence(1) });
+        link.down(at(10));
+        link.outcomes.clear();
+        assert!(link.release(at(1000), claim, 9));
+        link.tick(at(over - 1));
+        assert!(link.outcomes.is_empty());
+        link.tick(at(over));
+        let honoured = limits::honoured(Duration::from_millis(ttl));
+        let held_for = at(10).after(honoured).since(at(over));
+        assert_eq!(link.outcomes, [Outcome::Unconfirmed { token: 9, held_for }]);
+        // It goes on: the next connection gives it back.
+        connect(&mut link, at(over + 1), at(over + 2), false);
+        assert!(link.is_owed_answers() && !link.out.is_empty());
+    }
+}
+
+#[test]
+fn a_connection_is_not_given_up_before_a_slow_path_can_answer() {
+    let mut link = link(10_000, 30_000);
+    connect(&mut link, at(0), at(4000), true);
+    assert_eq!(link.round_trip(), Duration::from_secs(4));
+    link.tick(at(4000));
+    assert!(link.renewing.is_some());
+    assert!(!link.is_silent(at(4000 + 7999)), "a third of the TTL is less than a round trip");
+    assert!(link.is_silent(at(4000 + 8000)));
+    assert!(!link.is_too_slow());
+    // One hello that nobody answers is given up too.
+    link.down(at(13_000));
+    link.greet(at(13_000), 2);
+    assert!(link.is_silent(at(23_000)) && !link.is_silent(at(22_999)));
+}
+
+#[test]
+fn a_grant_that_comes_after_its_lease_is_none() {
+    let mut link = link(1000, 30_000);
+    connect(&mut link, at(0), at(1200), true);
+    assert!(link.is_too_slow());
+    ask(&mut link, at(1200), 1, b"k", None);
+    says(&mut link, at(2400), &Reply::Granted { id: 1, version: 1, fence: Fence(1) });
+    assert_eq!(told(&mut link), [(1, Some(NotGranted::TooLate))]);
+    assert!(link.is_owed_answers(), "it is being given back");
+}
+
+#[test]
+fn a_claim_whose_cell_is_anothers_is_told_so_and_not_parked_for_ever() {
+    let mut link = link(10_000, 30_000);
+    connect(&mut link, at(0), at(1), true);
+    ask(&mut link, at(1), 1, b"k", None);
+    says(&mut link, at(2), &Reply::Moved { id: 1, version: 2 });
+    assert!(told(&mut link).is_empty());
+    link.ring_is(at(3), 2, Arc::new(|_| false));
+    assert_eq!(told(&mut link), [(1, Some(NotGranted::Moved))]);
+    // A worker that is gone for good answers nothing: the ring alone tells.
+    link.down(at(4));
+    ask(&mut link, at(5), 2, b"k", None);
+    link.ring_is(at(6), 3, Arc::new(|_| false));
+    assert_eq!(told(&mut link), [(2, Some(NotGranted::Moved))]);
+    assert!(!link.is_owed_answers());
+}
+
+#[test]
+fn answers_that_do_not_fit_are_errors_and_never_a_panic() {
+    let version = 1;
+    let replies = |id| {
+        [
+            Reply::Granted { id, version, fence: Fence(1) },
+            Reply::Released { id, version },
+            Reply::NotHeld { id, version },
+            Reply::Cancelled { id, version },
+            Reply::Confirmed { id, version, claim: Wanted::Shared },
+            Reply::Moved { id, version: u64::MAX },
+            Reply::Busy { id, version, reason: BlockedReason::Queue { waiters: 0 } },
+            Reply::Queued { id, version: u64::MAX, ahead: u32::MAX },
+            Reply::Compared { id, version, lost: Vec::new() },
+            Reply::Goodbye { id },
+        ]
+    };
+    let mut unexpected = 0;
+    for first in 0..10 {
+        for second in 0..10 {
+            let mut link = link(10_000, 30_000);
+            connect(&mut link, at(0), at(1), true);
+            // Something of each kind is unanswered: a claim, a cancel, a token, a query, a renewal.
+            let claim = ask(&mut link, at(1), 1, b"a", None);
+            ask(&mut link, at(1), 2, b"b", None);
+            link.cancel(at(1), claim);
+            link.adopt(at(1), 3, 0, b"c", Fence(9));
+            link.query(at(1), 4, Query::Inspect(b"d".to_vec()));
+            link.tick(at(4000));
+            for id in 1..=7 {
+                for reply in [&replies(id)[first], &replies(id)[second]] {
+                    let mut bytes = Vec::new();
+                    codec::encode_frame(reply, &mut bytes);
+                    unexpected += usize::from(link.receive(at(4001), &bytes).is_err());
+                }
+            }
+        }
+    }
+    assert!(unexpected > 0);
+}
+
+#[test]
+fn a_welcome_of_another_worker_than_the_one_dialled_is_refused() {
+    let mut link = link(10_000, 30_000);
+    connect(&mut link, at(0), at(1), true);
+    ask(&mut link, at(1), 1, b"k", None);
+    says(&mut link, at(2), &Reply::Granted { id: 1, version: 1, fence: Fence(1) });
+    link.is_to(1, 3);
+    link.down(Time(3 * S));
+    link.greet(Time(3 * S), 2);
+    let mut bytes = Vec::new();
+    let other = Welcome {
+        protocol: 1,
+        fresh: true,
+        incarnation: 2,
+        ttl_ms: u64::MAX,
+        ring_version: u64::MAX,
+        node: 1,
+        boot: 1,
+        worker: 0,
+        namespace: "default".to_owned(),
+    };
+    codec::encode_frame(&HelloReply::Welcome(other), &mut bytes);
+    assert!(matches!(link.receive(Time(3 * S), &bytes), Err(ReceiveError::Unexpected(_))));
+    assert_eq!(link.digest().count, 1, "what is held at the right one is still held");
+}
