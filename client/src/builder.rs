@@ -120,8 +120,8 @@ impl Builder {
         self
     }
 
-    /// How long connecting goes on while no node answers, or takes sessions, as one that is starting,
-    /// stopping or away; each address is tried once unless set.
+    /// How long connecting goes on while no node answers, or takes sessions, as one that is
+    /// starting, stopping or away; each address is tried once unless set.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), lockring_client::Error> {

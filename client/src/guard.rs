@@ -85,8 +85,9 @@ impl Drop for Waiting {
 /// may wake to find it lost. Pass [`Guard::fence`] along with whatever the lock protects, and have
 /// the resource refuse a lower fence than it has seen.
 ///
-/// A guard belongs to its client's session: when that ends (closed, left, its last [`crate::Client`]
-/// dropped, taken up by another process, its runtime shut down) the guard is lost, and told so.
+/// A guard belongs to its client's session: when that ends (closed, left, its last
+/// [`crate::Client`] dropped, taken up by another process, its runtime shut down) the guard is
+/// lost, and told so.
 ///
 /// ```no_run
 /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
@@ -117,8 +118,8 @@ impl Guard {
         self.key.bytes()
     }
 
-    /// Whether the lock is held, as far as is known here: it was not lost, and its lease still runs by
-    /// this machine's clock. It costs no message, and may be out of date as soon as it is said.
+    /// Whether the lock is held, as far as is known here: it was not lost, and its lease still runs
+    /// by this machine's clock. It costs no message, and may be out of date as soon as it is said.
     ///
     /// ```no_run
     /// # fn step() -> bool { false }
@@ -220,8 +221,8 @@ impl Guard {
         self.hold.state.token().clone().cancelled_owned()
     }
 
-    /// Why the lock was lost; `None` while it is held, as far as is known here. A lease that is over
-    /// by the clock is told as soon as it is noticed.
+    /// Why the lock was lost; `None` while it is held, as far as is known here. A lease that is
+    /// over by the clock is told as soon as it is noticed.
     ///
     /// ```no_run
     /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {

@@ -378,7 +378,7 @@ impl<U: Uplink> Driver<U> {
             Some(Err(error)) => self.failed(&error),
             None => {}
         }
-        // Whatever woke it: a runtime's own timers stand still with the machine, this clock does not.
+        // Whatever woke it: the timers of the runtime stand still with the machine, this clock not.
         if woken.rung || self.link.next_deadline().is_some_and(|at| at <= now) {
             self.link.tick(now);
         }

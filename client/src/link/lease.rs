@@ -133,8 +133,8 @@ impl Link {
         self.round_trip
     }
 
-    /// Whether a lease of this TTL can be kept over a path as slow as the one seen: one renewal must
-    /// be answered before the lease of the one before is over.
+    /// Whether the path seen is too slow to keep a lease of this TTL: one renewal must be answered
+    /// before the lease of the one before is over.
     pub fn is_too_slow(&self) -> bool {
         self.round_trip * 2 >= limits::believed(self.ttl)
     }
@@ -202,8 +202,8 @@ impl Link {
         }
     }
 
-    /// Nobody answers: callers whose patience is over get to know, and what they asked for is undone
-    /// when contact returns.
+    /// Nobody answers: callers whose patience is over get to know, and what they asked for is
+    /// undone when contact returns.
     fn fail_unanswered(&mut self, now: Time) {
         for slot in 0..self.claims.len() as u32 {
             let claim = &self.claims[slot as usize];
@@ -222,7 +222,10 @@ impl Link {
         }
         let limit = self.config.unreachable_after;
         let heard = self.heard;
-        let is_over = |pending: &Pending| matches!(pending, Pending::Query { asked, .. } if now >= asked.max(&heard).after(limit));
+        let is_over = |pending: &Pending| match pending {
+            Pending::Query { asked, .. } => now >= heard.max(*asked).after(limit),
+            _ => false,
+        };
         let mut over: Vec<u64> = self
             .pending
             .iter()

@@ -13,12 +13,12 @@
 //!
 //! ```
 //! use lockring_client::link::{
-//!     Ask, ClaimRef, Link, LinkConfig, Loss, NotGranted, Outcome, Query, RequestIds,
+//!     Ask, ClaimRef, Link, LinkConfig, Loss, NotGranted, Outcome, Query, ReceiveError, RequestIds,
 //! };
 //! use lockring_client::proto::{Claim, Fence, HelloReply, Reply, SessionId, Time, Welcome, codec};
 //! use std::time::Duration;
 //!
-//! # fn main() -> Result<(), codec::FrameError> {
+//! # fn main() -> Result<(), ReceiveError> {
 //! let config = LinkConfig {
 //!     session: SessionId([7; 16]),
 //!     ids: RequestIds::default(),

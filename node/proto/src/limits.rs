@@ -45,7 +45,8 @@ pub const TTL_MAX: Duration = Duration::from_secs(3600);
 pub const TTL_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Clock drift allowed between two machines, as a share (1 %): the believer counts
-/// `TTL * (1 - DRIFT)` less a margin from its send, the server `TTL * (1 + DRIFT)` from its receipt.
+/// `TTL * (1 - DRIFT)` less [`BELIEF_MARGIN`] from its send, the server `TTL * (1 + DRIFT)` from
+/// its receipt.
 pub const DRIFT_DIVISOR: u32 = 100;
 
 /// What the believer takes off beside the drift, for what no clock counts: the time between reading
