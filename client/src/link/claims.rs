@@ -63,16 +63,13 @@ impl Claim {
         }
     }
 
-    /// The hold as the worker may have it: held, or its release unanswered.
+    /// The hold as the worker may have it: held, being asked for, or its release unanswered.
     pub(super) fn listed_id(&self) -> Option<HoldId> {
         match self.state {
-            State::Held { fence } | State::Releasing { fence, .. } => {
-                Some(HoldId { cell: self.cell, fence })
-            }
-            State::Free
-            | State::Acquiring
-            | State::Confirming { .. }
-            | State::Cancelling { .. } => None,
+            State::Held { fence }
+            | State::Confirming { fence }
+            | State::Releasing { fence, .. } => Some(HoldId { cell: self.cell, fence }),
+            State::Free | State::Acquiring | State::Cancelling { .. } => None,
         }
     }
 

@@ -64,8 +64,10 @@ impl Link {
             if self.mutant == Some(super::LinkMutant::CompareAtRest) && !self.pending.is_empty() {
                 return;
             }
-            if upto > self.compared_upto || self.mismatches >= COMPARE_ANYWAY {
-                (self.mismatches, self.compared_upto) = (0, upto);
+            // What was spared for an earlier process at the last one is not any more.
+            let spared = self.compared < self.spared_until && self.spared_until <= now;
+            if upto > self.compared_upto || self.mismatches >= COMPARE_ANYWAY || spared {
+                (self.mismatches, self.compared_upto, self.compared) = (0, upto, now);
                 self.send_compare(now, upto);
             }
         }

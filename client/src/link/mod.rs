@@ -233,6 +233,10 @@ pub struct Link {
     mismatches: u32,
     /// How far the last compare of this connection looked.
     compared_upto: u64,
+    /// When it was sent.
+    compared: Time,
+    /// Until then the worker keeps what an earlier process of the session may still believe in.
+    spared_until: Time,
     /// Told as lost before they were told as granted, and when: the two come on different streams.
     lost_early: BTreeMap<HoldId, Time>,
     /// Holds are believed until then; no later than any hold's own.
@@ -286,6 +290,8 @@ impl Link {
             ended_since_renewal: Digest::default(),
             mismatches: 0,
             compared_upto: 0,
+            compared: now,
+            spared_until: now,
             lost_early: BTreeMap::new(),
             valid_until: now,
             greeted: now,

@@ -1,6 +1,6 @@
 //! What the worker says.
 
-use super::claims::{ANSWER_SLACK, Pending, State};
+use super::claims::{ANSWER_SLACK, Pending, Query, State};
 use super::{Link, Loss, NotGranted, Outcome, Phase, Serves};
 use lockring_proto::codec::{self, FrameError};
 use lockring_proto::{
@@ -79,10 +79,14 @@ impl Link {
     fn welcomed(&mut self, now: Time, welcome: Welcome) {
         self.phase = Phase::Up;
         self.answer_by = None;
-        self.blind_hellos -= u64::from(self.incarnation == 0);
+        let is_heir = self.incarnation == 0;
+        self.blind_hellos -= u64::from(is_heir);
         self.incarnation = welcome.incarnation;
         self.ttl = limits::clamp_ttl(Duration::from_millis(welcome.ttl_ms));
         self.heard = now;
+        if is_heir && !welcome.fresh {
+            self.spared_until = now.after(limits::honoured(self.ttl));
+        }
         self.note_round_trip(now, self.greeted);
         self.credit(Some(self.greeted));
         if self.version == 0 {
@@ -202,6 +206,9 @@ impl Link {
     /// A claim is held from now on, unless its lease is over already.
     #[inline]
     fn hold(&mut self, now: Time, slot: u32, fence: Fence) {
+        if !self.put_off.is_empty() {
+            self.put_off.remove(&slot);
+        }
         let claim = &mut self.claims[slot as usize];
         let (token, sent) = (claim.token, claim.sent);
         claim.state = State::Held { fence };
@@ -280,8 +287,11 @@ impl Link {
 
     fn answered(&mut self, id: u64, reply: Reply) {
         match self.pending.remove(&id) {
-            Some(Pending::Query { token, sent, .. }) => {
-                self.credit(Some(sent));
+            Some(Pending::Query { token, sent, query, .. }) => {
+                // With the goodbye the lease ends, whoever's holds are kept there for a while.
+                if query != Query::Goodbye {
+                    self.credit(Some(sent));
+                }
                 self.outcomes.push(Outcome::Answer { token, reply });
             }
             Some(other) => {

@@ -11,7 +11,7 @@ use crate::keys::Keys;
 use crate::node::Node;
 use heir::Estate;
 use lockring_client::link::{
-    Ask, ClaimRef, Link, LinkConfig, LinkMutant, Outcome, Query, RequestIds, Serves,
+    Ask, ClaimRef, Link, LinkConfig, LinkMutant, Loss, Outcome, Query, RequestIds, Serves,
 };
 use lockring_client::router::Ring;
 use lockring_core::testing::{DELAY_MAX, Fact, KeyId, RateClock, Rng, Stream, Token};
@@ -106,8 +106,12 @@ pub struct Client {
     estate: Option<Estate>,
     /// The session was begun by an earlier process.
     heir: bool,
-    /// It has said goodbye, and does not come back.
+    /// It has said goodbye, and does not connect any more.
     leaving: bool,
+    /// Until then it does not reach the node.
+    cut_off_until: Time,
+    /// Sessions of killed processes, and until when their leases may run.
+    former: Vec<(SessionId, Time)>,
 }
 
 impl Client {
@@ -147,6 +151,8 @@ impl Client {
             estate: None,
             heir: false,
             leaving: false,
+            cut_off_until: Time(0),
+            former: Vec::new(),
         }
     }
 
@@ -170,13 +176,16 @@ impl Client {
     /// Starts, with a session of its own unless it takes up that of the process before.
     pub fn start(&mut self, hub: &mut Hub) {
         let (index, life) = (self.index, self.life);
-        self.down = false;
+        (self.down, self.leaving) = (false, false);
         self.paused_until = hub.now;
         self.heir = self.estate.is_some();
         if self.heir {
             self.take_up(hub);
         } else {
             self.begin_session();
+            if self.ttl >= Duration::from_secs(10) {
+                hub.reach("TTLs of ten seconds and more");
+            }
         }
         self.lane(hub, 0);
         for (after, step) in self.workload.begin(&mut self.rng) {
@@ -191,8 +200,14 @@ impl Client {
             1 => life as u8,
             _ => self.rng.draw() as u8,
         }));
-        self.ttl = Duration::from_millis(*self.rng.pick(&[1000, 1500, 2000, 3000]));
+        let long = self.workload.role == crate::workload::Role::Worker && self.rng.percent(4);
+        let ttls: &[u64] = if long { &[10_000, 60_000] } else { &[1000, 1500, 2000, 3000] };
+        self.ttl = Duration::from_millis(*self.rng.pick(ttls));
         self.ids = RequestIds::default();
+        if self.rng.percent(25) {
+            // Ids that are equal in their low halves must not be taken for one another.
+            self.ids = RequestIds::from((1 << 32) - self.rng.range(1, 400));
+        }
     }
 
     /// It is killed.
@@ -202,6 +217,7 @@ impl Client {
         let under_way = DELAY_MAX + Duration::from_secs(4);
         let worst_lease = limits::honoured(self.ttl) + self.ttl / 50 + under_way;
         hub.fact(&Fact::Crashed { session: self.session, worst_lease });
+        self.former.push((self.session, hub.now.after(worst_lease)));
         self.estate = self.leave();
         for lane in std::mem::take(&mut self.lanes).into_values() {
             if let Some(way) = lane.way {
@@ -231,9 +247,34 @@ impl Client {
         hub.now < self.paused_until
     }
 
+    /// When the last lease of a killed process of its ends.
+    pub fn last_lease(&self) -> Option<Time> {
+        self.former.iter().map(|&(_, until)| until).max()
+    }
+
+    /// Whether a lease of a killed process of its may still run.
+    pub fn has_leases_left(&self, hub: &Hub) -> bool {
+        self.former.iter().any(|&(session, until)| session != self.session && hub.now < until)
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
     /// When it runs again.
     pub fn paused_until(&self) -> Time {
         self.paused_until
+    }
+
+    /// For so long nothing passes between it and the node. Neither side is told.
+    pub fn cut_off(&mut self, hub: &mut Hub, span: Duration) {
+        hub.reach("partitions");
+        self.cut_off_until = hub.now.after(span);
+        for lane in self.lanes.values() {
+            if let Some(way) = lane.way {
+                hub.cut(way, span.min(Duration::from_secs(10)));
+            }
+        }
     }
 
     /// All of its connections break.
@@ -293,7 +334,8 @@ impl Client {
     /// A connection stands, or could not be had.
     pub fn stands(&mut self, hub: &mut Hub, node: &mut Node, way: Way) {
         let now = self.local(hub);
-        let accepted = !hub.net.is_broken(way.conn) && node.accept(way, self.party());
+        let reached = !hub.net.is_broken(way.conn) && hub.now >= self.cut_off_until;
+        let accepted = reached && node.accept(way, self.party());
         let Some(lane) = self.lanes.get_mut(&way.worker) else { return };
         lane.dialling = false;
         if accepted {
@@ -445,6 +487,10 @@ impl Client {
     }
 
     fn believe(&mut self, hub: &mut Hub, node: &Node, worker: u16) {
+        if self.leaving {
+            // With the goodbye nothing is believed any more, as the client's task has it.
+            return;
+        }
         let Some(lane) = self.lanes.get_mut(&worker) else { return };
         let valid = lane.link.valid_until();
         if valid != lane.valid {
@@ -511,7 +557,11 @@ impl Client {
         hub.fact(&Fact::Asked { session: self.session, token: Token(token), key, claim });
         let cell = route.cell.0;
         let ask = Ask { token, cell, key: keys.bytes(key), wanted: claim, wait };
-        let named = self.lane(hub, worker).link.acquire(now, &ask);
+        let lane = self.lane(hub, worker);
+        let named = lane.link.acquire(now, &ask);
+        if lane.link.request_of(named).is_some_and(|id| id >> 32 == 1) {
+            hub.reach("ids past 32 bits");
+        }
         let state = State::Waiting;
         self.claims.insert(token, Claimed { slot, key, claim, worker, cell, named, state });
         self.after(hub, node, worker);
@@ -578,9 +628,16 @@ impl Client {
     pub fn say_goodbye(&mut self, hub: &mut Hub, node: &Node) {
         self.leaving = true;
         let now = self.local(hub);
+        for (&token, claimed) in &self.claims {
+            if let State::Holding(_) = claimed.state {
+                hub.fact(&Fact::Giving { session: self.session, token: Token(token) });
+            }
+        }
         let workers: Vec<u16> = self.lanes.keys().copied().collect();
         for worker in workers {
             if let Some(lane) = self.lanes.get_mut(&worker) {
+                // As the client's task does it: nobody waits any more, then the goodbye.
+                lane.link.give_up_waiting(now, Loss::Closed);
                 lane.link.query(now, QUERY, Query::Goodbye);
             }
             self.after(hub, node, worker);

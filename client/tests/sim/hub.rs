@@ -51,6 +51,8 @@ pub enum Event {
     Step { client: usize, life: u32, step: Step },
     /// A client comes back.
     Return { client: usize },
+    /// The node has stopped in order.
+    Stopped { boot: u64, down: Duration },
     /// The node comes back.
     Boot,
     /// The control plane looks whether so long a TTL is still needed.

@@ -7,7 +7,7 @@ use lockring_client::link::LinkMutant;
 use lockring_core::Mutant;
 
 /// Letter, name, bug.
-pub const ALL: [(&str, &str, Bug); 22] = [
+pub const ALL: [(&str, &str, Bug); 23] = [
     ("a", "GrantWithoutSessionCheck", Bug::Node(Mutant::GrantWithoutSessionCheck)),
     ("b", "DeathNotTold", Bug::Node(Mutant::DeathNotTold)),
     ("c", "SlipPastExpired", Bug::Node(Mutant::SlipPastExpired)),
@@ -29,5 +29,6 @@ pub const ALL: [(&str, &str, Bug); 22] = [
     ("", "CompareAll", Bug::Client(LinkMutant::CompareAll)),
     ("", "CompareAtRest", Bug::Client(LinkMutant::CompareAtRest)),
     ("", "NoDigestCompare", Bug::Client(LinkMutant::NoDigestCompare)),
+    ("", "CleanInGrace", Bug::CleanInGrace),
     ("", "SlowClocks", Bug::SlowClocks),
 ];

@@ -3,6 +3,7 @@
 
 mod control;
 mod facts;
+mod stop;
 
 use crate::hub::{Event, Hub, Order, Way};
 use crate::keys::Keys;
@@ -13,7 +14,7 @@ use lockring_core::{
     Action, Config, ConnId, Event as Input, Limits, LinkIndex, Machine, Mutant, Party, Time,
 };
 use lockring_proto::{
-    Hello, NodeInfo, Reply, Request, RingChunk, RingRun, SessionId, codec, limits,
+    Hello, NodeInfo, RefusalKind, Reply, Request, RingChunk, RingRun, SessionId, codec, limits,
 };
 use lockring_ring::{CellBits, CellId, Epoch, RingVersion};
 use std::collections::{BTreeMap, VecDeque};
@@ -71,6 +72,10 @@ pub struct Node {
     epochs: Vec<Epoch>,
     opens_at: Option<Time>,
     up: bool,
+    /// The last life ended in order, with nothing held.
+    was_clean: bool,
+    /// The seeded bug of that name.
+    pub clean_in_grace: bool,
 }
 
 impl Node {
@@ -89,6 +94,8 @@ impl Node {
             epochs: Vec::new(),
             opens_at: None,
             up: false,
+            was_clean: false,
+            clean_in_grace: false,
         };
         node.start(hub, workers, None);
         hub.soon(LONGEST_LEAST / 2, Event::Look);
@@ -126,8 +133,14 @@ impl Node {
         // Some cells are about to want their next epoch.
         for cell in (0..self.bits.cells() as u16).filter(|cell| cell % workers == index) {
             if hub.rng.percent(20) {
-                let left = hub.rng.range(0, 60);
-                machine.wind_counter(CellId(cell), lockring_proto::Fence::COUNTER_BUMP - left);
+                let left = hub.rng.range(1, 60);
+                // A few are used up before that is answered.
+                let end = if hub.rng.percent(20) {
+                    lockring_proto::Fence::COUNTER_LAST
+                } else {
+                    lockring_proto::Fence::COUNTER_BUMP
+                };
+                machine.wind_counter(CellId(cell), end - left);
             }
         }
         Worker {
@@ -187,10 +200,11 @@ impl Node {
     /// It starts again: no memory, the next epoch, and grants wait until old leases have ended.
     pub fn boot(&mut self, hub: &mut Hub) {
         let grace = limits::honoured(self.longest) + GRACE_MARGIN;
-        let opens_at = self.clock.shows(hub.now).after(grace);
+        let clean = std::mem::take(&mut self.was_clean);
+        let opens_at = (!clean).then(|| self.clock.shows(hub.now).after(grace));
         hub.fact(&Fact::Booted);
         hub.reach("node restarts");
-        self.start(hub, self.workers(), Some(opens_at));
+        self.start(hub, self.workers(), opens_at);
     }
 
     /// The last numbers of a machine.
@@ -402,7 +416,11 @@ impl Node {
         {
             self.workers[index as usize].leases.insert(session, end);
         }
-        hub.fact(&Fact::Turn { grace });
+        let used_up = self.machine(index).has_used_up_cell();
+        if used_up {
+            hub.reach("used-up counters");
+        }
+        hub.fact(&Fact::Turn { grace: grace || used_up });
         for action in actions {
             self.act(hub, index, action, done);
         }
@@ -506,6 +524,11 @@ impl Node {
     }
 
     fn send(&self, hub: &mut Hub, index: u16, conn: ConnId, reply: &Reply, at: Time) {
+        if let Reply::Refused { refusal, .. } = reply
+            && matches!(refusal.kind, RefusalKind::Draining | RefusalKind::Unavailable)
+        {
+            hub.reach("claims refused for now");
+        }
         if let Some(peer) = self.workers[index as usize].peers.get(&conn) {
             let mut bytes = Vec::new();
             codec::encode_frame(reply, &mut bytes);

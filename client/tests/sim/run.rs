@@ -25,6 +25,8 @@ pub enum Bug {
     Client(LinkMutant),
     /// Clients' clocks run slow by more than the drift that is allowed for.
     SlowClocks,
+    /// A stop with nothing held is taken for clean, though the grace of the start still ran.
+    CleanInGrace,
 }
 
 /// What came of a run.
@@ -60,7 +62,7 @@ impl Run {
         let (on_node, on_client) = match bug {
             Some(Bug::Node(mutant)) => (Some(mutant), None),
             Some(Bug::Client(mutant)) => (None, Some(mutant)),
-            Some(Bug::SlowClocks) | None => (None, None),
+            Some(Bug::SlowClocks | Bug::CleanInGrace) | None => (None, None),
         };
         let slow = bug == Some(Bug::SlowClocks);
         let mut hub = Hub::new(Rng::new(seed), verbose);
@@ -70,7 +72,8 @@ impl Run {
         let count = hub.rng.range(5, 9) as usize;
         let hoarder = hub.rng.percent(50);
         let keys = Keys::new(count, if hoarder { 400 } else { 0 });
-        let node = Node::new(&mut hub, workers, on_node);
+        let mut node = Node::new(&mut hub, workers, on_node);
+        node.clean_in_grace = bug == Some(Bug::CleanInGrace);
         let clients = (0..count)
             .map(|index| {
                 let role = match index {
@@ -119,7 +122,8 @@ impl Run {
             }
             self.strike(fault);
         }
-        let mut patience = 300;
+        // A minute, and what a restart and sessions that died with the longest lease take.
+        let mut patience = 300 + limits::honoured(self.node.longest()).as_millis() * 3 / 200;
         while self.hub.reached.get("holds").copied().unwrap_or(0) < HOLDS_MIN && patience > 0 {
             self.for_span(Duration::from_millis(200));
             patience -= 1;
@@ -143,7 +147,8 @@ impl Run {
         self.node.resume(&mut self.hub);
         let grace = limits::honoured(self.node.longest());
         let patience = grace * 3 + Duration::from_secs(12);
-        let deadline = self.hub.now.after(patience);
+        let lapsed = self.clients.iter().filter_map(Client::last_lease).max();
+        let deadline = self.hub.now.max(lapsed.unwrap_or_default()).after(patience);
         while self.hub.now < deadline && !self.failed() && !self.is_settled() {
             self.for_span(Duration::from_millis(100));
         }
@@ -166,6 +171,9 @@ impl Run {
             })
         };
         let linked = |client: &Client| client.links().all(|(_, link)| link.is_up());
+        if self.clients.iter().any(|client| client.has_leases_left(&self.hub)) {
+            return false;
+        }
         let all_up = self.clients.iter().all(|client| !client.down && linked(client));
         self.node.is_up() && all_up && self.clients.iter().all(keeps)
     }
@@ -185,7 +193,7 @@ impl Run {
                 client.ask(&mut self.hub, &self.keys, &self.node, KEEPER, wanted);
             }
         }
-        self.for_span(Duration::from_secs(8));
+        self.for_span(Duration::from_secs(8).max(self.longest_ttl() * 3));
         for client in &self.clients {
             for (worker, link) in client.links() {
                 let node = self.node.machine(worker).digest_of(client.session);
@@ -203,6 +211,11 @@ impl Run {
         }
     }
 
+    /// Both sides compare once a third of the TTL.
+    fn longest_ttl(&self) -> Duration {
+        self.clients.iter().map(|client| client.ttl).max().unwrap_or_default()
+    }
+
     /// Everything is given back. Nothing may be left of any key, by the machines and by the wire.
     fn last_look(&mut self) {
         if self.failed() {
@@ -215,13 +228,14 @@ impl Run {
             }
         }
         // Long enough that what only the node knows of is given back too.
-        self.for_span(Duration::from_secs(6));
+        self.for_span(Duration::from_secs(6).max(self.longest_ttl() * 3));
         for worker in 0..self.node.workers() {
             self.node.audit(&mut self.hub, worker);
             let stats = self.node.machine(worker).stats();
             let (keys, waiters) = (stats.keys, stats.waiters);
             self.hub.fact(&Fact::Empty { worker, keys, waiters });
         }
+        self.stop_with_nothing_held();
         self.inspect_all();
         for client in &mut self.clients {
             client.say_goodbye(&mut self.hub, &self.node);
@@ -233,6 +247,19 @@ impl Run {
             self.hub.accuse("nobody is left after goodbye", format!("{links} links"));
         }
         self.node.settle_accounts(&mut self.hub);
+    }
+
+    /// With nothing held the node stops clean, and the next start grants at once.
+    fn stop_with_nothing_held(&mut self) {
+        if self.failed() || !self.hub.rng.percent(30) {
+            return;
+        }
+        let clean = self.hub.reached.get("clean stops").copied();
+        self.node.stop(&mut self.hub, &self.keys, Duration::from_millis(100));
+        self.for_span(Duration::from_secs(4));
+        if self.hub.reached.get("clean stops").copied() == clean || !self.node.is_up() {
+            self.hub.accuse("a stop with nothing held is clean", "it was not".to_owned());
+        }
     }
 
     fn inspect_all(&mut self) {
@@ -301,6 +328,7 @@ impl Run {
             Event::Step { client, life, step } => self.step(client, life, step),
             Event::Return { client } => clients[client].start(hub),
             Event::Boot => node.boot(hub),
+            Event::Stopped { boot, down } => node.stopped(hub, boot, down),
             Event::Look => node.look(hub, keys),
         }
     }
@@ -328,6 +356,7 @@ impl Run {
             return hub.plan(client.paused_until(), Event::Step { client: at, life, step });
         }
         match step {
+            Step::Claim(_) if client.is_leaving() => {}
             Step::Claim(slot) => {
                 let mut rng = client.rng.fork();
                 let Some(wanted) = client.workload.wants(&mut rng, keys, at, slot) else { return };
@@ -358,7 +387,7 @@ impl Run {
             }
             Step::List => client.list_on(hub, keys, node),
             Step::Die => {
-                if !client.workload.closing {
+                if !client.workload.closing || client.is_leaving() {
                     self.kill(at, Duration::from_millis(300));
                 }
             }
@@ -379,6 +408,9 @@ impl Run {
         match fault {
             Fault::Cut => self.clients[whom].cut(&mut self.hub),
             Fault::CutAll => self.cut_all(),
+            Fault::Partition(span) => self.clients[whom].cut_off(&mut self.hub, span),
+            Fault::Leave => self.leave(whom),
+            Fault::StopNode { down } => self.node.stop(&mut self.hub, &self.keys, down),
             Fault::Slow { span, by } => {
                 self.hub.reach("slow networks");
                 self.hub.net.slow_down(self.hub.now.after(span), by);
@@ -419,6 +451,17 @@ impl Run {
                     self.force_one();
                 }
             }
+        }
+    }
+
+    /// A client ends its session in order. What it does next, it does with another.
+    fn leave(&mut self, whom: usize) {
+        let Self { hub, node, clients, .. } = self;
+        let client = &mut clients[whom];
+        if !client.down && !client.is_paused(hub) && client.workload.role == Role::Worker {
+            hub.reach("goodbyes in mid-run");
+            client.say_goodbye(hub, node);
+            client.plan(hub, Duration::from_millis(400), Step::Die);
         }
     }
 

@@ -6,7 +6,7 @@ use crate::hub::{Hub, Step};
 use lockring_client::link::{ClaimRef, Loss, NotGranted, Outcome};
 use lockring_client::router::Ring;
 use lockring_core::testing::{Fact, Token, Why};
-use lockring_proto::{Claim, Fence, RingChunk, SessionId};
+use lockring_proto::{Claim, Fence, RefusalKind, RingChunk, SessionId};
 use std::time::Duration;
 
 impl Client {
@@ -61,11 +61,24 @@ impl Client {
             }
             Outcome::Ring(chunk) => self.ring_part(hub, worker, *chunk),
             Outcome::Up(welcome) => self.up(hub, worker, welcome.fresh),
+            Outcome::Rejected(refusal) if refusal.kind == RefusalKind::Draining => {
+                hub.reach("hellos to a node that stops");
+                self.turned_away(hub, worker);
+            }
             Outcome::Rejected(refusal) => {
                 hub.accuse("no client is rejected", format!("{refusal:?}"));
             }
             Outcome::Draining => {}
         }
+    }
+
+    fn turned_away(&mut self, hub: &mut Hub, worker: u16) {
+        let now = self.local(hub);
+        let Some(lane) = self.lanes.get_mut(&worker) else { return };
+        if let Some(way) = lane.way.take() {
+            hub.cut(way, Duration::ZERO);
+        }
+        lane.link.down(now);
     }
 
     fn up(&mut self, hub: &mut Hub, worker: u16, fresh: bool) {

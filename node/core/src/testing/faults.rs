@@ -11,6 +11,15 @@ pub enum Fault {
     Cut,
     /// Every connection breaks.
     CutAll,
+    /// A client and the node do not hear of each other for so long.
+    Partition(Duration),
+    /// A client ends its session, and comes back with another.
+    Leave,
+    /// The node stops in order, and starts again later.
+    StopNode {
+        /// It is down for so long.
+        down: Duration,
+    },
     /// The network is slow.
     Slow {
         /// For so long...
@@ -60,7 +69,13 @@ impl Plan {
         let mut faults = vec![(Time(end - 1), Fault::Storm)];
         for _ in 0..rng.range(0, 3) {
             let down = millis(rng, 0, 1500);
-            faults.push((Time(rng.range(end / 10, end * 7 / 10)), Fault::CrashNode { down }));
+            let at = Time(rng.range(end / 10, end * 7 / 10));
+            faults.push((at, Fault::CrashNode { down }));
+            if rng.percent(30) {
+                // Soon enough that the grace of its restart still runs.
+                let stop = at.after(down + millis(rng, 50, 1500));
+                faults.push((stop, Fault::StopNode { down: millis(rng, 0, 800) }));
+            }
         }
         let mean = rng.range(80, 600) * 1000;
         let mut at = rng.tailed(mean) + 1;
@@ -74,7 +89,9 @@ impl Plan {
 
     fn one(rng: &mut Rng) -> Fault {
         match rng.range(0, 100) {
-            0..30 => Fault::Cut,
+            0..25 => Fault::Cut,
+            25..27 => Fault::Partition(millis(rng, 50, 6000)),
+            27..30 => Fault::Leave,
             30..32 => Fault::CutAll,
             32..38 => Fault::Slow { span: millis(rng, 50, 1500), by: millis(rng, 1, 200) },
             38..52 => Fault::PauseClient(millis(rng, 10, 4000)),

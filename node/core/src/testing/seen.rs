@@ -113,6 +113,12 @@ impl Machine {
         cell.counter = to;
     }
 
+    /// Whether a cell's counter is used up, so that nothing is granted there until its epoch is
+    /// raised.
+    pub fn has_used_up_cell(&self) -> bool {
+        self.cells.iter().any(|cell| cell.counter >= Fence::COUNTER_LAST)
+    }
+
     /// Until when the link of a session is honoured, by the clock the machine is run on, if no
     /// stall lengthens it. `None`: there is no such link, or it is dying.
     pub fn honours_until(&self, session: SessionId) -> Option<Time> {
