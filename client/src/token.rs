@@ -79,7 +79,8 @@ impl Token {
         bytes.extend_from_slice(&self.fence.to_be_bytes());
         bytes.extend_from_slice(&(self.ttl.as_millis() as u64).to_be_bytes());
         bytes.extend_from_slice(&self.key);
-        let sum = lockring_ring::hash_key(lockring_ring::NamespaceSeed::of(PREFIX), &bytes).tag;
+        let sum =
+            lockring_ring::hash_key(lockring_ring::NamespaceSeed::of(PREFIX), &bytes).low as u32;
         bytes.extend_from_slice(&sum.to_be_bytes());
         bytes
     }

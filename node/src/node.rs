@@ -123,6 +123,7 @@ impl Node {
                 "restarted: claims wait in line until every earlier lease has surely ended"
             );
         }
+        let tag_secret = tag_secret()?;
         let version = RingVersion(u64::from(boot.epoch_floor));
         let ring = ring(config, &boot, sockets.first.port(), version);
         let (orders, inbox) = std_mpsc::channel();
@@ -138,6 +139,7 @@ impl Node {
                 ring_version: version,
                 longest_ttl: boot.longest_ttl,
                 opens_at,
+                tag_secret,
                 limits: Limits::default(),
             };
             let start = WorkerStart {
@@ -256,6 +258,13 @@ fn opens_at(boot: &Boot) -> Option<lockring_proto::Time> {
 }
 
 /// The ring of a cluster of one: every cell is this node's.
+/// For the tables of one process life: no table outlives it.
+fn tag_secret() -> Result<[u64; 4], std::io::Error> {
+    let mut secret = [[0; 8]; 4];
+    getrandom::fill(secret.as_flattened_mut())?;
+    Ok(secret.map(u64::from_ne_bytes))
+}
+
 fn ring(config: &NodeConfig, boot: &Boot, port: u16, version: RingVersion) -> RingTable {
     let host = config.advertise.clone().unwrap_or_default();
     let node = NodeInfo { id: boot.node, host, port, workers: config.workers, boot: boot.boot };

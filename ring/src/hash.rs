@@ -16,22 +16,22 @@ impl NamespaceSeed {
     }
 }
 
-/// Both halves of a key's hash.
+/// Both halves of a key's hash. Anybody can compute keys of any hash: what must not be aimed at
+/// mixes a secret with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyHash {
     /// Place on the ring; its top bits are the cell.
     pub position: u64,
-    /// Tag inside the lock table of a cell. Independent of `position`, whose top bits are constant
-    /// within a cell and would fill a table badly.
-    pub tag: u32,
+    /// The other half.
+    pub low: u64,
 }
 
 /// Hashes the raw bytes of a key in a namespace: `xxh3_128(key, seed = xxh3_64(namespace))`,
-/// high half = position, low 32 bits = tag.
+/// high half = position.
 #[inline]
 pub fn hash_key(seed: NamespaceSeed, key: &[u8]) -> KeyHash {
     let hash = xxh3_128_with_seed(key, seed.0);
-    KeyHash { position: (hash >> 64) as u64, tag: hash as u32 }
+    KeyHash { position: (hash >> 64) as u64, low: hash as u64 }
 }
 
 #[cfg(test)]
@@ -50,9 +50,9 @@ mod tests {
             ("default", &[7; 200], 0x3382_10fd_7625_c80d, 0xa8ff_6931),
             ("default", &[9; 512], 0xda22_2745_1480_1483, 0x4dd7_442f),
         ];
-        for (namespace, key, position, tag) in cases {
+        for (namespace, key, position, low) in cases {
             let hash = hash_key(NamespaceSeed::of(namespace), key);
-            assert_eq!((hash.position, hash.tag), (position, tag), "{namespace} {key:?}");
+            assert_eq!((hash.position, hash.low as u32), (position, low), "{namespace} {key:?}");
         }
     }
 }

@@ -46,6 +46,7 @@ impl Bench {
             ring_version: RingVersion(1),
             longest_ttl: limits::TTL_DEFAULT,
             opens_at: None,
+            tag_secret: [1, 2, 3, 4],
             limits: Limits::default(),
         };
         let now = Time(1_000_000);

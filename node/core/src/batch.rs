@@ -11,7 +11,7 @@ use crate::slab::NIL;
 use crate::table::Place;
 use lockring_proto::Time;
 use lockring_proto::{Refusal, RefusalKind, Reply, Request, limits};
-use lockring_ring::{NamespaceSeed, hash_key};
+use lockring_ring::NamespaceSeed;
 
 /// What one operation of a batch will look at; nothing for a request without a key.
 #[derive(Clone, Copy)]
@@ -103,7 +103,7 @@ impl Machine {
             let place = key_of(request).and_then(|(Named { namespace, key }, _)| {
                 let other = || NamespaceSeed::of(namespace);
                 let seed = if namespace.is_empty() { seed } else { other() };
-                self.place(hash_key(seed, key))
+                self.place(seed, key)
             });
             Planned::at(place)
         }));

@@ -32,6 +32,7 @@ mod namespaces;
 mod queue;
 mod record;
 mod release;
+mod secret;
 mod slab;
 mod table;
 #[cfg(any(test, feature = "testing"))]

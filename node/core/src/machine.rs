@@ -5,6 +5,7 @@ use crate::event::{Action, CloseReason, ConnId, Event, LinkIndex};
 use crate::links::Link;
 use crate::namespaces::Namespaces;
 use crate::record::{Entry, LINKS_MAX, Record, Rich, THIN_MAX};
+use crate::secret::Secret;
 use crate::slab::Slab;
 use crate::table::{Cell, Slot};
 use hashbrown::HashTable;
@@ -22,7 +23,7 @@ pub(crate) const BEAT: Duration = Duration::from_millis(25);
 pub(crate) const STALL: Duration = Duration::from_millis(50);
 
 /// What a machine is made with; fixed for its life.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// log2 of the number of cells.
     pub cell_bits: CellBits,
@@ -42,6 +43,9 @@ pub struct Config {
     pub longest_ttl: Duration,
     /// When leases of an earlier life have surely ended; `None` if there are none.
     pub opens_at: Option<Time>,
+    /// Random numbers that only the cluster's nodes know: with them nobody can choose keys so that
+    /// others' are harder to find.
+    pub tag_secret: [u64; 4],
     /// Bounds.
     pub limits: Limits,
 }
@@ -143,6 +147,7 @@ pub struct Machine {
     #[cfg(any(test, feature = "testing"))]
     pub(crate) seen: crate::testing::Seen,
     pub(crate) worker_shift: u32,
+    pub(crate) secret: Secret,
     pub(crate) version: RingVersion,
     pub(crate) longest_ttl: Duration,
     pub(crate) draining: bool,
@@ -216,6 +221,7 @@ impl Machine {
             mutant: None,
             #[cfg(any(test, feature = "testing"))]
             seen: crate::testing::Seen::default(),
+            secret: Secret::new(config.tag_secret),
             worker_shift: workers.trailing_zeros(),
             version: config.ring_version,
             longest_ttl: config.longest_ttl,

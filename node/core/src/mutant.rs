@@ -38,6 +38,10 @@ pub enum Mutant {
     TwoLinks,
     /// A process that takes a session up frees holds in which the one before may still believe.
     HeirFrees,
+    /// Tags are those that everybody can compute.
+    PublicTags,
+    /// Takes equal keys of two namespaces for one.
+    NamespaceIgnored,
 }
 
 #[cfg(any(test, feature = "testing"))]

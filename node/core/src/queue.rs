@@ -4,24 +4,19 @@ use crate::event::{Action, ConnId};
 use crate::machine::Machine;
 use crate::mutant::{mutant, note};
 use crate::record::{Entry, Kind, LinkChain, QueueChain, Rich};
+use crate::secret::Secret;
 use crate::slab::NIL;
 use crate::table::Place;
 use hashbrown::hash_table;
 use lockring_proto::Time;
 use lockring_proto::{Claim, Fence, Reply};
 
-#[inline]
-fn hash2(a: u32, b: u64) -> u64 {
-    let x = (u64::from(a) << 32 ^ b).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+fn request_hash(secret: Secret, entry: &Entry) -> u64 {
+    secret.pair(entry.link, entry.request)
 }
 
-fn request_hash(entry: &Entry) -> u64 {
-    hash2(entry.link, entry.request)
-}
-
-fn fence_hash(entry: &Entry) -> u64 {
-    hash2(entry.record, entry.fence.expect("indexed by its fence").0)
+fn fence_hash(secret: Secret, entry: &Entry) -> u64 {
+    secret.pair(entry.record, entry.fence.expect("indexed by its fence").0)
 }
 
 impl Machine {
@@ -34,7 +29,7 @@ impl Machine {
             let entry = self.entries.get(index);
             entry.link == link && entry.request == request
         };
-        self.by_request.find(hash2(link, request), is_it).copied()
+        self.by_request.find(self.secret.pair(link, request), is_it).copied()
     }
 
     /// The hold of a rich key with this fence.
@@ -43,7 +38,7 @@ impl Machine {
             let entry = self.entries.get(index);
             entry.record == record && entry.fence == Some(fence)
         };
-        self.by_fence.find(hash2(record, fence.0), is_it).copied()
+        self.by_fence.find(self.secret.pair(record, fence.0), is_it).copied()
     }
 
     /// Enters a new entry in its link's list and in the index by request.
@@ -51,14 +46,15 @@ impl Machine {
         let link = self.entries.get(index).link;
         let list = &mut self.links.get_mut(link).entries;
         list.push_back::<Entry, LinkChain>(&mut self.entries, index);
-        let (entries, hash) = (&self.entries, request_hash(self.entries.get(index)));
-        self.by_request.insert_unique(hash, index, |&other| request_hash(entries.get(other)));
+        let (entries, secret) = (&self.entries, self.secret);
+        let hash = |&index: &u32| request_hash(secret, entries.get(index));
+        self.by_request.insert_unique(hash(&index), index, hash);
     }
 
     /// Drops an entry that is in no queue any more.
     pub(crate) fn forget(&mut self, index: u32) {
         let entry = self.entries.get(index);
-        let (link, hash) = (entry.link, request_hash(entry));
+        let (link, hash) = (entry.link, request_hash(self.secret, entry));
         remove_index(&mut self.by_request, hash, index);
         let list = &mut self.links.get_mut(link).entries;
         list.remove::<Entry, LinkChain>(&mut self.entries, index);
@@ -125,15 +121,16 @@ impl Machine {
     }
 
     fn remember_fence(&mut self, index: u32) {
-        let (entries, hash) = (&self.entries, fence_hash(self.entries.get(index)));
-        self.by_fence.insert_unique(hash, index, |&other| fence_hash(entries.get(other)));
+        let (entries, secret) = (&self.entries, self.secret);
+        let hash = |&index: &u32| fence_hash(secret, entries.get(index));
+        self.by_fence.insert_unique(hash(&index), index, hash);
     }
 
     /// Takes a holder off its key, and forgets it. The caller numbers, counts and pumps.
     pub(crate) fn ungrant(&mut self, place: Place, index: u32) {
         let entry = self.entries.get(index);
         let fence = entry.fence.expect("only a holder has a hold to end");
-        let (link, claim, hash) = (entry.link, entry.claim, fence_hash(entry));
+        let (link, claim, hash) = (entry.link, entry.claim, fence_hash(self.secret, entry));
         let rich = self.riches.get_mut(self.records.get(entry.record).rich());
         rich.give(claim);
         rich.holders.remove::<Entry, QueueChain>(&mut self.entries, index);
@@ -278,7 +275,7 @@ impl Machine {
     fn thin_out(&mut self, index: u32, rich_index: u32) {
         let holder = self.riches.get(rich_index).holders.head;
         let entry = self.entries.get(holder).clone();
-        let hash = fence_hash(&entry);
+        let hash = fence_hash(self.secret, &entry);
         remove_index(&mut self.by_fence, hash, holder);
         self.forget(holder);
         self.riches.remove(rich_index);

@@ -2,11 +2,12 @@
 
 use crate::batch::Named;
 use crate::machine::Machine;
+use crate::mutant::{mutant, note};
 use crate::record::{Record, Rich};
 use crate::slab::NIL;
 use hashbrown::HashTable;
 use lockring_proto::{Fence, HoldId};
-use lockring_ring::{CellId, Epoch, KeyHash, NamespaceSeed, RingVersion, hash_key};
+use lockring_ring::{CellId, Epoch, NamespaceSeed, RingVersion, hash_key};
 
 /// One key in use in the table of its cell: eight bytes, so that growing a table moves little.
 #[derive(Clone, Copy)]
@@ -97,18 +98,23 @@ pub(crate) struct Place {
 }
 
 impl Machine {
-    /// The place of a hashed key, or `None` when its cell belongs to another worker.
+    /// The place of a key, or `None` when its cell belongs to another worker.
     #[inline]
-    pub(crate) fn place(&self, hash: KeyHash) -> Option<Place> {
+    pub(crate) fn place(&self, seed: NamespaceSeed, key: &[u8]) -> Option<Place> {
+        let hash = hash_key(seed, key);
         let cell = self.config.cell_bits.cell(hash.position).0;
         if cell & (self.config.workers - 1) != self.config.worker {
             return None;
         }
-        Some(Place { at: u32::from(cell >> self.worker_shift), tag: hash.tag, guess: NIL })
+        let mut tag = self.secret.tag(hash, key);
+        if mutant!(self, PublicTags) {
+            tag = hash.low as u32;
+        }
+        Some(Place { at: u32::from(cell >> self.worker_shift), tag, guess: NIL })
     }
 
     pub(crate) fn place_of_key(&self, seed: NamespaceSeed, key: &[u8]) -> Place {
-        self.place(hash_key(seed, key)).expect("a key in use belongs to this worker")
+        self.place(seed, key).expect("a key in use belongs to this worker")
     }
 
     /// The id of a cell of this worker.
@@ -181,9 +187,11 @@ impl Machine {
 
     #[inline]
     fn is_key(&self, index: u32, namespace: u16, key: &[u8]) -> bool {
+        note!(self, note_probed());
         let record = self.records.get(index);
         // The key first: a free record has an empty one, which no request names.
-        self.key(record) == key && self.namespace(record) == namespace
+        self.key(record) == key
+            && (self.namespace(record) == namespace || mutant!(self, NamespaceIgnored))
     }
 
     /// The key of a record.

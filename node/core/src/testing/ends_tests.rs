@@ -84,6 +84,7 @@ fn machine() -> Machine {
         ring_version: RingVersion(1),
         longest_ttl: Duration::from_secs(10),
         opens_at: None,
+        tag_secret: [1, 2, 3, 4],
         limits: Limits::default(),
     };
     Machine::new(config, Time(0))

@@ -6,6 +6,8 @@
 //! - [`Fault`], [`Plan`]: which faults come when;
 //! - [`Recorder`], [`Fact`], [`checks`]: what happened on one clock, and what was promised.
 
+#[cfg(test)]
+mod attack_tests;
 mod audit;
 pub mod checks;
 mod clock;

@@ -246,6 +246,7 @@ impl World {
             ring_version: RingVersion(1),
             longest_ttl: words.span("longest").unwrap_or(Duration::from_secs(10)),
             opens_at: words.span("opens").map(|span| Time(0).after(span)),
+            tag_secret: [1, 2, 3, 4],
             limits,
         };
         words.end();

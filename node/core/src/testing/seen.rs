@@ -3,7 +3,8 @@
 use crate::machine::Machine;
 use crate::{Mutant, Time};
 use lockring_proto::{Claim, Digest, Fence, SessionId};
-use lockring_ring::{CellId, NamespaceSeed, hash_key};
+use lockring_ring::{CellId, NamespaceSeed};
+use std::cell::Cell;
 use std::time::Duration;
 
 /// One line of a machine's log.
@@ -72,6 +73,8 @@ pub enum Note {
 pub(crate) struct Seen {
     notes: Option<Vec<Note>>,
     wall_jumps: Duration,
+    /// Keys compared so far.
+    probes: Cell<u64>,
 }
 
 impl Machine {
@@ -106,6 +109,15 @@ impl Machine {
         if follows { now.after(self.seen.wall_jumps) } else { now }
     }
 
+    /// How many keys were compared so far to find those asked for.
+    pub fn probes(&self) -> u64 {
+        self.seen.probes.get()
+    }
+
+    pub(crate) fn note_probed(&self) {
+        self.seen.probes.set(self.seen.probes.get() + 1);
+    }
+
     /// Winds the operation counter of a cell of this worker forward, to see it run out.
     pub fn wind_counter(&mut self, cell: CellId, to: u64) {
         let cell = &mut self.cells[(cell.0 >> self.worker_shift) as usize];
@@ -133,7 +145,7 @@ impl Machine {
 
     /// The ring version that made the epoch of a key's cell.
     pub fn owned_since(&self, seed: NamespaceSeed, key: &[u8]) -> Option<u64> {
-        self.place(hash_key(seed, key)).map(|place| self.cell(place).since.0)
+        self.place(seed, key).map(|place| self.cell(place).since.0)
     }
 
     fn note(&mut self, note: impl FnOnce(&Self) -> Note) {

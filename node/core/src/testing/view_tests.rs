@@ -1,6 +1,6 @@
 //! Fingerprints: blind to where state is kept, not to what it is.
 
-use crate::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Party, Role, Time};
+use crate::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Mutant, Party, Role, Time};
 use lockring_proto::{Claim, Fence, Hello, Namespace, PROTOCOL, Request, SessionId, Wait, limits};
 use lockring_ring::{CellBits, Epoch, NamespaceSeed, RingVersion, hash_key};
 use std::collections::BTreeMap;
@@ -19,6 +19,10 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new() -> Self {
+        Self::with_mutant(None)
+    }
+
+    pub(super) fn with_mutant(mutant: Option<Mutant>) -> Self {
         let config = Config {
             cell_bits: CellBits::new(BITS).unwrap(),
             worker: 0,
@@ -29,9 +33,11 @@ impl World {
             ring_version: RingVersion(1),
             longest_ttl: Duration::from_secs(10),
             opens_at: None,
+            tag_secret: [1, 2, 3, 4],
             limits: Limits::default(),
         };
-        Self { machine: Machine::new(config, Time(0)), links: BTreeMap::new(), now: Time(0), id: 0 }
+        let machine = Machine::new(config, Time(0)).with_mutant(mutant);
+        Self { machine, links: BTreeMap::new(), now: Time(0), id: 0 }
     }
 
     pub(super) fn run(&mut self, event: Event<'_>) -> Vec<Action> {
@@ -85,7 +91,17 @@ impl World {
     }
 
     pub(super) fn acquire(&mut self, conn: u64, id: u64, key: &str, claim: Claim) -> Vec<Action> {
-        let (version, wait, key) = (1, Wait::Forever, key.as_bytes());
+        self.acquire_bytes(conn, id, key.as_bytes(), claim)
+    }
+
+    pub(super) fn acquire_bytes(
+        &mut self,
+        conn: u64,
+        id: u64,
+        key: &[u8],
+        claim: Claim,
+    ) -> Vec<Action> {
+        let (version, wait) = (1, Wait::Forever);
         self.ask(conn, Request::Acquire { id, version, claim, wait, key })
     }
 
