@@ -27,6 +27,7 @@ const CODE_IDENTITY: u32 = 17;
 const CODE_STOPPING: u32 = 18;
 const CODE_REFUSED: u32 = 19;
 const CODE_NO_HELLO: u32 = 20;
+const CODE_SLOW: u32 = 21;
 
 /// Why a connection ended early.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +68,9 @@ pub async fn serve(conn: Connection, shared: Shared) {
         }
     };
     let (id, wake) = shared.borrow_mut().open();
-    let ended =
-        Session { conn: &conn, shared: &shared, id, wake, carry: Vec::new() }.run(&party).await;
+    let ended = Session { conn: &conn, shared: &shared, id, wake, carry: Vec::new(), left: false }
+        .run(&party)
+        .await;
     shared.borrow_mut().close(id);
     let (code, reason) = match ended {
         Ok(Ending::Core(reason)) => {
@@ -77,6 +79,10 @@ pub async fn serve(conn: Connection, shared: Shared) {
         }
         Ok(Ending::Refused) => (CODE_REFUSED, "refused"),
         Ok(Ending::Stopping) => (CODE_STOPPING, "the node is stopping"),
+        Ok(Ending::Slow) => {
+            tracing::warn!(peer = %conn.remote_address(), name = party.name, "it does not read");
+            (CODE_SLOW, "too much is unsent: read, then connect again")
+        }
         Err(Fault::Gone(why)) => {
             tracing::debug!(peer = %conn.remote_address(), %why, "connection ended");
             (0, "bye")
@@ -118,8 +124,10 @@ struct Session<'a> {
     shared: &'a Shared,
     id: ConnId,
     wake: Rc<Notify>,
-    /// The beginning of a frame whose rest has not come yet.
+    /// What has come and is not served yet; mostly the beginning of a frame.
     carry: Vec<u8>,
+    /// There may be whole frames in it, for the next turn.
+    left: bool,
 }
 
 impl Session<'_> {
@@ -130,8 +138,23 @@ impl Session<'_> {
         let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
         loop {
             if let Some(ending) = self.flush(&mut send, &mut pushes).await? {
-                linger(&mut send).await;
+                if ending != Ending::Slow {
+                    linger(&mut send).await;
+                }
                 return Ok(ending);
+            }
+            if !self.is_welcome() {
+                // What it sends before its welcome stays in the stream.
+                tokio::select! {
+                    () = self.wake.notified() => continue,
+                    error = self.conn.closed() => return Err(error.into()),
+                }
+            }
+            if self.left {
+                // Its answers are sent, and everybody else has a turn first.
+                tokio::task::yield_now().await;
+                self.take_in(&mut [])?;
+                continue;
             }
             tokio::select! {
                 biased;
@@ -153,6 +176,7 @@ impl Session<'_> {
                 let event = Event::Opened { conn: self.id, party, hello };
                 self.shared.borrow_mut().run(Some(self.id), event);
                 self.carry = rest.to_vec();
+                self.left = !self.carry.is_empty();
                 return Ok((send, recv));
             }
             match recv.read_chunk(usize::MAX, true).await? {
@@ -162,11 +186,16 @@ impl Session<'_> {
         }
     }
 
-    /// Runs every whole frame that has come, as one batch.
+    fn is_welcome(&self) -> bool {
+        let mut shared = self.shared.borrow_mut();
+        shared.outbox(self.id).is_some_and(|outbox| outbox.link.is_some() || outbox.close.is_some())
+    }
+
+    /// Runs the whole frames that have come, as one batch; what exceeds a turn is left.
     fn take_in(&mut self, chunks: &mut [Bytes]) -> Result<(), Fault> {
         let mut shared = self.shared.borrow_mut();
         let Some(link) = shared.outbox(self.id).and_then(|outbox| outbox.link) else {
-            // Not welcomed yet, or replaced: a client waits for its welcome, so this one is lost.
+            // Replaced: nothing of it is run any more.
             return Ok(());
         };
         let mut scratch = std::mem::take(&mut shared.scratch);
@@ -178,12 +207,20 @@ impl Session<'_> {
         }
         let mut requests: Vec<Request<'_>> = Vec::with_capacity(scratch.len() / 28 + 1);
         let rest = codec::decode_frames(&scratch, |request| requests.push(request));
-        if !requests.is_empty() {
+        let given = requests.len();
+        let mut taken = 0;
+        if given > 0 {
             let event = Event::Requests { conn: self.id, link, requests: &requests };
-            shared.run(Some(self.id), event);
+            taken = shared.run(Some(self.id), event);
         }
         drop(requests);
-        let ended = rest.map(|rest| self.carry.extend_from_slice(rest));
+        self.left = taken < given;
+        let ended = if self.left {
+            self.carry.extend_from_slice(after_frames(&scratch, taken)?);
+            Ok(())
+        } else {
+            rest.map(|rest| self.carry.extend_from_slice(rest))
+        };
         shared.scratch = scratch;
         Ok(ended?)
     }
@@ -207,7 +244,7 @@ impl Session<'_> {
                 }
                 (replies, std::mem::take(&mut outbox.pushes), outbox.close)
             };
-            if replies.is_empty() && pushed.is_empty() {
+            if replies.is_empty() && pushed.is_empty() || close == Some(Ending::Slow) {
                 return Ok(close);
             }
             if !replies.is_empty() {
@@ -241,7 +278,11 @@ impl Session<'_> {
                 written = &mut write => return Ok(written?),
                 () = self.wake.notified(), if !patience => {
                     let mut shared = self.shared.borrow_mut();
-                    patience = shared.outbox(self.id).is_none_or(|outbox| outbox.close.is_some());
+                    let close = shared.outbox(self.id).map(|outbox| outbox.close);
+                    if close == Some(Some(Ending::Slow)) {
+                        return Ok(());
+                    }
+                    patience = close.is_none_or(|close| close.is_some());
                 }
                 () = tokio::time::sleep(LINGER), if patience => {
                     return Err(Fault::Gone("the peer does not read".to_owned()));
@@ -249,6 +290,16 @@ impl Session<'_> {
             }
         }
     }
+}
+
+/// The bytes after so many whole frames.
+fn after_frames(mut bytes: &[u8], count: usize) -> Result<&[u8], FrameError> {
+    for _ in 0..count {
+        if let Some((_, after)) = codec::split_frame(bytes)? {
+            bytes = after;
+        }
+    }
+    Ok(bytes)
 }
 
 /// Gives the last replies time to reach the peer: closing a connection drops what is unsent.

@@ -13,6 +13,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use tokio::sync::Notify;
 
+/// What others may cause to be sent on one connection before it is closed: grants of claims in line
+/// and pushes, which a peer that reads has long taken by then. Its own requests are not read
+/// meanwhile, and its link lives on.
+const UNSENT_MAX: usize = 1 << 20;
+
 /// What is to be sent on one connection.
 #[derive(Default)]
 pub struct Outbox {
@@ -35,6 +40,8 @@ pub enum Ending {
     Refused,
     /// The node stops.
     Stopping,
+    /// It does not read what others cause to be sent.
+    Slow,
 }
 
 struct Conn {
@@ -155,12 +162,12 @@ impl WorkerState {
         }
     }
 
-    /// Runs the machine on one event and sorts its actions. The connection `own`, whose task does
-    /// this, is not woken: it flushes by itself.
-    pub fn run(&mut self, own: Option<ConnId>, event: Event<'_>) {
+    /// Runs the machine on one event and sorts its actions; says how many requests of it were
+    /// taken. The connection `own`, whose task does this, is not woken: it flushes by itself.
+    pub fn run(&mut self, own: Option<ConnId>, event: Event<'_>) -> usize {
         let now = lockring_proto::clock::now();
         let mut actions = std::mem::take(&mut self.actions);
-        self.machine.handle(now, event, &mut actions);
+        let taken = self.machine.handle(now, event, &mut actions);
         // Nearly all of it is replies to whoever asked: they skip the look-up of their outbox.
         let mut replies = match own.and_then(|own| self.outbox(own)) {
             Some(outbox) => std::mem::take(&mut outbox.replies),
@@ -181,6 +188,7 @@ impl WorkerState {
         if self.machine.next_deadline().is_some_and(|at| at < self.armed) {
             self.ticker.notify_one();
         }
+        taken
     }
 
     fn sort(&mut self, own: Option<ConnId>, replies: &mut Vec<u8>, action: Action) {
@@ -225,10 +233,16 @@ impl WorkerState {
 
     /// Changes the outbox of a connection that may be gone, and has its task flush it.
     fn post(&mut self, id: ConnId, change: impl FnOnce(&mut Outbox)) {
-        if let Some(conn) = self.conn(id) {
-            change(&mut conn.outbox);
-            conn.wake.notify_one();
+        let Some(conn) = self.conn(id) else { return };
+        let outbox = &mut conn.outbox;
+        if outbox.close != Some(Ending::Slow) {
+            change(outbox);
+            if outbox.replies.len() + outbox.pushes.len() > UNSENT_MAX {
+                (outbox.replies, outbox.pushes) = (Vec::new(), Vec::new());
+                outbox.close = Some(Ending::Slow);
+            }
         }
+        conn.wake.notify_one();
     }
 
     fn order(&self, order: Order) {

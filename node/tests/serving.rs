@@ -450,6 +450,50 @@ async fn other_versions_are_told_apart() {
 }
 
 #[tokio::test]
+async fn what_came_with_the_hello_is_served_at_once() {
+    let fixture = Fixture::start(1);
+    let mut raw = Raw::open(&fixture).await;
+    let mut frames = Vec::new();
+    codec::encode_frame(&hello(1), &mut frames);
+    codec::encode_frame(&acquire(1, b"k"), &mut frames);
+    raw.send.write_all(&frames).await.unwrap();
+    raw.frame().await.unwrap();
+    let answer = tokio::time::timeout(Duration::from_secs(5), raw.frame()).await;
+    let body = answer.expect("without another packet").unwrap();
+    assert!(matches!(codec::decode_frame(&body), Ok(Reply::Granted { id: 1, .. })));
+}
+
+#[tokio::test]
+async fn a_peer_for_which_too_much_lies_unsent_is_cut_off_and_keeps_its_session() {
+    const HOLDS: u64 = 200_000;
+    let fixture = Fixture::start(1);
+    let (mut raw, _) = Raw::greet(&fixture, &hello(1)).await;
+    let shared = |id| Request::Acquire {
+        id,
+        version: 1,
+        claim: Claim::Shared,
+        wait: Wait::No,
+        key: b"shared",
+    };
+    for ids in (1..=HOLDS).collect::<Vec<_>>().chunks(1000) {
+        let mut frames = Vec::new();
+        ids.iter().for_each(|&id| codec::encode_frame(&shared(id), &mut frames));
+        raw.send.write_all(&frames).await.unwrap();
+        for _ in ids {
+            raw.frame().await.unwrap();
+        }
+    }
+    // It reads no pushes, and each of its holds is one.
+    let (mut operator, _) = Raw::greet(&fixture, &hello(2)).await;
+    let force = Request::Force { id: 1, version: 1, namespace: "", key: b"shared" };
+    let Reply::Forced { ended, .. } = operator.ask(&force).await else { panic!("not forced") };
+    assert_eq!(u64::from(ended), HOLDS);
+    assert_eq!(raw.closed().await.0, 21);
+    let (_, again) = Raw::greet(&fixture, &Hello { incarnation: 2, ..hello(1) }).await;
+    assert!(matches!(again, HelloReply::Welcome(Welcome { fresh: false, .. })), "{again:?}");
+}
+
+#[tokio::test]
 async fn a_peer_that_never_reads_is_held_up_and_nobody_else_is() {
     let fixture = Fixture::start(1);
     let (mut raw, _) = Raw::greet(&fixture, &hello(1)).await;

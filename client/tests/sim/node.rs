@@ -127,7 +127,7 @@ impl Node {
             longest_ttl: self.longest,
             opens_at: self.opens_at,
             tag_secret: [1, 2, 3, 4],
-            limits: Limits { expiry_slice: 8, ..Limits::default() },
+            limits: Limits { expiry_slice: 8, turn_price: 40, ..Limits::default() },
         };
         let machine = Machine::new(config, self.clock.shows(hub.now));
         let mut machine = machine.with_mutant(self.mutant).with_notes();
@@ -310,14 +310,14 @@ impl Node {
     }
 
     fn order(&mut self, hub: &mut Hub, keys: &Keys, index: u16, order: Order) {
-        match order {
-            Order::LongestTtl(ttl) => self.turn(hub, keys, index, Input::LongestTtl(ttl), 0),
+        let event = match order {
+            Order::LongestTtl(ttl) => Input::LongestTtl(ttl),
             Order::Epoch(cell) => {
                 let epoch = self.epochs[cell.0 as usize];
-                let version = RingVersion(u64::from(epoch.0));
-                self.turn(hub, keys, index, Input::EpochRaised { cell, epoch, version }, 0);
+                Input::EpochRaised { cell, epoch, version: RingVersion(u64::from(epoch.0)) }
             }
-        }
+        };
+        self.turn(hub, keys, index, event, 0);
     }
 
     /// Reads all that has come on the connection that came first, as the real worker does.
@@ -342,15 +342,29 @@ impl Node {
                 Came::Closed => closed = true,
             }
         }
-        self.serve(hub, keys, index, conn, &bytes);
-        let peers = &mut self.workers[index as usize].peers;
+        let rest = self.serve(hub, keys, index, conn, bytes);
+        let worker = &mut self.workers[index as usize];
+        if !closed && !rest.is_empty() {
+            // It has its next turn after everybody else.
+            hub.reach("turns that were over early");
+            worker.inbox.push_back((hub.now, conn, Came::Bytes(rest)));
+        }
+        let peers = &mut worker.peers;
         if closed && let Some(link) = peers.remove(&conn).and_then(|peer| peer.link) {
             self.turn(hub, keys, index, Input::Closed { conn, link }, 0);
         }
     }
 
-    fn serve(&mut self, hub: &mut Hub, keys: &Keys, index: u16, conn: ConnId, bytes: &[u8]) {
-        let mut rest = bytes;
+    /// Runs what has come on a connection; what is left of it has to wait.
+    fn serve(
+        &mut self,
+        hub: &mut Hub,
+        keys: &Keys,
+        index: u16,
+        conn: ConnId,
+        bytes: Vec<u8>,
+    ) -> Vec<u8> {
+        let mut rest = bytes.as_slice();
         let peer = self.workers[index as usize].peers.get_mut(&conn).expect("looked up before");
         if peer.session.is_none()
             && let Ok(Some((body, after))) = codec::split_frame(rest)
@@ -362,20 +376,31 @@ impl Node {
             self.turn(hub, keys, index, Input::Opened { conn, party: &party, hello }, 1);
         }
         let mut requests: Vec<Request<'_>> = Vec::new();
+        let mut starts = vec![rest];
         while let Ok(Some((body, after))) = codec::split_frame(rest) {
             requests.push(codec::decode_frame(body).expect("a request"));
+            starts.push(after);
             rest = after;
         }
         let peer = &self.workers[index as usize].peers[&conn];
         if let (Some(link), false) = (peer.link, requests.is_empty()) {
             let cost = requests.len() as u32;
             let event = Input::Requests { conn, link, requests: &requests };
-            self.turn(hub, keys, index, event, cost);
+            let taken = self.turn(hub, keys, index, event, cost);
+            return starts[taken].to_vec();
         }
+        Vec::new()
     }
 
     /// Runs the machine on one event and sorts out what came of it.
-    fn turn(&mut self, hub: &mut Hub, keys: &Keys, index: u16, event: Input<'_>, requests: u32) {
+    fn turn(
+        &mut self,
+        hub: &mut Hub,
+        keys: &Keys,
+        index: u16,
+        event: Input<'_>,
+        requests: u32,
+    ) -> usize {
         let local = self.clock.shows(hub.now);
         let worker = &mut self.workers[index as usize];
         let before = worker.machine.stats();
@@ -386,7 +411,7 @@ impl Node {
         let asked: Vec<Asked> =
             asked.iter().map(|request| Asked::of(request, &worker.machine, keys)).collect();
         let mut actions = Vec::new();
-        worker.machine.handle(local, event, &mut actions);
+        let taken = worker.machine.handle(local, event, &mut actions);
         let after = worker.machine.stats();
         let freed = (freed(&after) - freed(&before)) as u32;
         // A claim frees the one dead hold in its way, which costs no more than a release.
@@ -421,11 +446,13 @@ impl Node {
         if used_up {
             hub.reach("used-up counters");
         }
-        hub.fact(&Fact::Turn { grace: grace || used_up });
+        let unserved = self.machine(index).unserved().map(|key| keys.id(key)).collect();
+        hub.fact(&Fact::Turn { grace: grace || used_up, unserved });
         for action in actions {
             self.act(hub, index, action, done);
         }
         self.look_inside(hub, index);
+        taken
     }
 
     fn session(&self, index: u16, conn: ConnId) -> Option<SessionId> {

@@ -208,7 +208,7 @@ impl Machine {
         self.line_up(entry);
         self.count(ask.place);
         if self.grace_left(now).is_some() {
-            self.in_grace.insert(index);
+            self.unserved.insert(index);
         }
         self.reply_queued(asker, ahead, out);
     }

@@ -9,6 +9,7 @@ use crate::machine::Machine;
 use crate::mutant::mutant;
 use crate::slab::NIL;
 use crate::table::Place;
+use crate::turn::{Progress, price};
 use lockring_proto::Time;
 use lockring_proto::{Refusal, RefusalKind, Reply, Request, limits};
 use lockring_ring::NamespaceSeed;
@@ -43,7 +44,8 @@ pub(crate) struct Named<'a> {
 }
 
 /// The role that a request needs of an identity of the namespace `own`.
-fn required(request: &Request<'_>, own: &str) -> Role {
+#[inline]
+fn required<'a>(request: &Request<'_>, own: impl FnOnce() -> &'a str) -> Role {
     match *request {
         Request::Acquire { .. }
         | Request::Release { .. }
@@ -54,7 +56,7 @@ fn required(request: &Request<'_>, own: &str) -> Role {
         | Request::Goodbye { .. }
         | Request::Confirm { .. } => Role::User,
         Request::Inspect { namespace, .. } | Request::List { namespace, .. } => {
-            if namespace.is_empty() || namespace == own { Role::User } else { Role::Operator }
+            if namespace.is_empty() || namespace == own() { Role::User } else { Role::Operator }
         }
         Request::Force { .. } => Role::Operator,
     }
@@ -87,19 +89,20 @@ impl Machine {
         link: LinkIndex,
         requests: &[Request<'_>],
         out: &mut Vec<Action>,
-    ) {
+    ) -> usize {
         if self.link_of(conn, link).is_none() && !self.runs_stale(link) {
             self.stats.stale += requests.len() as u64;
-            return;
+            return requests.len();
         }
         let link = link.0;
         self.renew(now, link);
         self.links.get_mut(link).fresh = false;
-        self.stats.requests += requests.len() as u64;
+        // Each costs one at least.
+        let turn = &requests[..requests.len().min(self.config.limits.turn_price as usize)];
         let mut plan = std::mem::take(&mut self.plan);
         plan.clear();
         let seed = self.links.get(link).seed;
-        plan.extend(requests.iter().map(|request| {
+        plan.extend(turn.iter().map(|request| {
             let place = key_of(request).and_then(|(Named { namespace, key }, _)| {
                 let other = || NamespaceSeed::of(namespace);
                 let seed = if namespace.is_empty() { seed } else { other() };
@@ -110,15 +113,27 @@ impl Machine {
         if plan.len() > 1 {
             self.touch(link, &mut plan);
         }
-        for (request, planned) in requests.iter().zip(&plan) {
+        let mut taken = 0;
+        for (request, planned) in turn.iter().zip(&plan) {
+            if self.turn_is_over() {
+                break;
+            }
+            self.charge(price(request));
             let asker = Asker { conn, link, id: request.id() };
-            self.apply(now, asker, request, planned.place, out);
+            if self.apply(now, asker, request, planned.place, out) == Progress::More {
+                break;
+            }
+            taken += 1;
             let link = self.links.get(link);
             if link.dying || link.leaving.is_some() {
+                // Nothing after a goodbye is run.
+                taken = requests.len();
                 break;
             }
         }
+        self.stats.requests += taken as u64;
         self.plan = plan;
+        taken
     }
 
     /// Reads what applying will need, one level of memory after the other over the whole batch.
@@ -172,21 +187,11 @@ impl Machine {
         request: &Request<'_>,
         place: Option<Place>,
         out: &mut Vec<Action>,
-    ) {
-        if asker.id > limits::REQUEST_ID_MAX {
-            let message = "the session's request ids are used up: begin a new session";
-            return self.refuse(asker, RefusalKind::Malformed, message, out);
+    ) -> Progress {
+        if self.refuses(asker, request, out) {
+            return Progress::Done;
         }
-        let link = self.links.get(asker.link);
-        let needed = required(request, &self.namespaces.get(link.namespace).name);
-        if link.role < needed {
-            return self.deny(asker, needed, out);
-        }
-        if let Some((Named { key, .. }, version)) = key_of(request) {
-            if key.is_empty() || key.len() > limits::KEY_BYTES_MAX {
-                let message = format!("a key has 1 to 512 bytes, not {}", key.len());
-                return self.refuse(asker, RefusalKind::Malformed, message, out);
-            }
+        if let Some((_, version)) = key_of(request) {
             let owned_since = |place| self.cell(place).since.0;
             match place {
                 Some(place) if version >= owned_since(place) || mutant!(self, NoVersionFence) => {
@@ -195,7 +200,8 @@ impl Machine {
                 _ => {
                     self.stats.moved += 1;
                     let reply = Reply::Moved { id: asker.id, version: self.version.0 };
-                    return out.push(Action::Reply { conn: asker.conn, reply });
+                    out.push(Action::Reply { conn: asker.conn, reply });
+                    return Progress::Done;
                 }
             }
         }
@@ -206,7 +212,7 @@ impl Machine {
                 out.push(Action::Reply { conn: asker.conn, reply });
             }
             Request::Compare { upto, after, through, ref holds, .. } => {
-                self.compare(now, asker, &Part { upto, after, through, holds }, out);
+                return self.compare(now, asker, &Part { upto, after, through, holds }, out);
             }
             Request::GetRing { id } => out.push(Action::SendRing { conn: asker.conn, id }),
             Request::List { namespace, cursor, rows, prefix, .. } => {
@@ -215,6 +221,37 @@ impl Machine {
             Request::Goodbye { .. } => self.goodbye(now, asker, out),
             _ => unreachable!("{request:?} has a key"),
         }
+        Progress::Done
+    }
+
+    /// Refuses what is not even looked at; says whether it did.
+    #[inline]
+    fn refuses(&mut self, asker: Asker, request: &Request<'_>, out: &mut Vec<Action>) -> bool {
+        let len = key_of(request).map_or(1, |(Named { key, .. }, _)| key.len());
+        let lawful = (1..=limits::KEY_BYTES_MAX).contains(&len);
+        let link = self.links.get(asker.link);
+        let needed = required(request, || &self.namespaces.get(link.namespace).name);
+        if lawful && asker.id <= limits::REQUEST_ID_MAX && needed <= link.role {
+            return false;
+        }
+        self.refuse_unlawful(asker, len, needed, out);
+        true
+    }
+
+    #[cold]
+    fn refuse_unlawful(&mut self, asker: Asker, len: usize, needed: Role, out: &mut Vec<Action>) {
+        if asker.id > limits::REQUEST_ID_MAX {
+            let message = "the session's request ids are used up: begin a new session";
+            return self.refuse(asker, RefusalKind::Malformed, message, out);
+        }
+        let role = self.links.get(asker.link).role;
+        if role < needed {
+            self.stats.denied += 1;
+            let message = format!("this needs the role {needed}, and the certificate says {role}");
+            return self.refuse(asker, RefusalKind::Denied, message, out);
+        }
+        let message = format!("a key has 1 to 512 bytes, not {len}");
+        self.refuse(asker, RefusalKind::Malformed, message, out);
     }
 
     fn apply_at(
@@ -224,7 +261,7 @@ impl Machine {
         request: &Request<'_>,
         place: Place,
         out: &mut Vec<Action>,
-    ) {
+    ) -> Progress {
         match *request {
             Request::Acquire { claim, wait, key, .. } => {
                 self.acquire(now, &Ask { asker, place, key, claim, wait }, out);
@@ -236,18 +273,11 @@ impl Machine {
                 self.inspect(now, asker, place, &Named { namespace, key }, out);
             }
             Request::Force { namespace, key, .. } => {
-                self.force(now, asker, place, &Named { namespace, key }, out);
+                return self.force(now, asker, place, &Named { namespace, key }, out);
             }
             _ => unreachable!("{request:?} has no key"),
         }
-    }
-
-    #[cold]
-    fn deny(&mut self, asker: Asker, needed: Role, out: &mut Vec<Action>) {
-        let role = self.links.get(asker.link).role;
-        self.stats.denied += 1;
-        let message = format!("this needs the role {needed}, and the certificate says {role}");
-        self.refuse(asker, RefusalKind::Denied, message, out);
+        Progress::Done
     }
 
     pub(crate) fn refuse(

@@ -1,15 +1,31 @@
-//! What a client holds against what its link holds here, hold by hold.
+//! What a client holds against what its link holds here, hold by hold, in slices.
 //!
-//! A long list comes in several frames. The link's own holds are gathered and sorted once, at the
-//! first of them, and kept until the last: to do so for each frame would cost as much for every
-//! few thousand holds as for all of them. What is kept is never more than the link's own holds.
+//! A list comes in frames, in ascending order. At the first of them the link's own holds are
+//! gathered, sorted piece by piece; both lists are then walked as one merges them, frame by frame.
+//! What exceeds a turn waits for the next: the frame is not taken, and given again. Meanwhile holds
+//! begin and end:
+//! - one that is there all the time is gathered, for thin holds are walked from the last to the
+//!   first, and one that is taken out has the last put into its place; a hold that turns from thin
+//!   to rich or back is gathered as it does. One that is gathered twice does no harm;
+//! - one that ended is looked for before it is ended as an orphan;
+//! - one that began since was made by a request after those that the client has settled.
 
 use crate::batch::Asker;
 use crate::event::Action;
 use crate::machine::Machine;
+use crate::record::{Entry, LinkChain};
 use crate::slab::NIL;
+use crate::turn::{PER_GATHERED, PER_ORPHAN, Progress};
 use lockring_proto::Time;
-use lockring_proto::{HoldId, RefusalKind, Reply, limits};
+use lockring_proto::{Fence, HoldId, RefusalKind, Reply, limits};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// Holds sorted in one go.
+const RUN: usize = 4096;
+
+/// Steps of a walk that cost as much as one operation.
+const STEPS_PER_PRICE: u32 = 4;
 
 /// One frame of a compare.
 #[derive(Clone, Copy)]
@@ -22,11 +38,31 @@ pub(crate) struct Part<'a> {
 }
 
 /// A hold of a link, as it was gathered. By the time it is looked at it may have ended.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Held {
     id: HoldId,
     record: u32,
     request: u64,
+}
+
+/// What is still to be gathered, as it was at the beginning: thin holds below a position, and so
+/// many rich ones.
+#[derive(Clone, Copy)]
+struct Gathering {
+    thin: u32,
+    entries: u32,
+}
+
+/// Where the walk of one frame is.
+#[derive(Clone, Default)]
+struct Walk {
+    /// The frame, by its request.
+    id: u64,
+    /// How many of its holds are done with.
+    done: usize,
+    /// The next of them is held.
+    held: bool,
+    lost: Vec<HoldId>,
 }
 
 /// The holds of a link, gathered for a compare of which more frames may come.
@@ -35,18 +71,73 @@ pub(crate) struct Comparison {
     upto: u64,
     /// The next frame begins after this hold.
     after: Option<HoldId>,
-    /// Sorted.
-    ours: Vec<Held>,
-    /// The first of them that is after `after`.
-    next: usize,
+    gathering: Option<Gathering>,
+    /// Gathered and not sorted yet.
+    fresh: Vec<Held>,
+    /// Each sorted, the first last.
+    runs: Vec<Vec<Held>>,
+    /// The first of each run.
+    firsts: BinaryHeap<Reverse<(HoldId, u32)>>,
+    walk: Option<Walk>,
+}
+
+impl Comparison {
+    fn new(part: &Part<'_>, gathering: Gathering) -> Self {
+        Self {
+            upto: part.upto,
+            after: part.after,
+            gathering: Some(gathering),
+            fresh: Vec::new(),
+            runs: Vec::new(),
+            firsts: BinaryHeap::new(),
+            walk: None,
+        }
+    }
+
+    fn add(&mut self, held: Held) {
+        self.fresh.push(held);
+        if self.fresh.len() == RUN {
+            self.sort();
+        }
+    }
+
+    fn sort(&mut self) {
+        let mut run = std::mem::take(&mut self.fresh);
+        run.sort_unstable_by(|one, other| other.cmp(one));
+        if let Some(first) = run.last() {
+            self.firsts.push(Reverse((first.id, self.runs.len() as u32)));
+            self.runs.push(run);
+        }
+    }
+
+    fn first(&self) -> Option<HoldId> {
+        self.firsts.peek().map(|Reverse((id, _))| *id)
+    }
+
+    fn pop(&mut self) -> Held {
+        let mut top = self.firsts.peek_mut().expect("a first was seen");
+        let Reverse((_, at)) = *top;
+        let run = &mut self.runs[at as usize];
+        let held = run.pop().expect("a run that is named has a first");
+        match run.last() {
+            Some(next) => *top = Reverse((next.id, at)),
+            None => {
+                *run = Vec::new();
+                std::collections::binary_heap::PeekMut::pop(top);
+            }
+        }
+        held
+    }
 }
 
 #[cfg(any(test, feature = "testing"))]
 impl Comparison {
     /// How far it looks, where it goes on, and what is left of it.
     pub(crate) fn left(&self) -> (u64, Option<HoldId>, Vec<HoldId>) {
-        let left = self.ours[self.next..].iter().map(|held| held.id);
-        (self.upto, self.after, left.collect())
+        let left = self.runs.iter().flatten().chain(&self.fresh).map(|held| held.id);
+        let mut left: Vec<HoldId> = left.collect();
+        left.sort_unstable();
+        (self.upto, self.after, left)
     }
 }
 
@@ -58,57 +149,164 @@ impl Machine {
         asker: Asker,
         part: &Part<'_>,
         out: &mut Vec<Action>,
-    ) {
-        let theirs = part.holds;
-        if theirs.len() > limits::HOLDS_PER_FRAME || !theirs.is_sorted() {
+    ) -> Progress {
+        if part.holds.len() > limits::HOLDS_PER_FRAME || !part.holds.is_sorted() {
             let message = "the holds of a compare come in ascending order, at most 4096 a frame";
-            return self.refuse(asker, RefusalKind::Malformed, message, out);
+            self.refuse(asker, RefusalKind::Malformed, message, out);
+            return Progress::Done;
         }
-        let spared = self.is_spared(now, asker.link);
-        let mut comparison = self.gathered(asker.link, part);
-        let ours = &comparison.ours[comparison.next..];
-        let end = part
-            .through
-            .map_or(ours.len(), |through| ours.partition_point(|held| held.id <= through));
-        let ours = &ours[..end];
-        let lost: Vec<HoldId> = theirs
-            .iter()
-            .copied()
-            .filter(|id| ours.binary_search_by_key(id, |held| held.id).is_err())
-            .collect();
-        for held in ours {
-            let later = held.request > part.upto;
-            let known = later || theirs.binary_search(&held.id).is_ok();
-            if !known && !spared && self.still_holds(asker.link, held) {
-                self.stats.orphans += 1;
-                self.stats.releases += 1;
-                self.end_hold(now, held.record, held.id.fence, out);
-            }
+        let mut comparison = self.comparison_for(asker, part);
+        let progress = match self.gather(asker.link, &mut comparison) {
+            Progress::Done => self.walk(now, asker, part, &mut comparison, out),
+            Progress::More => Progress::More,
+        };
+        if progress == Progress::More || part.through.is_some() {
+            self.links.get_mut(asker.link).comparison = Some(comparison);
         }
-        if part.through.is_some() {
-            comparison.after = part.through;
-            comparison.next += end;
-            self.links.get_mut(asker.link).comparison = Some(Box::new(comparison));
-        }
-        self.stats.lost += lost.len() as u64;
-        let reply = Reply::Compared { id: asker.id, version: self.version.0, lost };
-        out.push(Action::Reply { conn: asker.conn, reply });
+        progress
     }
 
     /// What the link holds, up to where a frame begins: as it was gathered for the frame before, if
-    /// this one goes on where that one ended, else as it is now.
-    fn gathered(&mut self, link: u32, part: &Part<'_>) -> Comparison {
-        let before = self.links.get_mut(link).comparison.take();
-        if let Some(before) = before
-            && part.after.is_some()
-            && (before.upto, before.after) == (part.upto, part.after)
-        {
-            return *before;
+    /// this one goes on where that one ended, or is that one; else it is to be gathered.
+    fn comparison_for(&mut self, asker: Asker, part: &Part<'_>) -> Box<Comparison> {
+        let link = self.links.get_mut(asker.link);
+        if let Some(before) = link.comparison.take() {
+            let same = (before.upto, before.after) == (part.upto, part.after);
+            let goes_on = match &before.walk {
+                Some(walk) => walk.id == asker.id,
+                None => part.after.is_some(),
+            };
+            if same && goes_on {
+                return before;
+            }
         }
-        let mut ours = self.holds_of(link);
-        ours.sort_unstable_by_key(|held| held.id);
-        let next = part.after.map_or(0, |after| ours.partition_point(|held| held.id <= after));
-        Comparison { upto: part.upto, after: part.after, ours, next }
+        let gathering = Gathering { thin: link.thin.len(), entries: link.entries.len };
+        let mut comparison = Box::new(Comparison::new(part, gathering));
+        comparison.walk = Some(Walk { id: asker.id, ..Walk::default() });
+        comparison
+    }
+
+    /// Gathers for as long as the turn lasts.
+    fn gather(&mut self, link: u32, comparison: &mut Comparison) -> Progress {
+        while let Some(gathering) = &mut comparison.gathering {
+            if self.turn_is_over() {
+                return Progress::More;
+            }
+            let known = self.links.get_mut(link);
+            gathering.thin = gathering.thin.min(known.thin.len());
+            let head = known.entries.head;
+            if gathering.thin > 0 {
+                gathering.thin -= 1;
+                let index = known.thin.get(gathering.thin);
+                self.charge(PER_GATHERED);
+                comparison.add(self.held_thin(index));
+            } else if gathering.entries > 0 && head != NIL {
+                // Every entry comes to the head once.
+                gathering.entries -= 1;
+                known.entries.remove::<Entry, LinkChain>(&mut self.entries, head);
+                known.entries.push_back::<Entry, LinkChain>(&mut self.entries, head);
+                self.charge(PER_GATHERED);
+                if let Some(held) = self.held_rich(head) {
+                    comparison.add(held);
+                }
+            } else {
+                comparison.gathering = None;
+                comparison.sort();
+            }
+        }
+        Progress::Done
+    }
+
+    fn held_thin(&self, index: u32) -> Held {
+        let record = self.records.get(index);
+        let id = self.hold_id(self.place_of(index), record.fence);
+        Held { id, record: index, request: record.request() }
+    }
+
+    fn held_rich(&self, entry: u32) -> Option<Held> {
+        let entry = self.entries.get(entry);
+        let id = self.hold_id(self.place_of(entry.record), entry.fence?);
+        Some(Held { id, record: entry.record, request: entry.request })
+    }
+
+    /// A hold of a link whose holds are being gathered turns from thin to rich or back, and may be
+    /// where the gathering has been already.
+    pub(crate) fn gather_turning(&mut self, link: u32, record: u32, fence: Fence, request: u64) {
+        if self.links.get(link).comparison.is_none() {
+            return;
+        }
+        let id = self.hold_id(self.place_of(record), fence);
+        let comparison = &mut self.links.get_mut(link).comparison;
+        if let Some(comparison) = comparison.as_mut().filter(|it| it.gathering.is_some()) {
+            comparison.add(Held { id, record, request });
+        }
+    }
+
+    /// Walks both lists for as long as the turn lasts, and answers at the end of the frame.
+    fn walk(
+        &mut self,
+        now: Time,
+        asker: Asker,
+        part: &Part<'_>,
+        comparison: &mut Comparison,
+        out: &mut Vec<Action>,
+    ) -> Progress {
+        let spared = self.is_spared(now, asker.link);
+        let mut walk = comparison.walk.take().unwrap_or_default();
+        walk.id = asker.id;
+        let within = |id: &HoldId| part.through.is_none_or(|through| *id <= through);
+        let mut steps = 0;
+        loop {
+            steps += 1;
+            if steps % STEPS_PER_PRICE == 0 {
+                self.charge(1);
+                if self.turn_is_over() {
+                    comparison.walk = Some(walk);
+                    return Progress::More;
+                }
+            }
+            let ours = comparison.first().filter(within);
+            let theirs = part.holds.get(walk.done).copied();
+            match (ours, theirs) {
+                (None, None) => break,
+                (Some(ours), _) if theirs.is_none_or(|theirs| ours < theirs) => {
+                    let held = comparison.pop();
+                    // Those before the first frame are none of its business.
+                    let asked = comparison.after.is_none_or(|after| ours > after);
+                    if asked && held.request <= part.upto && !spared {
+                        self.end_orphan(now, asker.link, &held, out);
+                    }
+                }
+                (Some(ours), Some(theirs)) if ours == theirs => {
+                    comparison.pop();
+                    walk.held = true;
+                }
+                (_, Some(theirs)) => {
+                    if !walk.held {
+                        walk.lost.push(theirs);
+                    }
+                    walk.done += 1;
+                    // One that is named twice is as often held as the first time.
+                    walk.held &= part.holds.get(walk.done) == Some(&theirs);
+                }
+                (Some(_), None) => unreachable!("it is before the end of theirs"),
+            }
+        }
+        comparison.after = part.through;
+        self.stats.lost += walk.lost.len() as u64;
+        self.charge(walk.lost.len() as u32 / STEPS_PER_PRICE);
+        let reply = Reply::Compared { id: asker.id, version: self.version.0, lost: walk.lost };
+        out.push(Action::Reply { conn: asker.conn, reply });
+        Progress::Done
+    }
+
+    fn end_orphan(&mut self, now: Time, link: u32, held: &Held, out: &mut Vec<Action>) {
+        if self.still_holds(link, held) {
+            self.charge(PER_ORPHAN);
+            self.stats.orphans += 1;
+            self.stats.releases += 1;
+            self.end_hold(now, held.record, held.id.fence, out);
+        }
     }
 
     /// Whether what was gathered is still so: the hold may have ended since, and its record be free
@@ -118,26 +316,5 @@ impl Machine {
         !self.records.get(record).is_free()
             && self.held_by(record, id.fence) == Some(link)
             && self.hold_id(self.place_of(record), id.fence) == id
-    }
-
-    /// Everything a link holds.
-    fn holds_of(&self, link: u32) -> Vec<Held> {
-        let link = self.links.get(link);
-        let mut holds = Vec::with_capacity(link.digest.count as usize);
-        for index in link.thin.iter() {
-            let record = self.records.get(index);
-            let id = self.hold_id(self.place_of(index), record.fence);
-            holds.push(Held { id, record: index, request: record.request() });
-        }
-        let mut at = link.entries.head;
-        while at != NIL {
-            let entry = self.entries.get(at);
-            if let Some(fence) = entry.fence {
-                let id = self.hold_id(self.place_of(entry.record), fence);
-                holds.push(Held { id, record: entry.record, request: entry.request });
-            }
-            at = entry.link_next;
-        }
-        holds
     }
 }

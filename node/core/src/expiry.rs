@@ -13,9 +13,6 @@ use lockring_proto::Time;
 use std::collections::btree_map;
 use std::time::Duration;
 
-/// Waits that time out in one go.
-const TIMEOUT_SLICE: usize = 256;
-
 /// Thin holds of dead links, for which nobody waits, are freed at one a microsecond at most;
 /// whoever asks for one of their keys frees it. That leaves most of a worker's time to the living,
 /// also in the eyes of the system's scheduler: a thread that never sleeps is made to wait for
@@ -39,11 +36,14 @@ impl Machine {
             self.expire_leases(now, out);
         }
         self.free_dying(now, out);
-        self.leave_grace(now, out);
+        self.serve_queues(now, out);
+        self.tell_drain(out);
     }
 
     fn time_out_waits(&mut self, now: Time, out: &mut Vec<Action>) {
-        for _ in 0..TIMEOUT_SLICE {
+        self.spent = 0;
+        while !self.slice_is_over() {
+            self.charge(1);
             let Some(&(deadline, entry)) = self.waits.first() else {
                 return;
             };
@@ -153,12 +153,12 @@ impl Machine {
         self.leaving.insert(asker.link);
     }
 
-    /// Frees a slice of the waiters of links that left; says how much of the slice is left over.
-    fn free_leaving(&mut self, now: Time, mut budget: u32, out: &mut Vec<Action>) -> u32 {
-        while budget > 0
+    /// Frees a slice of the waiters of links that left.
+    fn free_leaving(&mut self, now: Time, out: &mut Vec<Action>) {
+        while !self.slice_is_over()
             && let Some(&index) = self.leaving.first()
         {
-            budget -= 1;
+            self.charge(1);
             let link = self.links.get_mut(index);
             let head = link.entries.head;
             let left = link.leaving.filter(|&left| left > 0 && head != NIL);
@@ -173,7 +173,6 @@ impl Machine {
                 self.free_waiter(now, head, out);
             }
         }
-        budget
     }
 
     /// Frees a slice of what dead links have left, what others may wait for before all the rest.
@@ -181,22 +180,23 @@ impl Machine {
         let elapsed = now.since(self.allowed_at).as_micros() as u64 / MICROS_PER_THIN;
         self.allowance = ALLOWANCE_MAX.min(u64::from(self.allowance) + elapsed) as u32;
         self.allowed_at = now;
-        let budget = self.config.limits.expiry_slice;
-        let mut budget = self.free_leaving(now, budget, out);
-        if mutant!(self, UnboundedExpiry) {
-            (budget, self.allowance) = (u32::MAX, u32::MAX);
+        self.spent = 0;
+        self.free_leaving(now, out);
+        let unbounded = mutant!(self, UnboundedExpiry);
+        if unbounded {
+            self.allowance = u32::MAX;
         }
-        while budget > 0
+        while (!self.slice_is_over() || unbounded)
             && let Some(&link) = self.dying.front()
         {
             if self.free_entry(now, link, out) {
-                budget -= 1;
+                self.charge(1);
             } else {
                 self.dying.pop_front();
                 self.dying_thin.push_back(link);
             }
         }
-        while budget > 0
+        while (!self.slice_is_over() || unbounded)
             && let Some(&link) = self.dying_thin.front()
         {
             if self.links.get(link).thin.len() == 0 {
@@ -205,8 +205,10 @@ impl Machine {
             } else if self.allowance == 0 {
                 return;
             } else {
-                let freed = self.free_thin(now, link, budget.min(self.allowance), out);
-                budget -= freed;
+                let left = self.config.limits.expiry_slice.saturating_sub(self.spent);
+                let most = if unbounded { TOUCHED } else { left.min(self.allowance) };
+                let freed = self.free_thin(now, link, most, out);
+                self.charge(freed);
                 self.allowance -= freed;
             }
         }
@@ -293,15 +295,18 @@ impl Machine {
         freed
     }
 
-    /// Serves, slice by slice, those who came in line while nothing could be granted.
-    fn leave_grace(&mut self, now: Time, out: &mut Vec<Action>) {
+    /// Serves a slice of the queues that are not worked off, each in its turn.
+    fn serve_queues(&mut self, now: Time, out: &mut Vec<Action>) {
+        self.spent = 0;
         if self.grace_left(now).is_some() {
             return;
         }
-        for _ in 0..self.config.limits.expiry_slice {
-            let Some(record) = self.in_grace.pop_first() else {
-                return;
-            };
+        while !self.slice_is_over() {
+            let next = self.unserved.range(self.serve_next..).next();
+            let Some(&record) = next.or_else(|| self.unserved.first()) else { return };
+            self.unserved.remove(&record);
+            self.serve_next = record.wrapping_add(1);
+            self.charge(1);
             // Somebody left the line since, and the next one's hold made the record thin.
             if self.records.get(record).is_rich() {
                 let place = self.place_of(record);

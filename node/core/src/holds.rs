@@ -34,7 +34,8 @@ impl Holds {
         (back < self.len).then(|| self.get(self.len - 1 - back))
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+    #[cfg(test)]
+    fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.chunks.iter().flatten().copied()
     }
 

@@ -7,6 +7,7 @@ use crate::mutant::mutant;
 use crate::record::Kind;
 use crate::slab::NIL;
 use crate::table::Place;
+use crate::turn::{ANSWER_BYTES, LOOKS_PER_PRICE, PER_TOLD};
 use lockring_proto::Time;
 use lockring_proto::{
     Claim, Fence, Holder, Inspection, ListCursor, ListedLock, Listing, Reply, WaiterInfo, limits,
@@ -50,6 +51,9 @@ const TOLD: usize = 16;
 const LOOKS_PER_PAGE: usize = 2048;
 const LOOKS_PER_KEY: usize = 4;
 
+/// What a row of a listing has beside key and label, about.
+const ROW_BYTES: usize = 40;
+
 impl Machine {
     pub(crate) fn inspect(
         &mut self,
@@ -81,6 +85,8 @@ impl Machine {
                 inspection.capacity = Some(capacity);
             }
         }
+        let told = inspection.holders.len() + inspection.waiters.len();
+        self.charge(PER_TOLD * told as u32);
         let reply = Reply::Inspected { id: asker.id, inspection: Box::new(inspection) };
         out.push(Action::Reply { conn: asker.conn, reply });
     }
@@ -147,7 +153,8 @@ impl Machine {
     ) {
         let mut listing = Box::new(Listing { rows: Vec::new(), next: None });
         if let Some(namespace) = self.namespace_named(asker.link, namespace) {
-            let (rows, next) = self.page(now, Some(namespace), wanted);
+            let (rows, next, price) = self.page(now, Some(namespace), wanted);
+            self.charge(price);
             listing.rows.extend(rows.into_iter().map(|(_, row)| row));
             listing.next = next;
         }
@@ -166,7 +173,7 @@ impl Machine {
         rows: u32,
         prefix: &[u8],
     ) -> (Vec<(String, ListedLock)>, Option<ListCursor>) {
-        let (rows, next) = self.page(now, None, &Wanted { cursor: *cursor, rows, prefix });
+        let (rows, next, _) = self.page(now, None, &Wanted { cursor: *cursor, rows, prefix });
         let named = |(namespace, row): (u16, ListedLock)| {
             (self.namespaces.get(namespace).name.to_string(), row)
         };
@@ -202,21 +209,22 @@ impl Machine {
         (seen, None)
     }
 
-    /// A page of keys in use, as their records lie in memory: a record stays where it is while its
+    /// A page of keys in use, and what it costs. They come as their records lie in memory: a record stays where it is while its
     /// key is in use, so that such a key is in one page and no other.
     fn page(
         &self,
         now: Time,
         namespace: Option<u16>,
         wanted: &Wanted<'_>,
-    ) -> (Vec<(u16, ListedLock)>, Option<ListCursor>) {
+    ) -> (Vec<(u16, ListedLock)>, Option<ListCursor>, u32) {
         let most = wanted.rows.clamp(1, limits::LIST_ROWS_MAX) as usize;
         let mut listed = Vec::new();
-        let mut looks = 0;
+        let (mut looks, mut bytes) = (0, 0);
+        let price = |looks, bytes| (looks / LOOKS_PER_PRICE + bytes / ANSWER_BYTES) as u32;
         for index in wanted.cursor.from..self.records.slots() {
             if listed.len() == most || looks >= LOOKS_PER_PAGE {
                 let from = index + u32::from(mutant!(self, ListingSkips));
-                return (listed, Some(ListCursor { from }));
+                return (listed, Some(ListCursor { from }), price(looks, bytes));
             }
             looks += 1;
             let record = self.records.get(index);
@@ -226,10 +234,13 @@ impl Machine {
             looks += LOOKS_PER_KEY;
             let (its, key) = (self.namespace(record), self.key(record));
             if namespace.is_none_or(|wanted| its == wanted) && key.starts_with(wanted.prefix) {
-                listed.push((its, self.list_row(now, key, index)));
+                let row = self.list_row(now, key, index);
+                bytes += ROW_BYTES + row.key.len();
+                bytes += row.holder.as_ref().map_or(0, |holder| holder.label.len());
+                listed.push((its, row));
             }
         }
-        (listed, None)
+        (listed, None, price(looks, bytes))
     }
 
     fn list_row(&self, now: Time, key: &[u8], index: u32) -> ListedLock {

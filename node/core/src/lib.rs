@@ -4,7 +4,8 @@
 //! A worker of a node owns one [`Machine`] and is the only one to touch it:
 //!
 //! ```text
-//! machine.handle(now, event, &mut actions);   // every effect is in `actions`
+//! machine.handle(now, event, &mut actions);   // every effect is in `actions`; requests that were
+//!                                             // not taken are given again in a later turn
 //! machine.next_deadline();                    // when to say Event::Tick at the latest
 //! ```
 //!
@@ -15,7 +16,8 @@
 //! - a key in use has exactly one record, a free key none;
 //! - a hold or waiter belongs to a link that is alive or dying, and is in that link's lists;
 //! - a thin record is one exclusive holder and nobody in line; a rich record is never that alone;
-//! - the head of a queue never fits beside the holders, but during grace;
+//! - the head of a queue never fits beside the holders, but during grace, and in a queue too long
+//!   for one turn, which the next ones work off while newcomers stay behind it;
 //! - every grant, release and change of a queue takes the next number of its cell's counter.
 
 mod acquire;
@@ -37,6 +39,7 @@ mod slab;
 mod table;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod turn;
 
 pub use event::{Action, CloseReason, ConnId, Event, LinkIndex, Party, Role};
 pub use inspect::Seen;

@@ -5,6 +5,7 @@ use crate::event::{Action, CloseReason, ConnId, LinkIndex, Party, Role};
 use crate::holds::Holds;
 use crate::machine::Machine;
 use crate::mutant::{mutant, note};
+use crate::release::Forcing;
 use crate::slab::{List, NIL, Slot};
 use lockring_proto::Time;
 use lockring_proto::{
@@ -40,6 +41,8 @@ pub(crate) struct Link {
     pub(crate) digest: Digest,
     /// What the next frame of a compare goes on with.
     pub(crate) comparison: Option<Box<Comparison>>,
+    /// A release by force that goes on with the next turn.
+    pub(crate) forcing: Option<Forcing>,
     /// No request of it has run yet: its client may not know that it began anew, as the welcome
     /// that said so may be lost. Until then every welcome says so.
     pub(crate) fresh: bool,
@@ -166,6 +169,7 @@ impl Machine {
         }
         known.conn = Some(conn);
         known.comparison = None;
+        known.forcing = None;
         known.role = party.role;
         known.label = hello.label.into();
         self.renew(now, link);
@@ -209,6 +213,7 @@ impl Machine {
             waiters: 0,
             digest: Digest::default(),
             comparison: None,
+            forcing: None,
             fresh: true,
             dying: false,
             goodbye: None,
@@ -276,7 +281,10 @@ impl Machine {
 
     pub(crate) fn closed(&mut self, conn: ConnId, link: LinkIndex) {
         if let Some(link) = self.link_of(conn, link) {
-            self.links.get_mut(link).conn = None;
+            let link = self.links.get_mut(link);
+            link.conn = None;
+            link.comparison = None;
+            link.forcing = None;
         }
     }
 

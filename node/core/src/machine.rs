@@ -63,9 +63,11 @@ pub struct Limits {
     pub waiters_per_key: u32,
     /// Namespaces known to one worker.
     pub namespaces: u16,
-    /// Holds and waiters of a dead link that are freed in one go before live clients are served
-    /// again.
+    /// Holds and waiters that are freed, or granted from one queue, in one go before live clients
+    /// are served again.
     pub expiry_slice: u32,
+    /// What the requests of one connection may cost in one turn, in units of about an acquire.
+    pub turn_price: u32,
 }
 
 impl Default for Limits {
@@ -77,6 +79,7 @@ impl Default for Limits {
             waiters_per_key: 1 << 20,
             namespaces: 4096,
             expiry_slice: 256,
+            turn_price: 1024,
         }
     }
 }
@@ -163,8 +166,11 @@ pub struct Machine {
     pub(crate) by_fence: HashTable<u32>,
     /// Waiters with a deadline.
     pub(crate) waits: BTreeSet<(Time, u32)>,
-    /// Records queued on while nothing may be granted yet: ticks serve them, slice by slice.
-    pub(crate) in_grace: BTreeSet<u32>,
+    /// Records whose queue is not worked off, as nothing may be granted yet or it was too long for
+    /// one turn: ticks serve them, slice by slice, one after the other.
+    pub(crate) unserved: BTreeSet<u32>,
+    /// The next of them is the first from here on.
+    pub(crate) serve_next: u32,
     pub(crate) wanted_epochs: Vec<CellId>,
 
     pub(crate) links: Slab<Link>,
@@ -192,6 +198,10 @@ pub struct Machine {
     /// After a stall nothing expires before this, so that the sockets are read first.
     pub(crate) no_expiry_before: Time,
     pub(crate) plan: Vec<crate::batch::Planned>,
+    /// What this turn has cost so far.
+    pub(crate) spent: u32,
+    /// Links from here on are still to be told that the node stops.
+    pub(crate) telling_drain: Option<u32>,
 }
 
 impl Machine {
@@ -234,7 +244,8 @@ impl Machine {
             by_request: HashTable::new(),
             by_fence: HashTable::new(),
             waits: BTreeSet::new(),
-            in_grace: BTreeSet::new(),
+            unserved: BTreeSet::new(),
+            serve_next: 0,
             wanted_epochs: Vec::new(),
             links: Slab::new(),
             sessions: BTreeMap::new(),
@@ -251,17 +262,25 @@ impl Machine {
             last_seen: now,
             no_expiry_before: now,
             plan: Vec::new(),
+            spent: 0,
+            telling_drain: None,
             config,
         }
     }
 
     /// Takes one event in and appends every effect to `out`. `now` never goes back.
-    pub fn handle(&mut self, now: Time, event: Event<'_>, out: &mut Vec<Action>) {
+    ///
+    /// Says how many of the requests of an [`Event::Requests`] were taken; of any other event, 0.
+    /// The rest is to be given again, before anything else of that connection and after everybody
+    /// else had a turn. What was not taken may have been worked on: each turn goes further.
+    pub fn handle(&mut self, now: Time, event: Event<'_>, out: &mut Vec<Action>) -> usize {
         self.observe(now);
+        self.spent = 0;
+        let mut taken = 0;
         match event {
             Event::Opened { conn, party, hello } => self.opened(now, conn, party, &hello, out),
             Event::Requests { conn, link, requests } => {
-                self.requests(now, conn, link, requests, out);
+                taken = self.requests(now, conn, link, requests, out);
             }
             Event::Closed { conn, link } => self.closed(conn, link),
             Event::Tick => self.tick(now, out),
@@ -272,17 +291,18 @@ impl Machine {
         for cell in self.wanted_epochs.drain(..) {
             out.push(Action::WantEpoch(cell));
         }
+        taken
     }
 
     /// When [`Event::Tick`] is due at the latest; `None` while nothing can happen by itself.
     pub fn next_deadline(&self) -> Option<Time> {
-        if self.leases_are_due() || self.grace_is_over_but_queued() {
+        if self.leases_are_due() || self.queues_are_due() || self.telling_drain.is_some() {
             return Some(self.last_seen);
         }
         let freeing = self.freeing_due();
         let wait = self.waits.first().map(|&(at, _)| at);
         let beat = (self.links.len() > 0).then(|| self.last_seen.after(BEAT));
-        let opens = self.config.opens_at.filter(|_| !self.in_grace.is_empty());
+        let opens = self.config.opens_at.filter(|_| !self.unserved.is_empty());
         [freeing, wait, beat, opens].into_iter().flatten().min()
     }
 
@@ -310,8 +330,8 @@ impl Machine {
         self.version
     }
 
-    fn grace_is_over_but_queued(&self) -> bool {
-        !self.in_grace.is_empty() && self.opens_at().is_none()
+    fn queues_are_due(&self) -> bool {
+        !self.unserved.is_empty() && self.opens_at().is_none()
     }
 
     /// Notices a stall of the worker: what clients sent meanwhile is still in the sockets, so the
@@ -338,7 +358,7 @@ impl Machine {
             if cell.counter >= Fence::COUNTER_LAST {
                 // Nothing could be granted: who waits is served by the next ticks, as after grace.
                 let rich = |slot: &&Slot| self.records.get(slot.record).is_rich();
-                self.in_grace.extend(cell.table.iter().filter(rich).map(|slot| slot.record));
+                self.unserved.extend(cell.table.iter().filter(rich).map(|slot| slot.record));
             }
             cell.epoch = epoch;
             cell.counter = 0;
@@ -349,11 +369,21 @@ impl Machine {
 
     fn drain(&mut self, out: &mut Vec<Action>) {
         self.draining = true;
-        for &link in self.sessions.values() {
-            if let Some(conn) = self.links.get(link).conn {
+        self.telling_drain = Some(0);
+        self.tell_drain(out);
+    }
+
+    /// Tells a slice of the links that the node stops.
+    pub(crate) fn tell_drain(&mut self, out: &mut Vec<Action>) {
+        let Some(from) = self.telling_drain else { return };
+        let to = self.links.slots().min(from.saturating_add(self.config.limits.expiry_slice));
+        for link in from..to {
+            let link = self.links.get(link);
+            if let Some(conn) = link.conn.filter(|_| !link.dying) {
                 out.push(Action::Push { conn, push: Push::Draining });
             }
         }
+        self.telling_drain = (to < self.links.slots()).then_some(to);
     }
 
     /// Closes the connection of a link, if it has one.

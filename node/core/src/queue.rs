@@ -142,11 +142,19 @@ impl Machine {
     }
 
     /// Grants from the head of the queue for as long as the head fits, then lets the record
-    /// settle. Every change of a rich key ends here.
+    /// settle. Every change of a rich key ends here. A slice of the queue at most: the next ticks
+    /// go on.
     pub(crate) fn pump(&mut self, now: Time, place: Place, record: u32, out: &mut Vec<Action>) {
         if self.grace_left(now).is_none() {
+            let mut left = self.config.limits.expiry_slice;
             while let Some(dead_before) = self.pump_one(now, place, record, out) {
                 if dead_before && mutant!(self, LostWakeup) {
+                    break;
+                }
+                self.charge(1);
+                left -= 1;
+                if left == 0 {
+                    self.unserved.insert(record);
                     break;
                 }
             }
@@ -250,6 +258,7 @@ impl Machine {
         self.records.get_mut(index).make_rich(rich);
         self.remember(entry);
         self.remember_fence(entry);
+        self.gather_turning(link, index, fence, request);
     }
 
     /// Brings a rich record to its simplest form: gone when nobody uses it, thin when it is one
@@ -282,6 +291,7 @@ impl Machine {
         let fence = entry.fence.expect("a holder has a fence");
         self.records.get_mut(index).make_thin(entry.link, fence, entry.request, entry.since);
         self.links.get_mut(entry.link).thin.push(&mut self.records, index);
+        self.gather_turning(entry.link, index, fence, entry.request);
     }
 }
 

@@ -6,8 +6,19 @@ use crate::machine::Machine;
 use crate::mutant::{mutant, note};
 use crate::slab::NIL;
 use crate::table::Place;
+use crate::turn::{PER_FORCED, Progress};
 use lockring_proto::Time;
 use lockring_proto::{Claim, Fence, LostReason, Push, Reply};
+
+/// A release by force of more holders than a turn ends.
+#[derive(Clone, Copy)]
+pub(crate) struct Forcing {
+    /// The request.
+    id: u64,
+    /// Later holds are no business of it.
+    last: Fence,
+    ended: u32,
+}
 
 impl Machine {
     pub(crate) fn release(
@@ -41,17 +52,11 @@ impl Machine {
     }
 
     fn end_any(&mut self, now: Time, place: Place, index: u32, out: &mut Vec<Action>) -> bool {
-        let record = self.records.get(index);
-        let fence = if record.is_rich() {
-            let head = self.rich_of(index).holders.head;
-            if head == NIL { None } else { self.entries.get(head).fence }
-        } else {
-            Some(record.fence)
-        };
-        if let Some(fence) = fence {
+        let first = self.first_holder(index);
+        if let Some((_, fence)) = first {
             self.end_hold_at(now, place, index, fence, out);
         }
-        fence.is_some()
+        first.is_some()
     }
 
     /// The link that holds a key under this fence.
@@ -182,8 +187,8 @@ impl Machine {
         true
     }
 
-    /// Ends every hold of a key and tells the holders. The next fence is higher than all of them,
-    /// as every operation takes the next number.
+    /// Ends every hold of a key that there was when it was asked for, and tells the holders. The
+    /// next fence is higher than all of them, as every operation takes the next number.
     pub(crate) fn force(
         &mut self,
         now: Time,
@@ -191,38 +196,57 @@ impl Machine {
         place: Place,
         named: &Named<'_>,
         out: &mut Vec<Action>,
-    ) {
-        let mut ended = 0;
-        if let Some(index) = self.find_named(asker.link, place, named) {
-            for (link, fence) in self.holders(index) {
-                ended += 1;
-                self.stats.forced += 1;
-                if let Some(conn) = self.links.get(link).conn {
-                    let holds = vec![self.hold_id(place, fence)];
-                    let push = Push::Lost { reason: LostReason::Forced, holds };
-                    out.push(Action::Push { conn, push });
-                }
-                // Those in line are granted only when the last is gone, or as far as they fit.
-                self.end_hold_at(now, place, index, fence, out);
+    ) -> Progress {
+        let mut forcing = match self.links.get_mut(asker.link).forcing.take() {
+            Some(before) if before.id == asker.id => before,
+            _ => {
+                let found = self.find_named(asker.link, place, named);
+                let last = found.and_then(|index| self.last_fence(index)).unwrap_or_default();
+                Forcing { id: asker.id, last, ended: 0 }
             }
+        };
+        // The holders stand in the order of their grants.
+        while let Some(index) = self.find_named(asker.link, place, named)
+            && let Some((link, fence)) = self.first_holder(index)
+            && fence <= forcing.last
+        {
+            if self.turn_is_over() {
+                self.links.get_mut(asker.link).forcing = Some(forcing);
+                return Progress::More;
+            }
+            self.charge(PER_FORCED);
+            forcing.ended += 1;
+            self.stats.forced += 1;
+            if let Some(conn) = self.links.get(link).conn {
+                let holds = vec![self.hold_id(place, fence)];
+                let push = Push::Lost { reason: LostReason::Forced, holds };
+                out.push(Action::Push { conn, push });
+            }
+            // Those in line are granted only when the last is gone, or as far as they fit.
+            self.end_hold_at(now, place, index, fence, out);
         }
-        let reply = Reply::Forced { id: asker.id, version: self.version.0, ended };
-        out.push(Action::Reply { conn: asker.conn, reply });
+        let (id, version, ended) = (asker.id, self.version.0, forcing.ended);
+        out.push(Action::Reply { conn: asker.conn, reply: Reply::Forced { id, version, ended } });
+        Progress::Done
     }
 
-    /// Links and fences of the holders of a key, in the order of their grants.
-    fn holders(&self, index: u32) -> Vec<(u32, Fence)> {
+    /// Link and fence of the first holder of a key.
+    fn first_holder(&self, index: u32) -> Option<(u32, Fence)> {
         let record = self.records.get(index);
         if !record.is_rich() {
-            return vec![(record.link(), record.fence)];
+            return Some((record.link(), record.fence));
         }
-        let mut holders = Vec::new();
-        let mut at = self.riches.get(record.rich()).holders.head;
-        while at != NIL {
-            let entry = self.entries.get(at);
-            holders.push((entry.link, entry.fence.expect("a holder has a fence")));
-            at = entry.queue_next;
+        let head = self.rich_of(index).holders.head;
+        (head != NIL).then(|| self.entries.get(head)).and_then(|it| Some((it.link, it.fence?)))
+    }
+
+    /// The highest fence among the holders of a key.
+    fn last_fence(&self, index: u32) -> Option<Fence> {
+        let record = self.records.get(index);
+        if !record.is_rich() {
+            return Some(record.fence);
         }
-        holders
+        let tail = self.rich_of(index).holders.tail;
+        if tail == NIL { None } else { self.entries.get(tail).fence }
     }
 }

@@ -230,8 +230,8 @@ impl Machine {
     #[inline]
     pub(crate) fn free_record(&mut self, place: Place, index: u32) {
         self.cell_mut(place).remove(place.tag, index);
-        if !self.in_grace.is_empty() {
-            self.in_grace.remove(&index);
+        if !self.unserved.is_empty() {
+            self.unserved.remove(&index);
         }
         self.records.remove(index);
     }

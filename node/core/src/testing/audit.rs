@@ -113,7 +113,7 @@ impl Machine {
         if rich.waiters.len == 0 && (rich.holders.len == 0 || thin_would_do) {
             return Err(format!("a rich record that need not be: {:?}", rich.kind));
         }
-        let waits_for_time = self.in_grace.contains(&index)
+        let waits_for_time = self.unserved.contains(&index)
             || self.grace_left(self.last_seen).is_some()
             || self.cell(place).counter >= Fence::COUNTER_LAST;
         if rich.waiters.len == 0 || waits_for_time {

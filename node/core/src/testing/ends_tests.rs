@@ -120,7 +120,9 @@ fn numbers_at_their_ends_break_nothing() {
                     let (conn, hello) = (ConnId(turn), hello(&mut rng));
                     machine.handle(now, Event::Opened { conn, party: &party, hello }, &mut actions);
                 }
-                2 => machine.handle(now, Event::Tick, &mut actions),
+                2 => {
+                    machine.handle(now, Event::Tick, &mut actions);
+                }
                 3 => {
                     let longest = Duration::from_millis(number(&mut rng));
                     machine.handle(now, Event::LongestTtl(longest), &mut actions);

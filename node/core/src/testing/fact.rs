@@ -51,8 +51,9 @@ pub enum Fact {
     },
     /// A hold ended at the worker; an operator had ordered it if `forced`.
     Freed { session: SessionId, key: KeyId, fence: Fence, forced: bool },
-    /// A worker is done with one event; it may grant unless in `grace`.
-    Turn { grace: bool },
+    /// A worker is done with one event; it may grant unless in `grace`, and goes on with the queues
+    /// of `unserved` keys.
+    Turn { grace: bool, unserved: Vec<KeyId> },
     /// A worker said that a key is held under that fence.
     ToldHeld { key: KeyId, fence: Fence },
     /// An order to release by force was carried out.

@@ -23,6 +23,8 @@ mod scripts;
 mod seen;
 #[cfg(test)]
 mod slice_tests;
+#[cfg(test)]
+mod turn_tests;
 mod view;
 #[cfg(test)]
 mod view_tests;

@@ -235,6 +235,7 @@ impl World {
             waiters_per_key: words.number("waiters_per_key", 1000) as u32,
             namespaces: words.number("namespaces", 10) as u16,
             expiry_slice: words.number("slice", 256) as u32,
+            turn_price: words.number("turn", 1024) as u32,
         };
         let config = Config {
             cell_bits: bits,
@@ -273,9 +274,9 @@ impl World {
             }
             "at" => self.now = Time(0).after(span(words.next())),
             "run" => self.walk(Time(0).after(span(words.next())), out),
-            "tick" => self.handle(Event::Tick, out),
-            "drain" => self.handle(Event::Drain, out),
-            "longest" => self.handle(Event::LongestTtl(span(words.next())), out),
+            "tick" => self.event(Event::Tick, out),
+            "drain" => self.event(Event::Drain, out),
+            "longest" => self.event(Event::LongestTtl(span(words.next())), out),
             "epoch" => {
                 let cell = self.key_cell(words.next());
                 let epoch = Epoch(number(words.next()));
@@ -331,8 +332,16 @@ impl World {
         let parsed: Vec<Parsed> =
             requests.split(';').map(|text| Parsed::of(text, self, conn)).collect();
         let requests: Vec<Request<'_>> = parsed.iter().map(Parsed::request).collect();
-        let link = conn.link.expect("welcomed");
-        self.handle(Event::Requests { conn: conn.id, link, requests: &requests }, out);
+        let (conn, link) = (conn.id, conn.link.expect("welcomed"));
+        let mut rest = requests.as_slice();
+        loop {
+            let taken = self.handle(Event::Requests { conn, link, requests: rest }, out);
+            rest = &rest[taken..];
+            if rest.is_empty() {
+                return;
+            }
+            let _infallible = writeln!(out, "  ... {} left for the next turn", rest.len());
+        }
     }
 
     /// Lets time pass as a live worker sees it: every deadline is met.
@@ -349,9 +358,14 @@ impl World {
         self.now = until;
     }
 
-    fn handle(&mut self, event: Event<'_>, out: &mut String) {
+    /// One that names no requests.
+    fn event(&mut self, event: Event<'_>, out: &mut String) {
+        self.handle(event, out);
+    }
+
+    fn handle(&mut self, event: Event<'_>, out: &mut String) -> usize {
         let mut actions = Vec::new();
-        self.machine.handle(self.now, event, &mut actions);
+        let taken = self.machine.handle(self.now, event, &mut actions);
         for action in actions {
             if let Action::Welcome { conn, link, .. } = action {
                 let known = self.conns.values_mut().find(|known| known.id == conn);
@@ -359,6 +373,7 @@ impl World {
             }
             let _infallible = writeln!(out, "  {}", self.told(&action));
         }
+        taken
     }
 
     fn told(&self, action: &Action) -> String {

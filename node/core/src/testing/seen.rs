@@ -109,6 +109,11 @@ impl Machine {
         if follows { now.after(self.seen.wall_jumps) } else { now }
     }
 
+    /// The keys whose queue is not worked off yet.
+    pub fn unserved(&self) -> impl Iterator<Item = &[u8]> {
+        self.unserved.iter().map(|&record| self.key(self.records.get(record)))
+    }
+
     /// How many keys were compared so far to find those asked for.
     pub fn probes(&self) -> u64 {
         self.seen.probes.get()

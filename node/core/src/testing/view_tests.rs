@@ -42,13 +42,28 @@ impl World {
 
     pub(super) fn run(&mut self, event: Event<'_>) -> Vec<Action> {
         let mut actions = Vec::new();
-        self.machine.handle(self.now, event, &mut actions);
-        for action in &actions {
+        self.run_into(event, &mut actions);
+        actions
+    }
+
+    /// Says how many requests were taken.
+    fn run_into(&mut self, event: Event<'_>, actions: &mut Vec<Action>) -> usize {
+        let before = actions.len();
+        let taken = self.machine.handle(self.now, event, actions);
+        for action in &actions[before..] {
             if let Action::Welcome { conn, link, .. } = action {
                 self.links.insert(conn.0, *link);
             }
         }
-        actions
+        taken
+    }
+
+    /// One turn of requests: what came of it, and how many were taken.
+    pub(super) fn turn(&mut self, conn: u64, requests: &[Request<'_>]) -> (Vec<Action>, usize) {
+        let (conn, link) = (ConnId(conn), self.links[&conn]);
+        let mut actions = Vec::new();
+        let taken = self.run_into(Event::Requests { conn, link, requests }, &mut actions);
+        (actions, taken)
     }
 
     pub(super) fn open(&mut self, conn: u64) {
@@ -69,9 +84,16 @@ impl World {
         self.run(Event::Opened { conn: ConnId(conn), party: &party, hello });
     }
 
-    fn ask(&mut self, conn: u64, request: Request<'_>) -> Vec<Action> {
-        let link = self.links[&conn];
-        self.run(Event::Requests { conn: ConnId(conn), link, requests: &[request] })
+    /// As many turns as it takes.
+    pub(super) fn ask(&mut self, conn: u64, request: Request<'_>) -> Vec<Action> {
+        let mut all = Vec::new();
+        loop {
+            let (mut actions, taken) = self.turn(conn, std::slice::from_ref(&request));
+            all.append(&mut actions);
+            if taken == 1 {
+                return all;
+            }
+        }
     }
 
     /// Lets time pass, tick by tick.

@@ -103,7 +103,7 @@ pub(crate) mod history {
     }
 
     pub(crate) fn turn() -> Fact {
-        Fact::Turn { grace: false }
+        Fact::Turn { grace: false, unserved: Vec::new() }
     }
 
     /// What `check` says of a history, one fact each millisecond.

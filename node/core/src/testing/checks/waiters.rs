@@ -58,9 +58,14 @@ impl Check for Waiters {
             Fact::Freed { key, .. } | Fact::Left { key, .. } => {
                 self.touched.insert(key);
             }
-            Fact::Turn { grace: true } => self.touched.clear(),
-            Fact::Turn { grace: false } => {
-                for id in std::mem::take(&mut self.touched) {
+            Fact::Turn { grace: true, .. } => self.touched.clear(),
+            Fact::Turn { grace: false, ref unserved } => {
+                let later: BTreeSet<KeyId> =
+                    self.touched.iter().filter(|key| unserved.contains(key)).copied().collect();
+                for id in std::mem::replace(&mut self.touched, later) {
+                    if unserved.contains(&id) {
+                        continue;
+                    }
                     if let Some(key) = book.keys.get(&id).filter(|key| head_fits(key)) {
                         return Err(format!("{id:?} could be granted: {key:?}"));
                     }
@@ -205,7 +210,12 @@ mod tests {
         let woken = [granted(A, 1), queued(B, 2), freed(A, 1), left(B, 2), granted(B, 2), turn()];
         let stuck = [granted(A, 1), queued(B, 2), freed(A, 1), turn()];
         tells_apart(Waiters::default, &woken, &stuck);
-        let grace = [queued(A, 1), queued(B, 2), left(A, 1), Fact::Turn { grace: true }];
+        let grace = [
+            queued(A, 1),
+            queued(B, 2),
+            left(A, 1),
+            Fact::Turn { grace: true, unserved: Vec::new() },
+        ];
         assert_eq!(judge(Waiters::default(), &grace), None);
     }
 
