@@ -211,7 +211,7 @@ impl Session<'_> {
         let mut taken = 0;
         if given > 0 {
             let event = Event::Requests { conn: self.id, link, requests: &requests };
-            taken = shared.run(Some(self.id), event);
+            taken = shared.turn(Some(self.id), event);
         }
         drop(requests);
         self.left = taken < given;

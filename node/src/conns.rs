@@ -162,9 +162,14 @@ impl WorkerState {
         }
     }
 
-    /// Runs the machine on one event and sorts its actions; says how many requests of it were
-    /// taken. The connection `own`, whose task does this, is not woken: it flushes by itself.
-    pub fn run(&mut self, own: Option<ConnId>, event: Event<'_>) -> usize {
+    /// Runs the machine on one event. The connection `own`, whose task does this, is not woken: it
+    /// flushes by itself.
+    pub fn run(&mut self, own: Option<ConnId>, event: Event<'_>) {
+        self.turn(own, event);
+    }
+
+    /// The same; says how many requests of the event were taken.
+    pub fn turn(&mut self, own: Option<ConnId>, event: Event<'_>) -> usize {
         let now = lockring_proto::clock::now();
         let mut actions = std::mem::take(&mut self.actions);
         let taken = self.machine.handle(now, event, &mut actions);
