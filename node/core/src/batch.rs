@@ -9,7 +9,7 @@ use crate::machine::Machine;
 use crate::mutant::mutant;
 use crate::slab::NIL;
 use crate::table::Place;
-use crate::turn::{Progress, price};
+use crate::turn::{Progress, keyed_price, price};
 use lockring_proto::Time;
 use lockring_proto::{Refusal, RefusalKind, Reply, Request, limits};
 use lockring_ring::NamespaceSeed;
@@ -44,8 +44,7 @@ pub(crate) struct Named<'a> {
 }
 
 /// The role that a request needs of an identity of the namespace `own`.
-#[inline]
-fn required<'a>(request: &Request<'_>, own: impl FnOnce() -> &'a str) -> Role {
+fn required(request: &Request<'_>, own: &str) -> Role {
     match *request {
         Request::Acquire { .. }
         | Request::Release { .. }
@@ -56,7 +55,7 @@ fn required<'a>(request: &Request<'_>, own: impl FnOnce() -> &'a str) -> Role {
         | Request::Goodbye { .. }
         | Request::Confirm { .. } => Role::User,
         Request::Inspect { namespace, .. } | Request::List { namespace, .. } => {
-            if namespace.is_empty() || namespace == own() { Role::User } else { Role::Operator }
+            if namespace.is_empty() || namespace == own { Role::User } else { Role::Operator }
         }
         Request::Force { .. } => Role::Operator,
     }
@@ -118,7 +117,6 @@ impl Machine {
             if self.turn_is_over() {
                 break;
             }
-            self.charge(price(request));
             let asker = Asker { conn, link, id: request.id() };
             if self.apply(now, asker, request, planned.place, out) == Progress::More {
                 break;
@@ -188,6 +186,44 @@ impl Machine {
         place: Option<Place>,
         out: &mut Vec<Action>,
     ) -> Progress {
+        // Nearly all requests are one of two. What holds for others too is told apart by one look.
+        match (request, place) {
+            (&Request::Acquire { version, claim, wait, key, .. }, Some(place))
+                if self.is_plain(asker.id, place, version, key) =>
+            {
+                self.charge(keyed_price(key));
+                self.acquire(now, &Ask { asker, place, key, claim, wait }, out);
+                Progress::Done
+            }
+            (&Request::Release { version, fence, key, .. }, Some(place))
+                if self.is_plain(asker.id, place, version, key) =>
+            {
+                self.charge(keyed_price(key));
+                self.release(now, asker, place, key, fence, out);
+                Progress::Done
+            }
+            _ => self.apply_any(now, asker, request, place, out),
+        }
+    }
+
+    /// Whether a request of everybody's role is to be carried out.
+    #[inline(always)]
+    fn is_plain(&self, id: u64, place: Place, version: u64, key: &[u8]) -> bool {
+        id <= limits::REQUEST_ID_MAX
+            && key.len().wrapping_sub(1) < limits::KEY_BYTES_MAX
+            && version >= self.cell(place).since.0
+    }
+
+    #[inline(never)]
+    fn apply_any(
+        &mut self,
+        now: Time,
+        asker: Asker,
+        request: &Request<'_>,
+        place: Option<Place>,
+        out: &mut Vec<Action>,
+    ) -> Progress {
+        self.charge(price(request));
         if self.refuses(asker, request, out) {
             return Progress::Done;
         }
@@ -225,12 +261,11 @@ impl Machine {
     }
 
     /// Refuses what is not even looked at; says whether it did.
-    #[inline]
     fn refuses(&mut self, asker: Asker, request: &Request<'_>, out: &mut Vec<Action>) -> bool {
         let len = key_of(request).map_or(1, |(Named { key, .. }, _)| key.len());
         let lawful = (1..=limits::KEY_BYTES_MAX).contains(&len);
         let link = self.links.get(asker.link);
-        let needed = required(request, || &self.namespaces.get(link.namespace).name);
+        let needed = required(request, &self.namespaces.get(link.namespace).name);
         if lawful && asker.id <= limits::REQUEST_ID_MAX && needed <= link.role {
             return false;
         }

@@ -72,17 +72,28 @@ impl Record {
     #[inline]
     pub(crate) fn make_thin(&mut self, link: u32, fence: Fence, request: u64, since: Time) {
         assert!(self.shape & LEN_MASK != LONG, "a long key cannot be thin");
-        assert!(request <= limits::REQUEST_ID_MAX, "request id {request} was let in");
-        let high = (request >> 32) as u32;
-        self.link = link | high << LINK_BITS;
-        let high = high >> (32 - LINK_BITS);
-        self.position = high << POSITION_BITS;
-        let high = (high >> (32 - POSITION_BITS)) as u8;
-        self.shape = self.shape & LEN_MASK | high << REQUEST_SHAPE_SHIFT;
+        self.shape &= LEN_MASK;
+        self.link = link;
+        self.position = 0;
         self.fence = fence;
         self.request = request as u32;
+        if request > u64::from(u32::MAX) {
+            self.set_high_request(request);
+        }
         let [a, b, c, ..] = (since.0 / 1_000_000).to_le_bytes();
         self.since = [a, b, c];
+    }
+
+    /// Keeps what of a request id is above its low half.
+    #[cold]
+    fn set_high_request(&mut self, request: u64) {
+        assert!(request <= limits::REQUEST_ID_MAX, "request id {request} was let in");
+        let high = (request >> 32) as u32;
+        self.link |= high << LINK_BITS;
+        let high = high >> (32 - LINK_BITS);
+        self.position |= high << POSITION_BITS;
+        let high = (high >> (32 - POSITION_BITS)) as u8;
+        self.shape |= high << REQUEST_SHAPE_SHIFT;
     }
 
     /// Makes it rich.

@@ -10,7 +10,7 @@ use lockring_ring::KeyHash;
 pub(crate) struct Secret([u64; 4]);
 
 /// Both halves of a product: it depends on all bits of both factors.
-#[inline]
+#[inline(always)]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product >> 64) as u64 ^ product as u64
@@ -30,20 +30,20 @@ impl Secret {
     /// The tag of a key in the table of its cell. Up to 16 bytes hardly any keys have a hash in
     /// common. Of longer ones as many can be computed as one likes, so that their bytes count too:
     /// in 24, both ends and the hash leave nothing free.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn tag(&self, hash: KeyHash, key: &[u8]) -> u32 {
         let Self([a, b, ..]) = *self;
-        let (mut x, mut y) = (hash.low ^ a, hash.position ^ b);
-        if key.len() > 16 {
-            if key.len() > INLINE_KEY {
-                return self.long_tag(hash, key);
+        let (x, y) = (hash.low ^ a, hash.position ^ b);
+        match (key.len(), key.first_chunk(), key.last_chunk()) {
+            (17..=INLINE_KEY, Some(first), Some(last)) => {
+                fold(x ^ u64::from_le_bytes(*first), y ^ u64::from_le_bytes(*last)) as u32
             }
-            x ^= word(key, 0);
-            y ^= word(key, key.len() - 8);
+            (..=16, ..) => fold(x, y) as u32,
+            _ => self.long_tag(hash, key),
         }
-        fold(x, y) as u32
     }
 
+    #[inline(never)]
     fn long_tag(&self, hash: KeyHash, key: &[u8]) -> u32 {
         let Self([a, b, c, d]) = *self;
         let mut mixed = fold(hash.low ^ a, hash.position ^ b);

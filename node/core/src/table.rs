@@ -99,7 +99,7 @@ pub(crate) struct Place {
 
 impl Machine {
     /// The place of a key, or `None` when its cell belongs to another worker.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn place(&self, seed: NamespaceSeed, key: &[u8]) -> Option<Place> {
         let hash = hash_key(seed, key);
         let cell = self.config.cell_bits.cell(hash.position).0;

@@ -28,9 +28,14 @@ pub(crate) const LOOKS_PER_PRICE: usize = 4;
 /// The ring has up to some hundred kilobytes.
 const RING: u32 = 512;
 
+/// What a look at a key costs.
+#[inline(always)]
+pub(crate) fn keyed_price(key: &[u8]) -> u32 {
+    1 + (key.len() / KEY_BYTES) as u32
+}
+
 /// What a request costs at least. What it costs beyond, for the holds, waiters and keys that it
 /// turns out to touch, is charged where they are touched.
-#[inline]
 pub(crate) fn price(request: &Request<'_>) -> u32 {
     match *request {
         Request::Acquire { key, .. }
@@ -38,7 +43,7 @@ pub(crate) fn price(request: &Request<'_>) -> u32 {
         | Request::Cancel { key, .. }
         | Request::Confirm { key, .. }
         | Request::Inspect { key, .. }
-        | Request::Force { key, .. } => 1 + (key.len() / KEY_BYTES) as u32,
+        | Request::Force { key, .. } => keyed_price(key),
         Request::Renew { .. } | Request::Goodbye { .. } => 1,
         // Each frame again, as it may be given many times until all is gathered.
         Request::Compare { ref holds, .. } => 1 + (holds.len() / KEY_BYTES) as u32,
