@@ -65,6 +65,8 @@ pub struct WorkerState {
     /// When the ticker is to wake next, and how to make it wake earlier.
     armed: lockring_proto::Time,
     ticker: Rc<Notify>,
+    /// Links whose connection was gone when it was welcomed.
+    late: Vec<(ConnId, LinkIndex)>,
     /// Received bytes of the turn, contiguous.
     pub(crate) scratch: Vec<u8>,
 }
@@ -91,6 +93,7 @@ impl WorkerState {
             orders,
             armed: lockring_proto::Time::NEVER,
             ticker: Rc::new(Notify::new()),
+            late: Vec::new(),
             scratch: Vec::new(),
         }
     }
@@ -190,6 +193,9 @@ impl WorkerState {
             outbox.replies = replies;
         }
         self.actions = actions;
+        while let Some((conn, link)) = self.late.pop() {
+            self.run(None, Event::Closed { conn, link });
+        }
         if self.machine.next_deadline().is_some_and(|at| at < self.armed) {
             self.ticker.notify_one();
         }
@@ -207,6 +213,9 @@ impl WorkerState {
                     codec::encode_frame::<HelloReply>(&reply, replies);
                     self.post(conn, |outbox| outbox.link = Some(link));
                 } else {
+                    if self.conn(conn).is_none() {
+                        return self.late.push((conn, link));
+                    }
                     self.post(conn, |outbox| {
                         outbox.link = Some(link);
                         codec::encode_frame::<HelloReply>(&reply, &mut outbox.replies);

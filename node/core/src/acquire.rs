@@ -1,8 +1,8 @@
 //! Claiming a key.
 
+use crate::accounts::{Amounts, THIN_BYTES, claim_bytes};
 use crate::batch::Asker;
 use crate::event::{Action, push_reply};
-use crate::links::Link;
 use crate::machine::Machine;
 use crate::mutant::{mutant, note};
 use crate::record::{Entry, INLINE_KEY, Kind, Record, Rich};
@@ -72,7 +72,9 @@ impl Machine {
         if claim != Claim::Exclusive || key.len() > INLINE_KEY || grace.is_some() {
             return self.acquire_free_rich(now, ask, out);
         }
-        if let Some(refused) = self.may_hold(asker) {
+        if self.links.get(asker.link).digest.count >= self.cap
+            && let Some(refused) = self.over_quota(asker.link, Amounts::hold(THIN_BYTES))
+        {
             return self.refuse(asker, RefusalKind::Quota, refused, out);
         }
         if self.draining {
@@ -85,11 +87,12 @@ impl Machine {
         let record = self.records.get_mut(index);
         record.set_key(key);
         record.make_thin(asker.link, fence, asker.id, now);
-        self.cell_mut(place).insert(place.tag, index);
+        self.cell_mut(place).table.insert(place.tag, index);
         let id = self.hold_id(place, fence);
         let link = self.links.get_mut(asker.link);
         link.thin.push(&mut self.records, index);
         link.digest.add(id);
+        link.used = true;
         self.stats.grants += 1;
         self.stats.holds += 1;
         note!(self, note_granted_thin(index, asker.id));
@@ -118,7 +121,7 @@ impl Machine {
         let record = self.records.get_mut(index);
         record.set_key(key);
         record.make_rich(rich);
-        self.cell_mut(place).insert(place.tag, index);
+        self.cell_mut(place).table.insert(place.tag, index);
         self.acquire_used(now, ask, index, out);
         // A refusal may have left it empty.
         self.settle(place, index);
@@ -141,7 +144,8 @@ impl Machine {
             rich.waiters.len == 0 && rich.fits(claim) && self.grace_left(now).is_none()
         };
         if free_now {
-            if let Some(refused) = self.may_hold(asker) {
+            let more = Amounts::hold(claim_bytes(ask.key));
+            if let Some(refused) = self.over_quota(asker.link, more) {
                 return self.refuse(asker, RefusalKind::Quota, refused, out);
             }
             let entry = self.new_entry(now, ask, index, Time::NEVER);
@@ -191,17 +195,16 @@ impl Machine {
         out: &mut Vec<Action>,
     ) {
         let asker = ask.asker;
-        let link = self.links.get(asker.link);
-        if link.waiters >= self.config.limits.waiters_per_link {
-            let message = format!("this session waits {} times already", link.waiters);
-            return self.refuse(asker, RefusalKind::Quota, message, out);
+        let more = Amounts::waiter(claim_bytes(ask.key));
+        if let Some(refused) = self.over_quota(asker.link, more) {
+            return self.refuse(asker, RefusalKind::Quota, refused, out);
         }
         if !self.records.get(index).is_rich() {
             self.enrich(now, index);
         }
         let ahead = self.rich_of(index).waiters.len;
         if ahead >= self.config.limits.waiters_per_key {
-            let message = format!("{ahead} claims wait for this key already");
+            let message = format!("{ahead} claims wait for this key, and no more may");
             return self.refuse(asker, RefusalKind::Quota, message, out);
         }
         let entry = self.new_entry(now, ask, index, deadline);
@@ -262,13 +265,6 @@ impl Machine {
     pub(crate) fn grace_left(&self, now: Time) -> Option<Duration> {
         let opens_at = self.config.opens_at?;
         (now < opens_at && !mutant!(self, RestartWithoutGrace)).then(|| opens_at.since(now))
-    }
-
-    #[inline]
-    fn may_hold(&self, asker: Asker) -> Option<String> {
-        let link: &Link = self.links.get(asker.link);
-        (link.digest.count >= self.config.limits.holds_per_link)
-            .then(|| format!("this session holds its limit of {} locks", link.digest.count))
     }
 
     fn refuse_draining(&mut self, asker: Asker, out: &mut Vec<Action>) {

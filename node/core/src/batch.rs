@@ -96,6 +96,8 @@ impl Machine {
         let link = link.0;
         self.renew(now, link);
         self.links.get_mut(link).fresh = false;
+        self.unsettle(link);
+        self.cap = self.holds_cap(link);
         // Each costs one at least.
         let turn = &requests[..requests.len().min(self.config.limits.turn_price as usize)];
         let mut plan = std::mem::take(&mut self.plan);
@@ -143,11 +145,11 @@ impl Machine {
         }
         std::hint::black_box(sum);
         for place in plan.iter().filter_map(|planned| planned.place) {
-            sum += u32::from(self.cell(place).may_have(place.tag));
+            sum += u32::from(self.cell(place).table.may_have(place.tag));
         }
         std::hint::black_box(sum);
         for place in plan.iter_mut().filter_map(|planned| planned.place.as_mut()) {
-            let guess = self.cells[place.at as usize].guess(place.tag);
+            let guess = self.cells[place.at as usize].table.guess(place.tag);
             if place.guess == NIL {
                 place.guess = guess;
             }
@@ -175,7 +177,7 @@ impl Machine {
     }
 
     fn runs_stale(&self, link: LinkIndex) -> bool {
-        mutant!(self, NoLinkFence) && !self.links.get(link.0).dying
+        mutant!(self, NoLinkFence) && self.links.find(link.0).is_some_and(|link| !link.dying)
     }
 
     fn apply(
@@ -265,7 +267,7 @@ impl Machine {
         let len = key_of(request).map_or(1, |(Named { key, .. }, _)| key.len());
         let lawful = (1..=limits::KEY_BYTES_MAX).contains(&len);
         let link = self.links.get(asker.link);
-        let needed = required(request, &self.namespaces.get(link.namespace).name);
+        let needed = required(request, self.namespace_name(link.namespace));
         if lawful && asker.id <= limits::REQUEST_ID_MAX && needed <= link.role {
             return false;
         }
@@ -323,6 +325,7 @@ impl Machine {
         out: &mut Vec<Action>,
     ) {
         self.stats.refused += 1;
+        self.stats.over_quota += u64::from(kind == RefusalKind::Quota);
         let refusal = Box::new(Refusal { kind, message: message.into() });
         out.push(Action::Reply {
             conn: asker.conn,

@@ -313,7 +313,7 @@ impl Machine {
     /// or another key's by now.
     fn still_holds(&self, link: u32, held: &Held) -> bool {
         let Held { id, record, .. } = *held;
-        !self.records.get(record).is_free()
+        self.records.find(record).is_some_and(|record| !record.is_free())
             && self.held_by(record, id.fence) == Some(link)
             && self.hold_id(self.place_of(record), id.fence) == id
     }

@@ -89,6 +89,12 @@ pub enum Event<'a> {
     },
     /// The node stops: no new claims.
     Drain,
+    /// The node's memory is used up, or not any more: while it is, new sessions, holds and claims
+    /// in line are refused, and everything else works on.
+    Memory {
+        /// It is used up.
+        full: bool,
+    },
 }
 
 /// What the core asks of the world. Nearly all of it is replies, so that what is rare and large is

@@ -10,7 +10,7 @@ use crate::slab::NIL;
 use crate::table::Place;
 use lockring_proto::Reply;
 use lockring_proto::Time;
-use std::collections::btree_map;
+use std::collections::{VecDeque, btree_map};
 use std::time::Duration;
 
 /// Thin holds of dead links, for which nobody waits, are freed at one a microsecond at most;
@@ -102,11 +102,12 @@ impl Machine {
         }
         self.hang_up(link, CloseReason::Expired, out);
         self.stats.expired_links += 1;
-        self.start_dying(link);
+        self.start_dying(link, true);
     }
 
-    fn start_dying(&mut self, link: u32) {
-        note!(self, note_dead(link));
+    /// `expired`: not by its own wish.
+    pub(crate) fn start_dying(&mut self, link: u32, expired: bool) {
+        note!(self, note_dead(link, expired));
         let known = self.links.get_mut(link);
         known.dying = true;
         known.comparison = None;
@@ -114,6 +115,7 @@ impl Machine {
         let (session, armed, ttl) = (known.session, known.armed, known.ttl);
         self.leases.remove(&(armed, link));
         self.leaving.remove(&link);
+        self.unconfirmed.retain(|&(.., its)| its != link);
         if let btree_map::Entry::Occupied(mut count) = self.ttls.entry(ttl) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -136,7 +138,7 @@ impl Machine {
         let link = self.links.get_mut(asker.link);
         link.goodbye = Some((asker.conn, asker.id));
         link.conn = None;
-        self.start_dying(asker.link);
+        self.start_dying(asker.link, false);
     }
 
     /// The process goes, and leaves holds in which the one before it may still believe: they stay
@@ -191,9 +193,21 @@ impl Machine {
         {
             if self.free_entry(now, link, out) {
                 self.charge(1);
-            } else {
-                self.dying.pop_front();
+                continue;
+            }
+            self.dying.pop_front();
+            if self.links.get(link).thin.len() > 0 {
                 self.dying_thin.push_back(link);
+            } else {
+                // It does not wait behind those who have more.
+                self.charge(1);
+                self.bury(link, out);
+            }
+        }
+        for queue in [&mut self.dying, &mut self.dying_thin] {
+            // What a wave of deaths has filled is not kept for ever.
+            if queue.is_empty() && queue.capacity() > 1 << 12 {
+                *queue = VecDeque::new();
             }
         }
         while (!self.slice_is_over() || unbounded)
@@ -239,7 +253,7 @@ impl Machine {
             digest.count == 0 && entries == 0,
             "link {link} is freed with {digest:?} and {entries} entries"
         );
-        self.namespaces.leave(known.namespace);
+        self.close_account(link);
         self.links.remove(link);
     }
 

@@ -174,9 +174,8 @@ impl Machine {
         prefix: &[u8],
     ) -> (Vec<(String, ListedLock)>, Option<ListCursor>) {
         let (rows, next, _) = self.page(now, None, &Wanted { cursor: *cursor, rows, prefix });
-        let named = |(namespace, row): (u16, ListedLock)| {
-            (self.namespaces.get(namespace).name.to_string(), row)
-        };
+        let named =
+            |(namespace, row): (u16, ListedLock)| (self.namespace_name(namespace).to_owned(), row);
         (rows.into_iter().map(named).collect(), next)
     }
 
@@ -185,16 +184,17 @@ impl Machine {
     pub fn list_sessions(&self, now: Time, from: u32, rows: usize) -> (Vec<Seen>, Option<u32>) {
         let lease_now = self.lease_now(now);
         let mut seen = Vec::new();
-        let mut at = from;
-        while at < self.links.slots() {
-            if seen.len() == rows || (at - from) as usize == LOOKS_PER_PAGE / LOOKS_PER_KEY {
+        let (mut next, mut looks) = (from, 0);
+        while let Some(at) = self.links.next_resident(next) {
+            if seen.len() == rows || looks == LOOKS_PER_PAGE / LOOKS_PER_KEY {
                 return (seen, Some(at));
             }
+            (next, looks) = (at + 1, looks + 1);
             let link = self.links.get(at);
             // A link that is free, or ends, is nobody's session.
             if self.sessions.get(&link.session) == Some(&at) {
                 seen.push(Seen {
-                    namespace: self.namespaces.get(link.namespace).name.to_string(),
+                    namespace: self.namespace_name(link.namespace).to_owned(),
                     name: link.name.to_string(),
                     label: link.label.to_string(),
                     connected: link.conn.is_some(),
@@ -204,13 +204,12 @@ impl Machine {
                     waiters: link.waiters,
                 });
             }
-            at += 1;
         }
         (seen, None)
     }
 
-    /// A page of keys in use, and what it costs. They come as their records lie in memory: a record stays where it is while its
-    /// key is in use, so that such a key is in one page and no other.
+    /// A page of keys in use, and what it costs. They come as their records lie in memory: a record
+    /// stays where it is while its key is in use, so that such a key is in one page and no other.
     fn page(
         &self,
         now: Time,
@@ -221,7 +220,9 @@ impl Machine {
         let mut listed = Vec::new();
         let (mut looks, mut bytes) = (0, 0);
         let price = |looks, bytes| (looks / LOOKS_PER_PRICE + bytes / ANSWER_BYTES) as u32;
-        for index in wanted.cursor.from..self.records.slots() {
+        let mut from = wanted.cursor.from;
+        while let Some(index) = self.records.next_resident(from) {
+            from = index + 1;
             if listed.len() == most || looks >= LOOKS_PER_PAGE {
                 let from = index + u32::from(mutant!(self, ListingSkips));
                 return (listed, Some(ListCursor { from }), price(looks, bytes));

@@ -20,6 +20,7 @@
 //!   for one turn, which the next ones work off while newcomers stay behind it;
 //! - every grant, release and change of a queue takes the next number of its cell's counter.
 
+mod accounts;
 mod acquire;
 mod batch;
 mod compare;
@@ -30,17 +31,18 @@ mod inspect;
 mod links;
 mod machine;
 mod mutant;
-mod namespaces;
 mod queue;
 mod record;
 mod release;
 mod secret;
 mod slab;
 mod table;
+mod tags;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod turn;
 
+pub use accounts::Amounts;
 pub use event::{Action, CloseReason, ConnId, Event, LinkIndex, Party, Role};
 pub use inspect::Seen;
 pub use lockring_proto::Time;

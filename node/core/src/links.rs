@@ -1,5 +1,6 @@
 //! Links: sessions at this worker, their connections and their leases.
 
+use crate::accounts::Amounts;
 use crate::compare::Comparison;
 use crate::event::{Action, CloseReason, ConnId, LinkIndex, Party, Role};
 use crate::holds::Holds;
@@ -19,6 +20,8 @@ use std::time::Duration;
 pub(crate) struct Link {
     pub(crate) session: SessionId,
     pub(crate) namespace: u16,
+    /// Its account.
+    pub(crate) identity: u32,
     /// Of the connection in force.
     pub(crate) role: Role,
     pub(crate) seed: NamespaceSeed,
@@ -56,6 +59,14 @@ pub(crate) struct Link {
     /// It said goodbye and left spared holds: so many of its entries are still to be looked at for
     /// waiters.
     pub(crate) leaving: Option<u32>,
+    /// Bytes of its rich holds and waiters.
+    pub(crate) rich_bytes: u64,
+    /// What it used when that was last carried over to its identity and namespace.
+    pub(crate) accounted: Amounts,
+    /// That may have changed since.
+    pub(crate) unsettled: bool,
+    /// It has held something, or waited for it.
+    pub(crate) used: bool,
     next_free: u32,
 }
 
@@ -148,8 +159,8 @@ impl Machine {
     ) -> Result<(), HelloReply> {
         let Arrival { conn, party, hello } = *arrival;
         let known = self.links.get(link);
-        let namespace = &self.namespaces.get(known.namespace).name;
-        if **namespace != *party.namespace.as_str() || *known.name != *party.name {
+        let namespace = self.namespace_name(known.namespace);
+        if namespace != party.namespace.as_str() || *known.name != *party.name {
             let message = "the session id is in use by another identity: make a new one";
             return Err(refusal(RefusalKind::ForeignSession, message));
         }
@@ -184,23 +195,18 @@ impl Machine {
             let message = "this node is stopping: connect to another";
             return Err(refusal(RefusalKind::Draining, message));
         }
-        if self.links.len() >= self.config.limits.links {
-            let message = format!("this worker has its limit of {} sessions", self.links.len());
-            return Err(refusal(RefusalKind::Quota, message));
+        if let Some(refused) = self.may_begin(party) {
+            self.stats.over_quota += 1;
+            return Err(refusal(RefusalKind::Quota, refused));
         }
-        let most = self.config.limits.namespaces as usize;
-        if self.namespaces.len() >= most && self.namespaces.find(party.namespace.as_str()).is_none()
-        {
-            let message = format!("this worker has its limit of {most} namespaces");
-            return Err(refusal(RefusalKind::Quota, message));
-        }
-        let namespace = self.namespaces.join(party.namespace.as_str());
+        let (namespace, identity) = self.books.join(party.namespace.as_str(), party.name.as_str());
         let deadline = self.lease_now(now).after(limits::honoured(ttl));
         let link = self.links.insert(Link {
             session: hello.session,
             namespace,
             role: party.role,
-            seed: self.namespaces.get(namespace).seed,
+            identity,
+            seed: self.books.seed(namespace),
             name: party.name.as_str().into(),
             label: hello.label.into(),
             incarnation: hello.incarnation.max(1),
@@ -219,14 +225,37 @@ impl Machine {
             goodbye: None,
             spared_until: None,
             leaving: None,
+            rich_bytes: 0,
+            accounted: Amounts::default(),
+            unsettled: false,
+            used: false,
             next_free: NIL,
         });
         self.leases.insert((deadline, link));
         self.sessions.insert(hello.session, link);
         *self.ttls.entry(ttl).or_default() += 1;
+        self.unsettle(link);
         note!(self, note_began(link));
         self.stats.fresh_links += 1;
         Ok(link)
+    }
+
+    /// Why another session may not begin, if so.
+    fn may_begin(&self, party: &Party) -> Option<String> {
+        let limits = &self.config.limits;
+        if self.books.full {
+            return Some("the node has no memory left for more sessions".to_owned());
+        }
+        if self.links.len() >= limits.links {
+            return Some(format!("this worker has its limit of {} sessions", limits.links));
+        }
+        let Some(namespace) = self.namespace_of(party.namespace.as_str()) else {
+            let most = usize::from(limits.namespaces);
+            let full = self.books.namespaces.len() >= most;
+            return full.then(|| format!("this worker has its limit of {most} namespaces"));
+        };
+        let identity = self.books.identities.find(namespace, &party.name);
+        self.over_shared_quota(namespace, identity, Amounts::session())
     }
 
     /// Answers a hello, unless its TTL must first be made durable: a restarted node waits for the
@@ -252,7 +281,7 @@ impl Machine {
             node: self.config.node,
             boot: self.config.boot,
             worker: self.config.worker,
-            namespace: self.namespaces.get(known.namespace).name.to_string(),
+            namespace: self.namespace_name(known.namespace).to_owned(),
         };
         let reply = Box::new(HelloReply::Welcome(welcome));
         out.push(Action::Welcome { conn, link: LinkIndex(link), reply });
@@ -262,7 +291,7 @@ impl Machine {
         self.longest_ttl = ttl;
         let waiting = std::mem::take(&mut self.unconfirmed);
         for (wanted, conn, link) in waiting {
-            if self.links.get(link).conn != Some(conn) {
+            if self.links.find(link).is_none_or(|link| link.conn != Some(conn)) {
                 continue;
             }
             if wanted > ttl {
@@ -280,11 +309,15 @@ impl Machine {
     }
 
     pub(crate) fn closed(&mut self, conn: ConnId, link: LinkIndex) {
-        if let Some(link) = self.link_of(conn, link) {
-            let link = self.links.get_mut(link);
+        if let Some(index) = self.link_of(conn, link) {
+            let link = self.links.get_mut(index);
             link.conn = None;
             link.comparison = None;
             link.forcing = None;
+            // There is nothing to keep, whatever its TTL.
+            if !link.used {
+                self.start_dying(index, false);
+            }
         }
     }
 

@@ -1,14 +1,14 @@
 //! The machine of one worker: its state, its surface, and dispatch. The work is in the modules
 //! named after it.
 
+use crate::accounts::{Amounts, Books};
 use crate::event::{Action, CloseReason, ConnId, Event, LinkIndex};
 use crate::links::Link;
-use crate::namespaces::Namespaces;
 use crate::record::{Entry, LINKS_MAX, Record, Rich, THIN_MAX};
 use crate::secret::Secret;
 use crate::slab::Slab;
-use crate::table::{Cell, Slot};
-use hashbrown::HashTable;
+use crate::table::Cell;
+use crate::tags::Index;
 use lockring_proto::Time;
 use lockring_proto::{Fence, Push, SessionId};
 use lockring_ring::{CellBits, CellId, Epoch, RingVersion};
@@ -61,13 +61,31 @@ pub struct Limits {
     pub waiters_per_link: u32,
     /// Waiters of one key.
     pub waiters_per_key: u32,
-    /// Namespaces known to one worker.
+    /// Bytes of one link's state.
+    pub bytes_per_link: u64,
+    /// What the sessions of one identity may have together.
+    pub identity: Amounts,
+    /// What the sessions of one namespace may have together.
+    pub namespace: Amounts,
+    /// Namespaces with sessions at one worker.
     pub namespaces: u16,
     /// Holds and waiters that are freed, or granted from one queue, in one go before live clients
     /// are served again.
     pub expiry_slice: u32,
     /// What the requests of one connection may cost in one turn, in units of about an acquire.
     pub turn_price: u32,
+}
+
+impl Limits {
+    /// What one session may have.
+    pub(crate) fn session(&self) -> Amounts {
+        Amounts {
+            sessions: 1,
+            holds: self.holds_per_link,
+            waiters: u64::from(self.waiters_per_link),
+            bytes: self.bytes_per_link,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -77,6 +95,19 @@ impl Default for Limits {
             holds_per_link: 1 << 26,
             waiters_per_link: 1 << 20,
             waiters_per_key: 1 << 20,
+            bytes_per_link: 8 << 30,
+            identity: Amounts {
+                sessions: 1 << 18,
+                holds: 1 << 27,
+                waiters: 1 << 22,
+                bytes: 16 << 30,
+            },
+            namespace: Amounts {
+                sessions: 1 << 19,
+                holds: 1 << 28,
+                waiters: 1 << 23,
+                bytes: 32 << 30,
+            },
             namespaces: 4096,
             expiry_slice: 256,
             turn_price: 1024,
@@ -119,6 +150,8 @@ pub struct Stats {
     pub refused: u64,
     /// Of these, for want of a role.
     pub denied: u64,
+    /// Requests and hellos refused for a quota, or for want of memory.
+    pub over_quota: u64,
     /// Requests of connections that a newer one had replaced.
     pub stale: u64,
     /// Links that ended with their lease.
@@ -139,6 +172,8 @@ pub struct Stats {
     pub links: u64,
     /// Gauge: keys in use.
     pub keys: u64,
+    /// Gauge: bytes of all that sessions have, as quotas count them.
+    pub bytes: u64,
 }
 
 /// The state machine of one worker. See the crate's documentation.
@@ -161,9 +196,9 @@ pub struct Machine {
     pub(crate) riches: Slab<Rich>,
     pub(crate) entries: Slab<Entry>,
     /// Entries by (link, request).
-    pub(crate) by_request: HashTable<u32>,
+    pub(crate) by_request: Index,
     /// Entries that hold, by (record, fence).
-    pub(crate) by_fence: HashTable<u32>,
+    pub(crate) by_fence: Index,
     /// Waiters with a deadline.
     pub(crate) waits: BTreeSet<(Time, u32)>,
     /// Records whose queue is not worked off, as nothing may be granted yet or it was too long for
@@ -188,7 +223,9 @@ pub struct Machine {
     pub(crate) leaving: BTreeSet<u32>,
     /// Hellos that wait for a longer TTL to be durable.
     pub(crate) unconfirmed: Vec<(Duration, ConnId, u32)>,
-    pub(crate) namespaces: Namespaces,
+    pub(crate) books: Books,
+    /// How many holds the link that is served may have.
+    pub(crate) cap: u64,
     /// How many sessions have which TTL.
     pub(crate) ttls: BTreeMap<Duration, u32>,
 
@@ -241,8 +278,8 @@ impl Machine {
             records: Slab::new(),
             riches: Slab::new(),
             entries: Slab::new(),
-            by_request: HashTable::new(),
-            by_fence: HashTable::new(),
+            by_request: Index::new(),
+            by_fence: Index::new(),
             waits: BTreeSet::new(),
             unserved: BTreeSet::new(),
             serve_next: 0,
@@ -256,7 +293,8 @@ impl Machine {
             allowed_at: now,
             leaving: BTreeSet::new(),
             unconfirmed: Vec::new(),
-            namespaces: Namespaces::default(),
+            books: Books::default(),
+            cap: 0,
             ttls: BTreeMap::new(),
             lag: Duration::ZERO,
             last_seen: now,
@@ -287,7 +325,9 @@ impl Machine {
             Event::LongestTtl(ttl) => self.longest_ttl_is(now, ttl, out),
             Event::EpochRaised { cell, epoch, version } => self.epoch_raised(cell, epoch, version),
             Event::Drain => self.drain(out),
+            Event::Memory { full } => self.books.full = full,
         }
+        self.settle_accounts();
         for cell in self.wanted_epochs.drain(..) {
             out.push(Action::WantEpoch(cell));
         }
@@ -311,6 +351,7 @@ impl Machine {
         Stats {
             links: u64::from(self.links.len()),
             keys: u64::from(self.records.len()),
+            bytes: self.books.all.bytes,
             ..self.stats
         }
     }
@@ -357,8 +398,8 @@ impl Machine {
         if epoch > cell.epoch {
             if cell.counter >= Fence::COUNTER_LAST {
                 // Nothing could be granted: who waits is served by the next ticks, as after grace.
-                let rich = |slot: &&Slot| self.records.get(slot.record).is_rich();
-                self.unserved.extend(cell.table.iter().filter(rich).map(|slot| slot.record));
+                let rich = |&record: &u32| self.records.get(record).is_rich();
+                self.unserved.extend(cell.table.iter().filter(rich));
             }
             cell.epoch = epoch;
             cell.counter = 0;
@@ -375,15 +416,15 @@ impl Machine {
 
     /// Tells a slice of the links that the node stops.
     pub(crate) fn tell_drain(&mut self, out: &mut Vec<Action>) {
-        let Some(from) = self.telling_drain else { return };
-        let to = self.links.slots().min(from.saturating_add(self.config.limits.expiry_slice));
-        for link in from..to {
-            let link = self.links.get(link);
-            if let Some(conn) = link.conn.filter(|_| !link.dying) {
+        for _ in 0..self.config.limits.expiry_slice {
+            let Some(from) = self.telling_drain else { return };
+            let at = self.links.next_resident(from);
+            self.telling_drain = at.map(|at| at + 1);
+            let link = at.map(|at| self.links.get(at)).filter(|link| !link.dying);
+            if let Some(conn) = link.and_then(|link| link.conn) {
                 out.push(Action::Push { conn, push: Push::Draining });
             }
         }
-        self.telling_drain = (to < self.links.slots()).then_some(to);
     }
 
     /// Closes the connection of a link, if it has one.
@@ -396,6 +437,7 @@ impl Machine {
     /// A link that an event names, if its connection is still the one in force: the second fence
     /// against stale copies of a request.
     pub(crate) fn link_of(&self, conn: ConnId, link: LinkIndex) -> Option<u32> {
-        (self.links.get(link.0).conn == Some(conn)).then_some(link.0)
+        let found = self.links.find(link.0)?;
+        (found.conn == Some(conn)).then_some(link.0)
     }
 }

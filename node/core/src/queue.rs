@@ -1,5 +1,6 @@
 //! Queues of rich keys: coming in line, being granted from it, and the way back to a thin record.
 
+use crate::accounts::claim_bytes;
 use crate::event::{Action, ConnId};
 use crate::machine::Machine;
 use crate::mutant::{mutant, note};
@@ -7,7 +8,6 @@ use crate::record::{Entry, Kind, LinkChain, QueueChain, Rich};
 use crate::secret::Secret;
 use crate::slab::NIL;
 use crate::table::Place;
-use hashbrown::hash_table;
 use lockring_proto::Time;
 use lockring_proto::{Claim, Fence, Reply};
 
@@ -25,39 +25,45 @@ impl Machine {
         if mutant!(self, NoRequestId) {
             return None;
         }
-        let is_it = |&index: &u32| {
+        let is_it = |index| {
             let entry = self.entries.get(index);
             entry.link == link && entry.request == request
         };
-        self.by_request.find(self.secret.pair(link, request), is_it).copied()
+        self.by_request.find(self.secret.pair(link, request), is_it)
     }
 
     /// The hold of a rich key with this fence.
     pub(crate) fn entry_by_fence(&self, record: u32, fence: Fence) -> Option<u32> {
-        let is_it = |&index: &u32| {
+        let is_it = |index| {
             let entry = self.entries.get(index);
             entry.record == record && entry.fence == Some(fence)
         };
-        self.by_fence.find(self.secret.pair(record, fence.0), is_it).copied()
+        self.by_fence.find(self.secret.pair(record, fence.0), is_it)
     }
 
     /// Enters a new entry in its link's list and in the index by request.
     pub(crate) fn remember(&mut self, index: u32) {
-        let link = self.entries.get(index).link;
-        let list = &mut self.links.get_mut(link).entries;
-        list.push_back::<Entry, LinkChain>(&mut self.entries, index);
-        let (entries, secret) = (&self.entries, self.secret);
-        let hash = |&index: &u32| request_hash(secret, entries.get(index));
-        self.by_request.insert_unique(hash(&index), index, hash);
+        let Entry { link, record, .. } = *self.entries.get(index);
+        self.unsettle(link);
+        let bytes = claim_bytes(self.key(self.records.get(record)));
+        let known = self.links.get_mut(link);
+        known.rich_bytes += bytes;
+        known.used = true;
+        known.entries.push_back::<Entry, LinkChain>(&mut self.entries, index);
+        let hash = request_hash(self.secret, self.entries.get(index));
+        self.by_request.insert(hash, index);
     }
 
     /// Drops an entry that is in no queue any more.
     pub(crate) fn forget(&mut self, index: u32) {
         let entry = self.entries.get(index);
         let (link, hash) = (entry.link, request_hash(self.secret, entry));
-        remove_index(&mut self.by_request, hash, index);
-        let list = &mut self.links.get_mut(link).entries;
-        list.remove::<Entry, LinkChain>(&mut self.entries, index);
+        let bytes = claim_bytes(self.key(self.records.get(entry.record)));
+        self.by_request.remove(hash, index);
+        self.unsettle(link);
+        let known = self.links.get_mut(link);
+        known.rich_bytes -= bytes;
+        known.entries.remove::<Entry, LinkChain>(&mut self.entries, index);
         self.entries.remove(index);
     }
 
@@ -113,6 +119,7 @@ impl Machine {
         rich.holders.push_back::<Entry, QueueChain>(&mut self.entries, index);
         self.remember_fence(index);
         let id = self.hold_id(place, fence);
+        self.unsettle(link);
         self.links.get_mut(link).digest.add(id);
         self.stats.grants += 1;
         self.stats.holds += 1;
@@ -121,9 +128,8 @@ impl Machine {
     }
 
     fn remember_fence(&mut self, index: u32) {
-        let (entries, secret) = (&self.entries, self.secret);
-        let hash = |&index: &u32| fence_hash(secret, entries.get(index));
-        self.by_fence.insert_unique(hash(&index), index, hash);
+        let hash = fence_hash(self.secret, self.entries.get(index));
+        self.by_fence.insert(hash, index);
     }
 
     /// Takes a holder off its key, and forgets it. The caller numbers, counts and pumps.
@@ -134,7 +140,7 @@ impl Machine {
         let rich = self.riches.get_mut(self.records.get(entry.record).rich());
         rich.give(claim);
         rich.holders.remove::<Entry, QueueChain>(&mut self.entries, index);
-        remove_index(&mut self.by_fence, hash, index);
+        self.by_fence.remove(hash, index);
         let id = self.hold_id(place, fence);
         self.links.get_mut(link).digest.remove(id);
         self.stats.holds -= 1;
@@ -285,22 +291,12 @@ impl Machine {
         let holder = self.riches.get(rich_index).holders.head;
         let entry = self.entries.get(holder).clone();
         let hash = fence_hash(self.secret, &entry);
-        remove_index(&mut self.by_fence, hash, holder);
+        self.by_fence.remove(hash, holder);
         self.forget(holder);
         self.riches.remove(rich_index);
         let fence = entry.fence.expect("a holder has a fence");
         self.records.get_mut(index).make_thin(entry.link, fence, entry.request, entry.since);
         self.links.get_mut(entry.link).thin.push(&mut self.records, index);
         self.gather_turning(entry.link, index, fence, entry.request);
-    }
-}
-
-fn remove_index(table: &mut hashbrown::HashTable<u32>, hash: u64, index: u32) {
-    match table.find_entry(hash, |&other| other == index) {
-        Ok(found) => {
-            let found: hash_table::OccupiedEntry<'_, u32> = found;
-            found.remove();
-        }
-        Err(_) => panic!("entry {index} is not in its index"),
     }
 }

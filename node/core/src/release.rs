@@ -121,7 +121,9 @@ impl Machine {
             return self.pump(now, place, index, out);
         }
         let id = self.hold_id(place, fence);
-        let link = self.links.get_mut(record.link());
+        let link = record.link();
+        self.unsettle(link);
+        let link = self.links.get_mut(link);
         link.digest.remove(id);
         link.thin.remove(&mut self.records, index);
         self.stats.holds -= 1;

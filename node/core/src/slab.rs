@@ -1,5 +1,5 @@
 //! A slab in pages: an index stays valid for the life of its value, growth never moves a value,
-//! and untouched memory is never resident.
+//! untouched memory is never resident, and a page without a value is given back.
 
 /// "No index" in the u32 links of the slab's values.
 pub(crate) const NIL: u32 = u32::MAX;
@@ -16,15 +16,50 @@ const PAGE_BITS: u32 = 14;
 const PAGE_LEN: usize = 1 << PAGE_BITS;
 
 #[derive(Clone)]
-pub(crate) struct Slab<T> {
-    pages: Vec<Vec<T>>,
+struct Page<T> {
+    /// None at all when its memory is given back.
+    slots: Vec<T>,
+    /// The first of its free slots.
     free: u32,
+    used: u32,
+}
+
+impl<T> Page<T> {
+    #[inline]
+    fn has_room(&self) -> bool {
+        self.free != NIL || self.slots.len() < PAGE_LEN
+    }
+}
+
+/// A slot that was freed just now, and is in the nearest caches, is used first. When many are free,
+/// one of the lowest page with room is, so that other pages become free as values come and go.
+#[derive(Clone)]
+pub(crate) struct Slab<T> {
+    pages: Vec<Page<T>>,
+    /// Where the next slot is taken, if there is room.
+    current: u32,
     len: u32,
+    /// With fewer values than this many slots are free.
+    sparse_below: u32,
+    /// A bit for each page that has memory and room.
+    open: Vec<u64>,
+    /// No word of `open` before this one has a bit.
+    first_open: usize,
+    /// Pages without memory.
+    vacant: Vec<u32>,
 }
 
 impl<T: Slot> Slab<T> {
     pub(crate) fn new() -> Self {
-        Self { pages: Vec::new(), free: NIL, len: 0 }
+        Self {
+            pages: Vec::new(),
+            current: NIL,
+            len: 0,
+            sparse_below: 0,
+            open: Vec::new(),
+            first_open: 0,
+            vacant: Vec::new(),
+        }
     }
 
     /// Values in use.
@@ -32,31 +67,30 @@ impl<T: Slot> Slab<T> {
         self.len
     }
 
-    /// Values in use and free slots: every index is below it.
+    /// Every index is below it.
     pub(crate) fn slots(&self) -> u32 {
-        let last = self.pages.last().map_or(0, Vec::len);
-        (self.pages.len().saturating_sub(1) * PAGE_LEN + last) as u32
+        (self.pages.len() * PAGE_LEN) as u32
+    }
+
+    /// Slots that have memory.
+    #[cfg(test)]
+    pub(crate) fn resident(&self) -> usize {
+        self.pages.iter().map(|page| page.slots.len()).sum()
     }
 
     #[inline]
     pub(crate) fn insert(&mut self, value: T) -> u32 {
-        self.len += 1;
-        if self.free != NIL {
-            let index = self.free;
-            let slot = self.get_mut(index);
-            let next = slot.next_free();
-            *slot = value;
-            self.free = next;
-            return index;
+        let at = self.take_page();
+        let page = &mut self.pages[at];
+        let index = page.free;
+        if index == NIL {
+            page.slots.push(value);
+            return ((at << PAGE_BITS) + page.slots.len() - 1) as u32;
         }
-        if self.pages.last().is_none_or(|page| page.len() == PAGE_LEN) {
-            self.pages.push(Vec::with_capacity(PAGE_LEN));
-        }
-        let page = self.pages.len() - 1;
-        self.pages[page].push(value);
-        let index = (page << PAGE_BITS) + self.pages[page].len() - 1;
-        assert!(index < NIL as usize, "slab is full");
-        index as u32
+        let slot = &mut page.slots[index as usize & (PAGE_LEN - 1)];
+        page.free = slot.next_free();
+        *slot = value;
+        index
     }
 
     /// A slot in use from now on, to be filled in place: it holds a default or a freed value.
@@ -65,34 +99,129 @@ impl<T: Slot> Slab<T> {
     where
         T: Default,
     {
-        if self.free == NIL {
-            return self.insert(T::default());
+        let at = self.take_page();
+        let page = &mut self.pages[at];
+        let index = page.free;
+        if index == NIL {
+            page.slots.push(T::default());
+            return ((at << PAGE_BITS) + page.slots.len() - 1) as u32;
         }
-        self.len += 1;
-        let index = self.free;
-        self.free = self.get(index).next_free();
+        page.free = page.slots[index as usize & (PAGE_LEN - 1)].next_free();
         index
+    }
+
+    /// Counts a value in a page that has room for it.
+    #[inline]
+    fn take_page(&mut self) -> usize {
+        self.len += 1;
+        let current = self.current as usize;
+        let at = match self.pages.get(current) {
+            Some(page) if page.has_room() => current,
+            _ => self.find_page(),
+        };
+        self.pages[at].used += 1;
+        at
+    }
+
+    #[cold]
+    fn find_page(&mut self) -> usize {
+        // A page is only found to be full when it is asked for a slot.
+        while let Some(word) = self.open.get_mut(self.first_open) {
+            if *word == 0 {
+                self.first_open += 1;
+                continue;
+            }
+            let at = self.first_open * 64 + word.trailing_zeros() as usize;
+            if self.pages[at].has_room() {
+                self.current = at as u32;
+                return at;
+            }
+            *word &= *word - 1;
+        }
+        let at = self.vacant.pop().map_or(self.pages.len(), |at| at as usize);
+        if at == self.pages.len() {
+            assert!((at + 1) << PAGE_BITS <= NIL as usize, "slab is full");
+            self.pages.push(Page { slots: Vec::new(), free: NIL, used: 0 });
+            self.open.resize(self.pages.len().div_ceil(64), 0);
+        }
+        self.pages[at].slots.reserve_exact(PAGE_LEN);
+        self.resident_changed();
+        self.set_open(at);
+        self.current = at as u32;
+        at
+    }
+
+    #[inline]
+    fn set_open(&mut self, at: usize) {
+        self.open[at / 64] |= 1 << (at % 64);
+        self.first_open = self.first_open.min(at / 64);
     }
 
     /// Frees a value in use. Freeing twice would hand one slot to two owners, so callers remove
     /// the index from wherever it is known first.
     #[inline]
     pub(crate) fn remove(&mut self, index: u32) {
-        let free = self.free;
-        self.get_mut(index).set_free(free);
-        self.free = index;
         assert!(self.len > 0, "slab freed more than it held: {index}");
         self.len -= 1;
+        let at = (index >> PAGE_BITS) as usize;
+        let page = &mut self.pages[at];
+        page.slots[index as usize & (PAGE_LEN - 1)].set_free(page.free);
+        page.free = index;
+        page.used -= 1;
+        let is_empty = page.used == 0;
+        self.current = if self.len < self.sparse_below { NIL } else { at as u32 };
+        self.set_open(at);
+        if is_empty {
+            self.give_back(at);
+        }
+    }
+
+    /// Gives the memory of a page without a value back, unless as much is as good as in use.
+    #[cold]
+    fn give_back(&mut self, at: usize) {
+        let resident = self.pages.len() - self.vacant.len();
+        if resident * PAGE_LEN < self.len as usize + 2 * PAGE_LEN {
+            return;
+        }
+        let page = &mut self.pages[at];
+        (page.slots, page.free) = (Vec::new(), NIL);
+        self.open[at / 64] &= !(1 << (at % 64));
+        self.vacant.push(at as u32);
+        self.resident_changed();
+        self.current = NIL;
+    }
+
+    fn resident_changed(&mut self) {
+        let resident = (self.pages.len() - self.vacant.len()) as u32;
+        self.sparse_below = (resident / 4 * 3).saturating_sub(2) << PAGE_BITS;
     }
 
     #[inline]
     pub(crate) fn get(&self, index: u32) -> &T {
-        &self.pages[(index >> PAGE_BITS) as usize][index as usize & (PAGE_LEN - 1)]
+        &self.pages[(index >> PAGE_BITS) as usize].slots[index as usize & (PAGE_LEN - 1)]
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, index: u32) -> &mut T {
-        &mut self.pages[(index >> PAGE_BITS) as usize][index as usize & (PAGE_LEN - 1)]
+        &mut self.pages[(index >> PAGE_BITS) as usize].slots[index as usize & (PAGE_LEN - 1)]
+    }
+
+    /// The value or free slot of an index that may be out of date: its memory may be given back.
+    #[inline]
+    pub(crate) fn find(&self, index: u32) -> Option<&T> {
+        let page = self.pages.get((index >> PAGE_BITS) as usize)?;
+        page.slots.get(index as usize & (PAGE_LEN - 1))
+    }
+
+    /// The first index from here on that has memory.
+    pub(crate) fn next_resident(&self, mut from: u32) -> Option<u32> {
+        while from < self.slots() {
+            if self.find(from).is_some() {
+                return Some(from);
+            }
+            from = ((from >> PAGE_BITS) + 1) << PAGE_BITS;
+        }
+        None
     }
 }
 
@@ -212,5 +341,39 @@ mod tests {
             assert_eq!(slab.insert(Node { prev: i, next: NIL }), i);
         }
         assert_eq!(slab.get(PAGE_LEN as u32 + 2).prev, PAGE_LEN as u32 + 2);
+    }
+
+    #[test]
+    fn memory_of_a_past_peak_is_given_back() {
+        let mut slab = Slab::new();
+        let count = 10 * PAGE_LEN as u32;
+        for _ in 0..count {
+            slab.insert(Node::default());
+        }
+        // Those that stay lie anywhere.
+        let stays = |index: u32| index % 4096 == 7;
+        (0..count).filter(|&index| !stays(index)).for_each(|index| slab.remove(index));
+        assert_eq!(slab.resident(), count as usize, "in each page is one that stays");
+        // They move to the lowest pages, as they come and go.
+        for index in (0..count).rev().filter(|&index| stays(index)) {
+            slab.remove(index);
+            slab.insert(Node::default());
+        }
+        assert_eq!(slab.len(), 40);
+        assert!(slab.resident() <= 4 * PAGE_LEN, "{} slots for 40 values", slab.resident());
+    }
+
+    #[test]
+    fn an_empty_slab_keeps_next_to_nothing() {
+        let mut slab = Slab::new();
+        for round in 0..3 {
+            let count = (8 + round) * PAGE_LEN as u32;
+            let indexes: Vec<u32> = (0..count).map(|_| slab.insert(Node::default())).collect();
+            assert_eq!(slab.resident(), count as usize);
+            assert_eq!(slab.next_resident(5), Some(5));
+            indexes.into_iter().for_each(|index| slab.remove(index));
+            assert!(slab.resident() <= PAGE_LEN, "{} slots for none", slab.resident());
+            assert!(slab.find(7 * PAGE_LEN as u32).is_none() || slab.find(0).is_none());
+        }
     }
 }

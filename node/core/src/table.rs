@@ -5,28 +5,16 @@ use crate::machine::Machine;
 use crate::mutant::{mutant, note};
 use crate::record::{Record, Rich};
 use crate::slab::NIL;
-use hashbrown::HashTable;
+use crate::tags::Tags;
 use lockring_proto::{Fence, HoldId};
 use lockring_ring::{CellId, Epoch, NamespaceSeed, RingVersion, hash_key};
-
-/// One key in use in the table of its cell: eight bytes, so that growing a table moves little.
-#[derive(Clone, Copy)]
-pub(crate) struct Slot {
-    tag: u32,
-    pub(crate) record: u32,
-}
-
-/// Spreads the stored tag over the table's 64-bit hash; growth needs no key.
-#[inline]
-fn spread(tag: u32) -> u64 {
-    u64::from(tag).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
 
 /// One cache line, so that looking at a cell is one miss.
 #[derive(Clone)]
 #[repr(align(64))]
 pub(crate) struct Cell {
-    pub(crate) table: HashTable<Slot>,
+    /// Its keys in use: tags and records.
+    pub(crate) table: Tags,
     /// Numbers every replicated operation of the cell.
     pub(crate) counter: u64,
     pub(crate) epoch: Epoch,
@@ -38,51 +26,7 @@ pub(crate) struct Cell {
 
 impl Cell {
     pub(crate) fn new(epoch: Epoch, since: RingVersion) -> Self {
-        Self { table: HashTable::new(), counter: 0, epoch, epoch_wanted: false, since }
-    }
-
-    /// The record of the key that `is_it` recognises.
-    #[inline]
-    pub(crate) fn find(&self, tag: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        self.table
-            .find(spread(tag), |slot| slot.tag == tag && is_it(slot.record))
-            .map(|slot| slot.record)
-    }
-
-    /// Whether a part of the tag matches, by the table's control bytes alone.
-    #[inline]
-    pub(crate) fn may_have(&self, tag: u32) -> bool {
-        let mut any = false;
-        let _none = self.table.find(spread(tag), |_| {
-            any = true;
-            false
-        });
-        any
-    }
-
-    /// A record whose tag matches, without looking at its key: for touching memory early.
-    #[inline]
-    pub(crate) fn guess(&self, tag: u32) -> u32 {
-        self.table.find(spread(tag), |slot| slot.tag == tag).map_or(NIL, |slot| slot.record)
-    }
-
-    #[inline]
-    pub(crate) fn insert(&mut self, tag: u32, record: u32) {
-        self.table.insert_unique(spread(tag), Slot { tag, record }, |slot| spread(slot.tag));
-    }
-
-    #[inline]
-    pub(crate) fn remove(&mut self, tag: u32, record: u32) {
-        match self.table.find_entry(spread(tag), |slot| slot.record == record) {
-            Ok(slot) => {
-                slot.remove();
-            }
-            Err(_) => panic!("record {record} is not in the table of its cell"),
-        }
-        // A cell that was full once must not keep its memory for ever.
-        if self.table.capacity() > 64 && self.table.len() * 8 < self.table.capacity() {
-            self.table.shrink_to(self.table.len() * 2, |slot| spread(slot.tag));
-        }
+        Self { table: Tags::default(), counter: 0, epoch, epoch_wanted: false, since }
     }
 }
 
@@ -168,7 +112,7 @@ impl Machine {
         if place.guess != NIL && self.is_key(place.guess, namespace, key) {
             return Some(place.guess);
         }
-        self.cell(place).find(place.tag, |index| self.is_key(index, namespace, key))
+        self.cell(place).table.find(place.tag, |index| self.is_key(index, namespace, key))
     }
 
     /// The index of a namespace by its name; an empty one is that of the link.
@@ -176,7 +120,7 @@ impl Machine {
         if name.is_empty() {
             return Some(self.links.get(link).namespace);
         }
-        self.namespaces.find(name)
+        self.namespace_of(name)
     }
 
     /// The record of a key of any namespace, if it is in use.
@@ -215,7 +159,7 @@ impl Machine {
     /// The place of a record's key, hashed again.
     pub(crate) fn place_of(&self, index: u32) -> Place {
         let record = self.records.get(index);
-        let seed = self.namespaces.get(self.namespace(record)).seed;
+        let seed = self.books.seed(self.namespace(record));
         self.place_of_key(seed, self.key(record))
     }
 
@@ -229,7 +173,7 @@ impl Machine {
     /// Takes a record that nobody holds or waits for out of its cell. The caller knows its place.
     #[inline]
     pub(crate) fn free_record(&mut self, place: Place, index: u32) {
-        self.cell_mut(place).remove(place.tag, index);
+        self.cell_mut(place).table.remove(place.tag, index);
         if !self.unserved.is_empty() {
             self.unserved.remove(&index);
         }

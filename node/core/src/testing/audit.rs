@@ -2,6 +2,7 @@
 //! there, every index names what it should, and every key is in its simplest form.
 
 use crate::Time;
+use crate::accounts::{Accounts, Amounts, claim_bytes};
 use crate::machine::Machine;
 use crate::slab::NIL;
 use crate::table::Place;
@@ -19,6 +20,8 @@ struct Counted {
     waiters: u32,
     timed: usize,
     thin: u32,
+    /// Bytes of the claims of each link that are not thin.
+    rich_bytes: BTreeMap<u32, u64>,
 }
 
 fn same<T: Copy + PartialEq + std::fmt::Debug>(
@@ -40,9 +43,9 @@ impl Machine {
     pub fn audit(&self) -> Result<(), String> {
         let mut counted = Counted::default();
         for (at, cell) in self.cells.iter().enumerate() {
-            for slot in &cell.table {
+            for record in cell.table.iter() {
                 counted.keys += 1;
-                self.audit_key(at as u32, slot.record, &mut counted)?;
+                self.audit_key(at as u32, record, &mut counted)?;
             }
         }
         for (&link, &(digest, waiters, thin)) in &counted.links {
@@ -59,6 +62,7 @@ impl Machine {
         same("timed waits", counted.timed, self.waits.len())?;
         same("holds", u64::from(counted.thin + counted.holders), self.stats.holds)?;
         same("waiters", u64::from(counted.waiters), self.stats.waiters)?;
+        self.audit_accounts(&counted)?;
         let dying = self.dying.len() + self.dying_thin.len();
         same("links", self.links.len() as usize, self.leases.len() + dying)
     }
@@ -88,6 +92,7 @@ impl Machine {
             last = fence;
             holders += 1;
             counted.links.entry(entry.link).or_default().0.add(self.hold_id(place, fence));
+            *counted.rich_bytes.entry(entry.link).or_default() += claim_bytes(self.key(record));
             next = entry.queue_next;
         }
         let mut waiters = 0;
@@ -97,6 +102,7 @@ impl Machine {
             waiters += 1;
             counted.timed += usize::from(entry.deadline != Time::NEVER);
             counted.links.entry(entry.link).or_default().1 += 1;
+            *counted.rich_bytes.entry(entry.link).or_default() += claim_bytes(self.key(record));
             next = entry.queue_next;
         }
         same("holders of a key", holders, rich.holders.len)?;
@@ -104,6 +110,42 @@ impl Machine {
         counted.holders += holders;
         counted.waiters += waiters;
         self.audit_form(place, index)
+    }
+
+    /// What every link uses is in the account of its identity, and of its namespace.
+    fn audit_accounts(&self, counted: &Counted) -> Result<(), String> {
+        let (mut identities, mut namespaces) = (BTreeMap::new(), BTreeMap::new());
+        let armed = self.leases.iter().map(|&(_, link)| link);
+        let links = armed.chain(self.dying.iter().copied()).chain(self.dying_thin.iter().copied());
+        for index in links {
+            let link = self.links.get(index);
+            let bytes = counted.rich_bytes.get(&index).copied().unwrap_or_default();
+            same("bytes of a link", bytes, link.rich_bytes)?;
+            let used = Self::used_by(link);
+            same("account of a link", used, link.accounted)?;
+            for sum in [
+                identities.entry(link.identity).or_insert_with(Amounts::default),
+                namespaces.entry(u32::from(link.namespace)).or_insert_with(Amounts::default),
+            ] {
+                sum.sessions += used.sessions;
+                sum.holds += used.holds;
+                sum.waiters += used.waiters;
+                sum.bytes += used.bytes;
+            }
+        }
+        let kept = |accounts: &Accounts| {
+            accounts
+                .iter()
+                .map(|(index, account)| (index, account.used))
+                .collect::<BTreeMap<_, _>>()
+        };
+        if identities != kept(&self.books.identities) {
+            return Err(format!("identities: {identities:?}, {:?}", kept(&self.books.identities)));
+        }
+        if namespaces != kept(&self.books.namespaces) {
+            return Err(format!("namespaces: {namespaces:?}, {:?}", kept(&self.books.namespaces)));
+        }
+        Ok(())
     }
 
     /// A rich key is never what a thin one could say, and its head never fits.

@@ -11,11 +11,13 @@
 //! A release 2 k 1.1            a fence is epoch.counter; v=N is the sender's ring version
 //! A inspect 3 k in=team        in a namespace, that is named; also for `list` and `force`
 //! at 5s | run 5s | tick        the clock jumps | walks tick by tick | one tick now
-//! close A | drain | longest 60s | epoch k 2 v=2 | counter k 549755813887
+//! close A | drain | memory full | memory free | longest 60s | epoch k 2 v=2 | counter k 549755813887
 //! ```
 //! Keys: `\xHH` is a byte, a trailing `*N` repeats what is before it N times.
 
-use crate::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Mutant, Party, Role, Time};
+use crate::{
+    Action, Amounts, Config, ConnId, Event, Limits, LinkIndex, Machine, Mutant, Party, Role, Time,
+};
 use lockring_proto::{
     BlockedReason, Claim, Digest, Fence, Hello, HelloReply, HoldId, Holder, Inspection, ListCursor,
     Listing, Namespace, PROTOCOL, Push, Reply, Request, SessionId, Wait, limits,
@@ -80,6 +82,11 @@ fn span(text: &str) -> Duration {
         None => (text.strip_suffix('s').expect("a span ends in s or ms"), 1.0),
     };
     Duration::from_secs_f64(number::<f64>(digits) * unit)
+}
+
+fn amounts(words: &mut Words<'_>, names: [&str; 4]) -> Amounts {
+    let [sessions, holds, waiters, bytes] = names.map(|name| words.number(name, 1 << 30));
+    Amounts { sessions, holds, waiters, bytes }
 }
 
 fn key(text: &str) -> Vec<u8> {
@@ -233,6 +240,9 @@ impl World {
             holds_per_link: words.number("holds", 1000),
             waiters_per_link: words.number("waiters", 1000) as u32,
             waiters_per_key: words.number("waiters_per_key", 1000) as u32,
+            bytes_per_link: words.number("bytes", 1 << 30),
+            identity: amounts(&mut words, ["id_sessions", "id_holds", "id_waiters", "id_bytes"]),
+            namespace: amounts(&mut words, ["ns_sessions", "ns_holds", "ns_waiters", "ns_bytes"]),
             namespaces: words.number("namespaces", 10) as u16,
             expiry_slice: words.number("slice", 256) as u32,
             turn_price: words.number("turn", 1024) as u32,
@@ -275,6 +285,7 @@ impl World {
             "at" => self.now = Time(0).after(span(words.next())),
             "run" => self.walk(Time(0).after(span(words.next())), out),
             "tick" => self.event(Event::Tick, out),
+            "memory" => self.event(Event::Memory { full: words.next() == "full" }, out),
             "drain" => self.event(Event::Drain, out),
             "longest" => self.event(Event::LongestTtl(span(words.next())), out),
             "epoch" => {

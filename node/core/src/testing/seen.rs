@@ -114,6 +114,15 @@ impl Machine {
         self.unserved.iter().map(|&record| self.key(self.records.get(record)))
     }
 
+    /// Slots of all slabs that have memory.
+    #[cfg(test)]
+    pub(crate) fn resident(&self) -> usize {
+        self.records.resident()
+            + self.riches.resident()
+            + self.entries.resident()
+            + self.links.resident()
+    }
+
     /// How many keys were compared so far to find those asked for.
     pub fn probes(&self) -> u64 {
         self.seen.probes.get()
@@ -172,11 +181,8 @@ impl Machine {
         self.note(|machine| Note::Began { session: machine.session_of(link) });
     }
 
-    pub(crate) fn note_dead(&mut self, link: u32) {
-        self.note(|machine| Note::Dead {
-            session: machine.session_of(link),
-            expired: machine.links.get(link).goodbye.is_none(),
-        });
+    pub(crate) fn note_dead(&mut self, link: u32, expired: bool) {
+        self.note(|machine| Note::Dead { session: machine.session_of(link), expired });
     }
 
     pub(crate) fn note_queued(&mut self, entry: u32) {

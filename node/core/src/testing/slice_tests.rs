@@ -176,3 +176,29 @@ fn a_lock_of_the_dead_is_free_for_whoever_asks() {
     }
     assert_eq!(world.machine.stats().holds, 2);
 }
+
+/// A peak of sessions, holds and waiters leaves no memory behind.
+#[test]
+fn memory_of_a_past_peak_is_given_back() {
+    const PEAK: u64 = 100_000;
+    let mut world = with_sessions(PEAK / 2);
+    for id in 1..=PEAK {
+        let conn = 2 + id % (PEAK / 2 - 1);
+        world.acquire(conn, 2 * id, &format!("key{id}"), Claim::Exclusive);
+        world.acquire(1, 2 * id + 1, &format!("key{}", id / 2), Claim::Shared);
+    }
+    world.machine.audit().unwrap();
+    let peak = world.machine.resident();
+    assert!(peak > 3 * PEAK as usize, "{peak} slots");
+    let bytes = world.machine.stats().bytes;
+    world.outlive(2);
+    while world.machine.stats().links > 1 {
+        world.now = world.machine.next_deadline().unwrap().max(world.now);
+        world.run(Event::Tick);
+    }
+    world.machine.audit().unwrap();
+    let left = world.machine.resident();
+    // A page of each slab that is in use, and one in reserve.
+    assert!(left <= 4 * 2 * (1 << 14), "{left} slots of {peak} are kept");
+    assert!(world.machine.stats().bytes * 1000 < bytes);
+}

@@ -18,6 +18,8 @@ pub type LinkName = (SessionId, Option<usize>);
 /// that are due at the same instant are done, which follows from where they are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct View {
+    /// The node has no memory left.
+    pub full: bool,
     /// Ring version, longest TTL, draining, lease clock's lag, last and next times of note.
     pub clock: (u64, Duration, bool, Duration, Time, Time, Option<Time>),
     /// Epoch, counter, epoch wanted and owning version of every cell.
@@ -90,6 +92,8 @@ pub struct LinkView {
     pub waiters: u32,
     /// No request of it has run yet.
     pub fresh: bool,
+    /// It has held something, or waited for it.
+    pub used: bool,
     /// A goodbye to answer.
     pub goodbye: Option<(ConnId, u64)>,
     /// Until when holds of a process before may be believed, and entries to look at after a
@@ -105,6 +109,7 @@ impl Machine {
             (cell.epoch.0, cell.counter, cell.epoch_wanted, cell.since.0)
         };
         View {
+            full: self.books.full,
             clock: (
                 self.version.0,
                 self.longest_ttl,
@@ -147,7 +152,7 @@ impl Machine {
 
     fn link_view(&self, link: u32) -> LinkView {
         let link = self.links.get(link);
-        let namespace = self.namespaces.get(link.namespace).name.to_string();
+        let namespace = self.namespace_name(link.namespace).to_owned();
         let Digest { count, xor } = link.digest;
         LinkView {
             party: (namespace, link.name.to_string(), link.label.to_string()),
@@ -158,19 +163,20 @@ impl Machine {
             comparing: link.comparison.as_ref().map(|comparison| comparison.left()),
             waiters: link.waiters,
             fresh: link.fresh,
+            used: link.used,
             goodbye: link.goodbye,
             spared: (link.spared_until, link.leaving),
         }
     }
 
     fn key_views(&self, names: &BTreeMap<u32, LinkName>) -> BTreeMap<(String, Vec<u8>), KeyView> {
-        let slots = self.cells.iter().flat_map(|cell| cell.table.iter());
-        slots
-            .map(|slot| {
-                let record = self.records.get(slot.record);
-                let namespace = self.namespaces.get(self.namespace(record)).name.to_string();
+        let records = self.cells.iter().flat_map(|cell| cell.table.iter());
+        records
+            .map(|index| {
+                let record = self.records.get(index);
+                let namespace = self.namespace_name(self.namespace(record)).to_owned();
                 let key = self.key(record).to_vec();
-                ((namespace, key), self.key_view(slot.record, names))
+                ((namespace, key), self.key_view(index, names))
             })
             .collect()
     }
