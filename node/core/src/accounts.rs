@@ -203,7 +203,6 @@ impl Machine {
     }
 
     /// What a link uses changes, or may.
-    #[inline]
     pub(crate) fn unsettle(&mut self, link: u32) {
         let known = self.links.get_mut(link);
         if !known.unsettled {

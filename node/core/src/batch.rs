@@ -120,15 +120,13 @@ impl Machine {
                 break;
             }
             let asker = Asker { conn, link, id: request.id() };
-            if self.apply(now, asker, request, planned.place, out) == Progress::More {
-                break;
-            }
-            taken += 1;
-            let link = self.links.get(link);
-            if link.dying || link.leaving.is_some() {
-                // Nothing after a goodbye is run.
-                taken = requests.len();
-                break;
+            match self.apply(now, asker, request, planned.place, out) {
+                Progress::Done => taken += 1,
+                Progress::More => break,
+                Progress::Last => {
+                    taken = requests.len();
+                    break;
+                }
             }
         }
         self.stats.requests += taken as u64;
@@ -256,7 +254,10 @@ impl Machine {
             Request::List { namespace, cursor, rows, prefix, .. } => {
                 self.list(now, asker, namespace, &Wanted { cursor, rows, prefix }, out);
             }
-            Request::Goodbye { .. } => self.goodbye(now, asker, out),
+            Request::Goodbye { .. } => {
+                self.goodbye(now, asker, out);
+                return Progress::Last;
+            }
             _ => unreachable!("{request:?} has a key"),
         }
         Progress::Done

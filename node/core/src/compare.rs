@@ -158,7 +158,7 @@ impl Machine {
         let mut comparison = self.comparison_for(asker, part);
         let progress = match self.gather(asker.link, &mut comparison) {
             Progress::Done => self.walk(now, asker, part, &mut comparison, out),
-            Progress::More => Progress::More,
+            other => other,
         };
         if progress == Progress::More || part.through.is_some() {
             self.links.get_mut(asker.link).comparison = Some(comparison);

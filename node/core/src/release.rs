@@ -121,11 +121,13 @@ impl Machine {
             return self.pump(now, place, index, out);
         }
         let id = self.hold_id(place, fence);
-        let link = record.link();
-        self.unsettle(link);
-        let link = self.links.get_mut(link);
+        let holder = record.link();
+        let link = self.links.get_mut(holder);
         link.digest.remove(id);
         link.thin.remove(&mut self.records, index);
+        if !link.unsettled {
+            self.unsettle(holder);
+        }
         self.stats.holds -= 1;
         self.free_record(place, index);
     }

@@ -29,13 +29,13 @@ impl Tags {
     }
 
     /// The index that `is_it` recognises.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&self, tag: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         self.0.find(spread(tag), |slot| slot.tag == tag && is_it(slot.index)).map(|slot| slot.index)
     }
 
     /// Whether a part of the tag matches, by the table's control bytes alone.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn may_have(&self, tag: u32) -> bool {
         let mut any = false;
         let _none = self.0.find(spread(tag), |_| {
@@ -46,17 +46,17 @@ impl Tags {
     }
 
     /// An index whose tag matches: for touching memory early.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn guess(&self, tag: u32) -> u32 {
         self.0.find(spread(tag), |slot| slot.tag == tag).map_or(NIL, |slot| slot.index)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn insert(&mut self, tag: u32, index: u32) {
         self.0.insert_unique(spread(tag), Slot { tag, index }, |slot| spread(slot.tag));
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn remove(&mut self, tag: u32, index: u32) {
         match self.0.find_entry(spread(tag), |slot| slot.index == index) {
             Ok(slot) => {
@@ -66,8 +66,13 @@ impl Tags {
         }
         // A table that was full once must not keep its memory for ever.
         if self.0.capacity() > 64 && self.0.len() * 8 < self.0.capacity() {
-            self.0.shrink_to(self.0.len() * 2, |slot| spread(slot.tag));
+            self.shrink();
         }
+    }
+
+    #[cold]
+    fn shrink(&mut self) {
+        self.0.shrink_to(self.0.len() * 2, |slot| spread(slot.tag));
     }
 }
 

@@ -5,11 +5,13 @@
 use crate::machine::Machine;
 use lockring_proto::Request;
 
-/// Whether something is done, or goes on with the next turn.
+/// Whether a request is done, or goes on with the next turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     Done,
     More,
+    /// Nothing is run after it.
+    Last,
 }
 
 /// Bytes of a key, and of an answer, that cost as much as an operation.
@@ -56,7 +58,7 @@ impl Machine {
     /// Adds to what the turn has cost.
     #[inline]
     pub(crate) fn charge(&mut self, price: u32) {
-        self.spent = self.spent.saturating_add(price);
+        self.spent += price;
     }
 
     #[inline]
