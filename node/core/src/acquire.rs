@@ -26,6 +26,7 @@ pub(crate) struct Ask<'a> {
 }
 
 impl Machine {
+    #[inline(always)]
     pub(crate) fn acquire(&mut self, now: Time, ask: &Ask<'_>, out: &mut Vec<Action>) {
         let Ask { asker, place, key, claim, wait } = *ask;
         let namespace = self.links.get(asker.link).namespace;

@@ -21,6 +21,7 @@ pub(crate) struct Forcing {
 }
 
 impl Machine {
+    #[inline(always)]
     pub(crate) fn release(
         &mut self,
         now: Time,
