@@ -330,6 +330,12 @@ impl Contender {
         self.phase.send_replace(Phase::Running);
     }
 
+    /// Starts nothing new and waits until all is given back.
+    pub(crate) async fn rest(&mut self) -> Result<(), BenchError> {
+        self.phase.send_replace(Phase::Paused);
+        self.await_quiet().await
+    }
+
     /// Begins to measure.
     pub(crate) fn begin_round(&self) -> Result<Reading, BenchError> {
         let begun = self.reading()?;

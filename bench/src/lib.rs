@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod abuse;
 mod alarm;
 mod board;
 mod contender;
@@ -34,6 +35,7 @@ mod stats;
 mod target;
 mod time;
 
+pub use abuse::{AbuseReport, measure_abuse, run_abuse};
 pub use board::{Board, Phase};
 pub use error::{BenchError, OptionError};
 pub use expiry::{measure_expiry, run_expiry};
@@ -41,7 +43,8 @@ pub use keys::{KEY_BYTES, Key, KeyChooser, KeySpace, key};
 pub use lane::{Lane, Pacing, Work};
 pub use memory::{measure_memory, run_memory};
 pub use options::{
-    Driver, ExpiryOptions, KeyDist, LatencyOptions, MemoryOptions, Output, PairsOptions,
+    AbuseOptions, Driver, ExpiryOptions, KeyDist, LatencyOptions, MemoryOptions, Output,
+    PairsOptions,
 };
 pub use process::{CpuTime, ResidentBytes, Spawned, own_cpu};
 pub use protocol::{Answer, Broken, Protocol, Slot};

@@ -3,6 +3,7 @@
 use crate::error::OptionError;
 use crate::target::Target;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -249,6 +250,36 @@ impl ExpiryOptions {
     pub fn check(&self) -> Result<(), OptionError> {
         check_targets(&self.targets)?;
         check_count("locks", self.locks, KEYS_MAX, "use 1 to 200000000")
+    }
+}
+
+/// `bench abuse`: one bad peer beside a well-behaved one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AbuseOptions {
+    /// The binary to attack; `None`: this one.
+    pub binary: Option<PathBuf>,
+    /// Names of the attacks; none: all.
+    pub attacks: Vec<String>,
+    /// Measured time per attack.
+    pub duration: Duration,
+    /// The node's memory may grow by so many bytes.
+    pub memory_bound: u64,
+}
+
+impl Default for AbuseOptions {
+    fn default() -> Self {
+        let duration = Duration::from_secs(3);
+        Self { binary: None, attacks: Vec::new(), duration, memory_bound: 64 << 20 }
+    }
+}
+
+impl AbuseOptions {
+    /// Says what is impossible.
+    ///
+    /// # Errors
+    /// Names the first option that is.
+    pub fn check(&self) -> Result<(), OptionError> {
+        check_duration(self.duration)
     }
 }
 

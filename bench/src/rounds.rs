@@ -59,7 +59,9 @@ pub fn measure_pairs(options: &PairsOptions) -> Result<Vec<PairsReport>, BenchEr
 
 /// Runs on this thread alone, until a signal asks to stop: what was started here is then dropped in
 /// good order, so that no server outlives the run.
-fn block_on<T>(run: impl Future<Output = Result<T, BenchError>>) -> Result<T, BenchError> {
+pub(crate) fn block_on<T>(
+    run: impl Future<Output = Result<T, BenchError>>,
+) -> Result<T, BenchError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

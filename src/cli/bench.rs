@@ -4,9 +4,10 @@ use super::connect::{Format, Global};
 use super::exit::{self, Failure};
 use clap::{Args as ClapArgs, Subcommand};
 use lockring_bench::{
-    BenchError, Driver, ExpiryOptions, KeyDist, LatencyOptions, MemoryOptions, Outcome, Output,
-    PairsOptions, Target,
+    AbuseOptions, BenchError, Driver, ExpiryOptions, KeyDist, LatencyOptions, MemoryOptions,
+    Outcome, Output, PairsOptions, Target,
 };
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub enum Command {
     Memory(MemoryArgs),
     /// One session dies holding many locks while another works
     Expiry(ExpiryArgs),
+    /// One bad peer beside a well-behaved one, attack by attack
+    Abuse(AbuseArgs),
 }
 
 /// Flags of `bench pairs`.
@@ -88,6 +91,23 @@ pub struct ExpiryArgs {
     locks: u32,
 }
 
+/// Flags of `bench abuse`.
+#[derive(Debug, ClapArgs)]
+pub struct AbuseArgs {
+    /// The binary whose server is attacked; this one unless given
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+    /// Only these attacks
+    #[arg(long = "attack", value_name = "NAME")]
+    attacks: Vec<String>,
+    /// Measured time per attack
+    #[arg(long, default_value = "3s", value_parser = super::duration::parse)]
+    duration: Duration,
+    /// The node's memory may grow by this much, in MiB
+    #[arg(long, default_value_t = 64)]
+    memory: u64,
+}
+
 /// Ended by a signal, as shells say it.
 const INTERRUPTED: u8 = 130;
 
@@ -139,6 +159,15 @@ pub fn run(global: &Global, command: &Command) -> Result<ExitCode, Failure> {
         Command::Expiry(args) => {
             let options = ExpiryOptions { targets: args.targets.clone(), locks: args.locks };
             lockring_bench::run_expiry(&options, output)
+        }
+        Command::Abuse(args) => {
+            let options = AbuseOptions {
+                binary: args.binary.clone(),
+                attacks: args.attacks.clone(),
+                duration: args.duration,
+                memory_bound: args.memory << 20,
+            };
+            lockring_bench::run_abuse(&options, output)
         }
     };
     match outcome.map_err(|error| failed(&error))? {

@@ -9,6 +9,7 @@ use crate::error::BenchError;
 use crate::process::Spawned;
 pub(crate) use api::{Caller, Pacer};
 pub(crate) use in_order::{InOrderProtocol, Question};
+use lockring_client::proto::SERVER_NAME;
 use lockring_client::target::{Host, Seed, Target as Cluster};
 use lockring_client::tls::{self, Bundle};
 use lockring_client::wire::{Wire, WireError};
@@ -50,6 +51,20 @@ impl Access {
         let mut addr = self.addr;
         addr.set_port(addr.port() + port_offset);
         Wire::connect(&self.endpoint, self.config.clone(), addr).await
+    }
+
+    /// Begins a connection to the first worker, as its owner or as somebody else.
+    pub(crate) fn begin(
+        &self,
+        other: Option<quinn::ClientConfig>,
+    ) -> Result<quinn::Connecting, quinn::ConnectError> {
+        let config = other.unwrap_or_else(|| self.config.clone());
+        self.endpoint.connect_with(config, self.addr, SERVER_NAME)
+    }
+
+    /// The file that says who we are.
+    pub(crate) fn identity(&self) -> &Path {
+        &self.identity
     }
 
     /// The way to a running cluster, by its URL.

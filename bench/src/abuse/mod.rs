@@ -1,0 +1,165 @@
+//! `bench abuse`: one bad peer beside a well-behaved one.
+//!
+//! For each attack a node of its own is started. A *victim* acquires and releases keys in an open
+//! loop, first beside honest peers that load the worker as much as they can, then beside the
+//! attacker. The attack fails if the victim's p99 stays within twice that beside honest peers, none
+//! of its operations fails, and the node's memory stays within a bound. The attacker holds a valid
+//! certificate of the cluster, as a tenant does.
+
+mod attacks;
+mod chain;
+mod peer;
+mod report;
+
+pub use report::AbuseReport;
+
+use crate::contender::{Contender, Job, Plan, Round};
+use crate::error::BenchError;
+use crate::lockring::{self, Access};
+use crate::options::{AbuseOptions, Driver, KeyDist, Output};
+use crate::process::{ResidentBytes, Spawned};
+use crate::progress::Progress;
+use crate::report::Outcome;
+use crate::rounds::block_on;
+use crate::time::Clock;
+use attacks::Attack;
+use lockring_client::proto::limits;
+use report::{Verdict, print_abuse};
+use std::time::Duration;
+
+/// Pairs per second of the victim: a small part of what a worker can do.
+const PAIRS_PER_S: f64 = 2000.0;
+/// Its callers.
+const CALLERS: u32 = 16;
+/// Its keys.
+const KEYS: u32 = 10_000;
+/// Callers of the honest load, which start the next pair as soon as one is done.
+const HONEST_CALLERS: u32 = 256;
+/// The victim has worked for so long when a round is measured.
+const RAMP: Duration = Duration::from_millis(300);
+/// Between two looks at the node's memory.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Runs every attack and prints the table.
+///
+/// # Errors
+/// When there are no figures to print; the message says what to do.
+///
+/// # Panics
+/// When called from within an async runtime: it runs its own.
+pub fn run_abuse(options: &AbuseOptions, output: Output) -> Result<Outcome, BenchError> {
+    let reports = measure_abuse(options)?;
+    print_abuse(&reports, output).map_err(BenchError::system("writing the figures"))?;
+    Ok(Outcome::of(reports.iter().map(|report| &report.safety)))
+}
+
+/// Runs the attacks that were asked for, or all: one report each.
+///
+/// # Errors
+/// As [`run_abuse`].
+///
+/// # Panics
+/// As [`run_abuse`].
+pub fn measure_abuse(options: &AbuseOptions) -> Result<Vec<AbuseReport>, BenchError> {
+    options.check()?;
+    let chosen = Attack::chosen(&options.attacks)?;
+    block_on(async {
+        let progress = Progress::new();
+        let mut reports = Vec::new();
+        for attack in chosen {
+            progress.say(&format!("{}: {}", attack.name(), attack.does()));
+            reports.push(measure(options, attack).await?);
+        }
+        Ok(reports)
+    })
+}
+
+/// A node, and the victim at work on it.
+struct Scene {
+    access: Access,
+    pid: u32,
+    victim: Contender,
+    clock: Clock,
+}
+
+impl Scene {
+    async fn start(options: &AbuseOptions) -> Result<Self, BenchError> {
+        let given = "lockring+spawn:".to_owned();
+        let (server, access): (Spawned, Access) =
+            lockring::spawn_node(&given, options.binary.as_deref(), 1).await?;
+        let (pid, clock) = (server.pid(), Clock::start());
+        let plan = plan(CALLERS, Some(PAIRS_PER_S));
+        let victim = Contender::launch_own(given, Some(server), &access, &plan, clock).await?;
+        Ok(Self { access, pid, victim, clock })
+    }
+
+    fn resident(&self) -> Result<u64, BenchError> {
+        let read = ResidentBytes::of(self.pid);
+        read.map(|bytes| bytes.0).map_err(BenchError::system("reading the node's memory"))
+    }
+
+    /// A round of the victim's, and the most memory that the node had in it.
+    async fn round(&mut self, length: Duration) -> Result<(Round, u64), BenchError> {
+        self.victim.work();
+        self.victim.sleep(RAMP).await?;
+        let begun = self.victim.begin_round()?;
+        let end = self.clock.now() + length;
+        let mut peak = 0;
+        while self.clock.now() < end {
+            self.victim.sleep(LOOK).await?;
+            peak = peak.max(self.resident()?);
+        }
+        Ok((self.victim.end_round(&begun)?, peak))
+    }
+
+    /// The same beside honest peers.
+    async fn honest_round(&mut self, length: Duration) -> Result<Round, BenchError> {
+        let plan = plan(HONEST_CALLERS, None);
+        let given = self.victim.target().to_owned();
+        let mut peers = Contender::launch_own(given, None, &self.access, &plan, self.clock).await?;
+        peers.work();
+        let (round, _) = self.round(length).await?;
+        // What they hold would stand in the victim's way until their lease ends.
+        peers.rest().await?;
+        Ok(round)
+    }
+}
+
+fn plan(callers: u32, rate: Option<f64>) -> Plan {
+    Plan {
+        callers,
+        connections: 1,
+        keys: KEYS,
+        lease: limits::TTL_DEFAULT,
+        driver: Driver::Lean,
+        job: Job::Pairs { dist: KeyDist::Uniform, hold: Duration::ZERO, rate },
+    }
+}
+
+async fn measure(options: &AbuseOptions, attack: Attack) -> Result<AbuseReport, BenchError> {
+    let mut scene = Scene::start(options).await?;
+    let honest = scene.honest_round(options.duration).await?;
+    let (idle, before) = scene.round(options.duration / 4).await?;
+    let assault = attack.begin(&scene.access, options.duration)?;
+    let (during, peak) = scene.round(options.duration).await?;
+    let done = assault.end();
+    let (errors, first_error) = scene.victim.errors();
+    let p99 = |round: Round| round.acquire.map_or(0.0, |acquire| acquire.p99_us);
+    let verdict = Verdict {
+        p99_ratio: p99(during) / p99(honest).max(1.0),
+        grown_bytes: peak.saturating_sub(before),
+        errors,
+    };
+    Ok(AbuseReport {
+        attack: attack.name().to_owned(),
+        done,
+        idle_p99_us: p99(idle),
+        honest_p99_us: p99(honest),
+        during_p99_us: p99(during),
+        pairs: during.pairs,
+        withstood: verdict.is_withstood(options.memory_bound),
+        verdict,
+        first_error,
+        safety: scene.victim.safety(),
+    })
+}
