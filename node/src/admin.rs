@@ -1,6 +1,7 @@
 //! Admin HTTP: metrics, health and read-only views, on a thread of its own, so that no request
 //! here ever delays a lock. It asks the workers and changes nothing.
 
+use crate::control::Health;
 use crate::node::StartError;
 use crate::worker::{Command, Report};
 use axum::extract::{Query, State};
@@ -33,6 +34,8 @@ pub struct View {
     pub node: u32,
     /// Its process life.
     pub boot: u64,
+    /// How durable writes go.
+    pub health: Arc<Health>,
 }
 
 /// The running admin side.
@@ -161,7 +164,15 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
             "grants in {:.1} s, when every lease of the node's earlier life has surely ended",
             left.as_secs_f64()
         )),
-        None => "ok\n".into_response(),
+        // What needs no durable write is granted as ever: no failure, but said.
+        None => match shared.view.health.cause() {
+            Some(cause) => format!(
+                "ok, but durable writes fail ({cause}): sessions with a longer TTL than any before \
+                 are refused until one succeeds\n"
+            )
+            .into_response(),
+            None => "ok\n".into_response(),
+        },
     }
 }
 
@@ -174,6 +185,10 @@ async fn metrics_text(State(shared): State<Arc<Shared>>) -> Response {
         gauge!("lockring_build_info", "version" => env!("CARGO_PKG_VERSION"), "node" => node)
             .set(1.0);
         gauge!("lockring_boot").set(boot as f64);
+        let health = &shared.view.health;
+        counter!("lockring_durable_write_errors_total").absolute(health.failures());
+        let failing = f64::from(u8::from(health.cause().is_some()));
+        gauge!("lockring_durable_writes_failing").set(failing);
         for (worker, report) in reports.iter().enumerate() {
             record(&worker.to_string(), report);
         }
@@ -189,6 +204,8 @@ fn describe() {
     use metrics::{describe_counter, describe_gauge};
     describe_gauge!("lockring_build_info", "Always 1; version and node are labels");
     describe_gauge!("lockring_boot", "Process life of the node: grows with each start");
+    describe_counter!("lockring_durable_write_errors_total", "Durable writes that failed");
+    describe_gauge!("lockring_durable_writes_failing", "1 while durable writes fail");
     describe_counter!("lockring_acquires_total", "Claims by how they were settled");
     describe_counter!("lockring_hold_ends_total", "Holds by how they ended");
     describe_counter!("lockring_requests_total", "Requests of every kind");
@@ -200,6 +217,10 @@ fn describe() {
     describe_counter!("lockring_sessions_expired_total", "Sessions whose lease ended");
     describe_counter!("lockring_orphans_released_total", "Holds that no client knew");
     describe_counter!("lockring_holds_lost_total", "Holds that only a client knew");
+    describe_counter!(
+        "lockring_handshakes_total",
+        "Connection attempts by what was done with them"
+    );
     describe_counter!("lockring_worker_stalls_total", "Times a worker was stalled over 75 ms");
     describe_gauge!("lockring_locks_held", "Holds");
     describe_gauge!("lockring_keys_in_use", "Keys held or waited for");
@@ -244,6 +265,15 @@ fn record(worker: &str, report: &Report) {
     count("lockring_orphans_released_total", stats.orphans);
     count("lockring_holds_lost_total", stats.lost);
     count("lockring_worker_stalls_total", stats.stalls);
+    for (result, value) in [
+        ("begun", report.handshakes.begun),
+        ("failed", report.handshakes.failed),
+        ("retried", report.handshakes.retried),
+        ("ignored", report.handshakes.ignored),
+    ] {
+        counter!("lockring_handshakes_total", "worker" => worker(), "result" => result)
+            .absolute(value);
+    }
     level("lockring_locks_held", stats.holds as f64);
     level("lockring_keys_in_use", stats.keys as f64);
     level("lockring_waiters", stats.waiters as f64);

@@ -2,10 +2,12 @@
 
 use crate::conns::{Ending, Shared};
 use crate::identity::{Identity, Role};
+use crate::rated::{Cause, told};
+use crate::ttl::TtlMax;
 use bytes::Bytes;
 use lockring_core::{CloseReason, ConnId, Event, Party};
 use lockring_proto::codec::{self, FrameError};
-use lockring_proto::{Hello, Request, limits};
+use lockring_proto::{Hello, Request, clock};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use rustls_pki_types::CertificateDer;
 use std::rc::Rc;
@@ -24,7 +26,7 @@ const CHUNKS: usize = 32;
 /// Application close codes beside [`CloseReason`].
 const CODE_MALFORMED: u32 = 16;
 const CODE_IDENTITY: u32 = 17;
-const CODE_STOPPING: u32 = 18;
+pub(crate) const CODE_STOPPING: VarInt = VarInt::from_u32(18);
 const CODE_REFUSED: u32 = 19;
 const CODE_NO_HELLO: u32 = 20;
 const CODE_SLOW: u32 = 21;
@@ -60,10 +62,15 @@ impl From<quinn::ConnectionError> for Fault {
 
 /// Serves a connection until it ends.
 pub async fn serve(conn: Connection, shared: Shared) {
-    let party = match party_of(&conn) {
+    let peer = conn.remote_address();
+    let turn = |cause| shared.borrow_mut().rated.turn(clock::now(), cause);
+    let known = party_of(&conn, &shared.borrow().ttl_max);
+    let party = match known {
         Ok(party) => party,
         Err(why) => {
-            tracing::warn!(peer = %conn.remote_address(), %why, "connection refused");
+            if let Some(left_out) = turn(Cause::Identity) {
+                tracing::warn!(%peer, why = %told(&why), left_out, "connection refused");
+            }
             return conn.close(VarInt::from_u32(CODE_IDENTITY), why.as_bytes());
         }
     };
@@ -74,33 +81,38 @@ pub async fn serve(conn: Connection, shared: Shared) {
     shared.borrow_mut().close(id);
     let (code, reason) = match ended {
         Ok(Ending::Core(reason)) => {
-            tracing::info!(peer = %conn.remote_address(), name = party.name, ?reason, "link ended");
-            (reason as u32, "ended by the node")
+            if let Some(left_out) = turn(Cause::Ended) {
+                tracing::info!(%peer, name = party.name, ?reason, left_out, "link ended");
+            }
+            (VarInt::from_u32(reason as u32), "ended by the node".to_owned())
         }
-        Ok(Ending::Refused) => (CODE_REFUSED, "refused"),
-        Ok(Ending::Stopping) => (CODE_STOPPING, "the node is stopping"),
+        Ok(Ending::Refused) => (VarInt::from_u32(CODE_REFUSED), "refused".to_owned()),
+        Ok(Ending::Stopping) => (CODE_STOPPING, "the node is stopping".to_owned()),
         Ok(Ending::Slow) => {
-            tracing::warn!(peer = %conn.remote_address(), name = party.name, "it does not read");
-            (CODE_SLOW, "too much is unsent: read, then connect again")
+            if let Some(left_out) = turn(Cause::Fault) {
+                tracing::warn!(%peer, name = party.name, left_out, "it does not read");
+            }
+            let why = "too much is unsent: read, then connect again".to_owned();
+            (VarInt::from_u32(CODE_SLOW), why)
         }
         Err(Fault::Gone(why)) => {
-            tracing::debug!(peer = %conn.remote_address(), %why, "connection ended");
-            (0, "bye")
+            tracing::debug!(%peer, why = %told(&why), "connection ended");
+            (VarInt::from_u32(0), "bye".to_owned())
         }
         Err(fault) => {
-            tracing::warn!(peer = %conn.remote_address(), why = %fault, "connection closed");
-            let code = match fault {
-                Fault::NoHello => CODE_NO_HELLO,
-                Fault::Gone(_) | Fault::Frame(_) => CODE_MALFORMED,
-            };
-            return conn.close(VarInt::from_u32(code), fault.to_string().as_bytes());
+            let why = fault.to_string();
+            if let Some(left_out) = turn(Cause::Fault) {
+                tracing::warn!(%peer, why = %told(&why), left_out, "connection closed");
+            }
+            let code = if let Fault::NoHello = fault { CODE_NO_HELLO } else { CODE_MALFORMED };
+            (VarInt::from_u32(code), why)
         }
     };
-    conn.close(VarInt::from_u32(code), reason.as_bytes());
+    conn.close(code, reason.as_bytes());
 }
 
 /// Who the peer has proved to be: a client, by the one URI of its certificate.
-fn party_of(conn: &Connection) -> Result<Party, String> {
+fn party_of(conn: &Connection, ttl_max: &TtlMax) -> Result<Party, String> {
     let chain = conn
         .peer_identity()
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
@@ -108,15 +120,13 @@ fn party_of(conn: &Connection) -> Result<Party, String> {
         return Err("no certificate".to_owned());
     };
     let identity = Identity::from_certificate(certificate).map_err(|error| error.to_string())?;
-    match identity.role {
-        Role::Client => Ok(Party {
-            namespace: identity.namespace,
-            name: identity.name,
-            role: lockring_core::Role::Operator,
-            ttl_max: limits::TTL_MAX,
-        }),
-        Role::Node => Err("a node's certificate cannot be used by a client".to_owned()),
-    }
+    let role = match identity.role {
+        Role::User => lockring_core::Role::User,
+        Role::Operator => lockring_core::Role::Operator,
+        Role::Node => return Err("a node's certificate cannot be used by a client".to_owned()),
+    };
+    let ttl_max = ttl_max.of(&identity.namespace);
+    Ok(Party { namespace: identity.namespace, name: identity.name, role, ttl_max })
 }
 
 struct Session<'a> {

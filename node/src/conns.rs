@@ -4,13 +4,17 @@
 //! one turn at a time (take in what came, run the machine, sort its actions into the connections'
 //! buffers) and never across an await.
 
-use crate::control::Order;
+use crate::control::{self, Order};
+use crate::rated::Rated;
 use crate::ring_table::RingTable;
+use crate::ttl::TtlMax;
+use crate::worker::Handshakes;
 use lockring_core::{Action, CloseReason, ConnId, Event, LinkIndex, Machine};
 use lockring_proto::{HelloReply, Push, Reply, codec};
 use lockring_ring::{CellId, Epoch, RingVersion};
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// What others may cause to be sent on one connection before it is closed: grants of claims in line
@@ -69,6 +73,16 @@ pub struct WorkerState {
     late: Vec<(ConnId, LinkIndex)>,
     /// Received bytes of the turn, contiguous.
     pub(crate) scratch: Vec<u8>,
+    /// A turn is under way, or one has panicked and left the machine half-changed.
+    in_turn: bool,
+    pub(crate) ttl_max: TtlMax,
+    /// No new connections: the worker ends.
+    stopping: bool,
+    failed: Rc<Notify>,
+    /// When which log line was written last.
+    pub(crate) rated: Rated,
+    /// Connection attempts since the start.
+    pub(crate) handshakes: Handshakes,
 }
 
 /// The state, shared by the tasks of a worker's thread.
@@ -81,8 +95,10 @@ impl WorkerState {
         machine: Machine,
         ring: RingTable,
         orders: std::sync::mpsc::Sender<Order>,
+        ttl_max: TtlMax,
     ) -> Self {
         Self {
+            ttl_max,
             index,
             machine,
             actions: Vec::new(),
@@ -95,7 +111,17 @@ impl WorkerState {
             ticker: Rc::new(Notify::new()),
             late: Vec::new(),
             scratch: Vec::new(),
+            in_turn: false,
+            stopping: false,
+            failed: Rc::new(Notify::new()),
+            rated: Rated::default(),
+            handshakes: Handshakes::default(),
         }
+    }
+
+    /// Notified when a task of this worker has panicked.
+    pub fn failed(&self) -> Rc<Notify> {
+        Rc::clone(&self.failed)
     }
 
     /// The machine, to look at.
@@ -157,8 +183,14 @@ impl WorkerState {
         self.conns.get_mut(id.0 as u32 as usize)?.as_mut().filter(|conn| conn.id == id)
     }
 
-    /// Tells every connection to close.
+    /// Whether new connections are turned away, as the worker ends.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Tells every connection to close, and lets in no new one.
     pub fn close_all(&mut self) {
+        self.stopping = true;
         for conn in self.conns.iter_mut().flatten() {
             conn.outbox.close.get_or_insert(Ending::Stopping);
             conn.wake.notify_one();
@@ -167,12 +199,16 @@ impl WorkerState {
 
     /// Runs the machine on one event. The connection `own`, whose task does this, is not woken: it
     /// flushes by itself.
+    ///
+    /// # Panics
+    /// When an earlier turn has panicked: what it left half-done must not be gone on with.
     pub fn run(&mut self, own: Option<ConnId>, event: Event<'_>) {
         self.turn(own, event);
     }
 
     /// The same; says how many requests of the event were taken.
     pub fn turn(&mut self, own: Option<ConnId>, event: Event<'_>) -> usize {
+        assert!(!std::mem::replace(&mut self.in_turn, true), "an earlier turn has panicked");
         let now = lockring_proto::clock::now();
         let mut actions = std::mem::take(&mut self.actions);
         let taken = self.machine.handle(now, event, &mut actions);
@@ -186,6 +222,7 @@ impl WorkerState {
                 Action::Reply { conn, reply } if Some(conn) == own => {
                     codec::encode_frame(&reply, &mut replies);
                 }
+                Action::RaiseLongestTtl(ttl) => self.raise_longest_ttl(ttl, &event),
                 other => self.sort(own, &mut replies, other),
             }
         }
@@ -199,7 +236,18 @@ impl WorkerState {
         if self.machine.next_deadline().is_some_and(|at| at < self.armed) {
             self.ticker.notify_one();
         }
+        self.in_turn = false;
         taken
+    }
+
+    fn raise_longest_ttl(&self, ttl: Duration, event: &Event<'_>) {
+        let by = match event {
+            Event::Opened { party, hello, .. } => {
+                control::who(party.namespace.as_str(), &party.name, hello.label)
+            }
+            _ => String::new(),
+        };
+        self.order(Order::RaiseLongestTtl { worker: self.index, ttl, by });
     }
 
     fn sort(&mut self, own: Option<ConnId>, replies: &mut Vec<u8>, action: Action) {
@@ -223,8 +271,16 @@ impl WorkerState {
                 }
             }
             Action::Refuse { conn, reply } => {
-                codec::encode_frame::<HelloReply>(&reply, replies);
-                self.post(conn, |outbox| outbox.close = Some(Ending::Refused));
+                // Like a welcome, it may come late.
+                if own == Some(conn) {
+                    codec::encode_frame::<HelloReply>(&reply, replies);
+                    self.post(conn, |outbox| outbox.close = Some(Ending::Refused));
+                } else {
+                    self.post(conn, |outbox| {
+                        outbox.close = Some(Ending::Refused);
+                        codec::encode_frame::<HelloReply>(&reply, &mut outbox.replies);
+                    });
+                }
             }
             Action::Push { conn, push } => self.post(conn, |outbox| {
                 codec::encode_frame::<Push>(&push, &mut outbox.pushes);
@@ -238,9 +294,7 @@ impl WorkerState {
                     codec::encode_frame(&Reply::Ring { id, chunk: Box::new(chunk) }, replies);
                 }
             }
-            Action::RaiseLongestTtl(ttl) => {
-                self.order(Order::RaiseLongestTtl { worker: self.index, ttl });
-            }
+            Action::RaiseLongestTtl(_) => unreachable!("the turn has taken it out"),
             Action::WantEpoch(cell) => self.order(Order::RaiseEpoch(cell)),
         }
     }

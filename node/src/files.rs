@@ -124,6 +124,31 @@ pub fn ensure_files(data_dir: &Path) -> Result<Files, FilesError> {
     load(data_dir, authority)
 }
 
+/// Makes the certificates of a node in memory, by an authority that nothing remembers. Only the
+/// first client's bundle is written, to `client`.
+///
+/// # Errors
+/// When it cannot be written, or the system gives no randomness.
+pub fn in_memory(client: &Path) -> Result<Files, FilesError> {
+    let authority = Authority::create()?;
+    let node = authority.issue_node(FIRST_NODE)?;
+    let bundle = authority.issue_client(FIRST_CLIENT, &Namespace::default())?;
+    data_dir::write(client, bundle.as_bytes(), SECRET)?;
+    let made = |path: &str, why: String| FilesError::Broken { path: path.into(), why };
+    let certificate = CertificateDer::from_pem_slice(node.certificate.as_bytes())
+        .map_err(|error| made(NODE_CERTIFICATE, error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(node.key.as_bytes())
+        .map_err(|error| made(NODE_KEY, error.to_string()))?;
+    Ok(Files {
+        dir: PathBuf::from("memory"),
+        roots: vec![authority.certificate().clone()],
+        chain: vec![certificate],
+        key,
+        client: Some(client.to_owned()),
+        authority: Some(authority),
+    })
+}
+
 fn issue_node(authority: &Authority, data_dir: &Path) -> Result<(), FilesError> {
     let node = authority.issue_node(FIRST_NODE)?;
     data_dir::write(&data_dir.join(NODE_KEY), node.key.as_bytes(), SECRET)?;

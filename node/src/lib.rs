@@ -12,6 +12,7 @@
 
 pub mod admin;
 pub mod authority;
+pub mod config;
 pub mod connection;
 pub mod conns;
 pub mod control;
@@ -19,12 +20,18 @@ pub mod data_dir;
 pub mod echo;
 pub mod endpoint;
 pub mod files;
+pub mod gate;
 pub mod identity;
 pub mod node;
+pub mod rated;
 pub mod ring_table;
 pub mod store;
 pub mod tls;
+pub mod ttl;
 pub mod worker;
 
+pub use config::{Data, NodeConfig};
+pub use gate::HandshakeLimits;
 pub use lockring_ring::CellBits;
-pub use node::{Node, NodeConfig, NodeStatus, StartError};
+pub use node::{Node, NodeStatus, StartError, Stopped};
+pub use ttl::TtlMax;

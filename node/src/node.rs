@@ -1,19 +1,23 @@
 //! Assembly: the one place where threads, runtimes and sockets are made.
 
 use crate::admin::{self, Admin, View};
+use crate::config::{Data, NodeConfig};
 use crate::conns::WorkerState;
-use crate::control::{Control, Order};
+use crate::control::{Control, Health, Order};
 use crate::endpoint::{self, BindError};
 use crate::files::{self, FilesError};
+use crate::gate::HandshakeLimits;
 use crate::ring_table::RingTable;
 use crate::store::{Boot, Store, StoreError};
 use crate::tls;
+use crate::ttl::TtlMax;
 use crate::worker::{self, Command, Report};
 use lockring_core::{Config, Limits, Machine};
-use lockring_proto::{NodeInfo, limits};
-use lockring_ring::{CellBits, Epoch, RingVersion};
+use lockring_proto::{NodeInfo, Time, clock, limits};
+use lockring_ring::{Epoch, RingVersion};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -22,25 +26,6 @@ use tokio::sync::{mpsc, oneshot};
 /// Beyond the longest lease a restarted node waits this much more, for what no clock counts:
 /// scheduling between a client's send and its reading of the clock.
 const GRACE_MARGIN: Duration = Duration::from_millis(50);
-
-/// How a node is to run.
-#[derive(Clone, Debug)]
-pub struct NodeConfig {
-    /// Where certificates and state are kept; made if missing.
-    pub data_dir: PathBuf,
-    /// Address of worker 0; worker i listens i ports above. Port 0: any free ones.
-    pub listen: SocketAddr,
-    /// Host name or address that clients are told; `None`: the one they came by.
-    pub advertise: Option<String>,
-    /// Number of workers, a power of two.
-    pub workers: u16,
-    /// log2 of the number of cells; fixed when the cluster is made.
-    pub cell_bits: CellBits,
-    /// Where the read-only admin HTTP listens; `None`: nowhere. Port 0: any free one.
-    pub admin: Option<SocketAddr>,
-    /// How long a stopping node waits for its locks to be given back.
-    pub drain: Duration,
-}
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +55,21 @@ pub enum StartError {
 
 struct WorkerHandle {
     commands: mpsc::UnboundedSender<Command>,
+    /// How it was at its very end; dropped unsent if it panicked.
+    ended: oneshot::Receiver<Report>,
     thread: JoinHandle<()>,
+}
+
+/// Says, when a thread ends for whatever reason, that it has.
+struct Death {
+    name: String,
+    tell: mpsc::UnboundedSender<String>,
+}
+
+impl Drop for Death {
+    fn drop(&mut self) {
+        let _nobody_listens_after_a_stop = self.tell.send(std::mem::take(&mut self.name));
+    }
 }
 
 /// A running node.
@@ -79,10 +78,21 @@ pub struct Node {
     workers: Vec<WorkerHandle>,
     control: Option<JoinHandle<()>>,
     orders: std_mpsc::Sender<Order>,
+    deaths: mpsc::UnboundedReceiver<String>,
     boot: Boot,
     listen: SocketAddr,
     client_bundle: Option<PathBuf>,
     drain: Duration,
+}
+
+/// How a node stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Holds that were left.
+    pub held: u64,
+    /// The next start need not wait: nothing was held, and every lease of earlier lives had surely
+    /// ended before. It is recorded durably.
+    pub clean: bool,
 }
 
 /// What is known of a running node.
@@ -107,63 +117,53 @@ impl Node {
         if !config.workers.is_power_of_two() || config.workers > 256 {
             return Err(StartError::Workers(config.workers));
         }
-        let store = Store::open(&config.data_dir)?;
-        let files = files::ensure_files(&config.data_dir)?;
+        let (store, files) = match &config.data {
+            Data::Directory(dir) => (Store::open(dir)?, files::ensure_files(dir)?),
+            Data::Memory { client } => (Store::in_memory()?, files::in_memory(client)?),
+        };
         let server = tls::server_config(&files)?;
         let sockets = Sockets::bind(config.listen, config.workers)?;
         let admin = config.admin.map(admin::bind).transpose()?;
+        let tag_secret = tag_secret()?;
         // All that may fail at a user's doing has been done: from here on the next start would wait
         // for the leases of this one.
         let boot = store.boot()?;
-        let opens_at = opens_at(&boot);
-        if let Some(at) = opens_at {
-            let left = at.since(lockring_proto::clock::now());
-            tracing::warn!(
-                seconds = left.as_secs_f64(),
-                "restarted: claims wait in line until every earlier lease has surely ended"
-            );
-        }
-        let tag_secret = tag_secret()?;
-        let version = RingVersion(u64::from(boot.epoch_floor));
-        let ring = ring(config, &boot, sockets.first.port(), version);
+        let (tell, deaths) = mpsc::unbounded_channel();
         let (orders, inbox) = std_mpsc::channel();
+        let base = base(config, &boot, tag_secret);
+        let ring = ring(config, &boot, sockets.first.port(), base.ring_version);
         let mut workers = Vec::with_capacity(sockets.sockets.len());
         for (index, socket) in sockets.sockets.into_iter().enumerate() {
-            let machine = Config {
-                cell_bits: config.cell_bits,
-                worker: index as u16,
-                workers: config.workers,
-                node: boot.node,
-                boot: boot.boot,
-                epoch: Epoch(boot.epoch_floor),
-                ring_version: version,
-                longest_ttl: boot.longest_ttl,
-                opens_at,
-                tag_secret,
-                limits: Limits::default(),
-            };
             let start = WorkerStart {
                 index,
                 socket,
                 keys: boot.keys.clone(),
                 server: server.clone(),
-                machine,
+                machine: Config { worker: index as u16, ..base.clone() },
                 ring: ring.clone(),
                 orders: orders.clone(),
+                ttl_max: config.ttl_max.clone(),
+                handshakes: config.handshakes,
+                death: Death { name: format!("worker {index}"), tell: tell.clone() },
             };
             workers.push(start.spawn()?);
         }
-        let control = Control::new(store, workers_of(&workers), boot.longest_ttl);
-        let control = std::thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || control.run(&inbox))?;
-        let view = View { workers: workers_of(&workers), node: boot.node, boot: boot.boot };
+        let health = Arc::new(Health::default());
+        let control =
+            Control::new(store, workers_of(&workers), boot.longest_ttl, Arc::clone(&health));
+        let death = Death { name: "the control thread".to_owned(), tell };
+        let control = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+            let _told_at_the_end = death;
+            control.run(&inbox);
+        })?;
+        let view = View { workers: workers_of(&workers), node: boot.node, boot: boot.boot, health };
         let admin = admin.map(|listener| Admin::start(listener, view)).transpose()?;
         Ok(Self {
             admin,
             workers,
             control: Some(control),
             orders,
+            deaths,
             boot,
             listen: sockets.first,
             client_bundle: files.client,
@@ -210,39 +210,75 @@ impl Node {
         }
     }
 
+    /// Waits until a part of the node ends that should not, and names it: the node can only be
+    /// stopped then, and started anew. Cancel safe.
+    pub async fn failed(&mut self) -> String {
+        self.deaths.recv().await.unwrap_or_default()
+    }
+
     /// Stops: refuses new claims, waits for locks to be given back within the drain limit, tells
-    /// every client and ends. Returns how many holds were left.
-    pub async fn stop(mut self) -> u64 {
-        for worker in &self.workers {
-            let _gone_if_it_panicked = worker.commands.send(Command::Drain);
-        }
-        let deadline = tokio::time::Instant::now() + self.drain;
-        let held = loop {
-            let status = self.status().await;
-            let held: u64 = status.workers.iter().map(|report| report.stats.holds).sum();
-            let lost = status.workers.len() < self.workers.len();
-            if lost || held == 0 || tokio::time::Instant::now() >= deadline {
-                break if lost { held.max(1) } else { held };
+    /// every client and ends. Dropping it midway ends the node as a crash does.
+    pub async fn stop(self) -> Stopped {
+        self.stop_sooner(std::future::pending()).await
+    }
+
+    /// As [`Node::stop`], but waits for locks to be given back no longer than `hurry`.
+    pub async fn stop_sooner(mut self, hurry: impl Future<Output = ()>) -> Stopped {
+        self.tell_all(|| Command::Drain);
+        let given_back = async {
+            loop {
+                let status = self.status().await;
+                let held: u64 = status.workers.iter().map(|report| report.stats.holds).sum();
+                if held == 0 || status.workers.len() < self.workers.len() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         };
+        tokio::select! {
+            _ = tokio::time::timeout(self.drain, given_back) => {}
+            () = hurry => {}
+        }
         if let Some(admin) = self.admin.take() {
             admin.stop();
         }
+        // All at once: each may have a slow client to wait for.
+        self.tell_all(|| Command::Stop);
+        let mut stopped = Stopped { held: 0, clean: true };
         for worker in self.workers.drain(..) {
-            let _gone_if_it_panicked = worker.commands.send(Command::Stop);
-            drop(worker.commands);
+            match worker.ended.await {
+                Ok(last) => {
+                    stopped.held += last.stats.holds;
+                    stopped.clean &= last.stats.holds == 0 && last.grace_left.is_none();
+                }
+                Err(_) => stopped.clean = false,
+            }
             if worker.thread.join().is_err() {
                 tracing::error!("a worker had panicked");
             }
         }
-        let _ends_below = self.orders.send(Order::Stop { clean: held == 0 });
+        let (done, recorded) = oneshot::channel();
+        let _told_by_the_answer = self.orders.send(Order::Stop { clean: stopped.clean, done });
+        stopped.clean = recorded.await.unwrap_or(false);
         if let Some(control) = self.control.take()
             && control.join().is_err()
         {
             tracing::error!("the control thread had panicked");
         }
-        held
+        stopped
+    }
+
+    fn tell_all(&self, command: impl Fn() -> Command) {
+        for worker in &self.workers {
+            let _gone_if_it_panicked = worker.commands.send(command());
+        }
+    }
+}
+
+impl Drop for Node {
+    /// A node that is dropped ends, and nothing says that it ended well.
+    fn drop(&mut self) {
+        self.tell_all(|| Command::Stop);
     }
 }
 
@@ -251,13 +287,37 @@ fn workers_of(workers: &[WorkerHandle]) -> Vec<mpsc::UnboundedSender<Command>> {
 }
 
 /// When the leases of the node's earlier life have surely ended; `None` if there can be none.
-fn opens_at(boot: &Boot) -> Option<lockring_proto::Time> {
-    let none_left = boot.first || boot.was_clean;
+fn opens_at(boot: &Boot) -> Option<Time> {
+    if boot.first || boot.was_clean {
+        return None;
+    }
     let grace = limits::honoured(boot.longest_ttl) + GRACE_MARGIN;
-    (!none_left).then(|| lockring_proto::clock::now().after(grace))
+    tracing::warn!(
+        seconds = grace.as_secs_f64(),
+        longest_ttl = ?boot.longest_ttl,
+        of = boot.longest_by,
+        "restarted: claims wait in line until every earlier lease has surely ended"
+    );
+    Some(clock::now().after(grace))
 }
 
-/// The ring of a cluster of one: every cell is this node's.
+/// What the machines of all workers have in common.
+fn base(config: &NodeConfig, boot: &Boot, tag_secret: [u64; 4]) -> Config {
+    Config {
+        cell_bits: config.cell_bits,
+        worker: 0,
+        workers: config.workers,
+        node: boot.node,
+        boot: boot.boot,
+        epoch: Epoch(boot.epoch_floor),
+        ring_version: RingVersion(u64::from(boot.epoch_floor)),
+        longest_ttl: boot.longest_ttl,
+        opens_at: opens_at(boot),
+        tag_secret,
+        limits: Limits::default(),
+    }
+}
+
 /// For the tables of one process life: no table outlives it.
 fn tag_secret() -> Result<[u64; 4], std::io::Error> {
     let mut secret = [[0; 8]; 4];
@@ -265,6 +325,7 @@ fn tag_secret() -> Result<[u64; 4], std::io::Error> {
     Ok(secret.map(u64::from_ne_bytes))
 }
 
+/// The ring of a cluster of one: every cell is this node's.
 fn ring(config: &NodeConfig, boot: &Boot, port: u16, version: RingVersion) -> RingTable {
     let host = config.advertise.clone().unwrap_or_default();
     let node = NodeInfo { id: boot.node, host, port, workers: config.workers, boot: boot.boot };
@@ -316,6 +377,9 @@ struct WorkerStart {
     machine: Config,
     ring: RingTable,
     orders: std_mpsc::Sender<Order>,
+    ttl_max: TtlMax,
+    handshakes: HandshakeLimits,
+    death: Death,
 }
 
 impl WorkerStart {
@@ -327,13 +391,42 @@ impl WorkerStart {
             endpoint::over(self.socket, &self.keys, self.server)?
         };
         let (index, machine, ring, orders) = (self.index, self.machine, self.ring, self.orders);
+        let (ttl_max, handshakes, death) = (self.ttl_max, self.handshakes, self.death);
+        let (tell, ended) = oneshot::channel();
         let thread =
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let machine = Machine::new(machine, lockring_proto::clock::now());
-                let state = WorkerState::new(index, machine, ring, orders);
-                tokio::task::LocalSet::new()
-                    .block_on(&runtime, worker::run(endpoint, state, inbox));
+                let _told_at_the_end = death;
+                let machine = Machine::new(machine, clock::now());
+                let state = WorkerState::new(index, machine, ring, orders, ttl_max);
+                let running = worker::run(endpoint, state, inbox, handshakes);
+                // With the tasks gone, what the last look saw is how it stays.
+                if let Some(last) = tokio::task::LocalSet::new().block_on(&runtime, running) {
+                    let _nobody_asks_after_a_drop = tell.send(last);
+                }
             })?;
-        Ok(WorkerHandle { commands, thread })
+        Ok(WorkerHandle { commands, ended, thread })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn config(data: &Path) -> NodeConfig {
+        let data = Data::Directory(data.to_owned());
+        NodeConfig { workers: 2, drain: Duration::ZERO, ..NodeConfig::new(data) }
+    }
+
+    /// A task that panics ends its worker, the node is told, and its stop is not a clean one.
+    #[tokio::test]
+    async fn a_panic_in_a_task_fails_the_node() {
+        let data = tempfile::tempdir().unwrap();
+        let mut node = Node::start(&config(data.path())).unwrap();
+        node.workers[1].commands.send(Command::Panic).unwrap();
+        let failed = tokio::time::timeout(Duration::from_secs(10), node.failed()).await;
+        assert_eq!(failed.unwrap(), "worker 1");
+        assert_eq!(node.stop().await, Stopped { held: 0, clean: false });
+        assert!(!Node::start(&config(data.path())).unwrap().boot().was_clean);
     }
 }

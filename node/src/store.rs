@@ -13,10 +13,13 @@
 
 mod record;
 
+use crate::authority::CA_KEY;
 use crate::data_dir::{self, FileError, SECRET};
 use crate::endpoint::EndpointKeys;
+use lockring_proto::limits;
 use lockring_ring::Epoch;
 use record::Record;
+use redb::backends::InMemoryBackend;
 use redb::{Database, DatabaseError, Durability, ReadableDatabase, StorageError, TableDefinition};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -37,9 +40,27 @@ const KEY: &str = "record";
 /// wait for the disk.
 pub struct Store {
     // Before the lock, so that it is closed before another process may open it.
-    database: Mutex<Database>,
-    dir: PathBuf,
-    _lock: File,
+    opened: Mutex<Opened>,
+    place: Place,
+}
+
+/// Where a store keeps its record.
+enum Place {
+    /// In a data directory, which is locked.
+    Directory { dir: PathBuf, _lock: File },
+    /// In memory: gone with the process.
+    Memory,
+}
+
+/// The database, and what its mark says.
+struct Opened {
+    /// `None` after a write that failed, as the database then refuses every other: it is opened
+    /// anew, and checked, before the next.
+    database: Option<Database>,
+    /// The revision of the mark; `None` if it could not be written.
+    marked: Option<u64>,
+    /// The highest revision that was read or written.
+    revision: u64,
 }
 
 /// What a start of the node begins from.
@@ -55,12 +76,36 @@ pub struct Boot {
     pub epoch_floor: u32,
     /// The longest session TTL that may still be alive somewhere.
     pub longest_ttl: Duration,
+    /// Whose session it was, for people; empty if not known, or nobody's in particular.
+    pub longest_by: String,
     /// The node's id in its cluster.
     pub node: u32,
     /// The cluster's id.
     pub cluster: [u8; 16],
     /// The keys of the node's endpoints.
     pub keys: EndpointKeys,
+}
+
+/// What [`Store::recover`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Under which name the former state is kept, if there was any.
+    pub kept: Option<PathBuf>,
+    /// The next start grants above this epoch.
+    pub epoch_floor: u32,
+    /// The next start grants when a lease of this length has ended.
+    pub longest_ttl: Duration,
+    /// What the former state said, if it could be read.
+    pub former: Option<Former>,
+}
+
+/// What is told of a former state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Former {
+    /// The longest session TTL that may still be alive somewhere.
+    pub longest_ttl: Duration,
+    /// Whose session it was, for people.
+    pub longest_by: String,
 }
 
 /// Why the store cannot be used. A write that failed may have taken effect all the same; each is
@@ -111,6 +156,20 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// What the system said, without what it was about: for clients, who cannot see files.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::NotWritable(error) | Self::File(error) => {
+                let text = error.source.to_string();
+                text.split(" (os error").next().unwrap_or_default().to_owned()
+            }
+            Self::Failed { why, .. } | Self::Corrupt { why, .. } => why.clone(),
+            other => other.to_string(),
+        }
+    }
+}
+
 impl From<FileError> for StoreError {
     fn from(error: FileError) -> Self {
         match error.source.kind() {
@@ -135,33 +194,54 @@ impl Store {
         let there = state.try_exists().map_err(FileError::new("read", &state))?;
         let database = match (there, mark) {
             (true, _) => open_checked(&state)?,
+            // An authority without a state is one that lost it: made anew it would repeat fences.
+            (false, None) if data_dir.join(CA_KEY).symlink_metadata().is_ok() => {
+                return Err(corrupt(&state, &format_args!("it is gone, but {CA_KEY} is there")));
+            }
             (false, None) => create(&state, &Record::new().map_err(StoreError::NoRandomness)?)?,
             (false, Some(_)) => {
                 return Err(corrupt(&state, &format_args!("it is gone, but {MARK} is there")));
             }
         };
-        let store = Self { database: Mutex::new(database), dir: data_dir.to_owned(), _lock: lock };
-        let revision = store.read()?.revision;
+        let revision = read(&database, &state)?.revision;
         if mark.is_some_and(|mark| revision < mark) {
             return Err(corrupt(&state, &"it is older than it was"));
         }
-        if mark != Some(revision) {
-            store.write_mark(revision)?;
-        }
+        let opened = Mutex::new(Opened { database: Some(database), marked: mark, revision });
+        let place = Place::Directory { dir: data_dir.to_owned(), _lock: lock };
+        let store = Self { opened, place };
+        store.probe()?;
         Ok(store)
     }
 
-    /// Makes a new store in place of a damaged, lost or outdated one, whose file is kept beside it;
-    /// says under which name. The next start grants nothing until a lease of `longest_ttl` has
-    /// surely ended, and only above `epoch_floor`. What can still be read only ever raises both.
+    /// A store in memory, for a node that nobody will miss.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn in_memory() -> Result<Self, StoreError> {
+        let record = Record::new().map_err(StoreError::NoRandomness)?;
+        let memory = Path::new("memory");
+        let database = Database::builder()
+            .create_with_backend(InMemoryBackend::new())
+            .map_err(|error| failed(memory, error))?;
+        write(&database, &record).map_err(|error| failed(memory, error))?;
+        let revision = record.revision;
+        let opened = Opened { database: Some(database), marked: Some(revision), revision };
+        Ok(Self { opened: Mutex::new(opened), place: Place::Memory })
+    }
+
+    /// Makes a new store in place of a damaged, lost or outdated one, whose file is kept beside it.
+    /// The next start grants nothing until a lease of `longest_ttl` has surely ended (`None`: of
+    /// the longest that the former state tells of, else of the longest there can be), and only
+    /// above `epoch_floor`, which what can still be read only ever raises.
     ///
     /// # Errors
     /// When another process has the directory, it cannot be written, or the floor is too high.
     pub fn recover(
         data_dir: &Path,
         epoch_floor: u32,
-        longest_ttl: Duration,
-    ) -> Result<Option<PathBuf>, StoreError> {
+        longest_ttl: Option<Duration>,
+    ) -> Result<Recovered, StoreError> {
         next_epoch(epoch_floor)?;
         data_dir::prepare(data_dir)?;
         let _lock = lock(data_dir)?;
@@ -172,6 +252,12 @@ impl Store {
         } else {
             None
         };
+        let former = readable.as_ref().map(|record| Former {
+            longest_ttl: Duration::from_millis(record.longest_ttl_ms),
+            longest_by: record.longest_by.clone(),
+        });
+        let told = former.as_ref().map(|former| former.longest_ttl);
+        let longest_ttl = longest_ttl.or(told).unwrap_or(limits::TTL_MAX);
         let before = match readable {
             Some(record) => record,
             None => Record::new().map_err(StoreError::NoRandomness)?,
@@ -182,7 +268,7 @@ impl Store {
         create(&state, &record)?;
         let mark = record::encode_mark(record.revision);
         data_dir::write(&data_dir.join(MARK), &mark, SECRET)?;
-        Ok(kept)
+        Ok(Recovered { kept, epoch_floor: record.epoch_floor, longest_ttl, former })
     }
 
     /// Begins a life of the node: one durable transaction counts the start, raises the epoch
@@ -202,6 +288,7 @@ impl Store {
                 boot: record.boot,
                 epoch_floor: record.epoch_floor,
                 longest_ttl: Duration::from_millis(record.longest_ttl_ms),
+                longest_by: record.longest_by.clone(),
                 node: record.node,
                 cluster: record.cluster,
                 keys: record.keys.clone(),
@@ -220,14 +307,16 @@ impl Store {
         })
     }
 
-    /// Notes a session TTL before the first session with it is confirmed. Costs no write if one
-    /// as long is noted already.
+    /// Notes a session TTL, and for people whose it is, before the first session with it is
+    /// confirmed. Costs no write if one as long is noted already.
     ///
     /// # Errors
     /// When the write fails; the session must then not be confirmed.
-    pub fn raise_longest_ttl(&self, ttl: Duration) -> Result<(), StoreError> {
+    pub fn raise_longest_ttl(&self, ttl: Duration, by: &str) -> Result<(), StoreError> {
         self.update(|record| {
-            record.longest_ttl_ms = record.longest_ttl_ms.max(whole_millis(ttl));
+            if whole_millis(ttl) > record.longest_ttl_ms {
+                record.set_longest(whole_millis(ttl), by);
+            }
             Ok(())
         })
     }
@@ -236,9 +325,9 @@ impl Store {
     ///
     /// # Errors
     /// When the write fails.
-    pub fn set_longest_ttl(&self, ttl: Duration) -> Result<(), StoreError> {
+    pub fn set_longest_ttl(&self, ttl: Duration, by: &str) -> Result<(), StoreError> {
         self.update(|record| {
-            record.longest_ttl_ms = whole_millis(ttl);
+            record.set_longest(whole_millis(ttl), by);
             Ok(())
         })
     }
@@ -255,32 +344,79 @@ impl Store {
         })
     }
 
+    /// Whether a write would succeed now: opens the database if it must be, and writes the mark if
+    /// it is behind.
+    ///
+    /// # Errors
+    /// When it would not.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        self.update(|_| Ok(()))
+    }
+
     /// Changes the record in one durable transaction; one that changes nothing writes nothing.
     fn update<R>(
         &self,
         change: impl FnOnce(&mut Record) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
-        let state = self.dir.join(STATE);
+        let state = self.state();
         // A panic in a holder left no half-made change: a transaction is all or nothing.
-        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = read(&database, &state)?;
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = opened.open(&state)?;
+        let before = read(database, &state)?;
         let mut after = before.clone();
         let result = change(&mut after)?;
         if after != before {
             after.revision += 1;
-            write(&database, &after).map_err(|error| failed(&state, error))?;
+            if let Err(error) = write(database, &after) {
+                opened.database = None;
+                return Err(failed(&state, error));
+            }
+        }
+        opened.revision = after.revision;
+        if opened.marked != Some(after.revision) {
             self.write_mark(after.revision)?;
+            opened.marked = Some(after.revision);
         }
         Ok(result)
     }
 
+    #[cfg(test)]
     fn read(&self) -> Result<Record, StoreError> {
-        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        read(&database, &self.dir.join(STATE))
+        let state = self.state();
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        read(opened.open(&state)?, &state)
+    }
+
+    fn state(&self) -> PathBuf {
+        match &self.place {
+            Place::Directory { dir, .. } => dir.join(STATE),
+            Place::Memory => PathBuf::from("memory"),
+        }
     }
 
     fn write_mark(&self, revision: u64) -> Result<(), StoreError> {
-        Ok(data_dir::write(&self.dir.join(MARK), &record::encode_mark(revision), SECRET)?)
+        match &self.place {
+            Place::Directory { dir, .. } => {
+                Ok(data_dir::write(&dir.join(MARK), &record::encode_mark(revision), SECRET)?)
+            }
+            Place::Memory => Ok(()),
+        }
+    }
+}
+
+impl Opened {
+    fn open(&mut self, state: &Path) -> Result<&Database, StoreError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => {
+                let database = open_checked(state)?;
+                if read(&database, state)?.revision < self.revision {
+                    return Err(corrupt(state, &"it is older than it was"));
+                }
+                database
+            }
+        };
+        Ok(self.database.insert(database))
     }
 }
 

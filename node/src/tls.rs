@@ -8,18 +8,23 @@ use crate::endpoint;
 use crate::files::{Files, FilesError, NODE_CERTIFICATE};
 use crate::identity::{Identity, Role};
 use quinn::crypto::rustls::QuicServerConfig;
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::server::danger::ClientCertVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{CertificateError, RootCertStore};
-use rustls_pki_types::UnixTime;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use std::sync::Arc;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Connection attempts that may wait for the accept loop; more are refused at once.
 const INCOMING_MAX: usize = 1024;
-/// Bytes kept for one attempt that waits, and for all of them.
-const INCOMING_BYTES: u64 = 64 << 10;
-const INCOMING_BYTES_TOTAL: u64 = 8 << 20;
+/// Bytes kept for one attempt that waits, and for all of them: the first flight of a client is two
+/// packets at most.
+const INCOMING_BYTES: u64 = 4 << 10;
+const INCOMING_BYTES_TOTAL: u64 = 2 << 20;
 
 /// The server side of every endpoint of a node. Clients and nodes alike must show a certificate
 /// of the cluster's authority; what they may do then is up to their identity.
@@ -37,6 +42,7 @@ pub fn server_config(files: &Files) -> Result<quinn::ServerConfig, FilesError> {
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .build()
             .map_err(|error| broken(CA_CERTIFICATE, error.to_string()))?;
+    let verifier = Arc::new(ShortChains { inner: verifier, between_max: between_max(files) });
     check_own(verifier.as_ref(), files).map_err(|why| broken(NODE_CERTIFICATE, why))?;
 
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
@@ -66,6 +72,72 @@ pub fn server_config(files: &Files) -> Result<quinn::ServerConfig, FilesError> {
     Ok(server)
 }
 
+/// Certificates that may stand between a peer's and the authority where that says nothing, or much.
+const BETWEEN_MAX: usize = 3;
+
+/// Bytes of a peer's certificates together.
+const CHAIN_BYTES_MAX: usize = 8 << 10;
+
+/// How many certificates the authorities allow between their own and a peer's.
+fn between_max(files: &Files) -> usize {
+    let allowed = |root: &CertificateDer<'static>| {
+        let (_, parsed) = X509Certificate::from_der(root).ok()?;
+        let constraints = parsed.basic_constraints().ok()??.value;
+        constraints.path_len_constraint.map(|depth| (depth as usize).min(BETWEEN_MAX))
+    };
+    files.roots.iter().map(|root| allowed(root).unwrap_or(BETWEEN_MAX)).max().unwrap_or(0)
+}
+
+/// Refuses what the authority cannot have issued before looking into it: to check one certificate
+/// of a chain costs as much as hundreds of lock operations, and anybody can send sixty.
+#[derive(Debug)]
+struct ShortChains {
+    inner: Arc<dyn ClientCertVerifier>,
+    between_max: usize,
+}
+
+impl ClientCertVerifier for ShortChains {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let bytes = intermediates.iter().map(|one| one.len()).sum::<usize>() + end_entity.len();
+        if intermediates.len() > self.between_max || bytes > CHAIN_BYTES_MAX {
+            let why = CertificateError::ApplicationVerificationFailure;
+            return Err(rustls::Error::InvalidCertificate(why));
+        }
+        self.inner.verify_client_cert(end_entity, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
 /// Checks the node's own certificate as a peer would, so that a wrong one is told here and not
 /// by every peer.
 fn check_own(verifier: &dyn ClientCertVerifier, files: &Files) -> Result<(), String> {
@@ -74,6 +146,11 @@ fn check_own(verifier: &dyn ClientCertVerifier, files: &Files) -> Result<(), Str
     checked.map_err(|error| match error {
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
             format!("it was not issued by the authority of {CA_CERTIFICATE}")
+        }
+        rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure) => {
+            format!(
+                "its chain is longer than {CA_CERTIFICATE} allows, or than {CHAIN_BYTES_MAX} bytes"
+            )
         }
         other => other.to_string(),
     })?;

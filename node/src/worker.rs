@@ -2,27 +2,28 @@
 
 use crate::connection;
 use crate::conns::{Shared, WorkerState};
+use crate::gate::{Gate, HandshakeLimits, Source, Verdict};
+use crate::rated::{Cause, told};
 use lockring_core::{Event, Seen, Stats};
 use lockring_proto::{ListCursor, ListedLock, Time};
 use lockring_ring::{CellId, Epoch, RingVersion};
-use quinn::{Endpoint, VarInt};
+use quinn::{Endpoint, Incoming, VarInt};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::{spawn_local, yield_now};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::{JoinHandle, spawn_local, yield_now};
 
 /// A peer must finish its handshake within this.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Handshakes under way above which an unproven address must first show that it is real.
-const RETRY_ABOVE: usize = 256;
 
 /// What the rest of the node tells a worker.
 #[derive(Debug)]
 pub enum Command {
     /// The longest TTL is durable.
     LongestTtl(Duration),
+    /// A longer TTL cannot be made durable for now, and why.
+    TtlFailed(String),
     /// A cell has a new epoch.
     Epoch(CellId, Epoch, RingVersion),
     /// No new claims.
@@ -42,6 +43,9 @@ pub enum Command {
     },
     /// Say how it is.
     Report(oneshot::Sender<Report>),
+    /// Have a task panic.
+    #[cfg(test)]
+    Panic,
 }
 
 /// Locks with their namespaces, and where the next page begins.
@@ -54,6 +58,8 @@ pub struct Report {
     pub stats: Stats,
     /// Open connections.
     pub connections: usize,
+    /// Connection attempts since the start.
+    pub handshakes: Handshakes,
     /// The longest TTL of any session at the worker.
     pub longest_ttl: Duration,
     /// The worker takes no new claims.
@@ -62,47 +68,113 @@ pub struct Report {
     pub grace_left: Option<Duration>,
 }
 
-/// Runs a worker until it is told to stop.
+/// Connection attempts, by what was done with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handshakes {
+    /// Let in.
+    pub begun: u64,
+    /// Of these, those that failed or were not finished in time.
+    pub failed: u64,
+    /// Sent back to prove their address.
+    pub retried: u64,
+    /// Not answered, as there were too many.
+    pub ignored: u64,
+}
+
+/// Runs a worker until it is told to stop, or the node is dropped. Returns how it was at its very
+/// end, after which nothing can have been granted; `None` if one of its tasks has panicked.
 pub async fn run(
     endpoint: Endpoint,
     state: WorkerState,
     mut commands: mpsc::UnboundedReceiver<Command>,
-) {
+    limits: HandshakeLimits,
+) -> Option<Report> {
     let shared: Shared = Rc::new(RefCell::new(state));
-    spawn_local(accept(endpoint.clone(), Rc::clone(&shared)));
-    spawn_local(tick(Rc::clone(&shared)));
-    while let Some(command) = commands.recv().await {
+    let failed = shared.borrow().failed();
+    let accepting = spawn(&shared, accept(endpoint.clone(), Rc::clone(&shared), limits));
+    spawn(&shared, tick(Rc::clone(&shared)));
+    loop {
+        let command = tokio::select! {
+            biased;
+            () = failed.notified() => return None,
+            command = commands.recv() => command,
+        };
         match command {
-            Command::LongestTtl(ttl) => shared.borrow_mut().run(None, Event::LongestTtl(ttl)),
-            Command::Epoch(cell, epoch, version) => {
-                shared.borrow_mut().epoch_raised(cell, epoch, version);
-            }
-            Command::Drain => shared.borrow_mut().run(None, Event::Drain),
-            Command::Report(answer) => {
-                let _asker_may_be_gone = answer.send(report(&shared.borrow()));
-            }
-            Command::Locks(cursor, rows, prefix, answer) => {
-                let now = lockring_proto::clock::now();
-                let page = shared.borrow().machine().list_all(now, &cursor, rows, &prefix);
-                let _asker_may_be_gone = answer.send(page);
-            }
-            Command::Sessions { from, rows, answer } => {
-                let now = lockring_proto::clock::now();
-                let page = shared.borrow().machine().list_sessions(now, from, rows);
-                let _asker_may_be_gone = answer.send(page);
-            }
-            Command::Stop => break,
+            None | Some(Command::Stop) => break,
+            Some(command) => obey(&shared, command),
         }
     }
+    // A client that comes back at once would otherwise keep the worker from ending.
+    accepting.abort();
+    endpoint.set_server_config(None);
     shared.borrow_mut().close_all();
     let goodbye = async {
         while shared.borrow().connections() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let _slow_peers_are_cut_off = tokio::time::timeout(Duration::from_millis(1500), goodbye).await;
-    endpoint.close(VarInt::from_u32(0), b"the node is stopping");
-    let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+    let ending = async {
+        let _slow_peers_are_cut_off =
+            tokio::time::timeout(Duration::from_millis(1500), goodbye).await;
+        endpoint.close(VarInt::from_u32(0), b"the node is stopping");
+        let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+    };
+    tokio::select! {
+        biased;
+        () = failed.notified() => return None,
+        () = ending => {}
+    }
+    // The last look: with nothing awaited after it, no task of this thread runs any more.
+    shared.borrow_mut().run(None, Event::Tick);
+    Some(report(&shared.borrow()))
+}
+
+fn obey(shared: &Shared, command: Command) {
+    let now = lockring_proto::clock::now();
+    match command {
+        Command::LongestTtl(ttl) => shared.borrow_mut().run(None, Event::LongestTtl(ttl)),
+        Command::TtlFailed(why) => shared.borrow_mut().run(None, Event::TtlFailed(&why)),
+        Command::Epoch(cell, epoch, version) => {
+            shared.borrow_mut().epoch_raised(cell, epoch, version);
+        }
+        Command::Drain => shared.borrow_mut().run(None, Event::Drain),
+        Command::Report(answer) => {
+            let _asker_may_be_gone = answer.send(report(&shared.borrow()));
+        }
+        Command::Locks(cursor, rows, prefix, answer) => {
+            let page = shared.borrow().machine().list_all(now, &cursor, rows, &prefix);
+            let _asker_may_be_gone = answer.send(page);
+        }
+        Command::Sessions { from, rows, answer } => {
+            let page = shared.borrow().machine().list_sessions(now, from, rows);
+            let _asker_may_be_gone = answer.send(page);
+        }
+        Command::Stop => unreachable!("the worker has looked for it"),
+        #[cfg(test)]
+        Command::Panic => {
+            spawn(shared, async { panic!("on purpose") });
+        }
+    }
+}
+
+/// Starts a task of this worker. One that panics ends the worker, and so the node: what it has
+/// left half-done is nothing to go on from.
+fn spawn(shared: &Shared, task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
+    let alarm = Alarm(shared.borrow().failed());
+    spawn_local(async move {
+        let _alarm = alarm;
+        task.await;
+    })
+}
+
+struct Alarm(Rc<Notify>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.notify_one();
+        }
+    }
 }
 
 fn report(state: &WorkerState) -> Report {
@@ -111,37 +183,74 @@ fn report(state: &WorkerState) -> Report {
     Report {
         stats: machine.stats(),
         connections: state.connections(),
+        handshakes: state.handshakes,
         longest_ttl: machine.longest_ttl_in_use(),
         draining: machine.is_draining(),
-        grace_left: machine.opens_at().map(|at| at.since(now)),
+        grace_left: machine.opens_at().map(|at| at.since(now)).filter(|left| !left.is_zero()),
     }
 }
 
 /// Accepts connections. It never waits for a handshake: one slow peer must not hold up the others.
-async fn accept(endpoint: Endpoint, shared: Shared) {
-    let pending = Rc::new(());
+async fn accept(endpoint: Endpoint, shared: Shared, limits: HandshakeLimits) {
+    let gate = Rc::new(RefCell::new(Gate::new(limits, lockring_proto::clock::now())));
     while let Some(incoming) = endpoint.accept().await {
-        // Every handshake under way holds a clone.
-        if Rc::strong_count(&pending) > RETRY_ABOVE
-            && !incoming.remote_address_validated()
-            && incoming.may_retry()
-        {
-            let _its_next_packet_comes_validated = incoming.retry();
-            continue;
-        }
-        let shared = Rc::clone(&shared);
-        let handshake = Rc::clone(&pending);
-        spawn_local(async move {
-            let peer = incoming.remote_address();
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, incoming).await {
-                Ok(Ok(conn)) => {
-                    drop(handshake);
-                    connection::serve(conn, shared).await;
-                }
-                Ok(Err(why)) => tracing::warn!(%peer, %why, "handshake failed"),
-                Err(_) => tracing::warn!(%peer, "handshake not finished in time"),
+        let source = Source::of(incoming.remote_address().ip());
+        let proved = incoming.remote_address_validated() || !incoming.may_retry();
+        let now = lockring_proto::clock::now();
+        match gate.borrow_mut().judge(now, source, proved) {
+            Verdict::Accept => {
+                shared.borrow_mut().handshakes.begun += 1;
+                let under_way = UnderWay { gate: Rc::clone(&gate), source };
+                spawn(&shared, handshake(incoming, Rc::clone(&shared), under_way));
+                // Between two handshakes everybody who is connected has a turn.
+                yield_now().await;
             }
-        });
+            Verdict::Retry => {
+                shared.borrow_mut().handshakes.retried += 1;
+                let _its_next_packet_comes_proved = incoming.retry();
+            }
+            Verdict::Ignore => {
+                let peer = incoming.remote_address();
+                incoming.ignore();
+                let mut shared = shared.borrow_mut();
+                shared.handshakes.ignored += 1;
+                if let Some(left_out) = shared.rated.turn(now, Cause::Limited) {
+                    tracing::warn!(%peer, left_out, "too many handshakes: one is not answered");
+                }
+            }
+        }
+    }
+}
+
+/// A handshake that the gate has let in, until it is over.
+struct UnderWay {
+    gate: Rc<RefCell<Gate>>,
+    source: Source,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.gate.borrow_mut().done(self.source);
+    }
+}
+
+async fn handshake(incoming: Incoming, shared: Shared, under_way: UnderWay) {
+    let peer = incoming.remote_address();
+    let why = match tokio::time::timeout(HANDSHAKE_TIMEOUT, incoming).await {
+        Ok(Ok(conn)) => {
+            drop(under_way);
+            if shared.borrow().is_stopping() {
+                return conn.close(connection::CODE_STOPPING, b"the node is stopping");
+            }
+            return connection::serve(conn, shared).await;
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "not finished in time".to_owned(),
+    };
+    let mut shared = shared.borrow_mut();
+    shared.handshakes.failed += 1;
+    if let Some(left_out) = shared.rated.turn(lockring_proto::clock::now(), Cause::Handshake) {
+        tracing::warn!(%peer, why = %told(&why), left_out, "handshake failed");
     }
 }
 

@@ -2,29 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod common;
+
+use common::{Raw, config, connect, get, hello};
 use lockring_client::proto::{
-    Claim, Fence, Hello, HelloReply, PROTOCOL, Refusal, RefusalKind, Reply, Request, SERVER_NAME,
-    SessionId, Wait, Welcome, codec,
+    Claim, Fence, Hello, HelloReply, Refusal, RefusalKind, Reply, Request, Wait, Welcome, codec,
 };
-use lockring_client::tls::{self, Bundle};
+use lockring_client::tls::Bundle;
 use lockring_client::{Client, ErrorKind};
-use lockring_node::{CellBits, Node, NodeConfig};
-use quinn::{Connection, ConnectionError, RecvStream, SendStream};
-use std::path::Path;
+use lockring_node::{Node, Stopped};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-
-fn config(data: &Path, workers: u16) -> NodeConfig {
-    NodeConfig {
-        data_dir: data.to_owned(),
-        listen: ([127, 0, 0, 1], 0).into(),
-        advertise: None,
-        workers,
-        cell_bits: CellBits::new(8).unwrap(),
-        admin: Some(([127, 0, 0, 1], 0).into()),
-        drain: Duration::ZERO,
-    }
-}
 
 /// A node in a directory of its own.
 struct Fixture {
@@ -41,86 +29,6 @@ impl Fixture {
 
     async fn client(&self) -> Client {
         connect(&self.node).await
-    }
-
-    /// A bare connection with the right identity.
-    async fn connection(&self) -> Connection {
-        let bundle = Bundle::load(self.node.client_bundle().unwrap()).unwrap();
-        let endpoint = tls::client_endpoint(self.node.listen()).unwrap();
-        let config = tls::client_config(&bundle);
-        endpoint.connect_with(config, self.node.listen(), SERVER_NAME).unwrap().await.unwrap()
-    }
-}
-
-async fn connect(node: &Node) -> Client {
-    let url = format!("lockring://{}", node.listen());
-    Client::builder().identity(node.client_bundle().unwrap()).connect(&url).await.unwrap()
-}
-
-fn hello(session: u8) -> Hello<'static> {
-    Hello {
-        protocol: PROTOCOL,
-        session: SessionId([session; 16]),
-        incarnation: 1,
-        ttl_ms: 10_000,
-        ring_version: 0,
-        label: "test",
-    }
-}
-
-/// A bare request stream.
-struct Raw {
-    conn: Connection,
-    send: SendStream,
-    recv: RecvStream,
-    bytes: Vec<u8>,
-}
-
-impl Raw {
-    async fn open(fixture: &Fixture) -> Self {
-        let conn = fixture.connection().await;
-        let (send, recv) = conn.open_bi().await.unwrap();
-        Self { conn, send, recv, bytes: Vec::new() }
-    }
-
-    async fn greet(fixture: &Fixture, hello: &Hello<'_>) -> (Self, HelloReply) {
-        let mut raw = Self::open(fixture).await;
-        let mut frame = Vec::new();
-        codec::encode_frame(hello, &mut frame);
-        raw.send.write_all(&frame).await.unwrap();
-        let body = raw.frame().await.unwrap();
-        let reply = codec::decode_frame(&body).unwrap();
-        (raw, reply)
-    }
-
-    async fn frame(&mut self) -> Option<Vec<u8>> {
-        loop {
-            if let Some((body, rest)) = codec::split_frame(&self.bytes).unwrap() {
-                let body = body.to_vec();
-                self.bytes = rest.to_vec();
-                return Some(body);
-            }
-            let chunk = self.recv.read_chunk(usize::MAX, true).await.ok()??;
-            self.bytes.extend_from_slice(&chunk.bytes);
-        }
-    }
-
-    async fn ask(&mut self, request: &Request<'_>) -> Reply {
-        let mut frame = Vec::new();
-        codec::encode_frame(request, &mut frame);
-        self.send.write_all(&frame).await.unwrap();
-        codec::decode_frame(&self.frame().await.unwrap()).unwrap()
-    }
-
-    /// The code and the words with which the node closes.
-    async fn closed(&self) -> (u64, String) {
-        let closed = tokio::time::timeout(Duration::from_secs(5), self.conn.closed()).await;
-        match closed.expect("closed") {
-            ConnectionError::ApplicationClosed(close) => {
-                (close.error_code.into(), String::from_utf8_lossy(&close.reason).into_owned())
-            }
-            other => panic!("{other}"),
-        }
     }
 }
 
@@ -165,7 +73,7 @@ async fn clients_exclude_each_other_and_queue_in_order() {
         assert!(status.workers.iter().all(|report| report.stats.holds == 0), "{status:?}");
         a.close().await;
         b.close().await;
-        assert_eq!(fixture.node.stop().await, 0);
+        assert_eq!(fixture.node.stop().await, Stopped { held: 0, clean: true });
     }
 }
 
@@ -208,7 +116,7 @@ async fn a_restart_waits_for_the_leases_of_the_earlier_life() {
     let client = connect(&node).await;
     let guard = client.lock("held through the restart").await.unwrap();
     let fence = guard.fence();
-    assert_eq!(node.stop().await, 1, "a hold is left");
+    assert_eq!(node.stop().await, Stopped { held: 1, clean: false });
 
     let begun = Instant::now();
     let node = Node::start(&config(data.path(), 1)).unwrap();
@@ -223,7 +131,7 @@ async fn a_restart_waits_for_the_leases_of_the_earlier_life() {
     assert!(next.fence() > fence);
     next.release().await.unwrap();
     other.close().await;
-    assert_eq!(node.stop().await, 0);
+    assert_eq!(node.stop().await, Stopped { held: 0, clean: true });
 
     // Stopped cleanly with nothing held: nothing to wait for.
     let node = Node::start(&config(data.path(), 1)).unwrap();
@@ -248,22 +156,6 @@ async fn a_longer_ttl_is_durable_before_it_is_confirmed() {
     let left = node.status().await.workers[0].grace_left.expect("in grace");
     assert!(left > Duration::from_secs(20), "{left:?}");
     assert_eq!(node.boot().longest_ttl, Duration::from_secs(30));
-    node.stop().await;
-}
-
-#[tokio::test]
-async fn the_longest_ttl_is_lowered_when_none_has_needed_it_for_as_long() {
-    let data = TempDir::new().unwrap();
-    let node = Node::start(&config(data.path(), 2)).unwrap();
-    let client = connect(&node).await;
-    let patient = client.with_ttl(Duration::from_secs(12)).await.unwrap();
-    assert_eq!(patient.lock("k").await.unwrap().ttl(), Duration::from_secs(12));
-    patient.close().await;
-    // The TTL, an eighth more, and the looks of the control thread.
-    tokio::time::sleep(Duration::from_secs(17)).await;
-    node.stop().await;
-    let node = Node::start(&config(data.path(), 2)).unwrap();
-    assert_eq!(node.boot().longest_ttl, Duration::from_secs(10));
     node.stop().await;
 }
 
@@ -346,7 +238,7 @@ async fn malformed_frames_close_only_their_own_connection() {
         ("length bomb", [&[14, 4, 1, 1, 0, 0, 253][..], &[255; 8]].concat(), "does not decode"),
     ];
     for (session, (what, bytes, words)) in (10..).zip(cases) {
-        let (mut raw, reply) = Raw::greet(&fixture, &hello(session)).await;
+        let (mut raw, reply) = Raw::greet(&fixture.node, &hello(session)).await;
         assert!(matches!(reply, HelloReply::Welcome(_)), "{what}: {reply:?}");
         raw.send.write_all(&bytes).await.unwrap();
         let (code, said) = raw.closed().await;
@@ -354,15 +246,15 @@ async fn malformed_frames_close_only_their_own_connection() {
         assert!(said.contains(words), "{what}: {said}");
     }
     // A hello that is none.
-    let mut raw = Raw::open(&fixture).await;
+    let mut raw = Raw::open(&fixture.node).await;
     raw.send.write_all(&[3, 255, 255, 255]).await.unwrap();
     assert_eq!(raw.closed().await.0, 16);
     // No hello at all.
-    let raw = Raw::open(&fixture).await;
+    let raw = Raw::open(&fixture.node).await;
     let (code, said) = raw.closed().await;
     assert_eq!(code, 20, "{said}");
     // A frame of which the end never comes costs nothing and harms nobody.
-    let (mut raw, _) = Raw::greet(&fixture, &hello(2)).await;
+    let (mut raw, _) = Raw::greet(&fixture.node, &hello(2)).await;
     raw.send.write_all(&[200, 0, 0]).await.unwrap();
     still_serves(&fixture).await;
 }
@@ -370,7 +262,7 @@ async fn malformed_frames_close_only_their_own_connection() {
 #[tokio::test]
 async fn keys_are_bytes_with_a_length_and_nothing_else() {
     let fixture = Fixture::start(1);
-    let (mut raw, _) = Raw::greet(&fixture, &hello(1)).await;
+    let (mut raw, _) = Raw::greet(&fixture.node, &hello(1)).await;
     for (id, length) in [(1, 0), (2, 513)] {
         match raw.ask(&acquire(id, &vec![b'k'; length])).await {
             Reply::Refused { refusal, .. } => {
@@ -394,8 +286,9 @@ async fn keys_are_bytes_with_a_length_and_nothing_else() {
 #[tokio::test]
 async fn absurd_ttls_are_clamped_and_the_answer_says_so() {
     let fixture = Fixture::start(1);
-    for (session, asked, given) in [(1, 0, 1000), (2, u64::MAX, 3_600_000), (3, 5000, 5000)] {
-        let (_raw, reply) = Raw::greet(&fixture, &Hello { ttl_ms: asked, ..hello(session) }).await;
+    for (session, asked, given) in [(1, 0, 1000), (2, u64::MAX, 600_000), (3, 5000, 5000)] {
+        let (_raw, reply) =
+            Raw::greet(&fixture.node, &Hello { ttl_ms: asked, ..hello(session) }).await;
         match reply {
             HelloReply::Welcome(Welcome { ttl_ms, .. }) => assert_eq!(ttl_ms, given, "{asked}"),
             other @ HelloReply::Refused(_) => panic!("{other:?}"),
@@ -406,10 +299,10 @@ async fn absurd_ttls_are_clamped_and_the_answer_says_so() {
 #[tokio::test]
 async fn forged_fences_and_foreign_sessions_get_nothing() {
     let fixture = Fixture::start(1);
-    let (mut owner, _) = Raw::greet(&fixture, &hello(1)).await;
+    let (mut owner, _) = Raw::greet(&fixture.node, &hello(1)).await;
     let Reply::Granted { fence, .. } = owner.ask(&acquire(1, b"k")).await else { panic!() };
     // Somebody else of the same name, with the right fence: not theirs.
-    let (mut other, _) = Raw::greet(&fixture, &hello(2)).await;
+    let (mut other, _) = Raw::greet(&fixture.node, &hello(2)).await;
     for forged in [fence, Fence(fence.0 + 1), Fence(0), Fence(u64::MAX)] {
         let release = Request::Release { id: 9, version: 1, fence: forged, key: b"k" };
         assert!(matches!(other.ask(&release).await, Reply::NotHeld { .. }), "{forged}");
@@ -420,19 +313,8 @@ async fn forged_fences_and_foreign_sessions_get_nothing() {
     let authority = lockring_node::authority::Authority::load(fixture.data.path()).unwrap();
     let thief = authority.issue_client("thief", &lockring_client::proto::Namespace::default());
     let bundle = Bundle::parse(thief.unwrap().as_bytes()).unwrap();
-    let endpoint = tls::client_endpoint(fixture.node.listen()).unwrap();
-    let conn = endpoint
-        .connect_with(tls::client_config(&bundle), fixture.node.listen(), SERVER_NAME)
-        .unwrap()
-        .await
-        .unwrap();
-    let (send, recv) = conn.open_bi().await.unwrap();
-    let mut stolen = Raw { conn, send, recv, bytes: Vec::new() };
-    let mut frame = Vec::new();
-    codec::encode_frame(&Hello { incarnation: 2, ..hello(1) }, &mut frame);
-    stolen.send.write_all(&frame).await.unwrap();
-    let body = stolen.frame().await.unwrap();
-    let reply: HelloReply = codec::decode_frame(&body).unwrap();
+    let mut stolen = Raw::open_as(&fixture.node, &bundle).await;
+    let reply = stolen.say(&Hello { incarnation: 2, ..hello(1) }).await;
     let refused =
         matches!(reply, HelloReply::Refused(Refusal { kind: RefusalKind::ForeignSession, .. }));
     assert!(refused, "{reply:?}");
@@ -443,7 +325,7 @@ async fn forged_fences_and_foreign_sessions_get_nothing() {
 #[tokio::test]
 async fn other_versions_are_told_apart() {
     let fixture = Fixture::start(1);
-    let (_raw, reply) = Raw::greet(&fixture, &Hello { protocol: 99, ..hello(1) }).await;
+    let (_raw, reply) = Raw::greet(&fixture.node, &Hello { protocol: 99, ..hello(1) }).await;
     let HelloReply::Refused(refusal) = reply else { panic!("{reply:?}") };
     assert_eq!(refusal.kind, RefusalKind::Protocol);
     assert!(refusal.message.contains("upgrade"), "{}", refusal.message);
@@ -496,7 +378,7 @@ async fn a_peer_for_which_too_much_lies_unsent_is_cut_off_and_keeps_its_session(
 #[tokio::test]
 async fn a_peer_that_never_reads_is_held_up_and_nobody_else_is() {
     let fixture = Fixture::start(1);
-    let (mut raw, _) = Raw::greet(&fixture, &hello(1)).await;
+    let (mut raw, _) = Raw::greet(&fixture.node, &hello(1)).await;
     let mut frames = Vec::new();
     for id in 0..1000 {
         codec::encode_frame(
@@ -562,16 +444,4 @@ async fn admin_http_tells_and_changes_nothing() {
     assert!(sessions.contains("\"name\":\"local\""), "{sessions}");
     drop(guards);
     client.close().await;
-}
-
-async fn get(at: std::net::SocketAddr, path: &str) -> (u16, String) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(at).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    let code = text.split_whitespace().nth(1).unwrap().parse().unwrap();
-    let body = text.split_once("\r\n\r\n").unwrap().1.to_owned();
-    (code, body)
 }

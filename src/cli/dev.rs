@@ -2,11 +2,10 @@
 
 use super::connect::Global;
 use super::exit::{self, Failure};
-use super::server;
+use super::{server, settings};
 use lockring_client::context::{Context, Contexts, Environment};
-use lockring_node::CellBits;
 use lockring_node::endpoint::BindError;
-use lockring_node::{Node, NodeConfig, StartError};
+use lockring_node::{Data, Node, NodeConfig, StartError};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,7 +18,7 @@ pub struct Args {
     #[arg(long, env = "LOCKRING_DEV_LISTEN", default_value = "127.0.0.1:7420")]
     listen: SocketAddr,
     /// Number of workers, a power of two
-    #[arg(long, env = "LOCKRING_DEV_WORKERS", default_value_t = server::default_workers())]
+    #[arg(long, env = "LOCKRING_DEV_WORKERS", default_value_t = settings::default_workers())]
     workers: u16,
 }
 
@@ -81,15 +80,14 @@ fn config(error: impl std::fmt::Display) -> Failure {
     Failure::new(exit::CONFIG, error.to_string())
 }
 
+/// Whoever kills it outright leaves no more than the identity of one client of a node that is gone.
 fn start(args: &Args, data: &Path) -> Result<Node, Failure> {
     let config = NodeConfig {
-        data_dir: data.join("node"),
         listen: args.listen,
-        advertise: None,
         workers: args.workers,
-        cell_bits: CellBits::DEFAULT,
         admin: Some(SocketAddr::new(args.listen.ip(), 0)),
         drain: Duration::ZERO,
+        ..NodeConfig::new(Data::Memory { client: data.join("client.pem") })
     };
     match Node::start(&config) {
         Err(StartError::Bind(BindError::InUse(_))) if args.listen.port() != 0 => {

@@ -11,6 +11,7 @@ mod look;
 mod output;
 mod recover;
 mod server;
+mod settings;
 mod supervise;
 mod tokens;
 
@@ -33,7 +34,7 @@ enum Command {
     /// Start a node to try things with: throw-away certificates and data
     Dev(dev::Args),
     /// Start a node
-    Server(server::Args),
+    Server(settings::Args),
     /// Make a node's state anew after it was damaged, so that no fencing token repeats
     Recover(recover::Args),
     /// Issue certificates

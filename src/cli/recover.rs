@@ -20,23 +20,38 @@ pub struct Args {
     /// token divided by 2^40
     #[arg(long, value_name = "N")]
     epoch_floor: u32,
-    /// The longest TTL that a session may have had: so long nothing is granted after the start
-    #[arg(long, value_name = "DUR", default_value = "1h", value_parser = duration::parse)]
-    longest_ttl: Duration,
+    /// The longest TTL that a session may have: so long nothing is granted after the start [default:
+    /// what the former state tells of; 1h if it cannot be read]. One that is too short is a risk:
+    /// what a session with a longer one holds may be granted a second time
+    #[arg(long, value_name = "DUR", value_parser = duration::parse)]
+    longest_ttl: Option<Duration>,
 }
 
 /// Makes the state anew.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let longest = limits::clamp_ttl(args.longest_ttl);
-    let kept = Store::recover(&args.data_dir, args.epoch_floor, longest)
+    let longest = args.longest_ttl.map(limits::clamp_ttl);
+    let recovered = Store::recover(&args.data_dir, args.epoch_floor, longest)
         .map_err(|error| failed(error.into()))?;
-    if let Some(kept) = kept {
+    if let Some(kept) = &recovered.kept {
         println!("the former state is kept as {}", kept.display());
     }
+    if let Some(former) = recovered.former
+        && former.longest_ttl > recovered.longest_ttl
+    {
+        let whose = match former.longest_by.as_str() {
+            "" => String::new(),
+            by => format!(" of {by}"),
+        };
+        eprintln!(
+            "lockring: the former state tells of a session{whose} with a TTL of {:?}. If it is \
+             still alive, what it holds may be granted to somebody else {:?} after the next start: \
+             make sure that it has ended, or that a fence protects what it works on",
+            former.longest_ttl, recovered.longest_ttl
+        );
+    }
     println!(
-        "recovered: the next start grants above epoch {}, once a lease of {longest:?} has ended, \
-         or of more if the former state tells of such",
-        args.epoch_floor
+        "recovered: the next start grants above epoch {}, once a lease of {:?} has ended",
+        recovered.epoch_floor, recovered.longest_ttl
     );
     Ok(ExitCode::SUCCESS)
 }

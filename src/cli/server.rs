@@ -1,116 +1,15 @@
 //! `server`: a node in earnest; and the echo that `bench` compares with.
 
 use super::exit::{self, Failure};
-use super::{connect, duration};
+use super::settings::{self, Args};
 use clap::Args as ClapArgs;
-use lockring_node::{CellBits, Node, NodeConfig, StartError, echo};
-use serde::Deserialize;
+use lockring_node::{Node, StartError, echo};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-
-/// One worker a core, as a power of two.
-pub fn default_workers() -> u16 {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(256);
-    1 << cores.ilog2()
-}
-
-/// Where admin HTTP is served, if anywhere.
-#[derive(Clone, Copy, Debug)]
-pub struct AdminAddr(pub Option<SocketAddr>);
-
-/// Reads an address or `none`.
-pub fn admin(text: &str) -> Result<AdminAddr, String> {
-    if text == "none" {
-        return Ok(AdminAddr(None));
-    }
-    let wrong = |error| format!("{text:?} is neither an address nor `none`: {error}");
-    text.parse().map(|addr| AdminAddr(Some(addr))).map_err(wrong)
-}
-
-/// Flags of `server`. A flag overrides the environment, which overrides the config file.
-#[derive(Debug, ClapArgs)]
-pub struct Args {
-    /// A TOML file with the settings below, as deploy/node.example.toml
-    #[arg(long, env = "LOCKRING_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Where certificates and state are kept; made if missing
-    #[arg(long, env = "LOCKRING_DATA_DIR", value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// Address of worker 0; worker i listens i ports above [default: 127.0.0.1:7420]
-    #[arg(long, env = "LOCKRING_LISTEN", value_name = "ADDR")]
-    listen: Option<SocketAddr>,
-    /// Host name or address that clients are told; else the one they came by
-    #[arg(long, env = "LOCKRING_ADVERTISE", value_name = "HOST")]
-    advertise: Option<String>,
-    /// Number of workers, a power of two [default: one a core]
-    #[arg(long, env = "LOCKRING_WORKERS", value_name = "N")]
-    workers: Option<u16>,
-    /// Where metrics and health are served over HTTP, read-only; `none` for nowhere
-    /// [default: 127.0.0.1:7421]
-    #[arg(long, env = "LOCKRING_ADMIN", value_name = "ADDR", value_parser = admin)]
-    admin: Option<AdminAddr>,
-    /// How long a stopping node waits for locks to be given back [default: 10s]
-    #[arg(long, env = "LOCKRING_DRAIN", value_name = "DUR", value_parser = duration::parse)]
-    drain: Option<Duration>,
-    /// Say what would be used and exit
-    #[arg(long, env = "LOCKRING_CHECK", value_parser = connect::switch())]
-    check: bool,
-}
-
-/// The config file. Unknown settings are errors: a typo must not become a default.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileConfig {
-    data_dir: Option<PathBuf>,
-    listen: Option<SocketAddr>,
-    advertise: Option<String>,
-    workers: Option<u16>,
-    admin: Option<String>,
-    drain: Option<String>,
-}
-
-impl FileConfig {
-    fn read(path: Option<&Path>) -> Result<Self, Failure> {
-        let Some(path) = path else { return Ok(Self::default()) };
-        let failed = |error: &dyn std::fmt::Display| {
-            Failure::new(exit::CONFIG, format!("{}: {error}", path.display()))
-        };
-        let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
-        toml::from_str(&text).map_err(|error| failed(&error))
-    }
-}
-
-impl Args {
-    /// What is to be used: flags and environment, then the file, then defaults.
-    fn settings(&self) -> Result<NodeConfig, Failure> {
-        let file = FileConfig::read(self.config.as_deref())?;
-        let wrong = |what: &str, why: String| Failure::new(exit::CONFIG, format!("{what}: {why}"));
-        let from_file = file.admin.as_deref().map(admin).transpose();
-        let file_admin = from_file.map_err(|why| wrong("admin", why))?;
-        let from_file = file.drain.as_deref().map(duration::parse).transpose();
-        let file_drain = from_file.map_err(|why| wrong("drain", why))?;
-        let data_dir = self.data_dir.clone().or(file.data_dir).ok_or_else(|| {
-            let message = "name a data directory: --data-dir DIR, or data_dir in --config FILE";
-            Failure::new(exit::USAGE, message)
-        })?;
-        Ok(NodeConfig {
-            data_dir,
-            listen: self.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 7420).into()),
-            advertise: self.advertise.clone().or(file.advertise),
-            workers: self.workers.or(file.workers).unwrap_or_else(default_workers),
-            cell_bits: CellBits::DEFAULT,
-            admin: self
-                .admin
-                .or(file_admin)
-                .map_or(Some(([127, 0, 0, 1], 7421).into()), |admin| admin.0),
-            drain: self.drain.or(file_drain).unwrap_or(Duration::from_secs(10)),
-        })
-    }
-}
+use tokio::sync::Notify;
 
 /// Flags of the echo.
 #[derive(Debug, ClapArgs)]
@@ -137,15 +36,7 @@ pub fn failed(error: StartError) -> Failure {
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let config = args.settings()?;
     if args.check {
-        println!(
-            "data_dir {}\nlisten {}\nadvertise {}\nworkers {}\nadmin {}\ndrain {:?}",
-            config.data_dir.display(),
-            config.listen,
-            config.advertise.as_deref().unwrap_or("as reached"),
-            config.workers,
-            config.admin.map_or_else(|| "none".to_owned(), |at| at.to_string()),
-            config.drain,
-        );
+        settings::show(&config);
         return Ok(ExitCode::SUCCESS);
     }
     let stopper = Stopper::new()?;
@@ -164,7 +55,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(stopper.serve(node))
 }
 
-/// Listens for SIGINT and SIGTERM from its making on, so that none is missed while a node starts.
+/// Listens for signals from its making on, so that none is missed while a node starts.
 pub struct Stopper {
     runtime: Runtime,
     signals: Signals,
@@ -173,13 +64,21 @@ pub struct Stopper {
 struct Signals {
     int: Signal,
     term: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.int.recv() => {}
-            _ = self.term.recv() => {}
+    /// The next signal to stop. A hangup is none: it comes with a closed terminal, from a log
+    /// rotation, or out of habit, and must not end everybody's locks.
+    async fn stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.int.recv() => return,
+                _ = self.term.recv() => return,
+                _ = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP is ignored; SIGTERM stops the node");
+                }
+            }
         }
     }
 }
@@ -194,29 +93,48 @@ impl Stopper {
             let _inside = runtime.enter();
             let int = signal(SignalKind::interrupt()).map_err(failed)?;
             let term = signal(SignalKind::terminate()).map_err(failed)?;
-            Signals { int, term }
+            let hangup = signal(SignalKind::hangup()).map_err(failed)?;
+            Signals { int, term, hangup }
         };
         Ok(Self { runtime, signals })
     }
 
-    /// Waits for a signal, then stops the node. A second signal does not wait.
-    pub fn serve(mut self, node: Node) -> ExitCode {
-        self.runtime.block_on(async {
-            self.signals.next().await;
-            tracing::info!("stopping");
-            tokio::select! {
-                held = node.stop() => {
-                    if held > 0 {
-                        tracing::warn!(held, "stopped with locks held: the next start waits");
-                    }
-                    ExitCode::SUCCESS
-                }
-                () = self.signals.next() => {
-                    tracing::warn!("stopped at once");
-                    ExitCode::FAILURE
-                }
+    /// Waits for SIGINT or SIGTERM, then stops the node. A second one does not wait for locks to be
+    /// given back, a third for nothing.
+    pub fn serve(self, node: Node) -> ExitCode {
+        let Self { runtime, mut signals } = self;
+        runtime.block_on(serve(node, &mut signals))
+    }
+}
+
+async fn serve(mut node: Node, signals: &mut Signals) -> ExitCode {
+    let failed = tokio::select! {
+        () = signals.stop() => false,
+        what = node.failed() => {
+            tracing::error!(what, "it has failed: the node ends, and must be started anew");
+            true
+        }
+    };
+    tracing::info!("stopping");
+    let hurry = Notify::new();
+    let urged = async {
+        signals.stop().await;
+        hurry.notify_one();
+        signals.stop().await;
+    };
+    tokio::select! {
+        stopped = node.stop_sooner(hurry.notified()) => {
+            if stopped.held > 0 {
+                tracing::warn!(held = stopped.held, "stopped with locks held: the next start waits");
+            } else if !stopped.clean {
+                tracing::warn!("stopped before it was sure that no lease is left: the next start waits");
             }
-        })
+            if failed { ExitCode::from(exit::SOFTWARE) } else { ExitCode::SUCCESS }
+        }
+        () = urged => {
+            tracing::warn!("stopped at once");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -78,6 +78,8 @@ pub enum Event<'a> {
     Tick,
     /// The longest TTL is durably at least this: sessions that waited for it may be confirmed.
     LongestTtl(Duration),
+    /// A longer TTL cannot be made durable for now: sessions that wait for it are told why.
+    TtlFailed(&'a str),
     /// A cell has a new epoch, by the ring of this version.
     EpochRaised {
         /// The cell.

@@ -303,6 +303,24 @@ impl Machine {
         }
     }
 
+    /// Refuses the sessions that wait for a longer TTL. None of them was confirmed, so none of them
+    /// believes in anything.
+    pub(crate) fn ttl_failed(&mut self, why: &str, out: &mut Vec<Action>) {
+        for (_, conn, link) in std::mem::take(&mut self.unconfirmed) {
+            let known = self.links.get_mut(link);
+            if known.conn != Some(conn) {
+                continue;
+            }
+            known.conn = None;
+            let begun_for_this = known.fresh;
+            let reply = Box::new(refusal(RefusalKind::Unavailable, why));
+            out.push(Action::Refuse { conn, reply });
+            if begun_for_this {
+                self.start_dying(link, false);
+            }
+        }
+    }
+
     /// The longest TTL of any session that can still be believed here; zero without any.
     pub fn longest_ttl_in_use(&self) -> Duration {
         self.ttls.last_key_value().map_or(Duration::ZERO, |(&ttl, _)| ttl)

@@ -323,6 +323,7 @@ impl Machine {
             Event::Closed { conn, link } => self.closed(conn, link),
             Event::Tick => self.tick(now, out),
             Event::LongestTtl(ttl) => self.longest_ttl_is(now, ttl, out),
+            Event::TtlFailed(why) => self.ttl_failed(why, out),
             Event::EpochRaised { cell, epoch, version } => self.epoch_raised(cell, epoch, version),
             Event::Drain => self.drain(out),
             Event::Memory { full } => self.books.full = full,

@@ -6,7 +6,12 @@ use lockring_ring::Epoch;
 use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: &[u8; 8] = b"lockring";
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+/// The format before: it did not say whose the longest TTL is.
+const FORMAT_BEFORE: u8 = 1;
+
+/// Of whose TTL it is, this much is kept.
+const BY_BYTES_MAX: usize = 255;
 
 /// The id of a cluster's first node.
 const FIRST_NODE: u32 = 1;
@@ -22,6 +27,8 @@ pub(super) struct Record {
     pub(super) epoch_floor: u32,
     pub(super) longest_ttl_ms: u64,
     pub(super) clean: bool,
+    /// Whose session the longest TTL is, for people; empty if nobody's in particular.
+    pub(super) longest_by: String,
 }
 
 impl Record {
@@ -40,7 +47,14 @@ impl Record {
             epoch_floor: 0,
             longest_ttl_ms: TTL_DEFAULT.as_millis() as u64,
             clean: false,
+            longest_by: String::new(),
         })
+    }
+
+    /// Sets the longest TTL, and whose it is.
+    pub(super) fn set_longest(&mut self, ttl_ms: u64, by: &str) {
+        self.longest_ttl_ms = ttl_ms;
+        by[..by.floor_char_boundary(BY_BYTES_MAX)].clone_into(&mut self.longest_by);
     }
 
     /// That of a node whose record may be lost, from what is left of it. Each life raises the
@@ -51,14 +65,16 @@ impl Record {
             revision: self.revision + 1,
             boot: self.boot.max(u64::from(epoch_floor)).max(1),
             epoch_floor,
-            longest_ttl_ms: longest_ttl_ms.max(self.longest_ttl_ms),
+            longest_ttl_ms,
+            longest_by: String::new(),
             clean: false,
             ..self
         }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let Self { revision, cluster, node, keys, boot, epoch_floor, longest_ttl_ms, clean } = self;
+        let Self { revision, cluster, node, keys, boot, epoch_floor, .. } = self;
+        let Self { longest_ttl_ms, clean, longest_by, .. } = self;
         let mut bytes = Vec::new();
         bytes.extend_from_slice(MAGIC);
         bytes.push(FORMAT);
@@ -71,6 +87,8 @@ impl Record {
         bytes.extend_from_slice(&epoch_floor.to_le_bytes());
         bytes.extend_from_slice(&longest_ttl_ms.to_le_bytes());
         bytes.push(u8::from(*clean));
+        bytes.push(longest_by.len() as u8);
+        bytes.extend_from_slice(longest_by.as_bytes());
         sealed(bytes)
     }
 
@@ -78,10 +96,14 @@ impl Record {
         let body = unsealed(bytes).ok_or("the checksum of its record does not fit")?;
         let mut rest = body.strip_prefix(MAGIC).ok_or("its record is of another program")?;
         let short = "its record is cut short";
-        if take(&mut rest).ok_or(short)? != [FORMAT] {
+        let format = take(&mut rest).ok_or(short)?;
+        if format != [FORMAT] && format != [FORMAT_BEFORE] {
             return Err("its record was written by another version of lockring");
         }
-        let record = take_fields(&mut rest).ok_or(short)?;
+        let mut record = take_fields(&mut rest).ok_or(short)?;
+        if format == [FORMAT] {
+            record.longest_by = take_text(&mut rest).ok_or(short)?;
+        }
         match rest {
             [] if record.epoch_floor <= Epoch::LAST.0 => Ok(record),
             [] => Err("its epoch floor is past the last epoch"),
@@ -100,7 +122,15 @@ fn take_fields(rest: &mut &[u8]) -> Option<Record> {
         epoch_floor: u32::from_le_bytes(take(rest)?),
         longest_ttl_ms: u64::from_le_bytes(take(rest)?),
         clean: take(rest)? == [1],
+        longest_by: String::new(),
     })
+}
+
+fn take_text(rest: &mut &[u8]) -> Option<String> {
+    let [len] = take(rest)?;
+    let (text, after) = rest.split_at_checked(usize::from(len))?;
+    *rest = after;
+    String::from_utf8(text.to_vec()).ok()
 }
 
 /// The mark of a revision.
@@ -135,7 +165,9 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        Record { revision: 9, boot: 3, epoch_floor: 5, clean: true, ..Record::new().unwrap() }
+        let longest_by = "team/web (a label)".to_owned();
+        let base = Record::new().unwrap();
+        Record { revision: 9, boot: 3, epoch_floor: 5, clean: true, longest_by, ..base }
     }
 
     #[test]
@@ -150,15 +182,34 @@ mod tests {
     fn the_bytes_are_pinned() {
         let keys = EndpointKeys { reset: [0xaa; 64], cid: 0x0102_0304_0506_0708 };
         let record = Record { cluster: [0xcc; 16], keys, ..record() };
-        let mut expected = b"lockring\x01\x09\0\0\0\0\0\0\0".to_vec();
+        let mut expected = b"lockring\x02\x09\0\0\0\0\0\0\0".to_vec();
         expected.extend([0xcc; 16]);
         expected.extend(b"\x01\0\0\0");
         expected.extend([0xaa; 64]);
         expected.extend(b"\x08\x07\x06\x05\x04\x03\x02\x01");
         expected.extend(b"\x03\0\0\0\0\0\0\0\x05\0\0\0\x10\x27\0\0\0\0\0\0\x01");
+        expected.extend(b"\x12team/web (a label)");
         let bytes = record.encode();
         assert_eq!(bytes[..expected.len()], expected);
         assert_eq!(bytes.len(), expected.len() + 8);
+    }
+
+    #[test]
+    fn the_format_before_is_read_too() {
+        let now = record();
+        let mut body = unsealed(&now.encode()).unwrap().to_vec();
+        body.truncate(body.len() - now.longest_by.len() - 1);
+        body[8] = FORMAT_BEFORE;
+        let before = Record { longest_by: String::new(), ..now };
+        assert_eq!(Record::decode(&sealed(body)), Ok(before));
+    }
+
+    #[test]
+    fn whose_ttl_it_is_is_cut_between_characters() {
+        let mut record = record();
+        record.set_longest(5, &"\u{e9}".repeat(200));
+        assert_eq!(record.longest_by, "\u{e9}".repeat(127));
+        assert_eq!(Record::decode(&record.encode()), Ok(record));
     }
 
     #[test]
@@ -184,7 +235,7 @@ mod tests {
         let body = || unsealed(&record().encode()).unwrap().to_vec();
         let error = |body: Vec<u8>| Record::decode(&sealed(body)).unwrap_err();
         let mut other = body();
-        other[8] = 2;
+        other[8] = 3;
         assert!(error(other).contains("another version"));
         assert!(error(b"lockrung".to_vec()).contains("another program"));
         assert!(error(body()[..20].to_vec()).contains("cut short"));

@@ -66,12 +66,14 @@ fn everything_outlives_the_process() {
     let expected = Boot { first: false, boot: 2, epoch_floor: 2, ..first };
     assert_eq!(second, expected);
     assert_eq!(store.raise_epoch_floor().unwrap(), 3);
-    store.raise_longest_ttl(Duration::from_secs(60)).unwrap();
+    store.raise_longest_ttl(Duration::from_secs(60), "who").unwrap();
     store.mark_clean_stop().unwrap();
     drop(store);
     let third = Store::open(&dir).unwrap().boot().unwrap();
     let longest_ttl = Duration::from_secs(60);
-    let expected = Boot { was_clean: true, boot: 3, epoch_floor: 4, longest_ttl, ..expected };
+    let longest_by = "who".to_owned();
+    let expected =
+        Boot { was_clean: true, boot: 3, epoch_floor: 4, longest_ttl, longest_by, ..expected };
     assert_eq!(third, expected);
     let fourth = Store::open(&dir).unwrap().boot().unwrap();
     assert!(!fourth.was_clean, "a clean stop counts for one start");
@@ -94,15 +96,15 @@ fn the_longest_ttl_only_grows_until_it_is_set() {
     let store = Store::open(&dir).unwrap();
     let longest = || store.read().unwrap().longest_ttl_ms;
     let revision = store.read().unwrap().revision;
-    store.raise_longest_ttl(Duration::from_secs(9)).unwrap();
+    store.raise_longest_ttl(Duration::from_secs(9), "who").unwrap();
     assert_eq!(store.read().unwrap().revision, revision, "nothing to write");
-    store.raise_longest_ttl(Duration::from_nanos(20_000_000_001)).unwrap();
+    store.raise_longest_ttl(Duration::from_nanos(20_000_000_001), "who").unwrap();
     assert_eq!(longest(), 20_001, "rounded up");
-    store.raise_longest_ttl(Duration::from_secs(15)).unwrap();
+    store.raise_longest_ttl(Duration::from_secs(15), "who").unwrap();
     assert_eq!(longest(), 20_001);
-    store.set_longest_ttl(Duration::from_secs(15)).unwrap();
+    store.set_longest_ttl(Duration::from_secs(15), "who").unwrap();
     assert_eq!(longest(), 15_000);
-    store.raise_longest_ttl(Duration::MAX).unwrap();
+    store.raise_longest_ttl(Duration::MAX, "who").unwrap();
     assert_eq!(longest(), u64::MAX);
 }
 
@@ -219,6 +221,62 @@ fn a_lost_or_older_file_is_told() {
     assert!(is_corrupt(&error) && error.to_string().contains("gone"), "{error}");
 }
 
+/// Starting anew beside certificates that clients trust would give out fences they have seen.
+#[test]
+fn an_authority_without_a_state_is_told() {
+    let (_base, dir) = data_dir();
+    drop(Store::open(&dir).unwrap());
+    crate::files::ensure_files(&dir).unwrap();
+    drop(Store::open(&dir).unwrap());
+    for name in [STATE, MARK] {
+        fs::remove_file(dir.join(name)).unwrap();
+    }
+    let error = open_error(&dir);
+    assert!(is_corrupt(&error) && error.to_string().contains(CA_KEY), "{error}");
+    Store::recover(&dir, 5, None).unwrap();
+    assert!(!Store::open(&dir).unwrap().boot().unwrap().first);
+    // A certificate from elsewhere, without the authority's key, is a first start.
+    let (_base, other) = data_dir();
+    fs::create_dir(&other).unwrap();
+    fs::copy(dir.join("ca.pem"), other.join("ca.pem")).unwrap();
+    assert!(Store::open(&other).unwrap().boot().unwrap().first);
+}
+
+/// A write that failed leaves the database refusing all others: the next one opens it anew.
+#[test]
+fn after_a_write_that_failed_the_next_one_works() {
+    let (_base, dir) = data_dir();
+    let store = Store::open(&dir).unwrap();
+    store.boot().unwrap();
+    let mark = dir.join(MARK);
+    fs::remove_file(&mark).unwrap();
+    fs::create_dir(&mark).unwrap();
+    let error = store.raise_longest_ttl(Duration::from_secs(20), "who").unwrap_err();
+    assert!(!error.cause().contains("os error"), "{}", error.cause());
+    assert!(store.probe().is_err(), "the mark is still behind");
+    fs::remove_dir(&mark).unwrap();
+    store.opened.lock().unwrap().database = None;
+    store.raise_longest_ttl(Duration::from_secs(20), "who").unwrap();
+    assert_eq!(store.read().unwrap().longest_ttl_ms, 20_000);
+    let revision = store.read().unwrap().revision;
+    assert_eq!(record::decode_mark(&fs::read(&mark).unwrap()), Some(revision));
+    // One that was put back behind its back is not gone on with.
+    store.opened.lock().unwrap().database = None;
+    let (_older_base, older) = data_dir();
+    drop(Store::open(&older).unwrap());
+    fs::copy(older.join(STATE), dir.join(STATE)).unwrap();
+    assert!(is_corrupt(&store.probe().unwrap_err()));
+}
+
+#[test]
+fn a_store_in_memory_works_alike() {
+    let store = Store::in_memory().unwrap();
+    assert!(store.boot().unwrap().first);
+    store.raise_longest_ttl(Duration::from_secs(60), "who").unwrap();
+    let boot = store.boot().unwrap();
+    assert_eq!((boot.boot, boot.longest_by.as_str()), (2, "who"));
+}
+
 #[test]
 fn a_lost_or_damaged_mark_is_made_again() {
     let (_base, dir) = data_dir();
@@ -252,27 +310,34 @@ fn a_damaged_store_is_recovered_above_a_floor() {
     damaged.truncate(lost.len() / 2);
     fs::write(dir.join(STATE), &damaged).unwrap();
     assert!(is_corrupt(&open_error(&dir)));
-    let kept = Store::recover(&dir, 3, Duration::from_secs(60)).unwrap().unwrap();
-    assert_eq!(fs::read(kept).unwrap(), damaged);
+    let recovered = Store::recover(&dir, 3, Some(Duration::from_secs(60))).unwrap();
+    assert_eq!((recovered.epoch_floor, recovered.former), (3, None));
+    assert_eq!(fs::read(recovered.kept.unwrap()).unwrap(), damaged);
     let boot = Store::open(&dir).unwrap().boot().unwrap();
     assert!(!boot.first && !boot.was_clean, "it waits for earlier leases");
     assert_eq!((boot.epoch_floor, boot.boot), (4, 4));
     assert_eq!(boot.longest_ttl, Duration::from_secs(60));
-    // A healthy one, or an old copy of one, is only ever raised, and stays the same node.
-    let raised = Store::recover(&dir, 2, Duration::from_secs(30)).unwrap();
-    assert!(raised.is_some_and(|kept| kept.exists()), "the earlier file is kept too");
+    // A healthy one, or an old copy of one, stays the same node, and its floor is only raised.
+    let raised = Store::recover(&dir, 2, None).unwrap();
+    assert!(raised.kept.is_some_and(|kept| kept.exists()), "the earlier file is kept too");
+    assert_eq!((raised.epoch_floor, raised.longest_ttl), (4, boot.longest_ttl));
     let after = Store::open(&dir).unwrap().boot().unwrap();
     assert_eq!(after, Boot { boot: 5, epoch_floor: 5, ..boot });
     // A state that is gone altogether, as told by its mark.
     fs::remove_file(dir.join(STATE)).unwrap();
-    assert_eq!(Store::recover(&dir, 9, Duration::from_secs(1)).unwrap(), None);
+    let lost = Store::recover(&dir, 9, None).unwrap();
+    assert_eq!((lost.kept, lost.longest_ttl, lost.former), (None, limits::TTL_MAX, None));
     assert_eq!(Store::open(&dir).unwrap().boot().unwrap().epoch_floor, 10);
+    // Who insists may also lower what the former state tells of, and is told what that was.
+    let told = Store::recover(&dir, 9, Some(Duration::from_secs(1))).unwrap();
+    assert_eq!(told.former.unwrap().longest_ttl, limits::TTL_MAX);
+    assert_eq!(Store::open(&dir).unwrap().boot().unwrap().longest_ttl, Duration::from_secs(1));
     // A floor of 0 is a mistake, but no first start: that would not wait.
     let (_base, other) = data_dir();
-    Store::recover(&other, 0, Duration::from_secs(60)).unwrap();
+    Store::recover(&other, 0, None).unwrap();
     assert!(!Store::open(&other).unwrap().boot().unwrap().first);
     let held = Store::open(&dir).unwrap();
-    let recover = |floor| Store::recover(&dir, floor, Duration::from_secs(1)).unwrap_err();
+    let recover = |floor| Store::recover(&dir, floor, None).unwrap_err();
     assert!(matches!(recover(10), StoreError::Locked(_)));
     drop(held);
     assert!(matches!(recover(Epoch::LAST.0), StoreError::EpochsUsedUp(_)));

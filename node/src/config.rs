@@ -1,0 +1,60 @@
+//! How a node is to run.
+
+use crate::gate::HandshakeLimits;
+use crate::ttl::TtlMax;
+use lockring_ring::CellBits;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where a node keeps its certificates and its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// In this directory; made if missing.
+    Directory(PathBuf),
+    /// In memory, gone with the process. All that is written is the identity of its first client.
+    Memory {
+        /// The file for that identity.
+        client: PathBuf,
+    },
+}
+
+/// How a node is to run.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Where certificates and state are kept.
+    pub data: Data,
+    /// Address of worker 0; worker i listens i ports above. Port 0: any free ones.
+    pub listen: SocketAddr,
+    /// Host name or address that clients are told; `None`: the one they came by.
+    pub advertise: Option<String>,
+    /// Number of workers, a power of two.
+    pub workers: u16,
+    /// log2 of the number of cells; fixed when the cluster is made.
+    pub cell_bits: CellBits,
+    /// Where the read-only admin HTTP listens; `None`: nowhere. Port 0: any free one.
+    pub admin: Option<SocketAddr>,
+    /// How long a stopping node waits for its locks to be given back.
+    pub drain: Duration,
+    /// The highest TTL of a session, by its namespace.
+    pub ttl_max: TtlMax,
+    /// How many handshakes each worker takes on.
+    pub handshakes: HandshakeLimits,
+}
+
+impl NodeConfig {
+    /// One worker on any port of the loopback, without admin HTTP, and defaults.
+    pub fn new(data: Data) -> Self {
+        Self {
+            data,
+            listen: ([127, 0, 0, 1], 0).into(),
+            advertise: None,
+            workers: 1,
+            cell_bits: CellBits::DEFAULT,
+            admin: None,
+            drain: Duration::from_secs(10),
+            ttl_max: TtlMax::default(),
+            handshakes: HandshakeLimits::default(),
+        }
+    }
+}
