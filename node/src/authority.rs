@@ -147,7 +147,24 @@ impl Authority {
         name: &str,
         namespace: &Namespace,
     ) -> Result<String, AuthorityError> {
-        let issued = self.issue(&Identity::client(name, namespace.clone())?)?;
+        self.issue_bundle(&Identity::user(name, namespace.clone())?)
+    }
+
+    /// As [`Authority::issue_client`], for one who may also release by force, and look at the locks
+    /// of other namespaces.
+    ///
+    /// # Errors
+    /// When the name is not one, or the system gives no randomness.
+    pub fn issue_operator(
+        &self,
+        name: &str,
+        namespace: &Namespace,
+    ) -> Result<String, AuthorityError> {
+        self.issue_bundle(&Identity::operator(name, namespace.clone())?)
+    }
+
+    fn issue_bundle(&self, identity: &Identity) -> Result<String, AuthorityError> {
+        let issued = self.issue(identity)?;
         Ok([self.pem.as_str(), &issued.certificate, &issued.key].concat())
     }
 
@@ -261,7 +278,7 @@ mod tests {
         let usage = client.extended_key_usage().unwrap().unwrap().value;
         assert!(usage.client_auth && !usage.server_auth);
         let identity = Identity::from_certificate(&bytes.clone().into()).unwrap();
-        assert_eq!(identity, Identity::client("web", namespace).unwrap());
+        assert_eq!(identity, Identity::user("web", namespace).unwrap());
 
         let bytes = leaf(&authority.issue_node("n1").unwrap().certificate);
         let (_, node) = X509Certificate::from_der(&bytes).unwrap();
@@ -269,6 +286,14 @@ mod tests {
         assert!(usage.client_auth && usage.server_auth && !node.is_ca());
         let identity = Identity::from_certificate(&bytes.clone().into()).unwrap();
         assert_eq!(identity, Identity::node("n1").unwrap());
+    }
+
+    #[test]
+    fn an_operator_is_told_from_a_user() {
+        let authority = Authority::create().unwrap();
+        let bundle = authority.issue_operator("ops", &Namespace::default()).unwrap();
+        let identity = Identity::from_certificate(&leaf(&bundle).into()).unwrap();
+        assert_eq!(identity, Identity::operator("ops", Namespace::default()).unwrap());
     }
 
     #[test]

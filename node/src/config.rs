@@ -34,6 +34,8 @@ pub struct NodeConfig {
     pub cell_bits: CellBits,
     /// Where the read-only admin HTTP listens; `None`: nowhere. Port 0: any free one.
     pub admin: Option<SocketAddr>,
+    /// Names that admin HTTP answers to, beside its addresses and `localhost`.
+    pub admin_hosts: Vec<String>,
     /// How long a stopping node waits for its locks to be given back.
     pub drain: Duration,
     /// The highest TTL of a session, by its namespace.
@@ -52,6 +54,7 @@ impl NodeConfig {
             workers: 1,
             cell_bits: CellBits::DEFAULT,
             admin: None,
+            admin_hosts: Vec::new(),
             drain: Duration::from_secs(10),
             ttl_max: TtlMax::default(),
             handshakes: HandshakeLimits::default(),

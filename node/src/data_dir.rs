@@ -38,8 +38,11 @@ fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "; free some space and start again"
         }
-        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+        io::ErrorKind::NotADirectory => {
             "; a file is in the way: move it, or choose another data directory"
+        }
+        io::ErrorKind::AlreadyExists => {
+            "; a file is in the way and is never overwritten: move it, or choose another name"
         }
         _ => "",
     }
@@ -90,12 +93,19 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileErro
     sync_dir(parent(path))
 }
 
-/// Writes a file that only its owner may read, whole, in place of any earlier one.
+/// Writes a file that only its owner may read, whole, under a name that nothing has yet.
 ///
 /// # Errors
-/// When it cannot be written.
-pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    write(path, bytes, SECRET)
+/// When something has the name, or it cannot be written.
+pub fn write_new_secret(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let temporary = temporary_name(path).map_err(FileError::new("write", path))?;
+    // A second name, unlike a rename, never takes the place of another file.
+    let written = write_new(&temporary, bytes, SECRET)
+        .and_then(|()| fs::hard_link(&temporary, path))
+        .map_err(FileError::new("write", path));
+    let _stray_at_worst = fs::remove_file(&temporary);
+    written?;
+    sync_dir(parent(path))
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
@@ -175,6 +185,18 @@ mod tests {
         write(&path, b"two", SECRET).unwrap();
         assert_eq!(mode(&path), 0o600);
         assert_eq!(read(&path, SECRET).unwrap().unwrap(), b"two");
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_new_secret_takes_no_file_s_place() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("secret");
+        write_new_secret(&path, b"one").unwrap();
+        assert_eq!(mode(&path), 0o600);
+        let message = write_new_secret(&path, b"two").unwrap_err().to_string();
+        assert!(message.contains("secret") && message.contains("never overwritten"), "{message}");
+        assert_eq!(read(&path, SECRET).unwrap().unwrap(), b"one");
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1);
     }
 

@@ -118,7 +118,7 @@ pub fn ensure_files(data_dir: &Path) -> Result<Files, FilesError> {
         ((true, true), _) | ((false, false), None) => {}
     }
     if let Some(authority) = authority.as_ref().filter(|_| !there(CLIENT_BUNDLE)) {
-        let bundle = authority.issue_client(FIRST_CLIENT, &Namespace::default())?;
+        let bundle = authority.issue_operator(FIRST_CLIENT, &Namespace::default())?;
         data_dir::write(&at(CLIENT_BUNDLE), bundle.as_bytes(), SECRET)?;
     }
     load(data_dir, authority)
@@ -132,7 +132,7 @@ pub fn ensure_files(data_dir: &Path) -> Result<Files, FilesError> {
 pub fn in_memory(client: &Path) -> Result<Files, FilesError> {
     let authority = Authority::create()?;
     let node = authority.issue_node(FIRST_NODE)?;
-    let bundle = authority.issue_client(FIRST_CLIENT, &Namespace::default())?;
+    let bundle = authority.issue_operator(FIRST_CLIENT, &Namespace::default())?;
     data_dir::write(client, bundle.as_bytes(), SECRET)?;
     let made = |path: &str, why: String| FilesError::Broken { path: path.into(), why };
     let certificate = CertificateDer::from_pem_slice(node.certificate.as_bytes())

@@ -1,7 +1,7 @@
 //! Who a peer is: read from its certificate, and from nothing else.
 //!
-//! A certificate names its holder by exactly one URI: `spiffe://lockring/client/NAMESPACE/NAME` or
-//! `spiffe://lockring/node/NAME`. The common name is for people and is never read; a second URI
+//! A certificate names its holder by exactly one URI: `spiffe://lockring/client/NAMESPACE/NAME` for a
+//! user, `spiffe://lockring/operator/NAMESPACE/NAME`, or `spiffe://lockring/node/NAME`. The common name is for people and is never read; a second URI
 //! makes the certificate ambiguous, so it is refused rather than resolved.
 
 use lockring_proto::Namespace;
@@ -16,8 +16,10 @@ const NAME_BYTES_MAX: usize = 64;
 /// What a peer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// It takes locks.
-    Client,
+    /// A client that uses the locks of its namespace, and looks at them.
+    User,
+    /// A client that may also release by force, and look at the locks of other namespaces.
+    Operator,
     /// It is a member of the cluster.
     Node,
 }
@@ -25,7 +27,7 @@ pub enum Role {
 /// Who a peer is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// Client or node.
+    /// What it may be.
     pub role: Role,
     /// The namespace a client's keys live in. A node has none of its own: the default one.
     pub namespace: Namespace,
@@ -47,8 +49,8 @@ pub enum IdentityError {
     ManyUris(usize),
     /// The URI is not one of ours.
     #[error(
-        "{0:?} is not a lockring identity: use spiffe://lockring/client/NAMESPACE/NAME \
-         or spiffe://lockring/node/NAME"
+        "{0:?} is not a lockring identity: use spiffe://lockring/client/NAMESPACE/NAME, \
+         spiffe://lockring/operator/NAMESPACE/NAME or spiffe://lockring/node/NAME"
     )]
     Foreign(String),
     /// The namespace part is not a namespace.
@@ -65,13 +67,22 @@ pub enum IdentityError {
 pub struct NameError(pub String);
 
 impl Identity {
-    /// A client of a namespace.
+    /// A user of a namespace.
     ///
     /// # Errors
     /// When the name is not one.
-    pub fn client(name: &str, namespace: Namespace) -> Result<Self, NameError> {
+    pub fn user(name: &str, namespace: Namespace) -> Result<Self, NameError> {
         let name = checked_name(name)?;
-        Ok(Self { role: Role::Client, namespace, name })
+        Ok(Self { role: Role::User, namespace, name })
+    }
+
+    /// An operator, whose own locks are in a namespace.
+    ///
+    /// # Errors
+    /// When the name is not one.
+    pub fn operator(name: &str, namespace: Namespace) -> Result<Self, NameError> {
+        let name = checked_name(name)?;
+        Ok(Self { role: Role::Operator, namespace, name })
     }
 
     /// A node of the cluster.
@@ -114,7 +125,8 @@ impl Identity {
         let path = uri.strip_prefix(TRUST_DOMAIN).ok_or_else(foreign)?;
         let parts: Vec<&str> = path.split('/').collect();
         match parts[..] {
-            ["client", namespace, name] => Ok(Self::client(name, Namespace::new(namespace)?)?),
+            ["client", namespace, name] => Ok(Self::user(name, Namespace::new(namespace)?)?),
+            ["operator", namespace, name] => Ok(Self::operator(name, Namespace::new(namespace)?)?),
             ["node", name] => Ok(Self::node(name)?),
             _ => Err(foreign()),
         }
@@ -124,7 +136,8 @@ impl Identity {
     pub fn uri(&self) -> String {
         let Self { role, namespace, name } = self;
         match role {
-            Role::Client => format!("{TRUST_DOMAIN}client/{namespace}/{name}"),
+            Role::User => format!("{TRUST_DOMAIN}client/{namespace}/{name}"),
+            Role::Operator => format!("{TRUST_DOMAIN}operator/{namespace}/{name}"),
             Role::Node => format!("{TRUST_DOMAIN}node/{name}"),
         }
     }
@@ -133,7 +146,8 @@ impl Identity {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.role {
-            Role::Client => write!(f, "client {}/{}", self.namespace, self.name),
+            Role::User => write!(f, "user {}/{}", self.namespace, self.name),
+            Role::Operator => write!(f, "operator {}/{}", self.namespace, self.name),
             Role::Node => write!(f, "node {}", self.name),
         }
     }
@@ -170,13 +184,17 @@ mod tests {
     }
 
     #[test]
-    fn reads_both_roles_and_writes_them_back() {
-        for text in ["spiffe://lockring/client/team-a/web.1", "spiffe://lockring/node/n_1"] {
+    fn reads_every_role_and_writes_it_back() {
+        for (text, role) in [
+            ("spiffe://lockring/client/team-a/web.1", Role::User),
+            ("spiffe://lockring/operator/team-a/web.1", Role::Operator),
+            ("spiffe://lockring/node/n_1", Role::Node),
+        ] {
             let identity = read(vec![uri(text)]).unwrap();
-            assert_eq!(identity.uri(), text);
+            assert_eq!((identity.uri().as_str(), identity.role), (text, role));
         }
         let identity = read(vec![uri("spiffe://lockring/client/team-a/web.1")]).unwrap();
-        assert_eq!(identity, Identity::client("web.1", Namespace::new("team-a").unwrap()).unwrap());
+        assert_eq!(identity, Identity::user("web.1", Namespace::new("team-a").unwrap()).unwrap());
     }
 
     #[test]
@@ -202,6 +220,8 @@ mod tests {
             "spiffe://lockring/admin/a",
             "spiffe://lockring/client/a",
             "spiffe://lockring/client/a/b/c",
+            "spiffe://lockring/operator/a",
+            "spiffe://lockring/Operator/a/b",
             "spiffe://lockring/node/a/",
             "spiffe://lockring/node",
             "spiffe://elsewhere/node/a",

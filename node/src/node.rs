@@ -157,7 +157,8 @@ impl Node {
             control.run(&inbox);
         })?;
         let view = View { workers: workers_of(&workers), node: boot.node, boot: boot.boot, health };
-        let admin = admin.map(|listener| Admin::start(listener, view)).transpose()?;
+        let admin =
+            admin.map(|listener| Admin::start(listener, view, &config.admin_hosts)).transpose()?;
         Ok(Self {
             admin,
             workers,

@@ -106,7 +106,7 @@ async fn stays_pending(future: impl Future) {
 async fn both_ends_know_each_other_and_exchange_bytes() {
     let server = server();
     let (_endpoint, client, accepted) = pair(&server).await;
-    assert_eq!(identity(&accepted), Identity::client("local", Namespace::default()).unwrap());
+    assert_eq!(identity(&accepted), Identity::operator("local", Namespace::default()).unwrap());
     assert_eq!(identity(&client), Identity::node("node-1").unwrap());
     let data: Box<HandshakeData> = accepted.handshake_data().unwrap().downcast().unwrap();
     assert_eq!(data.protocol.as_deref(), Some(ALPN));
@@ -130,7 +130,7 @@ async fn the_namespace_comes_from_the_certificate() {
     let ((_endpoint, client), accepted) =
         tokio::join!(connect(config(&bundle), server.addr), server.accept());
     let _client = client.unwrap();
-    assert_eq!(identity(&accepted.unwrap()), Identity::client("web", namespace).unwrap());
+    assert_eq!(identity(&accepted.unwrap()), Identity::user("web", namespace).unwrap());
 }
 
 #[tokio::test]

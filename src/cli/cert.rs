@@ -1,7 +1,7 @@
 //! `cert`: certificates for clients.
 
 use super::exit::{self, Failure};
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use lockring_node::authority::Authority;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,26 +16,43 @@ pub enum Command {
         /// The namespace its keys live in
         #[arg(long, env = "LOCKRING_NAMESPACE", default_value = "default")]
         namespace: String,
+        /// What it may do: `user` its namespace's locks, `operator` also release by force and look
+        /// at other namespaces
+        #[arg(long, env = "LOCKRING_ROLE", default_value = "user")]
+        role: Role,
         /// The node's data directory, where the CA is
         #[arg(long, env = "LOCKRING_DATA_DIR", value_name = "DIR")]
         data_dir: PathBuf,
-        /// Where to write it; NAME.pem unless given
+        /// Where to write it, to a file that does not exist yet; NAME.pem unless given
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
 }
 
-/// Issues a certificate.
+/// What a client may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Use the locks of its namespace.
+    User,
+    /// Release by force, and look at other namespaces.
+    Operator,
+}
+
+/// Issues a certificate. A file that exists is never overwritten: it may be somebody's only key.
 pub fn run(command: &Command) -> Result<ExitCode, Failure> {
-    let Command::Client { name, namespace, data_dir, out } = command;
+    let Command::Client { name, namespace, role, data_dir, out } = command;
     let usage = |error: &dyn std::fmt::Display| Failure::new(exit::USAGE, error.to_string());
     let config = |error: &dyn std::fmt::Display| Failure::new(exit::CONFIG, error.to_string());
     let namespace =
         lockring_client::proto::Namespace::new(namespace).map_err(|error| usage(&error))?;
     let authority = Authority::load(data_dir).map_err(|error| config(&error))?;
-    let bundle = authority.issue_client(name, &namespace).map_err(|error| usage(&error))?;
+    let issued = match role {
+        Role::User => authority.issue_client(name, &namespace),
+        Role::Operator => authority.issue_operator(name, &namespace),
+    };
+    let bundle = issued.map_err(|error| usage(&error))?;
     let path = out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.pem")));
-    lockring_node::data_dir::write_secret(&path, bundle.as_bytes())
+    lockring_node::data_dir::write_new_secret(&path, bundle.as_bytes())
         .map_err(|error| config(&error))?;
     println!("{}", path.display());
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,204 @@
+//! Pages of locks and of sessions, as JSON.
+
+use super::{Shared, unavailable};
+use crate::worker::Command;
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use lockring_proto::{Claim, ListCursor, ListedLock};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Most rows of one page.
+const ROWS_MAX: usize = 1000;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct PageQuery {
+    #[serde(default)]
+    prefix: String,
+    #[serde(default)]
+    limit: Option<usize>,
+    /// What the page before has called `next`.
+    #[serde(default)]
+    cursor: Option<String>,
+}
+
+#[derive(Serialize)]
+struct LockView {
+    namespace: String,
+    /// Bytes that are not printable ASCII are escaped.
+    key: String,
+    mode: String,
+    holder: Option<String>,
+    fence: Option<u64>,
+    held_ms: Option<u64>,
+    lease_left_ms: Option<u64>,
+    holders: u32,
+    waiters: u32,
+}
+
+#[derive(Serialize)]
+struct Page<T> {
+    rows: Vec<T>,
+    next: Option<String>,
+}
+
+fn lock_view((namespace, lock): (String, ListedLock)) -> LockView {
+    let holder = lock.holder;
+    LockView {
+        namespace,
+        key: lock.key.escape_ascii().to_string(),
+        mode: holder
+            .as_ref()
+            .map_or("", |holder| match holder.claim {
+                Claim::Exclusive => "exclusive",
+                Claim::Shared => "shared",
+                Claim::Permits { .. } => "permits",
+            })
+            .to_owned(),
+        fence: holder.as_ref().map(|holder| holder.fence.0),
+        held_ms: holder.as_ref().map(|holder| holder.held_ms),
+        lease_left_ms: holder.as_ref().map(|holder| holder.lease_left_ms),
+        holder: holder.map(|holder| holder.label),
+        holders: lock.holders,
+        waiters: lock.waiters,
+    }
+}
+
+fn bad_cursor() -> Response {
+    let message = "the cursor is not one that an earlier page has called `next`\n";
+    (StatusCode::BAD_REQUEST, message).into_response()
+}
+
+/// `worker.rest`: where a page of several workers begins.
+fn split_cursor(cursor: Option<&str>) -> Option<(usize, Vec<u8>)> {
+    let Some(cursor) = cursor else { return Some((0, Vec::new())) };
+    let (worker, hex) = cursor.split_once('.')?;
+    if hex.len() % 2 != 0 || !hex.is_ascii() {
+        return None;
+    }
+    let rest = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).ok());
+    Some((worker.parse().ok()?, rest.collect::<Option<_>>()?))
+}
+
+fn join_cursor(worker: usize, rest: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut text = format!("{worker}.");
+    for byte in rest {
+        let _a_string_takes_all = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// Pages of a worker that one request looks through: with a prefix that nothing has, a listing
+/// would otherwise go through all that the node holds.
+const PAGES_PER_REQUEST: usize = 64;
+
+/// A listing leaves a worker alone for this many times as long as a page of it took.
+const REST: u32 = 4;
+
+/// Asks for one page at a pace that leaves the worker to those it is there for.
+async fn ask_paced<T>(
+    shared: &Shared,
+    worker: usize,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Option<T> {
+    let begun = Instant::now();
+    let page = shared.ask(worker, command).await;
+    tokio::time::sleep((begun.elapsed() * REST).max(Duration::from_millis(1))).await;
+    page
+}
+
+pub(super) async fn locks(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<PageQuery>,
+) -> Response {
+    let limit = query.limit.unwrap_or(100).clamp(1, ROWS_MAX);
+    let Some((mut worker, rest)) = split_cursor(query.cursor.as_deref()) else {
+        return bad_cursor();
+    };
+    let mut cursor = match <[u8; 4]>::try_from(rest.as_slice()) {
+        Ok(bytes) => ListCursor { from: u32::from_be_bytes(bytes) },
+        Err(_) if rest.is_empty() => ListCursor::default(),
+        Err(_) => return bad_cursor(),
+    };
+    // One listing at a time, however many ask.
+    let _turn = shared.listing.lock().await;
+    let (mut rows, mut pages) = (Vec::new(), 0);
+    let next = loop {
+        if worker >= shared.view.workers.len() {
+            break None;
+        }
+        if rows.len() >= limit || pages == PAGES_PER_REQUEST {
+            break Some(join_cursor(worker, &cursor.from.to_be_bytes()));
+        }
+        let (at, prefix) = (cursor, query.prefix.clone().into_bytes());
+        let wanted = (limit - rows.len()) as u32;
+        let ask = |answer| Command::Locks(at, wanted, prefix, answer);
+        let page = ask_paced(&shared, worker, ask).await;
+        pages += 1;
+        let Some((page, next)) = page else { return unavailable("a worker does not answer") };
+        rows.extend(page.into_iter().map(lock_view));
+        match next {
+            Some(next) => cursor = next,
+            None => (worker, cursor) = (worker + 1, ListCursor::default()),
+        }
+    };
+    Json(Page { rows, next }).into_response()
+}
+
+#[derive(Serialize)]
+struct SessionView {
+    worker: usize,
+    namespace: String,
+    name: String,
+    label: String,
+    connected: bool,
+    ttl_ms: u64,
+    lease_left_ms: u64,
+    holds: u64,
+    waiters: u32,
+}
+
+pub(super) async fn sessions(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<PageQuery>,
+) -> Response {
+    let limit = query.limit.unwrap_or(100).clamp(1, ROWS_MAX);
+    let Some((mut worker, rest)) = split_cursor(query.cursor.as_deref()) else {
+        return bad_cursor();
+    };
+    let mut from = match <[u8; 4]>::try_from(rest.as_slice()) {
+        Ok(bytes) => u32::from_be_bytes(bytes),
+        Err(_) if rest.is_empty() => 0,
+        Err(_) => return bad_cursor(),
+    };
+    let _turn = shared.listing.lock().await;
+    let (mut rows, mut pages) = (Vec::new(), 0);
+    while worker < shared.view.workers.len() && rows.len() < limit && pages < PAGES_PER_REQUEST {
+        pages += 1;
+        let rows_wanted = limit - rows.len();
+        let ask = |answer| Command::Sessions { from, rows: rows_wanted, answer };
+        let Some((page, next)) = ask_paced(&shared, worker, ask).await else {
+            return unavailable("a worker does not answer");
+        };
+        rows.extend(page.into_iter().map(|seen| SessionView {
+            worker,
+            namespace: seen.namespace,
+            name: seen.name,
+            label: seen.label,
+            connected: seen.connected,
+            ttl_ms: seen.ttl.as_millis() as u64,
+            lease_left_ms: seen.lease_left.as_millis() as u64,
+            holds: seen.holds,
+            waiters: seen.waiters,
+        }));
+        (worker, from) = next.map_or((worker + 1, 0), |next| (worker, next));
+    }
+    let more = worker < shared.view.workers.len();
+    let next = more.then(|| join_cursor(worker, &from.to_be_bytes()));
+    Json(Page { rows, next }).into_response()
+}
