@@ -7,6 +7,7 @@ mod pages;
 mod server;
 
 use crate::control::Health;
+use crate::memory::Memory;
 use crate::node::StartError;
 use crate::worker::{Command, Report};
 use axum::Router;
@@ -37,6 +38,8 @@ pub struct View {
     pub boot: u64,
     /// How durable writes go.
     pub health: Arc<Health>,
+    /// How much memory there is.
+    pub memory: Arc<Memory>,
 }
 
 /// The running admin side.
@@ -162,6 +165,21 @@ async fn livez(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
+/// What goes wrong without being a failure of grants.
+fn warnings(view: &View) -> String {
+    let mut text = String::new();
+    if let Some(cause) = view.health.cause() {
+        text = format!(
+            "\ndurable writes fail ({cause}): sessions with a longer TTL than any before are \
+             refused until one succeeds"
+        );
+    }
+    if view.memory.is_full() {
+        text.push_str("\nmemory is nearly used up: new sessions, locks and waiters are refused");
+    }
+    text
+}
+
 /// Ready means: claims are granted now.
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let Some(reports) = shared.reports().await else {
@@ -175,14 +193,6 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
             "grants in {:.1} s, when every lease of the node's earlier life has surely ended",
             left.as_secs_f64()
         )),
-        // What needs no durable write is granted as ever: no failure, but said.
-        None => match shared.view.health.cause() {
-            Some(cause) => format!(
-                "ok, but durable writes fail ({cause}): sessions with a longer TTL than any before \
-                 are refused until one succeeds\n"
-            )
-            .into_response(),
-            None => "ok\n".into_response(),
-        },
+        None => format!("ok{}\n", warnings(&shared.view)).into_response(),
     }
 }

@@ -1,6 +1,7 @@
 //! How a node is to run.
 
 use crate::gate::HandshakeLimits;
+use crate::memory::MemoryLimit;
 use crate::ttl::TtlMax;
 use lockring_ring::CellBits;
 use std::net::SocketAddr;
@@ -42,6 +43,8 @@ pub struct NodeConfig {
     pub ttl_max: TtlMax,
     /// How many handshakes each worker takes on.
     pub handshakes: HandshakeLimits,
+    /// How much memory it may use.
+    pub memory: MemoryLimit,
 }
 
 impl NodeConfig {
@@ -58,6 +61,7 @@ impl NodeConfig {
             drain: Duration::from_secs(10),
             ttl_max: TtlMax::default(),
             handshakes: HandshakeLimits::default(),
+            memory: MemoryLimit::Auto,
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::control::{Control, Health, Order};
 use crate::endpoint::{self, BindError};
 use crate::files::{self, FilesError};
 use crate::gate::HandshakeLimits;
+use crate::memory::{Memory, Watch};
 use crate::ring_table::RingTable;
 use crate::store::{Boot, Store, StoreError};
 use crate::tls;
@@ -76,6 +77,7 @@ impl Drop for Death {
 pub struct Node {
     admin: Option<Admin>,
     workers: Vec<WorkerHandle>,
+    watch: Option<Watch>,
     control: Option<JoinHandle<()>>,
     orders: std_mpsc::Sender<Order>,
     deaths: mpsc::UnboundedReceiver<String>,
@@ -156,12 +158,16 @@ impl Node {
             let _told_at_the_end = death;
             control.run(&inbox);
         })?;
-        let view = View { workers: workers_of(&workers), node: boot.node, boot: boot.boot, health };
+        let memory = Arc::new(Memory::default());
+        let watch = Watch::start(config.memory, workers_of(&workers), Arc::clone(&memory))?;
+        let (node, life) = (boot.node, boot.boot);
+        let view = View { workers: workers_of(&workers), node, boot: life, health, memory };
         let admin =
             admin.map(|listener| Admin::start(listener, view, &config.admin_hosts)).transpose()?;
         Ok(Self {
             admin,
             workers,
+            watch: Some(watch),
             control: Some(control),
             orders,
             deaths,
@@ -242,6 +248,9 @@ impl Node {
         }
         if let Some(admin) = self.admin.take() {
             admin.stop();
+        }
+        if let Some(watch) = self.watch.take() {
+            watch.stop();
         }
         // All at once: each may have a slow client to wait for.
         self.tell_all(|| Command::Stop);

@@ -157,7 +157,9 @@ fn check_own(verifier: &dyn ClientCertVerifier, files: &Files) -> Result<(), Str
     let identity = Identity::from_certificate(own).map_err(|error| error.to_string())?;
     match identity.role {
         Role::Node => Ok(()),
-        Role::User | Role::Operator => Err(format!("it is the certificate of {identity}, not of a node")),
+        Role::User | Role::Operator => {
+            Err(format!("it is the certificate of {identity}, not of a node"))
+        }
     }
 }
 

@@ -28,6 +28,11 @@ pub enum Command {
     Epoch(CellId, Epoch, RingVersion),
     /// No new claims.
     Drain,
+    /// Whether memory is nearly used up: nothing new is admitted then.
+    Memory {
+        /// It is.
+        full: bool,
+    },
     /// Close every connection and end.
     Stop,
     /// A page of locks.
@@ -138,6 +143,7 @@ fn obey(shared: &Shared, command: Command) {
             shared.borrow_mut().epoch_raised(cell, epoch, version);
         }
         Command::Drain => shared.borrow_mut().run(None, Event::Drain),
+        Command::Memory { full } => shared.borrow_mut().run(None, Event::Memory { full }),
         Command::Report(answer) => {
             let _asker_may_be_gone = answer.send(report(&shared.borrow()));
         }
@@ -197,7 +203,8 @@ async fn accept(endpoint: Endpoint, shared: Shared, limits: HandshakeLimits) {
         let source = Source::of(incoming.remote_address().ip());
         let proved = incoming.remote_address_validated() || !incoming.may_retry();
         let now = lockring_proto::clock::now();
-        match gate.borrow_mut().judge(now, source, proved) {
+        let verdict = gate.borrow_mut().judge(now, source, proved);
+        match verdict {
             Verdict::Accept => {
                 shared.borrow_mut().handshakes.begun += 1;
                 let under_way = UnderWay { gate: Rc::clone(&gate), source };

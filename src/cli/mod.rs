@@ -12,6 +12,7 @@ mod output;
 mod recover;
 mod server;
 mod settings;
+mod size;
 mod supervise;
 mod tokens;
 

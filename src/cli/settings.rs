@@ -1,10 +1,10 @@
 //! The settings of a node: flags, environment and config file.
 
 use super::exit::{self, Failure};
-use super::{connect, duration};
+use super::{connect, duration, size};
 use clap::Args as ClapArgs;
 use lockring_client::proto::{Namespace, limits};
-use lockring_node::{Data, NodeConfig, TtlMax};
+use lockring_node::{Data, HandshakeLimits, MemoryLimit, NodeConfig, TtlMax};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -58,6 +58,19 @@ pub struct Args {
     /// The highest TTL of a session: so long may a restart wait; up to 1h [default: 10m]
     #[arg(long, env = "LOCKRING_MAX_TTL", value_name = "DUR", value_parser = duration::parse)]
     max_ttl: Option<Duration>,
+    /// How much memory the node may use before it admits nothing new: a size as 2g or 512m, `auto`
+    /// for what machine, control group and `ulimit -v` have, or `none` [default: auto]
+    #[arg(long, env = "LOCKRING_MEMORY_LIMIT", value_name = "SIZE", value_parser = size::limit)]
+    memory_limit: Option<MemoryLimit>,
+    /// Handshakes that each worker takes on a second, in all [default: 200]
+    #[arg(long, env = "LOCKRING_HANDSHAKES", value_name = "N")]
+    handshakes: Option<u32>,
+    /// Handshakes that each worker takes on a second from one network, a /24 or /56 [default: 100]
+    #[arg(long, env = "LOCKRING_HANDSHAKES_PER_SOURCE", value_name = "N")]
+    handshakes_per_source: Option<u32>,
+    /// A name that admin HTTP answers to, beside its addresses and localhost; may be given again
+    #[arg(long, env = "LOCKRING_ADMIN_HOST", value_name = "NAME", value_delimiter = ',')]
+    admin_host: Vec<String>,
     /// Say what would be used and exit
     #[arg(long, env = "LOCKRING_CHECK", value_parser = connect::switch())]
     pub check: bool,
@@ -74,6 +87,10 @@ struct FileConfig {
     admin: Option<String>,
     drain: Option<String>,
     max_ttl: Option<String>,
+    memory_limit: Option<String>,
+    handshakes: Option<u32>,
+    handshakes_per_source: Option<u32>,
+    admin_hosts: Option<Vec<String>>,
     namespaces: BTreeMap<String, NamespaceConfig>,
 }
 
@@ -101,7 +118,9 @@ impl Args {
         let file = FileConfig::read(self.config.as_deref())?;
         let file_admin = read("admin", file.admin.as_deref(), admin)?;
         let file_drain = read("drain", file.drain.as_deref(), duration::parse)?;
+        let file_memory = read("memory_limit", file.memory_limit.as_deref(), size::limit)?;
         let ttl_max = self.ttl_max(&file)?;
+        let handshakes = self.handshakes(&file)?;
         let data_dir = self.data_dir.clone().or(file.data_dir).ok_or_else(|| {
             let message = "name a data directory: --data-dir DIR, or data_dir in --config FILE";
             Failure::new(exit::USAGE, message)
@@ -117,8 +136,30 @@ impl Args {
                 .map_or(Some(([127, 0, 0, 1], 7421).into()), |admin| admin.0),
             drain: self.drain.or(file_drain).unwrap_or(default.drain),
             ttl_max,
+            handshakes,
+            memory: self.memory_limit.or(file_memory).unwrap_or(default.memory),
+            admin_hosts: if self.admin_host.is_empty() {
+                file.admin_hosts.unwrap_or_default()
+            } else {
+                self.admin_host.clone()
+            },
             ..default
         })
+    }
+
+    fn handshakes(&self, file: &FileConfig) -> Result<HandshakeLimits, Failure> {
+        let default = HandshakeLimits::default();
+        let all = self.handshakes.or(file.handshakes);
+        let source = self.handshakes_per_source.or(file.handshakes_per_source);
+        let limits = HandshakeLimits {
+            per_second: all.unwrap_or(default.per_second),
+            per_second_and_source: source.unwrap_or(default.per_second_and_source),
+            ..default
+        };
+        if limits.per_second == 0 || limits.per_second_and_source == 0 {
+            return Err(wrong("handshakes", "with none nobody can connect"));
+        }
+        Ok(limits)
     }
 
     fn ttl_max(&self, file: &FileConfig) -> Result<TtlMax, Failure> {
@@ -162,13 +203,18 @@ pub fn show(config: &NodeConfig) {
         println!("data_dir {}", dir.display());
     }
     println!(
-        "listen {}\nadvertise {}\nworkers {}\nadmin {}\ndrain {:?}\nmax_ttl {:?}",
+        "listen {}\nadvertise {}\nworkers {}\nadmin {}\ndrain {:?}\nmax_ttl {:?}\n\
+         memory_limit {}\nhandshakes {}\nhandshakes_per_source {}\nadmin_hosts {:?}",
         config.listen,
         config.advertise.as_deref().unwrap_or("as reached"),
         config.workers,
         config.admin.map_or_else(|| "none".to_owned(), |at| at.to_string()),
         config.drain,
         config.ttl_max.any,
+        size::shown(config.memory),
+        config.handshakes.per_second,
+        config.handshakes.per_second_and_source,
+        config.admin_hosts,
     );
     for (name, ttl) in &config.ttl_max.namespaces {
         println!("max_ttl of {name} {ttl:?}");

@@ -21,6 +21,12 @@ pub(super) async fn text(State(shared): State<Arc<Shared>>) -> Response {
         counter!("lockring_durable_write_errors_total").absolute(health.failures());
         let failing = f64::from(u8::from(health.cause().is_some()));
         gauge!("lockring_durable_writes_failing").set(failing);
+        let memory = &shared.view.memory;
+        gauge!("lockring_memory_resident_bytes").set(memory.resident() as f64);
+        gauge!("lockring_memory_full").set(f64::from(u8::from(memory.is_full())));
+        if memory.left() < u64::MAX {
+            gauge!("lockring_memory_left_bytes").set(memory.left() as f64);
+        }
         for (worker, report) in reports.iter().enumerate() {
             record(&worker.to_string(), report);
         }
@@ -38,6 +44,9 @@ pub(super) fn describe() {
     describe_gauge!("lockring_boot", "Process life of the node: grows with each start");
     describe_counter!("lockring_durable_write_errors_total", "Durable writes that failed");
     describe_gauge!("lockring_durable_writes_failing", "1 while durable writes fail");
+    describe_gauge!("lockring_memory_resident_bytes", "Memory that the process uses");
+    describe_gauge!("lockring_memory_left_bytes", "Until nothing new is admitted");
+    describe_gauge!("lockring_memory_full", "1 while nothing new is admitted for lack of memory");
     describe_counter!("lockring_acquires_total", "Claims by how they were settled");
     describe_counter!("lockring_hold_ends_total", "Holds by how they ended");
     describe_counter!("lockring_requests_total", "Requests of every kind");
