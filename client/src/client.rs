@@ -4,7 +4,8 @@ use crate::builder::Builder;
 use crate::driver::Denial;
 use crate::error::{Error, ErrorKind};
 use crate::guard::Guard;
-use crate::link::{NotGranted, Query};
+use crate::link::NotGranted;
+use crate::namespaced::Namespaced;
 use crate::primitives::{Mutex, RwLock, Semaphore};
 use crate::router::{Ring, Route, WorkerId};
 use crate::session::Session;
@@ -193,11 +194,7 @@ impl Client {
     /// # Errors
     /// [`ErrorKind::Unreachable`], [`ErrorKind::Invalid`], [`ErrorKind::Closed`].
     pub async fn inspect(&self, key: impl AsRef<[u8]>) -> Result<Inspection, Error> {
-        let key = key.as_ref();
-        match self.session.query_key(key, Query::Inspect(key.to_vec())).await? {
-            Reply::Inspected { inspection, .. } => Ok(*inspection),
-            other => Err(unexpected(&other)),
-        }
+        self.of_own().inspect(key.as_ref()).await
     }
 
     /// A page of the locks of one worker whose keys begin with `prefix`, in no order: at most
@@ -230,11 +227,7 @@ impl Client {
         cursor: ListCursor,
         rows: u32,
     ) -> Result<Listing, Error> {
-        let query = Query::List { cursor, rows, prefix: prefix.to_vec() };
-        match self.session.query(worker, query).await? {
-            Reply::Listed { listing, .. } => Ok(*listing),
-            other => Err(unexpected(&other)),
-        }
+        self.of_own().list(worker, prefix, cursor, rows).await
     }
 
     /// Ends every hold of a key, whoever has it, and says how many. The next fence is higher.
@@ -250,13 +243,26 @@ impl Client {
     ///
     /// # Errors
     /// [`ErrorKind::Unreachable`], and then it may have been carried out: it names no fence, so it
-    /// is never repeated unasked. [`ErrorKind::Invalid`], [`ErrorKind::Closed`]: nothing was done.
+    /// is never repeated unasked. [`ErrorKind::Denied`] without the role of an operator,
+    /// [`ErrorKind::Invalid`], [`ErrorKind::Closed`]: nothing was done.
     pub async fn release_by_force(&self, key: impl AsRef<[u8]>) -> Result<u32, Error> {
-        let key = key.as_ref();
-        match self.session.query_key(key, Query::Force(key.to_vec())).await? {
-            Reply::Forced { ended, .. } => Ok(ended),
-            other => Err(unexpected(&other)),
-        }
+        self.of_own().release_by_force(key.as_ref()).await
+    }
+
+    /// The locks of another namespace, for an operator. Makes no contact.
+    ///
+    /// ```no_run
+    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+    /// let seen = client.of_namespace("team-a").inspect("orders/42").await?;
+    /// println!("{} holders", seen.holder_count);
+    /// # Ok(()) }
+    /// ```
+    pub fn of_namespace(&self, namespace: impl Into<String>) -> Namespaced {
+        Namespaced::new(Arc::clone(&self.session), namespace.into())
+    }
+
+    fn of_own(&self) -> Namespaced {
+        self.of_namespace("")
     }
 
     /// Where a key goes by the client's copy of the ring. Makes no contact.
@@ -381,7 +387,7 @@ impl Client {
     }
 }
 
-fn unexpected(reply: &Reply) -> Error {
+pub(crate) fn unexpected(reply: &Reply) -> Error {
     Error::new(
         ErrorKind::Unreachable,
         format!("the node gave an answer that does not fit: {reply:?}"),

@@ -263,10 +263,15 @@ impl Session {
         self.inner.query(worker, query).await?.ok_or_else(Error::keeps_moving)
     }
 
-    /// Asks the worker of a key.
-    pub(crate) async fn query_key(&self, key: &[u8], query: Query) -> Result<Reply, Error> {
+    /// Asks the worker of a key of the session's namespace, or of another.
+    pub(crate) async fn query_key(
+        &self,
+        namespace: &str,
+        key: &[u8],
+        query: Query,
+    ) -> Result<Reply, Error> {
         for _ in 0..MOVES_MAX {
-            let worker = self.inner.route(key)?.worker;
+            let worker = self.inner.route_in(namespace, key)?.worker;
             if let Some(reply) = self.inner.query(worker, query.clone()).await? {
                 return Ok(reply);
             }
@@ -403,11 +408,17 @@ impl Inner {
 
     /// Where a key of the session's namespace goes.
     pub(crate) fn route(&self, key: &[u8]) -> Result<Route, Error> {
+        self.route_in("", key)
+    }
+
+    /// Where a key of a namespace goes; of the session's own if it is empty.
+    fn route_in(&self, namespace: &str, key: &[u8]) -> Result<Route, Error> {
         if key.is_empty() || key.len() > limits::KEY_BYTES_MAX {
             let message = format!("a key has 1 to 512 bytes, not {}", key.len());
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        self.pool.route(self.seed, key).ok_or_else(|| self.why_over())
+        let seed = if namespace.is_empty() { self.seed } else { NamespaceSeed::of(namespace) };
+        self.pool.route(seed, key).ok_or_else(|| self.why_over())
     }
 
     /// Asks for a hold at the worker of a key.

@@ -77,6 +77,8 @@ pub fn start_log(global: &Global) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(terminal && !plain)
+        // It would be told on stderr, and a panic there ends a node whose log nobody reads.
+        .log_internal_errors(false)
         .with_target(false);
     match global.log_format {
         LogFormat::Text => log.init(),

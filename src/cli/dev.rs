@@ -55,7 +55,7 @@ pub fn run(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     let former = contexts.make_current(CONTEXT).map_err(config)?;
     let metrics = node.admin().map_or_else(String::new, |at| format!("http://{at}/metrics"));
     if !global.quiet {
-        println!(
+        server::say(format_args!(
             "lockring {}  one node in memory; everything is lost on exit\n  \
              lock      lockring://{listen}  (QUIC, TLS 1.3, throw-away CA)\n  \
              identity  {}\n  \
@@ -68,7 +68,7 @@ pub fn run(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
             env!("CARGO_PKG_VERSION"),
             identity.display(),
             started.elapsed().as_millis(),
-        );
+        ));
     }
     let ended = stopper.serve(node);
     contexts.restore(CONTEXT, former.as_deref()).map_err(config)?;

@@ -2,7 +2,7 @@
 
 use super::connect::Global;
 use super::exit::{self, Failure};
-use super::output::{print_rows, seconds, shown};
+use super::output::{plain, print_rows, seconds, shown};
 use clap::Args as ClapArgs;
 use lockring_client::Inspection;
 use lockring_client::proto::{Claim, ListCursor, ListedLock};
@@ -19,6 +19,8 @@ pub struct LocksArgs {
     /// At most so many rows
     #[arg(long, default_value_t = 100)]
     limit: usize,
+    #[command(flatten)]
+    of: Of,
 }
 
 /// A key.
@@ -26,6 +28,23 @@ pub struct LocksArgs {
 pub struct KeyArgs {
     /// The key
     key: String,
+}
+
+/// Flags of `inspect`.
+#[derive(Debug, ClapArgs)]
+pub struct InspectArgs {
+    /// The key
+    key: String,
+    #[command(flatten)]
+    of: Of,
+}
+
+/// Whose keys are meant.
+#[derive(Debug, ClapArgs)]
+pub struct Of {
+    /// The namespace, if not one's own: for operators
+    #[arg(long, value_name = "NS", default_value = "", hide_default_value = true)]
+    namespace: String,
 }
 
 /// Flags of `release`.
@@ -39,6 +58,8 @@ pub struct ReleaseArgs {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    of: Of,
 }
 
 fn claim_name(claim: Claim) -> String {
@@ -67,7 +88,7 @@ fn lock_row(lock: &ListedLock, node: u32) -> LockRow {
     LockRow {
         key: shown(&lock.key),
         mode: holder.map_or_else(String::new, |holder| claim_name(holder.claim)),
-        holder: holder.map_or_else(String::new, |holder| holder.label.clone()),
+        holder: holder.map_or_else(String::new, |holder| plain(&holder.label)),
         fence: holder.map(|holder| holder.fence.0),
         held_ms: holder.map(|holder| holder.held_ms),
         lease_left_ms: holder.map(|holder| holder.lease_left_ms),
@@ -80,12 +101,13 @@ fn lock_row(lock: &ListedLock, node: u32) -> LockRow {
 /// Lists locks, page by page, worker by worker.
 pub async fn locks(global: &Global, args: &LocksArgs) -> Result<ExitCode, Failure> {
     let client = global.connect(global.builder()).await?;
+    let of = client.of_namespace(&args.of.namespace);
     let mut rows = Vec::new();
     let mut more = false;
     'workers: for worker in client.workers() {
         let mut cursor = Some(ListCursor::default());
         while let Some(at) = cursor {
-            let page = client.list(worker, args.prefix.as_bytes(), at, 100).await?;
+            let page = of.list(worker, args.prefix.as_bytes(), at, 100).await?;
             rows.extend(page.rows.iter().map(|lock| lock_row(lock, worker.node)));
             cursor = page.next;
             if rows.len() > args.limit {
@@ -135,7 +157,7 @@ fn parties(seen: &Inspection) -> Vec<PartyRow> {
     let holders = seen.holders.iter().map(|holder| PartyRow {
         state: "holds",
         mode: claim_name(holder.claim),
-        who: holder.label.clone(),
+        who: plain(&holder.label),
         fence: Some(holder.fence.0),
         for_ms: holder.held_ms,
         lease_left_ms: Some(holder.lease_left_ms),
@@ -143,7 +165,7 @@ fn parties(seen: &Inspection) -> Vec<PartyRow> {
     let waiters = seen.waiters.iter().map(|waiter| PartyRow {
         state: "waits",
         mode: claim_name(waiter.claim),
-        who: waiter.label.clone(),
+        who: plain(&waiter.label),
         fence: None,
         for_ms: waiter.waited_ms,
         lease_left_ms: None,
@@ -152,9 +174,9 @@ fn parties(seen: &Inspection) -> Vec<PartyRow> {
 }
 
 /// Shows holders and waiters of a key, and why it is blocked.
-pub async fn inspect(global: &Global, args: &KeyArgs) -> Result<ExitCode, Failure> {
+pub async fn inspect(global: &Global, args: &InspectArgs) -> Result<ExitCode, Failure> {
     let client = global.connect(global.builder()).await?;
-    let seen = client.inspect(&args.key).await?;
+    let seen = client.of_namespace(&args.of.namespace).inspect(&args.key).await?;
     client.close().await;
     let columns = ["STATE", "MODE", "WHO", "FENCE", "FOR", "TTL LEFT"];
     print_rows(global.output, &columns, &parties(&seen), |row| {
@@ -197,7 +219,7 @@ pub async fn release(global: &Global, args: &ReleaseArgs) -> Result<ExitCode, Fa
         return Err(Failure::new(1, "nothing was changed"));
     }
     let client = global.connect(global.builder()).await?;
-    let ended = client.release_by_force(&args.key).await?;
+    let ended = client.of_namespace(&args.of.namespace).release_by_force(&args.key).await?;
     client.close().await;
     println!("{}: {ended} ended; the next fence is higher", shown(args.key.as_bytes()));
     Ok(ExitCode::SUCCESS)

@@ -50,7 +50,7 @@ enum Command {
     /// List locks
     Locks(look::LocksArgs),
     /// Show who holds and who waits for a key
-    Inspect(look::KeyArgs),
+    Inspect(look::InspectArgs),
     /// End every hold of a key, whoever has it
     Release(look::ReleaseArgs),
     /// Show the nodes and what they hold

@@ -13,6 +13,17 @@ pub fn shown(key: &[u8]) -> String {
     }
 }
 
+/// A text that somebody else made up, on one line: what steers a terminal is escaped.
+pub fn plain(text: &str) -> String {
+    let steers =
+        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let shown = |c: char| {
+        let escaped = if steers(c) { Some(c.escape_default()) } else { None };
+        (escaped.is_none().then_some(c)).into_iter().chain(escaped.into_iter().flatten())
+    };
+    text.chars().flat_map(shown).collect()
+}
+
 /// Prints rows: as a table with these columns, or as JSON.
 pub fn print_rows<T: Serialize>(
     format: Format,

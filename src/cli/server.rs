@@ -4,6 +4,7 @@ use super::exit::{self, Failure};
 use super::settings::{self, Args};
 use clap::Args as ClapArgs;
 use lockring_node::{Node, StartError, echo};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,18 +42,23 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     }
     let stopper = Stopper::new()?;
     let node = Node::start(&config).map_err(failed)?;
-    println!("ready on {} ({} workers)", node.listen(), config.workers);
+    say(format_args!("ready on {} ({} workers)", node.listen(), config.workers));
     if let Some(admin) = node.admin() {
-        println!("admin http://{admin}");
+        say(format_args!("admin http://{admin}"));
     }
     if let Some(bundle) = node.client_bundle() {
-        println!("client identity: {}", bundle.display());
+        say(format_args!("client identity: {}", bundle.display()));
     }
     // A service manager, if one started us, may go on now.
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "the service manager cannot be told");
     }
     Ok(stopper.serve(node))
+}
+
+/// Tells what may be read: a node serves on where nobody reads it any more.
+pub fn say(text: std::fmt::Arguments<'_>) {
+    let _nobody_may_read_it = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Listens for signals from its making on, so that none is missed while a node starts.
@@ -140,6 +146,7 @@ async fn serve(mut node: Node, signals: &mut Signals) -> ExitCode {
 
 /// Runs the echo until killed.
 pub fn run_echo(args: &EchoArgs) -> Result<ExitCode, Failure> {
-    echo::run(&args.data_dir, args.listen, |at| println!("ready on {at}")).map_err(failed)?;
+    echo::run(&args.data_dir, args.listen, |at| say(format_args!("ready on {at}")))
+        .map_err(failed)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod common;
+
+use common::{Running, await_that, binary, signal};
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A private `dev` node with its own config folder.
@@ -15,18 +17,6 @@ struct Dev {
     home: TempDir,
     stdout: BufReader<std::process::ChildStdout>,
     banner: String,
-}
-
-fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lockring"));
-    // The user's own settings must not reach the tests.
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("LOCKRING_") {
-            command.env_remove(name);
-        }
-    }
-    command.stdin(Stdio::null());
-    command
 }
 
 impl Dev {
@@ -73,31 +63,6 @@ impl Drop for Dev {
     fn drop(&mut self) {
         let _ended_already = self.child.kill();
         let _reaped_already = self.child.wait();
-    }
-}
-
-/// A child that does not outlive its test, however that ends.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ended_already = self.0.kill();
-        let _reaped_already = self.0.wait();
-    }
-}
-
-fn signal(child: &Child, name: &str) {
-    let status =
-        Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
-    assert!(status.success(), "kill -{name}");
-}
-
-/// Waits until something is so.
-fn await_that(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "never: {what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -221,12 +186,24 @@ fn a_hold_outlives_its_process_by_token() {
     assert_eq!(code, 0);
     assert!(token.starts_with("lrt1-"), "{token}");
     assert_eq!(dev.outcome(&["lock", "-n", "t", "--", "true"]).0, 75);
-    assert_eq!(dev.outcome(&["renew", &token]).0, 0);
-    assert_eq!(dev.outcome(&["renew", &token]).0, 0, "as often as wanted");
-    assert_eq!(dev.outcome(&["unlock", &token]).0, 0);
-    assert_eq!(dev.outcome(&["unlock", &token]).0, 79, "once only");
-    assert_eq!(dev.outcome(&["renew", &token]).0, 79);
-    assert_eq!(dev.outcome(&["unlock", "lrt1-00"]).0, 64);
+    // By each of the ways that do not show it to everybody on the machine.
+    let file = dev.home.path().join("token");
+    fs::write(&file, format!("{token}\n")).unwrap();
+    let by_file = format!("--token-file={}", file.display());
+    let by_environment = |command: &str, token: &str| {
+        dev.command(&[command]).env("LOCKRING_TOKEN", token).status().unwrap().code()
+    };
+    assert_eq!(dev.outcome(&["renew", &by_file]).0, 0);
+    assert_eq!(by_environment("renew", &token), Some(0), "as often as wanted");
+    let mut piped = dev.command(&["unlock"]).stdin(Stdio::piped()).spawn().unwrap();
+    piped.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
+    assert_eq!(piped.wait().unwrap().code(), Some(0));
+    assert_eq!(by_environment("unlock", &token), Some(79), "once only");
+    assert_eq!(dev.outcome(&["renew", &by_file]).0, 79);
+    assert_eq!(by_environment("unlock", "lrt1-00"), Some(64));
+    assert_eq!(dev.outcome(&["unlock", &token]).0, 64, "never as an argument");
+    assert_eq!(dev.outcome(&["unlock"]).0, 64, "nothing on standard input");
+    assert_eq!(dev.outcome(&["unlock", "--token-file=/no/such/file"]).0, 78);
     assert_eq!(dev.outcome(&["lock", "-n", "t", "--", "true"]).0, 0);
 }
 
@@ -243,12 +220,15 @@ fn a_context_ends_with_its_node_and_one_left_behind_is_named_as_such() {
     let mut killed = Dev::start();
     killed.child.kill().unwrap();
     killed.child.wait().unwrap();
-    // Its certificates are still there, as nobody could remove them.
+    // The identity of its client is still there, as nobody could remove it; no key of anybody who
+    // could make others is.
     let left = identity_of(&killed);
+    let files: Vec<_> = fs::read_dir(left.parent().unwrap()).unwrap().collect();
+    assert_eq!(files.len(), 1, "{files:?}");
     let (code, _, said) = killed.outcome(&["status"]);
     assert_eq!(code, 69, "{said}");
     assert!(said.contains("\"dev\"") && said.contains("gone"), "{said}");
-    fs::remove_dir_all(left.parent().unwrap().parent().unwrap()).unwrap();
+    fs::remove_dir_all(left.parent().unwrap()).unwrap();
 }
 
 #[test]
@@ -272,115 +252,17 @@ fn dev_takes_another_port_when_its_own_is_taken_and_says_so() {
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
 }
 
+/// A closed terminal, or a log rotation, must not end everybody's locks.
 #[test]
-fn a_server_that_cannot_start_says_why_and_what_to_do() {
-    let folder = TempDir::new().unwrap();
-    let data = folder.path().join("data");
-    let start = |data: &Path, listen: &str| {
-        let mut command = binary();
-        command.args(["server", "--admin", "none", "--workers", "1", "--listen", listen]);
-        command.arg("--data-dir").arg(data).stdout(Stdio::piped());
-        command
-    };
-    let refused = |data: &Path, listen: &str| {
-        let output = start(data, listen).output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
-    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (code, said) = refused(&data, &taken.local_addr().unwrap().to_string());
-    assert_eq!(code, Some(78));
-    assert!(said.contains("is in use"), "{said}");
-
-    let mut running = Running(start(&data, "127.0.0.1:0").spawn().unwrap());
-    let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().starts_with("ready")));
-    let (code, said) = refused(&data, "127.0.0.1:0");
-    assert_eq!(code, Some(78));
-    assert!(said.contains("in use by another"), "{said}");
-    // Issuing a client certificate needs no running node and disturbs none.
-    let identity = folder.path().join("ann.pem");
-    let issued = binary()
-        .args(["cert", "client", "ann", "--namespace", "team-a", "--data-dir"])
-        .arg(&data)
-        .arg("--out")
-        .arg(&identity)
-        .output()
-        .unwrap();
-    assert!(issued.status.success(), "{}", String::from_utf8_lossy(&issued.stderr));
-    assert!(fs::read_to_string(&identity).unwrap().contains("PRIVATE KEY"));
-    signal(&running.0, "TERM");
-    assert_eq!(running.0.wait().unwrap().code(), Some(0));
-
-    fs::write(data.join("state.redb"), b"not a database").unwrap();
-    let (code, said) = refused(&data, "127.0.0.1:0");
-    assert_eq!(code, Some(78));
-    assert!(said.contains("state.redb") && said.contains("lockring recover"), "{said}");
-    // What the message says to do helps, and the node then waits for the leases of before.
-    let recovered = binary()
-        .args(["recover", "--epoch-floor", "7", "--longest-ttl", "30s", "--data-dir"])
-        .arg(&data)
-        .output()
-        .unwrap();
-    let told = String::from_utf8_lossy(&recovered.stdout).into_owned();
-    assert!(recovered.status.success() && told.contains("above epoch 7"), "{told}");
-    let mut running = Running(start(&data, "127.0.0.1:0").stderr(Stdio::piped()).spawn().unwrap());
-    let mut log = String::new();
-    BufReader::new(running.0.stderr.take().unwrap()).read_line(&mut log).unwrap();
-    assert!(log.contains("every earlier lease has surely ended"), "{log}");
-    signal(&running.0, "TERM");
-    assert_eq!(running.0.wait().unwrap().code(), Some(0));
-
-    let file = folder.path().join("file");
-    fs::write(&file, "").unwrap();
-    let (code, said) = refused(&file, "127.0.0.1:0");
-    assert_eq!(code, Some(78));
-    assert!(said.contains("data directory"), "{said}");
-}
-
-/// What a flag says, the environment can say too.
-#[test]
-fn switches_and_the_log_format_come_from_the_environment() {
-    let folder = TempDir::new().unwrap();
-    let check = |variable: &str, value: &str| {
-        let mut command = binary();
-        command.args(["server", "--data-dir"]).arg(folder.path().join("data"));
-        let output = command.env("LOCKRING_CHECK", "1").env(variable, value).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned(), said)
-    };
-    for value in ["1", "true", "yes", "0", "false", ""] {
-        let (done, settings, said) = check("LOCKRING_QUIET", value);
-        assert!(done && settings.contains("workers"), "{value:?}: {said}");
+fn a_hangup_is_ignored() {
+    let mut dev = Dev::start();
+    for _ in 0..3 {
+        signal(&dev.child, "HUP");
     }
-    assert!(check("LOCKRING_WORKERS", "4").1.contains("workers 4"));
-    let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let at = admin.local_addr().unwrap().to_string();
-    let mut command = binary();
-    command.args(["server", "--listen", "127.0.0.1:0", "--workers", "1", "--data-dir"]);
-    let taken =
-        command.arg(folder.path().join("data")).env("LOCKRING_ADMIN", &at).output().unwrap();
-    let said = String::from_utf8_lossy(&taken.stderr);
-    assert_eq!(taken.status.code(), Some(78), "{said}");
-    assert!(said.contains(&at) && said.contains("--admin"), "{said}");
-    // That start granted nothing, so the next one does not wait; the one after a kill does.
-    let start = || {
-        let mut command = binary();
-        command.args(["server", "--listen", "127.0.0.1:0", "--admin", "none", "--data-dir"]);
-        command.arg(folder.path().join("data")).env("LOCKRING_LOG_FORMAT", "json");
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut running = Running(command.spawn().unwrap());
-        let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap().starts_with("ready")));
-        running.0.kill().unwrap();
-        let mut log = String::new();
-        running.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-        log
-    };
-    let first = start();
-    assert!(!first.contains("every earlier lease"), "{first}");
-    let second = start();
-    assert!(second.starts_with('{') && second.contains("\"level\":\"WARN\""), "{second}");
-    assert!(second.contains("every earlier lease"), "{second}");
+    assert_eq!(dev.outcome(&["lock", "k", "--", "true"]).0, 0);
+    assert!(dev.child.try_wait().unwrap().is_none());
+    signal(&dev.child, "TERM");
+    assert_eq!(dev.child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

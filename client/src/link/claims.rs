@@ -118,9 +118,11 @@ pub(super) enum Pending {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
     /// Look at a key.
-    Inspect(Vec<u8>),
+    Inspect(Place),
     /// A page of locks.
     List {
+        /// Of this namespace; empty: the session's own.
+        namespace: String,
         /// Where to go on.
         cursor: ListCursor,
         /// Rows wanted.
@@ -129,9 +131,30 @@ pub enum Query {
         prefix: Vec<u8>,
     },
     /// End every hold of a key.
-    Force(Vec<u8>),
+    Force(Place),
     /// End the session here.
     Goodbye,
+}
+
+/// A key, and where it lives.
+///
+/// ```
+/// use lockring_client::link::{Place, Query};
+/// let of_team = Place { namespace: "team-a".to_owned(), key: b"job".to_vec() };
+/// assert_ne!(Query::Inspect(of_team), Query::Inspect(b"job".to_vec().into()));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its namespace; empty: the session's own.
+    pub namespace: String,
+    /// The key.
+    pub key: Vec<u8>,
+}
+
+impl From<Vec<u8>> for Place {
+    fn from(key: Vec<u8>) -> Self {
+        Self { namespace: String::new(), key }
+    }
 }
 
 /// A claim to make.
@@ -349,11 +372,15 @@ impl Link {
         };
         (*sent, *routed) = (now, version);
         let request = match query {
-            Query::Inspect(key) => Request::Inspect { id, version, namespace: "", key },
-            Query::Force(key) => Request::Force { id, version, namespace: "", key },
+            Query::Inspect(Place { namespace, key }) => {
+                Request::Inspect { id, version, namespace, key }
+            }
+            Query::Force(Place { namespace, key }) => {
+                Request::Force { id, version, namespace, key }
+            }
             Query::Goodbye => Request::Goodbye { id },
-            Query::List { cursor, rows, prefix } => {
-                Request::List { id, namespace: "", cursor: *cursor, rows: *rows, prefix }
+            Query::List { namespace, cursor, rows, prefix } => {
+                Request::List { id, namespace, cursor: *cursor, rows: *rows, prefix }
             }
         };
         codec::encode_frame(&request, &mut self.out);

@@ -43,7 +43,7 @@
 //! bytes.clear();
 //! codec::encode_frame(&Reply::Granted { id, version: 1, fence: Fence(5) }, &mut bytes);
 //! link.receive(Time(300), &bytes)?;
-//! link.query(Time(400), 2, Query::Inspect(b"job".to_vec()));
+//! link.query(Time(400), 2, Query::Inspect(b"job".to_vec().into()));
 //!
 //! // The node falls silent: the lease ends by this side's clock, and the query has no answer.
 //! link.down(Time(500));
@@ -72,7 +72,7 @@ mod outcome;
 mod replies;
 mod resend;
 
-pub use claims::{Ask, Query};
+pub use claims::{Ask, Place, Query};
 pub(crate) use key::Key;
 pub use outcome::{Loss, NotGranted, Outcome};
 pub use replies::ReceiveError;

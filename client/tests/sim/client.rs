@@ -612,7 +612,7 @@ impl Client {
     /// Asks a question; the answer is found under the token.
     pub fn query(&mut self, hub: &mut Hub, node: &Node, query: Query) -> Option<u64> {
         let key = match &query {
-            Query::Inspect(key) | Query::Force(key) => key.clone(),
+            Query::Inspect(place) | Query::Force(place) => place.key.clone(),
             Query::List { .. } | Query::Goodbye => Vec::new(),
         };
         let worker = self.ring.as_ref()?.route(self.seed, &key).worker.worker;

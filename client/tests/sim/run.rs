@@ -266,7 +266,7 @@ impl Run {
         let mut asked = Vec::new();
         for id in 0..self.keys.count() as u32 {
             let key = self.keys.bytes(KeyId(id)).to_vec();
-            let query = Query::Inspect(key);
+            let query = Query::Inspect(key.into());
             asked.extend(self.clients[0].query(&mut self.hub, &self.node, query));
         }
         self.for_span(Duration::from_secs(2));
@@ -481,7 +481,7 @@ impl Run {
         };
         let operator = &mut self.clients[0];
         if !operator.down && !operator.is_paused(&self.hub) {
-            let query = Query::Force(self.keys.bytes(key).to_vec());
+            let query = Query::Force(self.keys.bytes(key).to_vec().into());
             operator.query(&mut self.hub, &self.node, query);
         }
     }

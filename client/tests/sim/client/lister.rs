@@ -37,7 +37,11 @@ impl Client {
         self.listing = None;
         if let Some(cursor) = cursor {
             let rows = self.rng.range(1, 12) as u32;
-            self.listing = self.query(hub, node, Query::List { cursor, rows, prefix: Vec::new() });
+            self.listing = self.query(
+                hub,
+                node,
+                Query::List { namespace: String::new(), cursor, rows, prefix: Vec::new() },
+            );
         }
     }
 
