@@ -9,9 +9,10 @@ use lockring_proto::{Inspection, ListCursor, Listing, Reply};
 use std::fmt;
 use std::sync::Arc;
 
-/// The locks of a namespace, as an operator sees them: [`Client::of_namespace`](crate::Client::of_namespace). Whatever is asked
-/// of a namespace that is not the client's own needs the role of an operator
-/// ([`Denied`](crate::ErrorKind::Denied) without it).
+/// The locks of a namespace, as an operator sees them, by
+/// [`Client::of_namespace`](crate::Client::of_namespace). Whatever is asked of a namespace that is
+/// not the client's own needs the role of an operator ([`Denied`](crate::ErrorKind::Denied) without
+/// it).
 ///
 /// ```no_run
 /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {

@@ -265,7 +265,7 @@ impl Control {
         }
     }
 
-    /// Whose session has this TTL, for people; nobody's if it is the one a restart always waits for.
+    /// Whose session has this TTL, for people; nobody's if every restart waits for as long.
     fn whose(&self, ttl: Duration) -> String {
         let among = |worker: &mpsc::UnboundedSender<Command>| {
             let mut from = Some(0);

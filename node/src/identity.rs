@@ -1,8 +1,9 @@
 //! Who a peer is: read from its certificate, and from nothing else.
 //!
-//! A certificate names its holder by exactly one URI: `spiffe://lockring/client/NAMESPACE/NAME` for a
-//! user, `spiffe://lockring/operator/NAMESPACE/NAME`, or `spiffe://lockring/node/NAME`. The common name is for people and is never read; a second URI
-//! makes the certificate ambiguous, so it is refused rather than resolved.
+//! A certificate names its holder by exactly one URI: `spiffe://lockring/client/NAMESPACE/NAME` for
+//! a user, `spiffe://lockring/operator/NAMESPACE/NAME`, or `spiffe://lockring/node/NAME`. The
+//! common name is for people and is never read; a second URI makes the certificate ambiguous, so it
+//! is refused rather than resolved.
 
 use lockring_proto::Namespace;
 use rustls_pki_types::CertificateDer;

@@ -172,3 +172,69 @@ fn provider() -> CryptoProvider {
     ];
     CryptoProvider { cipher_suites, ..ring::default_provider() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::ensure_files;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Counts what it is asked to verify.
+    #[derive(Debug)]
+    struct Counting(Arc<AtomicUsize>);
+
+    impl ClientCertVerifier for Counting {
+        fn root_hint_subjects(&self) -> &[DistinguishedName] {
+            &[]
+        }
+        fn verify_client_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: UnixTime,
+        ) -> Result<ClientCertVerified, rustls::Error> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(ClientCertVerified::assertion())
+        }
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            unreachable!("no handshake is made")
+        }
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            unreachable!("no handshake is made")
+        }
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn a_chain_that_cannot_be_is_refused_unread() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = ensure_files(dir.path()).unwrap();
+        assert_eq!(between_max(&files), 0, "our authority signs no other");
+        let own = files.chain[0].clone();
+        let judge = |between_max, count: usize, own: &CertificateDer<'_>| {
+            let asked = Arc::new(AtomicUsize::new(0));
+            let inner = Arc::new(Counting(Arc::clone(&asked)));
+            let between = vec![files.chain[0].clone(); count];
+            let verifier = ShortChains { inner, between_max };
+            let verified = verifier.verify_client_cert(own, &between, UnixTime::now());
+            assert_eq!(verified.is_ok(), asked.load(Ordering::Relaxed) == 1);
+            verified.is_ok()
+        };
+        assert!(judge(0, 0, &own) && judge(3, 3, &own));
+        assert!(!judge(0, 1, &own) && !judge(0, 60, &own) && !judge(3, 4, &own));
+        let large = CertificateDer::from(vec![0; CHAIN_BYTES_MAX + 1]);
+        assert!(!judge(0, 0, &large));
+    }
+}

@@ -130,10 +130,9 @@ async fn serve(mut node: Node, signals: &mut Signals) -> ExitCode {
     };
     tokio::select! {
         stopped = node.stop_sooner(hurry.notified()) => {
-            if stopped.held > 0 {
-                tracing::warn!(held = stopped.held, "stopped with locks held: the next start waits");
-            } else if !stopped.clean {
-                tracing::warn!("stopped before it was sure that no lease is left: the next start waits");
+            if !stopped.clean {
+                let held = stopped.held;
+                tracing::warn!(held, "stopped while leases may be left: the next start waits");
             }
             if failed { ExitCode::from(exit::SOFTWARE) } else { ExitCode::SUCCESS }
         }

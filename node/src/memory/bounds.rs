@@ -112,6 +112,7 @@ impl Reading {
 pub(super) fn bounds(limit: MemoryLimit, reading: &Reading) -> Vec<Bound> {
     let bound = |of, (used, limit)| Bound { of, used, limit };
     let Reading { resident, address_space, address_space_limit, machine, cgroup } = *reading;
+    let auto = limit == MemoryLimit::Auto;
     let set = match limit {
         MemoryLimit::Bytes(bytes) => Some((resident, bytes)),
         MemoryLimit::Auto | MemoryLimit::Unlimited => None,
@@ -119,8 +120,8 @@ pub(super) fn bounds(limit: MemoryLimit, reading: &Reading) -> Vec<Bound> {
     let address_space = address_space_limit.map(|limit| (address_space, limit));
     let found = [
         set.map(|of| bound(Of::Setting, of)),
-        machine.map(|of| bound(Of::Machine, of)),
-        cgroup.map(|of| bound(Of::Cgroup, of)),
+        machine.filter(|_| auto).map(|of| bound(Of::Machine, of)),
+        cgroup.filter(|_| auto).map(|of| bound(Of::Cgroup, of)),
         address_space
             .filter(|_| limit != MemoryLimit::Unlimited)
             .map(|of| bound(Of::AddressSpace, of)),
