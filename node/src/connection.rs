@@ -26,7 +26,7 @@ const CHUNKS: usize = 32;
 /// Application close codes beside [`CloseReason`].
 const CODE_MALFORMED: u32 = 16;
 const CODE_IDENTITY: u32 = 17;
-pub(crate) const CODE_STOPPING: VarInt = VarInt::from_u32(18);
+pub(crate) const CODE_STOPPING: u32 = 18;
 const CODE_REFUSED: u32 = 19;
 const CODE_NO_HELLO: u32 = 20;
 const CODE_SLOW: u32 = 21;
@@ -87,7 +87,7 @@ pub async fn serve(conn: Connection, shared: Shared) {
             (VarInt::from_u32(reason as u32), "ended by the node".to_owned())
         }
         Ok(Ending::Refused) => (VarInt::from_u32(CODE_REFUSED), "refused".to_owned()),
-        Ok(Ending::Stopping) => (CODE_STOPPING, "the node is stopping".to_owned()),
+        Ok(Ending::Stopping) => (VarInt::from_u32(CODE_STOPPING), "the node is stopping".to_owned()),
         Ok(Ending::Slow) => {
             if let Some(left_out) = turn(Cause::Fault) {
                 tracing::warn!(%peer, name = party.name, left_out, "it does not read");

@@ -324,6 +324,7 @@ fn base(config: &NodeConfig, boot: &Boot, tag_secret: [u64; 4]) -> Config {
         longest_ttl: boot.longest_ttl,
         opens_at: opens_at(boot),
         tag_secret,
+        grace_for: boot.longest_by.clone(),
         limits: Limits::default(),
     }
 }

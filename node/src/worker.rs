@@ -247,7 +247,8 @@ async fn handshake(incoming: Incoming, shared: Shared, under_way: UnderWay) {
         Ok(Ok(conn)) => {
             drop(under_way);
             if shared.borrow().is_stopping() {
-                return conn.close(connection::CODE_STOPPING, b"the node is stopping");
+                return conn
+                    .close(VarInt::from_u32(connection::CODE_STOPPING), b"the node is stopping");
             }
             return connection::serve(conn, shared).await;
         }

@@ -210,7 +210,15 @@ fn explain(key: &str, seen: &Inspection) -> String {
             format!("has {holders} holding it and {waiters} in line behind them")
         }
     };
-    format!("{key} {used} ({place})")
+    format!("{key} {used}{} ({place})", for_whom(&seen.grace_for))
+}
+
+/// For whose sake nothing is granted yet, where that is known.
+fn for_whom(grace_for: &str) -> String {
+    match grace_for {
+        "" => String::new(),
+        whose => format!(", for the lease of {}", plain(whose)),
+    }
 }
 
 /// Ends every hold of a key.
@@ -247,12 +255,13 @@ struct NodeRow {
     cells: usize,
     ring_version: u64,
     grace_left_ms: u64,
+    grace_for: String,
 }
 
 /// Shows the nodes as the ring has them, and whether they grant.
 pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
     let client = global.connect(global.builder()).await?;
-    let grace_left_ms = client.inspect("status").await?.grace_left_ms;
+    let seen = client.inspect("status").await?;
     let ring = client.ring();
     let rows: Vec<NodeRow> = ring
         .iter()
@@ -268,7 +277,8 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
             boot: node.boot,
             cells,
             ring_version,
-            grace_left_ms,
+            grace_left_ms: seen.grace_left_ms,
+            grace_for: seen.grace_for.clone(),
         })
         .collect();
     client.close().await;
@@ -276,7 +286,7 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
     print_rows(global.output, &columns, &rows, |row| {
         let state = match row.grace_left_ms {
             0 => "serving".to_owned(),
-            left => format!("grants in {}", seconds(left)),
+            left => format!("grants in {}{}", seconds(left), for_whom(&row.grace_for)),
         };
         vec![
             row.node.to_string(),

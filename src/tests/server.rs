@@ -160,6 +160,13 @@ fn who_insists_may_recover_to_a_shorter_ttl_and_is_told_the_risk() {
     let lock = ["lock", "nightly", "--ttl", "5m", "--", "true"];
     assert_eq!(server.outcome("data/client.pem", &lock).0, 0);
     let (_, folder) = server.stop("KILL");
+    // Until then: until when and for whose sake it waits is said wherever somebody looks.
+    let again = Server::start_in(folder, &[]);
+    for command in [&["status"][..], &["status", "-o", "json"], &["inspect", "other"]] {
+        let (_, told, said) = again.outcome("data/client.pem", command);
+        assert!([told, said].concat().contains("default/local ("), "{command:?}");
+    }
+    let (_, folder) = again.stop("KILL");
     let recover = |more: &[&str]| {
         let mut command = binary();
         command.args(["recover", "--epoch-floor", "9"]).args(more).arg("--data-dir");

@@ -126,6 +126,7 @@ impl Node {
             ring_version: RingVersion(u64::from(self.epoch_floor)),
             longest_ttl: self.longest,
             opens_at: self.opens_at,
+            grace_for: String::new(),
             tag_secret: [1, 2, 3, 4],
             limits: Limits { expiry_slice: 8, turn_price: 40, ..Limits::default() },
         };

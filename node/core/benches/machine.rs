@@ -47,6 +47,7 @@ impl Bench {
             longest_ttl: limits::TTL_DEFAULT,
             opens_at: None,
             tag_secret: [1, 2, 3, 4],
+            grace_for: String::new(),
             limits: Limits::default(),
         };
         let now = Time(1_000_000);

@@ -1,7 +1,7 @@
 //! Looking at keys: one, or pages of them. Advisory: nothing here changes or promises anything.
 
 use crate::batch::{Asker, Named};
-use crate::event::Action;
+use crate::event::{Action, Role};
 use crate::machine::Machine;
 use crate::mutant::mutant;
 use crate::record::Kind;
@@ -63,6 +63,8 @@ impl Machine {
         named: &Named<'_>,
         out: &mut Vec<Action>,
     ) {
+        let grace_left = self.grace_left(now);
+        let may_know = self.links.get(asker.link).role >= Role::Operator;
         let mut inspection = Inspection {
             version: self.version.0,
             node: self.config.node,
@@ -73,7 +75,10 @@ impl Machine {
             waiters: Vec::new(),
             waiter_count: 0,
             capacity: None,
-            grace_left_ms: self.grace_left(now).map_or(0, |left| left.as_millis() as u64),
+            grace_left_ms: grace_left.map_or(0, |left| left.as_millis() as u64),
+            grace_for: grace_left
+                .filter(|_| may_know)
+                .map_or_else(String::new, |_| self.config.grace_for.clone()),
         };
         if let Some(index) = self.find_named(asker.link, place, named) {
             (inspection.holders, inspection.holder_count) = self.tell_holders(now, index, TOLD);

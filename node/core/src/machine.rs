@@ -46,6 +46,8 @@ pub struct Config {
     /// Random numbers that only the cluster's nodes know: with them nobody can choose keys so that
     /// others' are harder to find.
     pub tag_secret: [u64; 4],
+    /// Whose lease that is, for people; empty if nobody's in particular.
+    pub grace_for: String,
     /// Bounds.
     pub limits: Limits,
 }

@@ -287,6 +287,9 @@ pub struct Inspection {
     pub capacity: Option<u32>,
     /// Milliseconds until the node grants at all, after a restart.
     pub grace_left_ms: u64,
+    /// Whose session of an earlier life it waits for, for people; empty if for nobody's in
+    /// particular, or if it is not the asker's to know.
+    pub grace_for: String,
 }
 
 /// One row of a listing.

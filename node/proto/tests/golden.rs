@@ -249,8 +249,8 @@ fn long_replies() -> Vec<Golden> {
         (
             "inspected",
             Reply::Inspected { id, inspection: Box::new(inspection()) },
-            "2d0c010204fb2c010101fd050000000001000000fbe803fb1c25057765622d31 \
-             0101020101fbdc05016201010200",
+            "310c010204fb2c010101fd050000000001000000fbe803fb1c25057765622d31 \
+             0101020101fbdc0501620101020003612f62",
         ),
         (
             "listed",
@@ -291,6 +291,7 @@ pub fn inspection() -> Inspection {
         waiter_count: 1,
         capacity: Some(2),
         grace_left_ms: 0,
+        grace_for: "a/b".to_owned(),
     }
 }
 

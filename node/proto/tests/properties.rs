@@ -255,6 +255,7 @@ fn inspection() -> impl Strategy<Value = Inspection> {
             waiter_count: counts.1,
             capacity: counts.2,
             grace_left_ms: counts.3,
+            grace_for: "team/web".to_owned(),
         },
     )
 }

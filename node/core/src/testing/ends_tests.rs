@@ -85,6 +85,7 @@ fn machine() -> Machine {
         longest_ttl: Duration::from_secs(10),
         opens_at: None,
         tag_secret: [1, 2, 3, 4],
+        grace_for: String::new(),
         limits: Limits::default(),
     };
     Machine::new(config, Time(0))

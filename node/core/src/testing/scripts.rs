@@ -258,6 +258,7 @@ impl World {
             longest_ttl: words.span("longest").unwrap_or(Duration::from_secs(10)),
             opens_at: words.span("opens").map(|span| Time(0).after(span)),
             tag_secret: [1, 2, 3, 4],
+            grace_for: "team/web".to_owned(),
             limits,
         };
         words.end();

@@ -34,6 +34,7 @@ impl World {
             longest_ttl: Duration::from_secs(10),
             opens_at: None,
             tag_secret: [1, 2, 3, 4],
+            grace_for: String::new(),
             limits: Limits::default(),
         };
         let machine = Machine::new(config, Time(0)).with_mutant(mutant);
