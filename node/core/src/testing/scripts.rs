@@ -289,6 +289,7 @@ impl World {
             "memory" => self.event(Event::Memory { full: words.next() == "full" }, out),
             "drain" => self.event(Event::Drain, out),
             "longest" => self.event(Event::LongestTtl(span(words.next())), out),
+            "unwritable" => self.event(Event::TtlFailed(words.next()), out),
             "epoch" => {
                 let cell = self.key_cell(words.next());
                 let epoch = Epoch(number(words.next()));
