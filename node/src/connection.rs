@@ -87,7 +87,9 @@ pub async fn serve(conn: Connection, shared: Shared) {
             (VarInt::from_u32(reason as u32), "ended by the node".to_owned())
         }
         Ok(Ending::Refused) => (VarInt::from_u32(CODE_REFUSED), "refused".to_owned()),
-        Ok(Ending::Stopping) => (VarInt::from_u32(CODE_STOPPING), "the node is stopping".to_owned()),
+        Ok(Ending::Stopping) => {
+            (VarInt::from_u32(CODE_STOPPING), "the node is stopping".to_owned())
+        }
         Ok(Ending::Slow) => {
             if let Some(left_out) = turn(Cause::Fault) {
                 tracing::warn!(%peer, name = party.name, left_out, "it does not read");

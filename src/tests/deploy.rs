@@ -31,9 +31,18 @@ fn the_example_config_is_read_and_its_comments_state_the_defaults() {
     let output = check(&example, &[]);
     assert!(output.status.success(), "{}", said(&output));
     let shown = said(&output);
-    for line in
-        ["data_dir /var/lib/lockring", "listen 0.0.0.0:7420", "admin 127.0.0.1:7421", "drain 10s"]
-    {
+    let defaults = [
+        "data_dir /var/lib/lockring",
+        "listen 0.0.0.0:7420",
+        "admin 127.0.0.1:7421",
+        "drain 10s",
+        "max_ttl 600s",
+        "memory_limit auto",
+        "handshakes 200",
+        "handshakes_per_source 100",
+        "admin_hosts []",
+    ];
+    for line in defaults {
         assert!(shown.contains(line), "{line} is not in {shown}");
     }
     // With every commented setting switched on it is still a legal file, and the defaults hold.
@@ -52,6 +61,11 @@ fn the_example_config_is_read_and_its_comments_state_the_defaults() {
     assert!(output.status.success(), "{}", said(&output));
     assert!(said(&output).contains("admin 127.0.0.1:7421\ndrain 10s"), "{}", said(&output));
     assert!(said(&output).contains("workers 4\n"), "{}", said(&output));
+    assert!(said(&output).contains("max_ttl of batch 3600s\n"), "{}", said(&output));
+    let all_set = said(&output);
+    for line in &defaults[4..] {
+        assert!(all_set.contains(line), "{line} is not the default that the file states");
+    }
     // A flag wins over the file.
     let output = check(&all, &["--workers", "2", "--admin", "none"]);
     assert!(said(&output).contains("workers 2\nadmin none"), "{}", said(&output));
@@ -64,6 +78,12 @@ fn a_typo_in_a_config_is_an_error_that_names_it() {
     for (text, words) in [
         ("data_dir = '/x'\nworker = 2\n", "worker"),
         ("data_dir = '/x'\ndrain = 'soon'\n", "drain"),
+        ("data_dir = '/x'\nmax_ttl = '2h'\n", "1s to 1h"),
+        ("data_dir = '/x'\nnamespaces = { a = { max_ttl = '1d' } }\n", "namespaces.a"),
+        ("data_dir = '/x'\nnamespaces = { 'a/b' = { max_ttl = '1h' } }\n", "namespaces.a/b"),
+        ("data_dir = '/x'\nnamespaces = { a = { ttl = '1h' } }\n", "ttl"),
+        ("data_dir = '/x'\nmemory_limit = 'lots'\n", "memory_limit"),
+        ("data_dir = '/x'\nhandshakes = 0\n", "handshakes"),
         ("listen = '0.0.0.0:7420'\n", "data directory"),
     ] {
         fs::write(&config, text).unwrap();

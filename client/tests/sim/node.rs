@@ -67,8 +67,6 @@ pub struct Node {
     boot: u64,
     epoch_floor: u32,
     longest: Duration,
-    /// Since when no session has needed that long a TTL.
-    unneeded_since: Option<Time>,
     epochs: Vec<Epoch>,
     opens_at: Option<Time>,
     up: bool,
@@ -90,7 +88,6 @@ impl Node {
             boot: 0,
             epoch_floor: 0,
             longest: LONGEST_LEAST,
-            unneeded_since: None,
             epochs: Vec::new(),
             opens_at: None,
             up: false,
@@ -105,7 +102,6 @@ impl Node {
     fn start(&mut self, hub: &mut Hub, workers: u16, opens_at: Option<Time>) {
         self.up = true;
         self.boot += 1;
-        self.unneeded_since = None;
         self.epoch_floor += 1;
         self.opens_at = opens_at;
         self.epochs = vec![Epoch(self.epoch_floor); self.bits.cells() as usize];

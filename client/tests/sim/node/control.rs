@@ -50,27 +50,23 @@ impl Node {
         ttls.max().unwrap_or_default().max(LONGEST_LEAST)
     }
 
-    /// When no session has needed the longest TTL for longer than that, it is lowered: as the
-    /// control plane of the shell does it, the workers first.
+    /// When nobody can believe in the longest TTL any more, it is lowered: as the control plane of
+    /// the shell does it, the workers first. What an earlier life confirmed is believed in until
+    /// the grace is over.
     pub fn look(&mut self, hub: &mut Hub, keys: &Keys) {
         hub.soon(LONGEST_LEAST / 2, Event::Look);
         if !self.up || self.workers.iter().any(|worker| worker.paused_until > hub.now) {
             return;
         }
         let needed = self.in_use();
-        if needed >= self.longest {
-            self.unneeded_since = None;
-            return;
-        }
-        let since = *self.unneeded_since.get_or_insert(hub.now);
-        if hub.now < since.after(self.longest * 9 / 8) {
+        let in_grace = self.workers.iter().any(|worker| worker.machine.opens_at().is_some());
+        if needed >= self.longest || in_grace {
             return;
         }
         for worker in 0..self.workers() {
             self.turn(hub, keys, worker, Input::LongestTtl(needed), 0);
         }
         self.longest = self.in_use();
-        self.unneeded_since = None;
         hub.reach("longest TTL lowered");
     }
 }
