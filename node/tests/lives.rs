@@ -221,6 +221,28 @@ async fn a_ttl_that_cannot_be_made_durable_is_refused_with_the_reason_until_it_c
     client.close().await;
 }
 
+/// A lowering that fails may have taken effect all the same: from then on nobody is confirmed above
+/// what may be on the disk.
+#[tokio::test]
+async fn a_lowering_that_fails_counts_as_done() {
+    let data = TempDir::new().unwrap();
+    let node = Node::start(&config(data.path(), 1)).unwrap();
+    let client = connect(&node).await;
+    let patient = client.with_ttl(Duration::from_secs(60)).await.unwrap();
+    patient.lock("k").await.unwrap().release().await.unwrap();
+    let mark = data.path().join("state.mark");
+    std::fs::remove_file(&mark).unwrap();
+    std::fs::create_dir(&mark).unwrap();
+    patient.close().await;
+    await_that("it is lowered on the disk, not in the mark", async || {
+        boot_after_kill(data.path()).longest_ttl == Duration::from_secs(10)
+    })
+    .await;
+    let (_raw, reply) = Raw::greet(&node, &Hello { ttl_ms: 60_000, ..hello(1) }).await;
+    assert!(matches!(reply, HelloReply::Refused(_)), "{reply:?}");
+    client.close().await;
+}
+
 /// Also with nobody waiting any more, the health tells of today.
 #[tokio::test]
 async fn health_comes_back_by_itself() {

@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     epoch_floor: u32,
     /// The longest TTL that a session may have: so long nothing is granted after the start. One that
-    /// is too short is a risk: what a session with a longer one holds may be granted a second time
+    /// is too short is a risk: what a session with a longer one holds may be granted a second time.
     /// [default: what the former state tells of; 1h if it cannot be read]
     #[arg(long, value_name = "DUR", value_parser = duration::parse)]
     longest_ttl: Option<Duration>,

@@ -6,9 +6,11 @@ mod common;
 
 use common::{Running, binary, signal};
 use std::fs;
-use std::io::{BufRead, BufReader, Lines, Read};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{ChildStdout, Command, Output, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A node in a directory of its own.
@@ -122,6 +124,37 @@ fn a_node_whose_output_is_closed_serves_on() {
         signal(&child.0, "HUP");
         assert!(lock.status().unwrap().success());
     }
+    signal(&child.0, "TERM");
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
+}
+
+/// With no file left for the process, a health check is answered.
+#[test]
+fn a_health_check_is_answered_when_files_have_run_out() {
+    let folder = TempDir::new().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_lockring")]);
+    command.args(["server", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--workers", "1"]);
+    command.arg("--data-dir").arg(folder.path().join("data"));
+    let mut child = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    let admin =
+        lines.find_map(|line| Some(line.unwrap().strip_prefix("admin http://")?.to_owned()));
+    let admin = admin.expect("it serves admin HTTP");
+    let half_sent: Vec<TcpStream> = (0..60)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&admin).unwrap();
+            let _cut_off_perhaps = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n");
+            stream
+        })
+        .collect();
+    let mut check = TcpStream::connect(&admin).unwrap();
+    check.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
+    check.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    check.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(half_sent);
     signal(&child.0, "TERM");
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
 }

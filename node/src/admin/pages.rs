@@ -202,3 +202,57 @@ pub(super) async fn sessions(
     let next = more.then(|| join_cursor(worker, &from.to_be_bytes()));
     Json(Page { rows, next }).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::hosts::Hosts;
+    use super::super::{Shared, View};
+    use super::*;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tokio::sync::{Mutex, mpsc};
+
+    /// A worker in which every slice has nothing and is not the last; it counts them.
+    fn endless() -> (Arc<Shared>, Arc<AtomicU32>) {
+        let (worker, mut commands) = mpsc::unbounded_channel();
+        let asked = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Some(Command::Locks(cursor, _, _, answer)) = commands.recv().await {
+                assert!(commands.is_empty(), "two listings at a time");
+                counted.fetch_add(1, Ordering::Relaxed);
+                let next = ListCursor { from: cursor.from + 1 };
+                assert!(answer.send((Vec::new(), Some(next))).is_ok());
+            }
+        });
+        let shared = Shared {
+            view: View {
+                workers: vec![worker],
+                node: 1,
+                boot: 1,
+                health: Arc::default(),
+                memory: Arc::default(),
+            },
+            recorder: PrometheusBuilder::new().build_recorder(),
+            hosts: Hosts::new(([127, 0, 0, 1], 1).into(), &[]),
+            listing: Mutex::new(()),
+        };
+        (Arc::new(shared), asked)
+    }
+
+    #[tokio::test]
+    async fn a_listing_is_made_slice_by_slice_one_at_a_time_and_bounded() {
+        let (shared, asked) = endless();
+        let mut listings = tokio::task::JoinSet::new();
+        let begun = Instant::now();
+        for _ in 0..3 {
+            let query = PageQuery { prefix: String::new(), limit: None, cursor: None };
+            listings.spawn(locks(State(Arc::clone(&shared)), Query(query)));
+        }
+        assert!(listings.join_all().await.iter().all(|response| response.status().is_success()));
+        let slices = asked.load(Ordering::Relaxed);
+        assert_eq!(slices, 3 * PAGES_PER_REQUEST as u32);
+        // Between two slices there is a pause, however fast each was.
+        assert!(begun.elapsed() >= Duration::from_millis(slices.into()));
+    }
+}

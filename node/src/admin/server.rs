@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 /// Connections at a time: one more, and the oldest is cut off. A request is answered long before so
 /// many others have come.
@@ -24,7 +24,7 @@ const HEAD_WITHIN: Duration = Duration::from_secs(5);
 const DONE_WITHIN: Duration = Duration::from_secs(30);
 
 /// With no file to spare a connection has this long, as nobody else is served meanwhile.
-const SPARE_WITHIN: Duration = Duration::from_secs(2);
+const SPARE_WITHIN: Duration = Duration::from_millis(500);
 
 /// After an error of the listener that is not about one connection.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -34,25 +34,28 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// Serves for ever.
 pub(super) async fn serve(listener: TcpListener, routes: Router) -> Infallible {
-    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
     // Kept so that health checks are answered when the process has no file left.
     let mut spare = File::open("/dev/null").ok();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 open.retain(|task| !task.is_finished());
-                if open.len() >= CONNECTIONS_MAX
-                    && let Some(oldest) = open.pop_front()
-                {
-                    oldest.abort();
+                if open.len() >= CONNECTIONS_MAX {
+                    cut_off_oldest(&mut open).await;
                 }
                 let answer = answer(stream, routes.clone());
                 let within = async {
                     let _cut_off_or_done = tokio::time::timeout(DONE_WITHIN, answer).await;
                 };
-                open.push_back(tokio::spawn(within).abort_handle());
+                open.push_back(tokio::spawn(within));
             }
             Err(error) if out_of_files(&error) => {
+                open.retain(|task| !task.is_finished());
+                if cut_off_oldest(&mut open).await {
+                    continue;
+                }
+                // Others have them all.
                 if spare.take().is_some()
                     && let Ok(Ok((stream, _))) =
                         tokio::time::timeout(PAUSE, listener.accept()).await
@@ -67,6 +70,14 @@ pub(super) async fn serve(listener: TcpListener, routes: Router) -> Infallible {
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
+}
+
+/// Ends the connection that has been there longest, and with it the use of its file.
+async fn cut_off_oldest(open: &mut VecDeque<JoinHandle<()>>) -> bool {
+    let Some(oldest) = open.pop_front() else { return false };
+    oldest.abort();
+    let _aborted_or_done = oldest.await;
+    true
 }
 
 fn out_of_files(error: &io::Error) -> bool {
