@@ -20,8 +20,8 @@ pub struct Args {
     /// token divided by 2^40
     #[arg(long, value_name = "N")]
     epoch_floor: u32,
-    /// The longest TTL that a session may have: so long nothing is granted after the start. One that
-    /// is too short is a risk: what a session with a longer one holds may be granted a second time.
+    /// The longest TTL that a session may have: so long nothing is granted after the start. If it
+    /// is too short, what a session with a longer one holds may be granted a second time
     /// [default: what the former state tells of; 1h if it cannot be read]
     #[arg(long, value_name = "DUR", value_parser = duration::parse)]
     longest_ttl: Option<Duration>,

@@ -1,7 +1,11 @@
 //! Tests of the store: what it keeps, and what it says of damaged files.
 
 use super::*;
+use redb::StorageBackend;
+use redb::backends::FileBackend;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn data_dir() -> (tempfile::TempDir, PathBuf) {
     let base = tempfile::tempdir().unwrap();
@@ -242,7 +246,8 @@ fn an_authority_without_a_state_is_told() {
     assert!(Store::open(&other).unwrap().boot().unwrap().first);
 }
 
-/// A write that failed leaves the database refusing all others: the next one opens it anew.
+/// A mark that could not be written is written with the next change, or when it is asked whether
+/// one would succeed.
 #[test]
 fn after_a_write_that_failed_the_next_one_works() {
     let (_base, dir) = data_dir();
@@ -266,6 +271,59 @@ fn after_a_write_that_failed_the_next_one_works() {
     drop(Store::open(&older).unwrap());
     fs::copy(older.join(STATE), dir.join(STATE)).unwrap();
     assert!(is_corrupt(&store.probe().unwrap_err()));
+}
+
+/// A disk that is full for a while.
+#[derive(Debug)]
+struct FullDisk {
+    file: FileBackend,
+    full: Arc<AtomicBool>,
+}
+
+impl FullDisk {
+    fn room(&self) -> io::Result<()> {
+        let full = self.full.load(Ordering::Relaxed);
+        if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+impl StorageBackend for FullDisk {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.room().and_then(|()| self.file.set_len(len))
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.room().and_then(|()| self.file.sync_data())
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.room().and_then(|()| self.file.write(offset, data))
+    }
+}
+
+/// The database refuses every write after one that failed: the next one opens it anew.
+#[test]
+fn a_disk_that_was_full_is_written_again() {
+    let (_base, dir) = data_dir();
+    let store = Store::open(&dir).unwrap();
+    let before = store.boot().unwrap();
+    store.opened.lock().unwrap().database = None;
+    let full = Arc::new(AtomicBool::new(false));
+    let file = OpenOptions::new().read(true).write(true).open(dir.join(STATE)).unwrap();
+    let disk = FullDisk { file: FileBackend::new(file).unwrap(), full: Arc::clone(&full) };
+    let database = Database::builder().create_with_backend(disk).unwrap();
+    store.opened.lock().unwrap().database = Some(database);
+    full.store(true, Ordering::Relaxed);
+    let error = store.raise_longest_ttl(Duration::from_secs(20), "who").unwrap_err();
+    assert!(error.cause().contains("space"), "{}", error.cause());
+    full.store(false, Ordering::Relaxed);
+    store.raise_longest_ttl(Duration::from_secs(20), "who").unwrap();
+    assert_eq!(store.read().unwrap().longest_ttl_ms, 20_000);
+    assert_eq!(store.raise_epoch_floor().unwrap(), before.epoch_floor + 1);
 }
 
 #[test]
