@@ -122,7 +122,7 @@ fn a_call_waits_its_full_time_for_contact_however_long_that_is_gone() {
     link.down(at(100));
     // Silence since 1 ms; asked just before three seconds of it are over.
     ask(&mut link, at(2984), 1, b"k", None);
-    link.query(at(2984), 2, Query::Inspect(b"k".to_vec()));
+    link.query(at(2984), 2, Query::Inspect(b"k".to_vec().into()));
     link.tick(at(3001));
     assert!(told(&mut link).is_empty() && link.outcomes.is_empty(), "after 17 ms");
     assert_eq!(link.next_deadline(), Some(at(5984)));
@@ -260,7 +260,7 @@ fn answers_that_do_not_fit_are_errors_and_never_a_panic() {
             ask(&mut link, at(1), 2, b"b", None);
             link.cancel(at(1), claim);
             link.adopt(at(1), 3, 0, b"c", Fence(9));
-            link.query(at(1), 4, Query::Inspect(b"d".to_vec()));
+            link.query(at(1), 4, Query::Inspect(b"d".to_vec().into()));
             link.tick(at(4000));
             for id in 1..=7 {
                 for reply in [&replies(id)[first], &replies(id)[second]] {
