@@ -1,5 +1,7 @@
 //! What the tests of the binary share.
 
+#![allow(dead_code, reason = "not every test needs all of it")]
+
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -34,7 +36,6 @@ pub fn signal(child: &Child, name: &str) {
 }
 
 /// Waits until something is so.
-#[allow(dead_code, reason = "not every test waits")]
 pub fn await_that(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {

@@ -1,5 +1,9 @@
 //! A real node for tests of the client: its own process, so that it can be killed and restarted.
 
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::binary;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,18 +17,6 @@ pub struct Node {
     data: TempDir,
     pub at: SocketAddr,
     pub workers: u16,
-}
-
-fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lockring"));
-    // The user's own settings must not reach the tests.
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("LOCKRING_") {
-            command.env_remove(name);
-        }
-    }
-    command.stdin(Stdio::null()).stderr(Stdio::null());
-    command
 }
 
 impl Node {
@@ -44,6 +36,7 @@ impl Node {
             .arg(self.data.path().join("node"))
             .args(["--listen", &self.at.to_string(), "--workers", &self.workers.to_string()])
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
