@@ -299,3 +299,96 @@ impl Control {
 pub(crate) fn who(namespace: &str, name: &str, label: &str) -> String {
     format!("{namespace}/{name} ({})", label.escape_debug())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixture {
+        control: Control,
+        told: mpsc::UnboundedReceiver<Command>,
+        health: Arc<Health>,
+        data: tempfile::TempDir,
+        begun: Instant,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let data = tempfile::tempdir().unwrap();
+            let store = Store::open(data.path()).unwrap();
+            let longest = store.boot().unwrap().longest_ttl;
+            let (worker, told) = mpsc::unbounded_channel();
+            let health = Arc::new(Health::default());
+            let mut control = Control::new(store, vec![worker], longest, Arc::clone(&health));
+            // These tests are about writes alone.
+            let begun = Instant::now();
+            control.look_at = begun + Duration::from_secs(3600);
+            Self { control, told, health, data, begun }
+        }
+
+        /// Has every write fail, or succeed again.
+        fn disk_fails(&self, fails: bool) {
+            let mark = self.data.path().join("state.mark");
+            if fails {
+                std::fs::remove_file(&mark).unwrap();
+                std::fs::create_dir(&mark).unwrap();
+            } else {
+                std::fs::remove_dir(&mark).unwrap();
+            }
+        }
+
+        fn at(&self, millis: u64) -> Instant {
+            self.begun + Duration::from_millis(millis)
+        }
+
+        fn order(&mut self, order: Order, millis: u64) {
+            assert!(self.control.take(order, self.at(millis)).is_continue());
+            self.control.work(self.at(millis));
+        }
+
+        fn wants(&mut self, seconds: u64, millis: u64) {
+            let ttl = Duration::from_secs(seconds);
+            self.order(Order::RaiseLongestTtl { worker: 0, ttl, by: "who".to_owned() }, millis);
+        }
+    }
+
+    #[test]
+    fn an_epoch_that_cannot_be_raised_is_tried_again_until_it_can() {
+        let mut fixture = Fixture::new();
+        fixture.disk_fails(true);
+        fixture.order(Order::RaiseEpoch(CellId(7)), 0);
+        for second in 1..60 {
+            fixture.control.work(fixture.at(second * 1000));
+        }
+        assert!(fixture.told.try_recv().is_err());
+        let failures = fixture.health.failures();
+        assert!((8..20).contains(&failures), "{failures} tries in a minute");
+        fixture.disk_fails(false);
+        fixture.control.work(fixture.at(66_000));
+        let Ok(Command::Epoch(cell, epoch, version)) = fixture.told.try_recv() else { panic!() };
+        assert_eq!((cell, u64::from(epoch.0)), (CellId(7), version.0));
+        assert!(fixture.told.try_recv().is_err() && fixture.health.cause().is_none());
+    }
+
+    #[test]
+    fn who_waits_for_a_ttl_is_told_why_and_a_newcomer_has_it_tried_soon() {
+        let mut fixture = Fixture::new();
+        fixture.disk_fails(true);
+        fixture.wants(60, 0);
+        fixture.control.work(fixture.at(1000));
+        assert!(fixture.told.try_recv().is_err(), "it may yet succeed");
+        fixture.control.work(fixture.at(2500));
+        let Ok(Command::TtlFailed(why)) = fixture.told.try_recv() else { panic!() };
+        assert!(why.contains("a TTL of 60 s durable") && why.contains("tries again"), "{why}");
+        for second in 3..60 {
+            fixture.control.work(fixture.at(second * 1000));
+        }
+        fixture.disk_fails(false);
+        // The pause is a long one by now, but not for somebody who comes.
+        fixture.wants(60, 60_100);
+        fixture.control.work(fixture.at(60_300));
+        let Ok(Command::LongestTtl(ttl)) = fixture.told.try_recv() else { panic!() };
+        assert_eq!(ttl, Duration::from_secs(60));
+        assert!(fixture.health.cause().is_none());
+    }
+}
