@@ -334,7 +334,7 @@ async fn other_versions_are_told_apart() {
 #[tokio::test]
 async fn what_came_with_the_hello_is_served_at_once() {
     let fixture = Fixture::start(1);
-    let mut raw = Raw::open(&fixture).await;
+    let mut raw = Raw::open(&fixture.node).await;
     let mut frames = Vec::new();
     codec::encode_frame(&hello(1), &mut frames);
     codec::encode_frame(&acquire(1, b"k"), &mut frames);
@@ -349,7 +349,7 @@ async fn what_came_with_the_hello_is_served_at_once() {
 async fn a_peer_for_which_too_much_lies_unsent_is_cut_off_and_keeps_its_session() {
     const HOLDS: u64 = 200_000;
     let fixture = Fixture::start(1);
-    let (mut raw, _) = Raw::greet(&fixture, &hello(1)).await;
+    let (mut raw, _) = Raw::greet(&fixture.node, &hello(1)).await;
     let shared = |id| Request::Acquire {
         id,
         version: 1,
@@ -366,12 +366,12 @@ async fn a_peer_for_which_too_much_lies_unsent_is_cut_off_and_keeps_its_session(
         }
     }
     // It reads no pushes, and each of its holds is one.
-    let (mut operator, _) = Raw::greet(&fixture, &hello(2)).await;
+    let (mut operator, _) = Raw::greet(&fixture.node, &hello(2)).await;
     let force = Request::Force { id: 1, version: 1, namespace: "", key: b"shared" };
     let Reply::Forced { ended, .. } = operator.ask(&force).await else { panic!("not forced") };
     assert_eq!(u64::from(ended), HOLDS);
     assert_eq!(raw.closed().await.0, 21);
-    let (_, again) = Raw::greet(&fixture, &Hello { incarnation: 2, ..hello(1) }).await;
+    let (_, again) = Raw::greet(&fixture.node, &Hello { incarnation: 2, ..hello(1) }).await;
     assert!(matches!(again, HelloReply::Welcome(Welcome { fresh: false, .. })), "{again:?}");
 }
 
