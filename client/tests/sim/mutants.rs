@@ -7,7 +7,7 @@ use lockring_client::link::LinkMutant;
 use lockring_core::Mutant;
 
 /// Letter, name, bug.
-pub const ALL: [(&str, &str, Bug); 23] = [
+pub const ALL: [(&str, &str, Bug); 25] = [
     ("a", "GrantWithoutSessionCheck", Bug::Node(Mutant::GrantWithoutSessionCheck)),
     ("b", "DeathNotTold", Bug::Node(Mutant::DeathNotTold)),
     ("c", "SlipPastExpired", Bug::Node(Mutant::SlipPastExpired)),
@@ -24,6 +24,8 @@ pub const ALL: [(&str, &str, Bug); 23] = [
     ("", "NoVersionFence", Bug::Node(Mutant::NoVersionFence)),
     ("", "NoLinkFence", Bug::Node(Mutant::NoLinkFence)),
     ("", "NoRequestId", Bug::Node(Mutant::NoRequestId)),
+    ("", "Uncounted", Bug::Node(Mutant::Uncounted)),
+    ("", "UndurableTtl", Bug::Node(Mutant::UndurableTtl)),
     ("", "ListingSkips", Bug::Node(Mutant::ListingSkips)),
     ("", "AdoptUnasked", Bug::Client(LinkMutant::AdoptUnasked)),
     ("", "CompareAll", Bug::Client(LinkMutant::CompareAll)),

@@ -312,6 +312,20 @@ impl Machine {
     /// Serves a slice of the queues that are not worked off, each in its turn.
     fn serve_queues(&mut self, now: Time, out: &mut Vec<Action>) {
         self.spent = 0;
+        while !self.slice_is_over()
+            && let Some(&at) = self.raised.first()
+        {
+            self.charge(1);
+            match self.starved.range((at, 0)..=(at, NIL)).next().copied() {
+                Some(starved) => {
+                    self.starved.remove(&starved);
+                    self.unserved.insert(starved.1);
+                }
+                None => {
+                    self.raised.remove(&at);
+                }
+            }
+        }
         if self.grace_left(now).is_some() {
             return;
         }

@@ -10,7 +10,7 @@ use crate::slab::Slab;
 use crate::table::Cell;
 use crate::tags::Index;
 use lockring_proto::Time;
-use lockring_proto::{Fence, Push, SessionId};
+use lockring_proto::{Push, SessionId};
 use lockring_ring::{CellBits, CellId, Epoch, RingVersion};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -208,6 +208,10 @@ pub struct Machine {
     pub(crate) unserved: BTreeSet<u32>,
     /// The next of them is the first from here on.
     pub(crate) serve_next: u32,
+    /// Cells and records whose queue cannot be served, as the cell's epoch is used up.
+    pub(crate) starved: BTreeSet<(u32, u32)>,
+    /// Cells that have a new epoch since, and may have starved records.
+    pub(crate) raised: BTreeSet<u32>,
     pub(crate) wanted_epochs: Vec<CellId>,
 
     pub(crate) links: Slab<Link>,
@@ -285,6 +289,8 @@ impl Machine {
             waits: BTreeSet::new(),
             unserved: BTreeSet::new(),
             serve_next: 0,
+            starved: BTreeSet::new(),
+            raised: BTreeSet::new(),
             wanted_epochs: Vec::new(),
             links: Slab::new(),
             sessions: BTreeMap::new(),
@@ -339,7 +345,9 @@ impl Machine {
 
     /// When [`Event::Tick`] is due at the latest; `None` while nothing can happen by itself.
     pub fn next_deadline(&self) -> Option<Time> {
-        if self.leases_are_due() || self.queues_are_due() || self.telling_drain.is_some() {
+        let raised = !self.raised.is_empty();
+        if raised || self.leases_are_due() || self.queues_are_due() || self.telling_drain.is_some()
+        {
             return Some(self.last_seen);
         }
         let freeing = self.freeing_due();
@@ -397,13 +405,11 @@ impl Machine {
         if cell.0 & (self.config.workers - 1) != self.config.worker {
             return;
         }
-        let cell = &mut self.cells[(cell.0 >> self.worker_shift) as usize];
+        let at = u32::from(cell.0 >> self.worker_shift);
+        let cell = &mut self.cells[at as usize];
         if epoch > cell.epoch {
-            if cell.counter >= Fence::COUNTER_LAST {
-                // Nothing could be granted: who waits is served by the next ticks, as after grace.
-                let rich = |&record: &u32| self.records.get(record).is_rich();
-                self.unserved.extend(cell.table.iter().filter(rich));
-            }
+            // Who waits for it is served by the next ticks, as after grace.
+            self.raised.insert(at);
             cell.epoch = epoch;
             cell.counter = 0;
             cell.epoch_wanted = false;

@@ -38,6 +38,10 @@ pub enum Mutant {
     TwoLinks,
     /// A process that takes a session up frees holds in which the one before may still believe.
     HeirFrees,
+    /// Ends and changes of queues take no number of their cell's counter.
+    Uncounted,
+    /// A session's long TTL is confirmed before it is durable.
+    UndurableTtl,
     /// Tags are those that everybody can compute.
     PublicTags,
     /// Takes equal keys of two namespaces for one.

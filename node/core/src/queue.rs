@@ -213,8 +213,8 @@ impl Machine {
     }
 
     fn grant_head(&mut self, now: Time, place: Place, head: u32, out: &mut Vec<Action>) -> bool {
-        let cell = self.cell(place);
-        if cell.counter >= Fence::COUNTER_LAST {
+        if !self.cell(place).has_numbers() {
+            self.starved.insert((place.at, self.entries.get(head).record));
             return false;
         }
         self.step_out(head);

@@ -28,6 +28,12 @@ impl Cell {
     pub(crate) fn new(epoch: Epoch, since: RingVersion) -> Self {
         Self { table: Tags::default(), counter: 0, epoch, epoch_wanted: false, since }
     }
+
+    /// Whether its epoch is not used up, and not the one past the last.
+    #[inline]
+    pub(crate) fn has_numbers(&self) -> bool {
+        self.counter < Fence::COUNTER_LAST && self.epoch < Epoch::LAST
+    }
 }
 
 /// Where a key lives: its cell at this worker, and its tag there.
@@ -81,7 +87,7 @@ impl Machine {
     #[inline]
     pub(crate) fn number(&mut self, place: Place) -> Option<Fence> {
         let cell = self.cell_mut(place);
-        if cell.counter >= Fence::COUNTER_LAST || cell.epoch >= Epoch::LAST {
+        if !cell.has_numbers() {
             return None;
         }
         cell.counter += 1;
@@ -98,6 +104,9 @@ impl Machine {
     /// as nothing is granted there any more.
     #[inline]
     pub(crate) fn count(&mut self, place: Place) {
+        if mutant!(self, Uncounted) {
+            return;
+        }
         let _unnumbered_at_the_end = self.number(place);
     }
 
@@ -176,6 +185,9 @@ impl Machine {
         self.cell_mut(place).table.remove(place.tag, index);
         if !self.unserved.is_empty() {
             self.unserved.remove(&index);
+        }
+        if !self.starved.is_empty() {
+            self.starved.remove(&(place.at, index));
         }
         self.records.remove(index);
     }

@@ -157,7 +157,7 @@ impl Machine {
         }
         let waits_for_time = self.unserved.contains(&index)
             || self.grace_left(self.last_seen).is_some()
-            || self.cell(place).counter >= Fence::COUNTER_LAST;
+            || self.starved.contains(&(place.at, index));
         if rich.waiters.len == 0 || waits_for_time {
             return Ok(());
         }

@@ -47,6 +47,56 @@ impl Check for Fences {
     }
 }
 
+/// Every change of a key takes a number of its cell's counter, whose fences tell how many there
+/// were at least: copies of a cell are kept alike by these numbers.
+#[derive(Default)]
+pub struct Numbered {
+    /// The last grant, and how many changes there were since.
+    changes: BTreeMap<KeyId, (Fence, u64)>,
+    /// Who left a line last: to be granted, which is one change, or not.
+    left: Option<(SessionId, u64)>,
+}
+
+impl Numbered {
+    fn change(&mut self, key: KeyId) {
+        if let Some((_, changes)) = self.changes.get_mut(&key) {
+            *changes += 1;
+        }
+    }
+}
+
+impl Check for Numbered {
+    fn rule(&self) -> &'static str {
+        "every change is numbered"
+    }
+
+    fn see(&mut self, _: Time, fact: &Fact, _: &Book) -> Result<(), String> {
+        let left = match *fact {
+            Fact::Left { session, request, .. } => self.left.replace((session, request)),
+            _ => self.left.take(),
+        };
+        match *fact {
+            Fact::Booted => self.changes.clear(),
+            Fact::Queued { key, .. } | Fact::Left { key, .. } | Fact::Freed { key, .. } => {
+                self.change(key);
+            }
+            Fact::Granted { session, request, key, fence, .. } => {
+                let before = self.changes.insert(key, (fence, 0));
+                let Some((last, mut changes)) = before else { return Ok(()) };
+                changes -= u64::from(left == Some((session, request)));
+                let numbers = fence.counter().saturating_sub(last.counter());
+                if fence.epoch() == last.epoch() && numbers <= changes {
+                    return Err(format!(
+                        "{key:?} changed {changes} times between {last} and {fence}"
+                    ));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
 /// I9: what is held was granted to that session, what is granted was asked for, and no fence has
 /// two owners.
 #[derive(Default)]
@@ -149,6 +199,21 @@ mod tests {
         );
         let good = [asked(B), held(A, 2), held(B, 1)];
         tells_apart(Fences::default, &good, &[held(A, 2), asked(B), held(B, 1)]);
+    }
+
+    #[test]
+    fn changes_without_a_number_are_refused() {
+        let check = Numbered::default;
+        let ended = |next| [granted(A, 1), freed(A, 1), granted(B, next)];
+        tells_apart(check, &ended(3), &ended(2));
+        let granted_from_line =
+            |next| [granted(A, 1), queued(B, 7), freed(A, 1), left(B, next), granted(B, next)];
+        tells_apart(check, &granted_from_line(4), &granted_from_line(3));
+        let gone = |next| [granted(A, 1), queued(B, 7), left(B, 7), freed(A, 1), granted(A, next)];
+        tells_apart(check, &gone(5), &gone(4));
+        // The next epoch counts anew.
+        let raised = [granted(A, 9), freed(A, 9), granted(B, 1 << 40 | 1)];
+        assert_eq!(judge(check(), &raised), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod waiters;
 
 pub use attention::Attention;
 pub use exclusion::{Capacity, Exclusion};
-pub use fences::{Fences, Phantoms, Resource};
+pub use fences::{Fences, Numbered, Phantoms, Resource};
 pub use leases::{Leases, NoLoss, Orphans};
 pub use listing::Listing;
 pub use news::News;
@@ -29,6 +29,7 @@ pub fn all() -> Vec<Box<dyn Check>> {
         Box::new(Exclusion),
         Box::new(Capacity),
         Box::new(Fences::default()),
+        Box::new(Numbered::default()),
         Box::new(Phantoms::default()),
         Box::new(Resource::default()),
         Box::new(Leases),
