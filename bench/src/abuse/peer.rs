@@ -5,6 +5,7 @@ use lockring_client::proto::{
     Claim, Hello, HelloReply, Message, PROTOCOL, Request, SessionId, Wait, codec,
 };
 use quinn::{RecvStream, SendStream};
+use std::error::Error as StdError;
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Join, ReadHalf, WriteHalf, split};
 
@@ -17,8 +18,8 @@ pub(super) struct Peer {
     out: Vec<u8>,
 }
 
-fn broken(why: impl ToString) -> io::Error {
-    io::Error::other(why.to_string())
+fn broken(why: impl Into<Box<dyn StdError + Send + Sync>>) -> io::Error {
+    io::Error::other(why)
 }
 
 impl Peer {
