@@ -58,10 +58,10 @@ struct Conn {
 pub struct WorkerState {
     machine: Machine,
     actions: Vec<Action>,
-    /// Connections by slot; the low half of a [`ConnId`] is its slot.
+    /// Connections by slot; the low bits of a [`ConnId`] are its slot.
     conns: Vec<Option<Conn>>,
     free: Vec<u32>,
-    serial: u32,
+    serial: u64,
     ring: RingTable,
     /// Which worker of the node this is.
     index: usize,
@@ -83,6 +83,13 @@ pub struct WorkerState {
     pub(crate) rated: Rated,
     /// Connection attempts since the start.
     pub(crate) handshakes: Handshakes,
+}
+
+/// So many low bits of a [`ConnId`] are its slot.
+const SLOT_BITS: u32 = 24;
+
+fn slot_of(id: ConnId) -> u32 {
+    (id.0 & ((1 << SLOT_BITS) - 1)) as u32
 }
 
 /// The state, shared by the tasks of a worker's thread.
@@ -157,7 +164,8 @@ impl WorkerState {
             (self.conns.len() - 1) as u32
         });
         self.serial += 1;
-        let id = ConnId(u64::from(self.serial) << 32 | u64::from(slot));
+        // Ascending for some thirty years of a thousand connections a second.
+        let id = ConnId(self.serial << SLOT_BITS | u64::from(slot));
         let wake = Rc::new(Notify::new());
         let conn = Conn { id, outbox: Outbox::default(), wake: Rc::clone(&wake) };
         self.conns[slot as usize] = Some(conn);
@@ -166,7 +174,7 @@ impl WorkerState {
 
     /// Forgets a connection; the machine gets to know.
     pub fn close(&mut self, id: ConnId) {
-        let slot = id.0 as u32;
+        let slot = slot_of(id);
         let Some(conn) = self.conns[slot as usize].take() else { return };
         self.free.push(slot);
         if let Some(link) = conn.outbox.link {
@@ -180,7 +188,7 @@ impl WorkerState {
     }
 
     fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
-        self.conns.get_mut(id.0 as u32 as usize)?.as_mut().filter(|conn| conn.id == id)
+        self.conns.get_mut(slot_of(id) as usize)?.as_mut().filter(|conn| conn.id == id)
     }
 
     /// Whether new connections are turned away, as the worker ends.

@@ -7,7 +7,7 @@ mod outcomes;
 mod wire;
 
 use crate::hub::{Event, Hub, Step, Way};
-use crate::keys::Keys;
+use crate::keys::{Keys, name_of, space_of};
 use crate::node::Node;
 use heir::Estate;
 use lockring_client::link::{
@@ -142,7 +142,7 @@ impl Client {
             lanes: BTreeMap::new(),
             ids: RequestIds::default(),
             ring: None,
-            seed: NamespaceSeed::of("default"),
+            seed: NamespaceSeed::of(name_of(space_of(index))),
             bytes: BTreeMap::new(),
             next_token: 0,
             armed: Time::NEVER,
@@ -162,7 +162,7 @@ impl Client {
 
     pub fn party(&self) -> Party {
         Party {
-            namespace: Namespace::default(),
+            namespace: Namespace::new(name_of(space_of(self.index))).expect("a namespace"),
             name: format!("client-{}", self.index),
             role: Role::Operator,
             ttl_max: limits::TTL_MAX,
@@ -548,6 +548,7 @@ impl Client {
         wanted: (KeyId, Claim, Option<Duration>),
     ) -> Option<u64> {
         let (key, claim, wait) = wanted;
+        let key = keys.ids_in(space_of(self.index), key);
         let route = self.ring.as_ref()?.route(self.seed, keys.bytes(key));
         self.bytes.entry(key).or_insert_with(|| keys.bytes(key).to_vec());
         let worker = route.worker.worker;
@@ -611,11 +612,14 @@ impl Client {
 
     /// Asks a question; the answer is found under the token.
     pub fn query(&mut self, hub: &mut Hub, node: &Node, query: Query) -> Option<u64> {
-        let key = match &query {
-            Query::Inspect(place) | Query::Force(place) => place.key.clone(),
-            Query::List { .. } | Query::Goodbye => Vec::new(),
+        let (seed, key) = match &query {
+            Query::Inspect(place) | Query::Force(place) if !place.namespace.is_empty() => {
+                (NamespaceSeed::of(&place.namespace), place.key.clone())
+            }
+            Query::Inspect(place) | Query::Force(place) => (self.seed, place.key.clone()),
+            Query::List { .. } | Query::Goodbye => (self.seed, Vec::new()),
         };
-        let worker = self.ring.as_ref()?.route(self.seed, &key).worker.worker;
+        let worker = self.ring.as_ref()?.route(seed, &key).worker.worker;
         let now = self.local(hub);
         self.next_token += 1;
         let token = QUERY | self.next_token;

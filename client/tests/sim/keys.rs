@@ -1,7 +1,7 @@
 //! The keys of a run, and who asks for which of them.
 
 use lockring_core::testing::{KeyId, Rng};
-use lockring_proto::Claim;
+use lockring_proto::{Claim, SessionId};
 use std::collections::BTreeMap;
 
 /// Keys of each sort: few hot ones, many cold ones, some that only one client asks for.
@@ -10,6 +10,27 @@ const READ: u64 = 2;
 const SEMAPHORES: u64 = 2;
 const COLD: u64 = 40;
 const OWN: u64 = 4;
+
+/// The namespaces of a run: the same keys in each, none of which meet.
+const SPACES: [&str; 2] = ["default", "other"];
+
+/// Ids of the keys of one namespace are so far from those of the one before.
+const SPACE: u32 = 100_000;
+
+/// The namespace of a client.
+pub fn space_of(client: usize) -> usize {
+    usize::from(client % 4 == 3)
+}
+
+/// Its name.
+pub fn name_of(space: usize) -> &'static str {
+    SPACES[space]
+}
+
+/// The namespace of a session, whose first byte tells its client.
+fn space_of_session(session: SessionId) -> usize {
+    space_of(usize::from(session.0[0]) - 1)
+}
 
 /// Every key of a run.
 pub struct Keys {
@@ -45,11 +66,33 @@ impl Keys {
     }
 
     pub fn bytes(&self, id: KeyId) -> &[u8] {
-        &self.bytes[id.0 as usize]
+        &self.bytes[(id.0 % SPACE) as usize]
     }
 
-    pub fn id(&self, bytes: &[u8]) -> KeyId {
-        self.ids[bytes]
+    /// A key by its bytes and its namespace.
+    pub fn id_in(&self, space: usize, bytes: &[u8]) -> KeyId {
+        self.ids_in(space, self.ids[bytes])
+    }
+
+    /// The same for the namespace of this name.
+    pub fn id_named(&self, namespace: &str, bytes: &[u8]) -> KeyId {
+        let space = SPACES.iter().position(|name| *name == namespace).expect("a namespace");
+        self.id_in(space, bytes)
+    }
+
+    /// The same for the namespace of a session.
+    pub fn id_of(&self, session: SessionId, bytes: &[u8]) -> KeyId {
+        self.id_in(space_of_session(session), bytes)
+    }
+
+    /// The key of the same bytes in a namespace.
+    pub fn ids_in(&self, space: usize, id: KeyId) -> KeyId {
+        KeyId(id.0 % SPACE + space as u32 * SPACE)
+    }
+
+    /// The name of its namespace.
+    pub fn space_name(&self, id: KeyId) -> &'static str {
+        SPACES[(id.0 / SPACE) as usize]
     }
 
     pub fn count(&self) -> usize {

@@ -339,7 +339,7 @@ impl Node {
                 Came::Closed => closed = true,
             }
         }
-        let rest = self.serve(hub, keys, index, conn, bytes);
+        let rest = self.serve(hub, keys, index, conn, &bytes);
         let worker = &mut self.workers[index as usize];
         if !closed && !rest.is_empty() {
             // It has its next turn after everybody else.
@@ -359,9 +359,9 @@ impl Node {
         keys: &Keys,
         index: u16,
         conn: ConnId,
-        bytes: Vec<u8>,
+        bytes: &[u8],
     ) -> Vec<u8> {
-        let mut rest = bytes.as_slice();
+        let mut rest = bytes;
         let peer = self.workers[index as usize].peers.get_mut(&conn).expect("looked up before");
         if peer.session.is_none()
             && let Ok(Some((body, after))) = codec::split_frame(rest)
@@ -405,8 +405,10 @@ impl Node {
             Input::Requests { conn, requests, .. } => (Some(conn), requests),
             _ => (None, [].as_slice()),
         };
+        let peer = conn.and_then(|conn| worker.peers.get(&conn));
+        let space = peer.map_or("", |peer| peer.party.namespace.as_str()).to_owned();
         let asked: Vec<Asked> =
-            asked.iter().map(|request| Asked::of(request, &worker.machine, keys)).collect();
+            asked.iter().map(|request| Asked::of(request, &worker.machine, keys, &space)).collect();
         let mut actions = Vec::new();
         let taken = worker.machine.handle(local, event, &mut actions);
         let after = worker.machine.stats();
@@ -443,7 +445,8 @@ impl Node {
         if used_up {
             hub.reach("used-up counters");
         }
-        let unserved = self.machine(index).unserved().map(|key| keys.id(key)).collect();
+        let unserved = self.machine(index).unserved();
+        let unserved = unserved.map(|(space, key)| keys.id_named(space, key)).collect();
         hub.fact(&Fact::Turn { grace: grace || used_up, unserved });
         for action in actions {
             self.act(hub, index, action, done);

@@ -5,7 +5,7 @@ use crate::hub::{Event, Hub, Step, Way};
 use crate::keys::Keys;
 use crate::node::Node;
 use crate::workload::{KEEPER, Role, Workload};
-use lockring_client::link::{LinkMutant, Query};
+use lockring_client::link::{LinkMutant, Place, Query};
 use lockring_core::testing::{Fact, Fault, KeyId, LinkName, Plan, Rng, Stream, Violation};
 use lockring_core::{Mutant, Time};
 use lockring_proto::{Claim, Reply, limits};
@@ -481,7 +481,9 @@ impl Run {
         };
         let operator = &mut self.clients[0];
         if !operator.down && !operator.is_paused(&self.hub) {
-            let query = Query::Force(self.keys.bytes(key).to_vec().into());
+            let namespace = self.keys.space_name(key).to_owned();
+            let key = self.keys.bytes(key).to_vec();
+            let query = Query::Force(Place { namespace, key });
             operator.query(&mut self.hub, &self.node, query);
         }
     }

@@ -2,7 +2,7 @@
 //! bounded slices, so that a session's death never delays the living for longer than a slice.
 
 use crate::batch::{Asker, Planned};
-use crate::event::{Action, CloseReason};
+use crate::event::{Action, CloseReason, ConnId};
 use crate::machine::Machine;
 use crate::mutant::{mutant, note};
 use crate::record::{Entry, LinkChain};
@@ -149,7 +149,7 @@ impl Machine {
         let link = self.links.get_mut(asker.link);
         let armed = std::mem::replace(&mut link.armed, until);
         link.deadline = until;
-        link.leaving = Some(link.entries.len);
+        (link.leaving, link.waiters_from) = (Some(link.entries.len), ConnId(u64::MAX));
         self.leases.remove(&(armed, asker.link));
         self.leases.insert((link.armed, asker.link));
         self.leaving.insert(asker.link);
@@ -161,13 +161,15 @@ impl Machine {
             && let Some(&index) = self.leaving.first()
         {
             self.charge(1);
+            let head = self.links.get(index).entries.head;
+            let goes =
+                head != NIL && self.entries.get(head).fence.is_none() && self.is_nobodys(head);
             let link = self.links.get_mut(index);
-            let head = link.entries.head;
             let left = link.leaving.filter(|&left| left > 0 && head != NIL);
             link.leaving = left.map(|left| left - 1);
             if left.is_none() {
                 self.leaving.remove(&index);
-            } else if self.entries.get(head).fence.is_some() {
+            } else if !goes {
                 // Every entry comes to the head once.
                 link.entries.remove::<Entry, LinkChain>(&mut self.entries, head);
                 link.entries.push_back::<Entry, LinkChain>(&mut self.entries, head);

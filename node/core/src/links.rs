@@ -56,9 +56,10 @@ pub(crate) struct Link {
     /// Another process has taken the session up: the one before it may believe in its holds until
     /// then, on the lease clock, so that they end by an explicit release alone.
     pub(crate) spared_until: Option<Time>,
-    /// It said goodbye and left spared holds: so many of its entries are still to be looked at for
-    /// waiters.
+    /// Waiters asked for on a connection before `waiters_from` are nobody's any more: so many
+    /// entries are still to be looked at for them.
     pub(crate) leaving: Option<u32>,
+    pub(crate) waiters_from: ConnId,
     /// Bytes of its rich holds and waiters.
     pub(crate) rich_bytes: u64,
     /// What it used when that was last carried over to its identity and namespace.
@@ -169,15 +170,17 @@ impl Machine {
             return Err(refusal(RefusalKind::Superseded, message));
         }
         self.hang_up(link, CloseReason::Superseded, out);
-        self.leaving.remove(&link);
         let known = self.links.get_mut(link);
-        known.leaving = None;
         if hello.incarnation == 0 {
             known.incarnation += 1;
             known.spared_until = known.spared_until.max(Some(known.deadline));
+            // The process before is cut off here: nobody would hear of a grant to it.
+            (known.leaving, known.waiters_from) = (Some(known.entries.len), conn);
+            self.leaving.insert(link);
         } else {
             known.incarnation = hello.incarnation;
         }
+        let known = self.links.get_mut(link);
         known.conn = Some(conn);
         known.comparison = None;
         known.forcing = None;
@@ -225,6 +228,7 @@ impl Machine {
             goodbye: None,
             spared_until: None,
             leaving: None,
+            waiters_from: conn,
             rich_bytes: 0,
             accounted: Amounts::default(),
             unsettled: false,

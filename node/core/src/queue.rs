@@ -187,7 +187,7 @@ impl Machine {
         if dead {
             self.begin_expiry(link, out);
         }
-        if dead || self.links.get(link).leaving.is_some() {
+        if dead || self.is_nobodys(head) {
             self.drop_waiter(place, head);
             self.stats.dead_waiters += 1;
             if mutant!(self, SlipPastExpired) {
@@ -225,6 +225,14 @@ impl Machine {
         let reply = Reply::Granted { id: entry.request, version: self.version.0, fence };
         self.answer(entry.link, entry.asked_on, reply, out);
         true
+    }
+
+    /// Whether a waiter is of a process that said goodbye, or whose session another has taken up:
+    /// its grant would be held for nobody.
+    pub(crate) fn is_nobodys(&self, waiter: u32) -> bool {
+        let entry = self.entries.get(waiter);
+        let link = self.links.get(entry.link);
+        link.leaving.is_some() && entry.asked_on < link.waiters_from
     }
 
     /// Answers a claim that was in line, unless its connection has been replaced since.

@@ -2,7 +2,7 @@
 
 use super::Client;
 use crate::hub::{Hub, Step};
-use crate::keys::Keys;
+use crate::keys::{Keys, space_of};
 use crate::node::Node;
 use lockring_client::link::Query;
 use lockring_core::testing::{Fact, KeyId};
@@ -21,7 +21,8 @@ impl Client {
             Some(token) => match self.answers.get(&token) {
                 None => return,
                 Some(Some(Reply::Listed { listing, .. })) => {
-                    let seen = listing.rows.iter().map(|row| keys.id(&row.key)).collect();
+                    let seen =
+                        listing.rows.iter().map(|row| keys.id_of(self.session, &row.key)).collect();
                     let (session, last) = (self.session, listing.next.is_none());
                     let next = listing.next;
                     hub.reach("pages of listings");
@@ -49,7 +50,8 @@ impl Client {
     fn begin_listing(&self, hub: &mut Hub, keys: &Keys) -> Option<ListCursor> {
         let ring = self.ring.as_ref()?;
         let worker_of = |key: &[u8]| ring.route(self.seed, key).worker.worker;
-        let all = (0..keys.count() as u32).map(KeyId);
+        let space = space_of(self.index);
+        let all = (0..keys.count() as u32).map(|id| keys.ids_in(space, KeyId(id)));
         let of = all.filter(|&key| worker_of(keys.bytes(key)) == worker_of(&[])).collect();
         hub.fact(&Fact::ListBegan { session: self.session, of });
         Some(ListCursor::default())

@@ -17,7 +17,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    pub fn of(request: &Request<'_>, machine: &Machine, keys: &Keys) -> Self {
+    pub fn of(request: &Request<'_>, machine: &Machine, keys: &Keys, namespace: &str) -> Self {
         let (version, key) = match *request {
             Request::Acquire { version, key, .. }
             | Request::Release { version, key, .. }
@@ -31,11 +31,19 @@ impl Asked {
             | Request::List { .. }
             | Request::Goodbye { .. } => (0, None),
         };
-        let seed = NamespaceSeed::of("default");
+        let namespace = match *request {
+            Request::Inspect { namespace: other, .. } | Request::Force { namespace: other, .. }
+                if !other.is_empty() =>
+            {
+                other
+            }
+            _ => namespace,
+        };
+        let seed = NamespaceSeed::of(namespace);
         let since = key.and_then(|key| machine.owned_since(seed, key));
         Self {
             id: request.id(),
-            key: key.map(|key| keys.id(key)),
+            key: key.map(|key| keys.id_named(namespace, key)),
             routed: since.map(|since| (version, since)),
             forces: matches!(request, Request::Force { .. }),
         }
@@ -102,14 +110,16 @@ pub fn fact_of(note: Note, keys: &Keys, worker: u16, asked: &[Asked]) -> Fact {
         Note::Began { session } => Fact::Began { worker, session },
         Note::Dead { session, expired } => Fact::Dead { worker, session, expired },
         Note::Queued { session, request, key, claim } => {
-            Fact::Queued { session, request, key: keys.id(&key), claim }
+            Fact::Queued { session, request, key: keys.id_of(session, &key), claim }
         }
-        Note::Left { session, request, key } => Fact::Left { session, request, key: keys.id(&key) },
+        Note::Left { session, request, key } => {
+            Fact::Left { session, request, key: keys.id_of(session, &key) }
+        }
         Note::Granted { session, request, key, claim, fence, alive } => {
-            Fact::Granted { session, request, key: keys.id(&key), claim, fence, alive }
+            Fact::Granted { session, request, key: keys.id_of(session, &key), claim, fence, alive }
         }
         Note::Freed { session, key, fence } => {
-            let key = keys.id(&key);
+            let key = keys.id_of(session, &key);
             let forced = asked.iter().any(|asked| asked.forces && asked.key == Some(key));
             Fact::Freed { session, key, fence, forced }
         }

@@ -109,9 +109,12 @@ impl Machine {
         if follows { now.after(self.seen.wall_jumps) } else { now }
     }
 
-    /// The keys whose queue is not worked off yet.
-    pub fn unserved(&self) -> impl Iterator<Item = &[u8]> {
-        self.unserved.iter().map(|&record| self.key(self.records.get(record)))
+    /// The keys whose queue is not worked off yet, each after its namespace.
+    pub fn unserved(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.unserved.iter().map(|&record| {
+            let record = self.records.get(record);
+            (self.namespace_name(self.namespace(record)), self.key(record))
+        })
     }
 
     /// Slots of all slabs that have memory.
