@@ -72,6 +72,7 @@ pub struct Node {
     up: bool,
     /// The last life ended in order, with nothing held.
     was_clean: bool,
+    limits: Limits,
     /// The seeded bug of that name.
     pub clean_in_grace: bool,
 }
@@ -80,6 +81,10 @@ impl Node {
     pub fn new(hub: &mut Hub, workers: u16, mutant: Option<Mutant>) -> Self {
         let bits = CellBits::new(hub.rng.range(3, 6) as u8).expect("cell bits");
         let ppm = *hub.rng.pick(&[-10_000, 0, 10_000]);
+        let mut limits = Limits { expiry_slice: 8, turn_price: 40, ..Limits::default() };
+        if hub.rng.percent(20) {
+            (limits.waiters_per_link, limits.holds_per_link) = (2, 60);
+        }
         let mut node = Self {
             bits,
             clock: RateClock::new(hub.rng.range(1, 1_000_000_000), ppm),
@@ -92,6 +97,7 @@ impl Node {
             opens_at: None,
             up: false,
             was_clean: false,
+            limits,
             clean_in_grace: false,
         };
         node.start(hub, workers, None);
@@ -124,7 +130,7 @@ impl Node {
             opens_at: self.opens_at,
             grace_for: String::new(),
             tag_secret: [1, 2, 3, 4],
-            limits: Limits { expiry_slice: 8, turn_price: 40, ..Limits::default() },
+            limits: self.limits,
         };
         let machine = Machine::new(config, self.clock.shows(hub.now));
         let mut machine = machine.with_mutant(self.mutant).with_notes();

@@ -143,6 +143,7 @@ pub fn account(hub: &mut Hub, stats: &Stats) {
         ("moved", stats.moved),
         ("busy", stats.busy),
         ("refused", stats.refused),
+        ("over a quota", stats.over_quota),
         ("stale frames", stats.stale),
         ("resumed links", stats.resumed_links),
         ("stalls", stats.stalls),
