@@ -266,11 +266,7 @@ impl Machine {
     /// longest TTL it knows of, so it must know before the session can act on it.
     fn greet(&mut self, conn: ConnId, link: u32, out: &mut Vec<Action>) {
         let known = self.links.get(link);
-        if known.ttl > self.longest_ttl && mutant!(self, UndurableTtl) {
-            out.push(Action::RaiseLongestTtl(known.ttl));
-            return self.welcome(conn, link, out);
-        }
-        if known.ttl > self.longest_ttl {
+        if known.ttl > self.longest_ttl && !mutant!(self, UndurableTtl) {
             self.unconfirmed.push((known.ttl, conn, link));
             out.push(Action::RaiseLongestTtl(known.ttl));
             return;

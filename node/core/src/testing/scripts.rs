@@ -548,11 +548,14 @@ fn folder() -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts")
 }
 
-/// The simulator's heirs come after a crash alone, so that nobody believes in what they free.
+/// The simulator's heirs come after a crash alone, so that nobody believes in what they free; and it
+/// notices an undurable TTL by what follows from it.
 #[test]
-fn a_script_sees_an_heir_that_frees() {
-    let recorded = std::fs::read_to_string(folder().join("heir.script")).unwrap();
-    assert_ne!(recorded, replay(&recorded, Some(Mutant::HeirFrees)));
+fn scripts_see_seeded_bugs() {
+    for (mutant, script) in [(Mutant::HeirFrees, "heir"), (Mutant::UndurableTtl, "ttl_raise")] {
+        let recorded = std::fs::read_to_string(folder().join(format!("{script}.script"))).unwrap();
+        assert_ne!(recorded, replay(&recorded, Some(mutant)), "{mutant:?} is alive");
+    }
 }
 
 #[test]
