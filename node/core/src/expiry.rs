@@ -102,12 +102,11 @@ impl Machine {
         }
         self.hang_up(link, CloseReason::Expired, out);
         self.stats.expired_links += 1;
-        self.start_dying(link, true);
+        note!(self, note_dead(link, true));
+        self.start_dying(link);
     }
 
-    /// `expired`: not by its own wish.
-    pub(crate) fn start_dying(&mut self, link: u32, expired: bool) {
-        note!(self, note_dead(link, expired));
+    pub(crate) fn start_dying(&mut self, link: u32) {
         let known = self.links.get_mut(link);
         known.dying = true;
         known.comparison = None;
@@ -138,7 +137,8 @@ impl Machine {
         let link = self.links.get_mut(asker.link);
         link.goodbye = Some((asker.conn, asker.id));
         link.conn = None;
-        self.start_dying(asker.link, false);
+        note!(self, note_dead(asker.link, false));
+        self.start_dying(asker.link);
     }
 
     /// The process goes, and leaves holds in which the one before it may still believe: they stay

@@ -320,7 +320,8 @@ impl Machine {
             let reply = Box::new(refusal(RefusalKind::Unavailable, why));
             out.push(Action::Refuse { conn, reply });
             if begun_for_this {
-                self.start_dying(link, false);
+                note!(self, note_dead(link, false));
+                self.start_dying(link);
             }
         }
     }
@@ -338,7 +339,8 @@ impl Machine {
             link.forcing = None;
             // There is nothing to keep, whatever its TTL.
             if !link.used {
-                self.start_dying(index, false);
+                note!(self, note_dead(index, false));
+                self.start_dying(index);
             }
         }
     }

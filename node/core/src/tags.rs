@@ -24,6 +24,7 @@ impl Tags {
         self.0.len()
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().map(|slot| slot.index)
     }

@@ -86,10 +86,10 @@ impl World {
     }
 
     /// As many turns as it takes.
-    pub(super) fn ask(&mut self, conn: u64, request: Request<'_>) -> Vec<Action> {
+    pub(super) fn ask(&mut self, conn: u64, request: &Request<'_>) -> Vec<Action> {
         let mut all = Vec::new();
         loop {
-            let (mut actions, taken) = self.turn(conn, std::slice::from_ref(&request));
+            let (mut actions, taken) = self.turn(conn, std::slice::from_ref(request));
             all.append(&mut actions);
             if taken == 1 {
                 return all;
@@ -125,13 +125,13 @@ impl World {
         claim: Claim,
     ) -> Vec<Action> {
         let (version, wait) = (1, Wait::Forever);
-        self.ask(conn, Request::Acquire { id, version, claim, wait, key })
+        self.ask(conn, &Request::Acquire { id, version, claim, wait, key })
     }
 
     fn release(&mut self, conn: u64, key: &str, counter: u64) {
         self.id += 1;
         let (id, fence) = (1000 + self.id, Fence::new(Epoch(1), counter));
-        self.ask(conn, Request::Release { id, version: 1, fence, key: key.as_bytes() });
+        self.ask(conn, &Request::Release { id, version: 1, fence, key: key.as_bytes() });
     }
 }
 
