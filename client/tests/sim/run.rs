@@ -122,18 +122,22 @@ impl Run {
             }
             self.strike(fault);
         }
-        // A minute, and what a restart and sessions that died with the longest lease take.
-        let mut patience = 300 + limits::honoured(self.node.longest()).as_millis() * 3 / 200;
-        while self.hub.reached.get("holds").copied().unwrap_or(0) < HOLDS_MIN && patience > 0 {
+        let (begun, mut patience) = (self.hub.now, Duration::ZERO);
+        while self.hub.reached.get("holds").copied().unwrap_or(0) < HOLDS_MIN {
+            // A minute, and what a restart and sessions that died with the longest lease take,
+            // which may have begun meanwhile.
+            let lease = limits::honoured(self.node.longest());
+            patience = patience.max(Duration::from_secs(60) + lease * 3);
+            if self.failed() || self.hub.now.since(begun) > patience {
+                let holds = self.hub.reached.get("holds");
+                self.hub.accuse("work goes on", format!("only {holds:?}"));
+                break;
+            }
             self.for_span(Duration::from_millis(200));
-            patience -= 1;
         }
         while self.faults < FAULTS_MIN {
             self.strike(Fault::Cut);
             self.for_span(Duration::from_millis(200));
-        }
-        if patience == 0 {
-            self.hub.accuse("work goes on", format!("only {:?}", self.hub.reached.get("holds")));
         }
     }
 
