@@ -20,6 +20,10 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the last replies of a closing connection may take to reach the peer.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// Frames decoded for one turn; fewer where turns were over before that.
+const FRAMES_MAX: usize = 1024;
+const FRAMES_MIN: usize = 8;
+
 /// Chunks taken from the stream in one turn, of one packet each.
 const CHUNKS: usize = 32;
 
@@ -75,9 +79,17 @@ pub async fn serve(conn: Connection, shared: Shared) {
         }
     };
     let (id, wake) = shared.borrow_mut().open();
-    let ended = Session { conn: &conn, shared: &shared, id, wake, carry: Vec::new(), left: false }
-        .run(&party)
-        .await;
+    let ended = Session {
+        conn: &conn,
+        shared: &shared,
+        id,
+        wake,
+        carry: Vec::new(),
+        left: false,
+        most: FRAMES_MAX,
+    }
+    .run(&party)
+    .await;
     shared.borrow_mut().close(id);
     let (code, reason) = match ended {
         Ok(Ending::Core(reason)) => {
@@ -140,6 +152,8 @@ struct Session<'a> {
     carry: Vec<u8>,
     /// There may be whole frames in it, for the next turn.
     left: bool,
+    /// So many frames are decoded for one turn.
+    most: usize,
 }
 
 impl Session<'_> {
@@ -217,8 +231,9 @@ impl Session<'_> {
             scratch.extend_from_slice(chunk);
             *chunk = Bytes::new();
         }
-        let mut requests: Vec<Request<'_>> = Vec::with_capacity(scratch.len() / 28 + 1);
-        let rest = codec::decode_frames(&scratch, |request| requests.push(request));
+        let room = (scratch.len() / 28 + 1).min(self.most);
+        let mut requests: Vec<Request<'_>> = Vec::with_capacity(room);
+        let rest = codec::decode_up_to(self.most, &scratch, |request| requests.push(request));
         let given = requests.len();
         let mut taken = 0;
         if given > 0 {
@@ -226,7 +241,9 @@ impl Session<'_> {
             taken = shared.turn(Some(self.id), event);
         }
         drop(requests);
-        self.left = taken < given;
+        self.left = taken < given || given == self.most;
+        // What a turn does not take is decoded again for the next: not much more than that takes.
+        self.most = if taken < given { (taken * 2).max(FRAMES_MIN) } else { FRAMES_MAX };
         let ended = if self.left {
             self.carry.extend_from_slice(after_frames(&scratch, taken)?);
             Ok(())

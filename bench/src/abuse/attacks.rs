@@ -229,6 +229,9 @@ async fn shared_grants(access: &Access, done: &AtomicU64) -> io::Result<()> {
     holder.put(&Request::Goodbye { id });
     holder.flush().await?;
     peer.exchange().await?;
+    let id = peer.id();
+    peer.put(&Request::Goodbye { id });
+    peer.flush().await?;
     count(done, 1);
     Ok(())
 }

@@ -112,6 +112,8 @@ impl<U: Uplink> Driver<U> {
                 let _the_lease_ends_it_otherwise =
                     tokio::time::timeout(FAREWELL_TIMEOUT, words).await;
             });
+            // A name that is being looked up is not waited for.
+            runtime.shutdown_background();
         };
         if let Ok(thread) = std::thread::Builder::new().name("lockring-bye".to_owned()).spawn(say) {
             farewells.add(thread);

@@ -367,12 +367,30 @@ impl Link {
         }
         if !self.is_up() {
             // There may be no such worker any more, so that no connection would ever tell.
+            self.reroute_queries();
             for slot in 0..self.claims.len() as u32 {
                 let claim = &self.claims[slot as usize];
                 let has_request = !matches!(claim.state, State::Free | State::Held { .. });
                 if has_request && !(self.serves)(claim.cell) {
                     self.reroute(slot);
                 }
+            }
+        }
+    }
+
+    /// Queries that have not run, or may run twice, are asked where the new ring says.
+    fn reroute_queries(&mut self) {
+        let moves = |pending: &Pending| match pending {
+            Pending::Query { query: Query::Inspect(_) | Query::List { .. }, .. } => true,
+            Pending::Query { query: Query::Force(_), routed, .. } => *routed == 0,
+            _ => false,
+        };
+        let mut moved: Vec<u64> =
+            self.pending.iter().filter(|(_, one)| moves(one)).map(|(&id, _)| id).collect();
+        moved.sort_unstable();
+        for id in moved {
+            if let Some(Pending::Query { token, .. }) = self.pending.remove(&id) {
+                self.outcomes.push(Outcome::Moved { token });
             }
         }
     }

@@ -228,7 +228,9 @@ fn a_claim_whose_cell_is_anothers_is_told_so_and_not_parked_for_ever() {
     // A worker that is gone for good answers nothing: the ring alone tells.
     link.down(at(4));
     ask(&mut link, at(5), 2, b"k", None);
+    link.query(at(5), 3, Query::Inspect(b"k".to_vec().into()));
     link.ring_is(at(6), 3, Arc::new(|_| false));
+    assert!(link.outcomes.contains(&Outcome::Moved { token: 3 }));
     assert_eq!(told(&mut link), [(2, Some(NotGranted::Moved))]);
     assert!(!link.is_owed_answers());
 }

@@ -158,10 +158,24 @@ fn split_long(first: u8, rest: &[u8]) -> Result<Split<'_>, FrameError> {
 /// At the first frame that is none. Those before it have been given.
 #[inline]
 pub fn decode_frames<'a, T: Message<'a>>(
+    bytes: &'a [u8],
+    sink: impl FnMut(T),
+) -> Result<&'a [u8], FrameError> {
+    decode_up_to(usize::MAX, bytes, sink)
+}
+
+/// [`decode_frames`] that stops after so many: what would not be served is not decoded.
+///
+/// # Errors
+/// As [`decode_frames`].
+#[inline]
+pub fn decode_up_to<'a, T: Message<'a>>(
+    most: usize,
     mut bytes: &'a [u8],
     mut sink: impl FnMut(T),
 ) -> Result<&'a [u8], FrameError> {
-    while let Some((body, after)) = split_frame(bytes)? {
+    for _ in 0..most {
+        let Some((body, after)) = split_frame(bytes)? else { break };
         if !T::take_common(body, &mut sink) {
             sink(decode_uncommon(body)?);
         }
