@@ -3,6 +3,7 @@
 use crate::gate::HandshakeLimits;
 use crate::memory::MemoryLimit;
 use crate::ttl::TtlMax;
+use lockring_core::Limits;
 use lockring_ring::CellBits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -43,6 +44,8 @@ pub struct NodeConfig {
     pub ttl_max: TtlMax,
     /// How many handshakes each worker takes on.
     pub handshakes: HandshakeLimits,
+    /// What one client, or all of them, may use at each worker.
+    pub limits: Limits,
     /// How much memory it may use.
     pub memory: MemoryLimit,
 }
@@ -61,6 +64,7 @@ impl NodeConfig {
             drain: Duration::from_secs(10),
             ttl_max: TtlMax::default(),
             handshakes: HandshakeLimits::default(),
+            limits: Limits::default(),
             memory: MemoryLimit::Auto,
         }
     }

@@ -33,6 +33,7 @@ pub mod worker;
 
 pub use config::{Data, NodeConfig};
 pub use gate::HandshakeLimits;
+pub use lockring_core::{Amounts, Limits};
 pub use lockring_ring::CellBits;
 pub use memory::MemoryLimit;
 pub use node::{Node, NodeStatus, StartError, Stopped};

@@ -13,7 +13,7 @@ use crate::store::{Boot, Store, StoreError};
 use crate::tls;
 use crate::ttl::TtlMax;
 use crate::worker::{self, Command, Report};
-use lockring_core::{Config, Limits, Machine};
+use lockring_core::{Config, Machine};
 use lockring_proto::{NodeInfo, Time, clock, limits};
 use lockring_ring::{Epoch, RingVersion};
 use std::net::SocketAddr;
@@ -325,7 +325,7 @@ fn base(config: &NodeConfig, boot: &Boot, tag_secret: [u64; 4]) -> Config {
         opens_at: opens_at(boot),
         tag_secret,
         grace_for: boot.longest_by.clone(),
-        limits: Limits::default(),
+        limits: config.limits,
     }
 }
 

@@ -9,6 +9,7 @@ mod exit;
 mod lock;
 mod look;
 mod output;
+mod quotas;
 mod recover;
 mod server;
 mod settings;

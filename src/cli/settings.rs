@@ -1,6 +1,7 @@
 //! The settings of a node: flags, environment and config file.
 
 use super::exit::{self, Failure};
+use super::quotas::Quotas;
 use super::{connect, duration, size};
 use clap::Args as ClapArgs;
 use lockring_client::proto::{Namespace, limits};
@@ -91,6 +92,7 @@ struct FileConfig {
     handshakes: Option<u32>,
     handshakes_per_source: Option<u32>,
     admin_hosts: Option<Vec<String>>,
+    quotas: Quotas,
     namespaces: BTreeMap<String, NamespaceConfig>,
 }
 
@@ -121,6 +123,7 @@ impl Args {
         let file_memory = read("memory_limit", file.memory_limit.as_deref(), size::limit)?;
         let ttl_max = self.ttl_max(&file)?;
         let handshakes = self.handshakes(&file)?;
+        let limits = file.quotas.limits().map_err(|why| wrong("quotas", &why))?;
         let data_dir = self.data_dir.clone().or(file.data_dir).ok_or_else(|| {
             let message = "name a data directory: --data-dir DIR, or data_dir in --config FILE";
             Failure::new(exit::USAGE, message)
@@ -137,6 +140,7 @@ impl Args {
             drain: self.drain.or(file_drain).unwrap_or(default.drain),
             ttl_max,
             handshakes,
+            limits,
             memory: self.memory_limit.or(file_memory).unwrap_or(default.memory),
             admin_hosts: if self.admin_host.is_empty() {
                 file.admin_hosts.unwrap_or_default()

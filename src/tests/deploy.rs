@@ -84,6 +84,7 @@ fn a_typo_in_a_config_is_an_error_that_names_it() {
         ("data_dir = '/x'\nnamespaces = { a = { ttl = '1h' } }\n", "ttl"),
         ("data_dir = '/x'\nmemory_limit = 'lots'\n", "memory_limit"),
         ("data_dir = '/x'\nhandshakes = 0\n", "handshakes"),
+        ("data_dir = '/x'\nquotas = { sessions = 0 }\n", "quotas: sessions"),
         ("listen = '0.0.0.0:7420'\n", "data directory"),
     ] {
         fs::write(&config, text).unwrap();

@@ -90,6 +90,7 @@ fn what_an_identity_may_do_is_in_its_certificate() {
         assert_eq!(code, 77, "{refused:?}: {said}");
         assert!(said.contains("operator"), "{refused:?}: {said}");
     }
+    assert_eq!(server.outcome("ann.pem", &["lock", "mine", "--", "true"]).0, 0);
     // An operator looks anywhere, by name; the identity of a first start is one too.
     for identity in ["ops.pem", "data/client.pem"] {
         let (code, rows, said) = server.outcome(identity, &["locks"]);

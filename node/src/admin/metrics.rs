@@ -53,6 +53,9 @@ pub(super) fn describe() {
     describe_counter!("lockring_retries_total", "Copies of a request that found the first");
     describe_counter!("lockring_redirects_total", "Requests for a cell owned elsewhere or anew");
     describe_counter!("lockring_stale_requests_total", "Requests of replaced connections");
+    describe_counter!("lockring_denied_total", "Requests without the role they need");
+    describe_counter!("lockring_over_quota_total", "Requests and hellos above a quota");
+    describe_gauge!("lockring_state_bytes", "Memory of sessions, locks and waiters, estimated");
     describe_counter!("lockring_sessions_started_total", "Sessions that began");
     describe_counter!("lockring_sessions_resumed_total", "Sessions that reconnected");
     describe_counter!("lockring_sessions_expired_total", "Sessions whose lease ended");
@@ -100,6 +103,8 @@ fn record(worker: &str, report: &Report) {
     count("lockring_retries_total", stats.retries);
     count("lockring_redirects_total", stats.moved);
     count("lockring_stale_requests_total", stats.stale);
+    count("lockring_denied_total", stats.denied);
+    count("lockring_over_quota_total", stats.over_quota);
     count("lockring_sessions_started_total", stats.fresh_links);
     count("lockring_sessions_resumed_total", stats.resumed_links);
     count("lockring_sessions_expired_total", stats.expired_links);
@@ -118,6 +123,7 @@ fn record(worker: &str, report: &Report) {
     level("lockring_locks_held", stats.holds as f64);
     level("lockring_keys_in_use", stats.keys as f64);
     level("lockring_waiters", stats.waiters as f64);
+    level("lockring_state_bytes", stats.bytes as f64);
     level("lockring_sessions", stats.links as f64);
     level("lockring_quic_connections", report.connections as f64);
     let grace = report.grace_left.unwrap_or_default();
