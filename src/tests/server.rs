@@ -188,6 +188,24 @@ fn each_signal_to_stop_stops_cleanly_and_a_hangup_does_not_stop() {
     }
 }
 
+/// A second signal does not wait for locks to be given back; it is no clean stop with one held.
+#[test]
+fn a_second_signal_does_not_wait_for_locks() {
+    let server = Server::start_in(TempDir::new().unwrap(), &["--drain", "1h"]);
+    let mut holder = server.client("data/client.pem", &["lock", "k"]);
+    let mut holder = Running(holder.stdout(Stdio::piped()).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(holder.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("k fence"), "{line}");
+    signal(&server.child.0, "TERM");
+    std::thread::sleep(Duration::from_millis(300));
+    let (code, folder) = server.stop("TERM");
+    assert_eq!(code, Some(0));
+    let again = Server::start_in(folder, &[]);
+    let (_, status, _) = again.outcome("data/client.pem", &["status"]);
+    assert!(status.contains("grants in"), "{status}");
+}
+
 #[test]
 fn who_insists_may_recover_to_a_shorter_ttl_and_is_told_the_risk() {
     let server = Server::start();
