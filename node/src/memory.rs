@@ -30,8 +30,11 @@ const LOOK_PEAK: Duration = Duration::from_secs(1);
 /// Memory is given back at most this often: it takes the workers' time.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(5);
 
-/// A peak of fewer locks, or so, than this is not worth it.
-const PEAK_LEAST: u64 = 20_000;
+/// A peak of fewer bytes than this is not worth it.
+const PEAK_LEAST: u64 = 2 << 20;
+
+/// What a connection takes, nearly all of it in QUIC's own state.
+const CONNECTION_BYTES: u64 = 35 << 10;
 
 /// What the rest of the node sees of its memory.
 #[derive(Debug, Default)]
@@ -160,10 +163,9 @@ fn ask(worker: &mpsc::UnboundedSender<Command>) -> oneshot::Receiver<Report> {
     report
 }
 
-/// What a worker keeps in memory, counted in locks or so.
+/// Bytes that a worker has for its clients, or so.
 fn load(report: &Report) -> u64 {
-    let stats = &report.stats;
-    stats.holds + stats.waiters + stats.links + 100 * report.connections as u64
+    report.stats.bytes + CONNECTION_BYTES * report.connections as u64
 }
 
 /// When a peak has passed: what is kept has fallen below half of the most there was since memory
@@ -194,12 +196,13 @@ mod tests {
     fn a_peak_has_passed_when_half_of_it_is_gone() {
         let (mut peak, begun) = (Peak::default(), Instant::now());
         let at = |seconds| begun + Duration::from_secs(seconds);
-        assert!(!peak.has_passed(at(0), 1_000_000));
-        assert!(!peak.has_passed(at(1), 600_000));
-        assert!(peak.has_passed(at(2), 400_000));
-        assert!(!peak.has_passed(at(3), 100_000), "too soon again");
-        assert!(peak.has_passed(at(7), 100_000));
-        assert!(!peak.has_passed(at(60), 99_000));
+        let mib = |count: u64| count << 20;
+        assert!(!peak.has_passed(at(0), mib(100)));
+        assert!(!peak.has_passed(at(1), mib(60)));
+        assert!(peak.has_passed(at(2), mib(40)));
+        assert!(!peak.has_passed(at(3), mib(10)), "too soon again");
+        assert!(peak.has_passed(at(7), mib(10)));
+        assert!(!peak.has_passed(at(60), mib(9)));
         assert!(peak.has_passed(at(61), 0), "what was left has gone too");
         assert!(!peak.has_passed(at(99), PEAK_LEAST - 1));
         assert!(!peak.has_passed(at(199), 0), "a small one");

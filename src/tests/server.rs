@@ -4,12 +4,12 @@
 
 mod common;
 
-use common::{Running, binary, signal};
+use common::{Running, await_that, binary, signal};
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -158,6 +158,33 @@ fn a_health_check_is_answered_when_files_have_run_out() {
     drop(half_sent);
     signal(&child.0, "TERM");
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
+}
+
+/// What the kernel says of a process, in KiB.
+fn kib(child: &Child, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Sessions that held many locks are gone: so is the memory that they took, also after the second
+/// of them, when an allocator has learned what sizes there are.
+#[test]
+fn the_memory_of_a_peak_is_given_back() {
+    let server = Server::start();
+    let before = kib(&server.child.0, "VmRSS:");
+    let identity = server.folder.path().join("data/client.pem");
+    let target = format!("--target=lockring://{}?identity={}", server.at, identity.display());
+    let bench = ["bench", "expiry", "--locks=400000", &target];
+    for _ in 0..2 {
+        // Whether it was fast enough is another test's matter.
+        server.client("data/client.pem", &bench).stdout(Stdio::null()).status().unwrap();
+    }
+    let peak = kib(&server.child.0, "VmHWM:") - before;
+    assert!(peak > 10 << 10, "a peak of {peak} KiB");
+    await_that("most of it is given back", || {
+        kib(&server.child.0, "VmRSS:").saturating_sub(before) < peak / 2
+    });
 }
 
 /// Also `node.pem`: a client's name is no reason to lose the only copy of a key.
