@@ -9,6 +9,7 @@ use crate::secret::Secret;
 use crate::slab::Slab;
 use crate::table::Cell;
 use crate::tags::Index;
+use crate::turn::TURN_PRICE_MIN;
 use lockring_proto::Time;
 use lockring_proto::{Push, SessionId};
 use lockring_ring::{CellBits, CellId, Epoch, RingVersion};
@@ -252,7 +253,8 @@ impl Machine {
     ///
     /// # Panics
     /// When the number of workers is not a power of two within the number of cells, or a limit is
-    /// above what a record can name: 2^23 links, and 2^27 holds and waiters of one link.
+    /// above what a record can name: 2^23 links, and 2^27 holds and waiters of one link; or a turn
+    /// has a price below 40.
     pub fn new(config: Config, now: Time) -> Self {
         let workers = u32::from(config.workers);
         assert!(
@@ -267,6 +269,7 @@ impl Machine {
             limits.links <= LINKS_MAX && thin_most <= u64::from(THIN_MAX),
             "{limits:?} are above what a record can name"
         );
+        assert!(limits.turn_price >= TURN_PRICE_MIN, "{limits:?}: a turn without room");
         let cells = config.cell_bits.cells() / workers;
         let cell = Cell::new(config.epoch, config.ring_version);
         Self {

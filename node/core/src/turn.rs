@@ -3,7 +3,7 @@
 //! release costs.
 
 use crate::machine::Machine;
-use lockring_proto::Request;
+use lockring_proto::{Request, limits};
 
 /// Whether a request is done, or goes on with the next turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,11 @@ pub(crate) enum Progress {
     /// Nothing is run after it.
     Last,
 }
+
+/// A turn has room for what any request costs before it is looked at, so that each turn goes further
+/// with one that takes several.
+pub(crate) const TURN_PRICE_MIN: u32 = 40;
+const _: () = assert!(TURN_PRICE_MIN as usize > 1 + limits::HOLDS_PER_FRAME / KEY_BYTES);
 
 /// Bytes of a key, and of an answer, that cost as much as an operation.
 const KEY_BYTES: usize = 128;

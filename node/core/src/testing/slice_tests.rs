@@ -2,7 +2,7 @@
 
 use super::view_tests::World;
 use crate::{Action, Event, Time};
-use lockring_proto::{Claim, ListCursor, Namespace, Reply};
+use lockring_proto::{Claim, ListCursor, Namespace, Reply, Request};
 use std::collections::BTreeSet;
 
 /// More than any slice or page looks at.
@@ -201,4 +201,26 @@ fn memory_of_a_past_peak_is_given_back() {
     // A page of each slab that is in use, and one in reserve.
     assert!(left <= 4 * 2 * (1 << 14), "{left} slots of {peak} are kept");
     assert!(world.machine.stats().bytes * 1000 < bytes);
+}
+
+/// Who says goodbye and has nothing does not wait behind the holds of the dead.
+#[test]
+fn a_goodbye_with_nothing_held_is_answered_at_once() {
+    const HOLDS: u64 = 30_000;
+    let mut world = with_sessions(3);
+    for number in 0..HOLDS {
+        world.acquire(1, 1 + number, &format!("key{number}"), Claim::Exclusive);
+    }
+    world.outlive(3);
+    world.run(Event::Tick);
+    while world.machine.next_deadline() == Some(world.now) {
+        world.run(Event::Tick);
+    }
+    assert!(world.machine.stats().holds > HOLDS / 4, "much of the dead is left");
+    world.ask(3, &Request::Goodbye { id: 1 << 31 });
+    world.open(4);
+    world.ask(4, &Request::Goodbye { id: 1 });
+    world.run(Event::Tick);
+    let actions = world.run(Event::Tick);
+    assert!(world.machine.stats().links <= 2, "{actions:?}");
 }
