@@ -108,6 +108,7 @@ impl Looker {
     fn run(&mut self, stopped: &Receiver<()>) {
         let mut asked: Vec<oneshot::Receiver<Report>> = Vec::new();
         let mut peak_at = Instant::now();
+        let mut shrunk = false;
         loop {
             let near = self.memory.left() < FAR_BYTES;
             match stopped.recv_timeout(if near { LOOK_NEAR } else { LOOK_FAR }) {
@@ -120,13 +121,18 @@ impl Looker {
                 continue;
             }
             peak_at = now + LOOK_PEAK;
+            // The workers have had a look's time to give back to the heap what lies between.
+            if std::mem::take(&mut shrunk) {
+                lockring_heap::give_back();
+            }
             // Asked a look ago, so that a worker that is busy is never waited for.
             let reports: Vec<Report> =
                 asked.drain(..).filter_map(|mut report| report.try_recv().ok()).collect();
             if reports.len() == self.workers.len()
                 && self.peak.has_passed(now, reports.iter().map(load).sum())
             {
-                lockring_heap::give_back();
+                self.tell(|| Command::Shrink);
+                shrunk = true;
             }
             asked = self.workers.iter().map(ask).collect();
         }
@@ -151,8 +157,12 @@ impl Looker {
             ),
             None => tracing::info!("there is memory again: everything is admitted"),
         }
+        self.tell(|| Command::Memory { full });
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
         for worker in &self.workers {
-            let _stopped_meanwhile = worker.send(Command::Memory { full });
+            let _stopped_meanwhile = worker.send(command());
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::connection;
 use crate::conns::{Shared, WorkerState};
 use crate::gate::{Gate, HandshakeLimits, Source, Verdict};
 use crate::rated::{Cause, told};
-use lockring_core::{Event, Seen, Stats};
+use lockring_core::{Event, SHRINK_SLICE, Seen, Stats};
 use lockring_proto::{ListCursor, ListedLock, Time};
 use lockring_ring::{CellId, Epoch, RingVersion};
 use quinn::{Endpoint, Incoming, VarInt};
@@ -46,6 +46,8 @@ pub enum Command {
         /// Who asks; with where the next page begins.
         answer: oneshot::Sender<(Vec<Seen>, Option<u32>)>,
     },
+    /// A peak has passed: tables keep no more memory than they need.
+    Shrink,
     /// Say how it is.
     Report(oneshot::Sender<Report>),
     /// Have a task panic.
@@ -142,6 +144,9 @@ fn obey(shared: &Shared, command: Command) {
         Command::Epoch(cell, epoch, version) => {
             shared.borrow_mut().epoch_raised(cell, epoch, version);
         }
+        Command::Shrink => {
+            spawn(shared, shrink(Rc::clone(shared)));
+        }
         Command::Drain => shared.borrow_mut().run(None, Event::Drain),
         Command::Memory { full } => shared.borrow_mut().run(None, Event::Memory { full }),
         Command::Report(answer) => {
@@ -160,6 +165,15 @@ fn obey(shared: &Shared, command: Command) {
         Command::Panic => {
             spawn(shared, async { panic!("on purpose") });
         }
+    }
+}
+
+/// Has the machine shrink its tables, slice by slice, with a turn for everybody in between.
+async fn shrink(shared: Shared) {
+    let cells = shared.borrow().machine().cells();
+    for from in (0..cells).step_by(SHRINK_SLICE as usize) {
+        shared.borrow_mut().run(None, Event::Shrink { from });
+        yield_now().await;
     }
 }
 

@@ -187,6 +187,36 @@ fn the_memory_of_a_peak_is_given_back() {
     });
 }
 
+/// As many small blocks, with others that stay in between: the tables of the cells.
+#[test]
+fn the_memory_of_long_keys_is_given_back() {
+    let server = Server::start();
+    let before = kib(&server.child.0, "VmRSS:");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let identity = server.folder.path().join("data/client.pem");
+        let url = format!("lockring://{}", server.at);
+        let client = lockring::Client::builder().identity(identity).connect(&url).await.unwrap();
+        let mut guards = Vec::new();
+        while guards.len() < 40_000 {
+            let mut claims = tokio::task::JoinSet::new();
+            for number in 0..500 {
+                let key = format!("{:0>400}", guards.len() + number);
+                let client = client.clone();
+                claims.spawn(async move { client.lock(key).await.unwrap() });
+            }
+            guards.extend(claims.join_all().await);
+        }
+        drop(guards);
+        client.close().await;
+    });
+    let peak = kib(&server.child.0, "VmHWM:") - before;
+    assert!(peak > 10 << 10, "a peak of {peak} KiB");
+    await_that("most of it is given back", || {
+        kib(&server.child.0, "VmRSS:").saturating_sub(before) < peak / 2
+    });
+}
+
 /// Also `node.pem`: a client's name is no reason to lose the only copy of a key.
 #[test]
 fn an_issued_certificate_takes_no_file_s_place() {

@@ -97,6 +97,12 @@ pub enum Event<'a> {
         /// It is used up.
         full: bool,
     },
+    /// A peak has passed: the tables of [`crate::SHRINK_SLICE`] cells of this worker from this
+    /// position on keep no more memory than they need.
+    Shrink {
+        /// The position, below [`crate::Machine::cells`].
+        from: u32,
+    },
 }
 
 /// What the core asks of the world. Nearly all of it is replies, so that what is rare and large is

@@ -46,6 +46,6 @@ pub use accounts::Amounts;
 pub use event::{Action, CloseReason, ConnId, Event, LinkIndex, Party, Role};
 pub use inspect::Seen;
 pub use lockring_proto::Time;
-pub use machine::{Config, Limits, Machine, Stats};
+pub use machine::{Config, Limits, Machine, SHRINK_SLICE, Stats};
 #[cfg(any(test, feature = "testing"))]
 pub use mutant::Mutant;

@@ -23,6 +23,9 @@ pub(crate) const BEAT: Duration = Duration::from_millis(25);
 /// A silence longer than a beat by more than this is a stall.
 pub(crate) const STALL: Duration = Duration::from_millis(50);
 
+/// Cells whose tables are looked at for memory in one go.
+pub const SHRINK_SLICE: u32 = 512;
+
 /// What a machine is made with; fixed for its life.
 #[derive(Clone)]
 pub struct Config {
@@ -338,6 +341,7 @@ impl Machine {
             Event::EpochRaised { cell, epoch, version } => self.epoch_raised(cell, epoch, version),
             Event::Drain => self.drain(out),
             Event::Memory { full } => self.books.full = full,
+            Event::Shrink { from } => self.shrink(from),
         }
         self.settle_accounts();
         for cell in self.wanted_epochs.drain(..) {
@@ -378,6 +382,17 @@ impl Machine {
     /// Whether new claims are refused, as the node stops.
     pub fn is_draining(&self) -> bool {
         self.draining
+    }
+
+    /// Cells of this worker.
+    pub fn cells(&self) -> u32 {
+        self.cells.len() as u32
+    }
+
+    fn shrink(&mut self, from: u32) {
+        for cell in self.cells.iter_mut().skip(from as usize).take(SHRINK_SLICE as usize) {
+            cell.table.give_back();
+        }
     }
 
     /// The ring version this machine knows.

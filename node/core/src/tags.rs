@@ -71,6 +71,15 @@ impl Tags {
         }
     }
 
+    /// Keeps no more memory than it needs, if that is quickly done: a large table has shrunk by
+    /// itself. One that has few entries, or none, keeps its memory while it is in use, as it would
+    /// else be given back and taken again with every other claim.
+    pub(crate) fn give_back(&mut self) {
+        if self.0.len() <= 64 {
+            self.0.shrink_to_fit(|slot| spread(slot.tag));
+        }
+    }
+
     #[cold]
     fn shrink(&mut self) {
         self.0.shrink_to(self.0.len() * 2, |slot| spread(slot.tag));
@@ -115,6 +124,23 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_small_table_gives_its_memory_back_when_told() {
+        let mut tags = Tags::default();
+        for number in 0..20 {
+            tags.insert(number, number);
+        }
+        for number in 1..20 {
+            tags.remove(number, number);
+        }
+        assert!(tags.0.capacity() >= 20, "kept while it is in use");
+        tags.give_back();
+        assert!(tags.0.capacity() < 8 && tags.find(0, |found| found == 0) == Some(0));
+        tags.remove(0, 0);
+        tags.give_back();
+        assert_eq!(tags.0.capacity(), 0);
+    }
 
     #[test]
     fn memory_of_a_past_peak_is_given_back() {
