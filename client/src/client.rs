@@ -36,9 +36,9 @@ impl Client {
         Self { session: Arc::new(session), settings: Arc::new(settings) }
     }
 
-    /// Connects to `lockring://HOST:PORT[,HOST:PORT...][?identity=FILE]`. Addresses are tried 250 ms
-    /// apart, all of those that a name has; the first that answers is taken, and one that does not
-    /// answer within 6 s is given up.
+    /// Connects to `lockring://HOST:PORT[,HOST:PORT...][?identity=FILE]`. Addresses are tried
+    /// 250 ms apart, all of those that a name has; the first that answers is taken, and one that
+    /// does not answer within 6 s is given up.
     ///
     /// Cancel safe: a session that stood already ends with its TTL, and nothing is held in it.
     ///

@@ -3,6 +3,8 @@
 use lockring_proto::transport;
 use quinn::{EndpointConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
+#[cfg(target_os = "linux")]
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt;
 use std::io;
@@ -138,6 +140,10 @@ fn open_socket(addr: SocketAddr) -> io::Result<UdpSocket> {
     // Asking never fails on Linux, it is cut to what the system allows; elsewhere a refusal
     // leaves the default, which works, only not under full load.
     let _ = socket.set_recv_buffer_size(transport::SOCKET_BUFFER_BYTES);
+    // A privileged node gets it in any case: a flood of first packets must not push those of
+    // established links out of the socket.
+    #[cfg(target_os = "linux")]
+    let _ = set_socket_recv_buffer_size_force(&socket, transport::SOCKET_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(transport::SOCKET_BUFFER_BYTES);
     tell_buffers(addr, &socket)?;
     socket.bind(&addr.into())?;

@@ -13,9 +13,7 @@ use lockring_core::testing::{Fact, Note, RateClock, Stream};
 use lockring_core::{
     Action, Config, ConnId, Event as Input, Limits, LinkIndex, Machine, Mutant, Party, Time,
 };
-use lockring_proto::{
-    Hello, NodeInfo, RefusalKind, Reply, Request, RingChunk, RingRun, SessionId, codec, limits,
-};
+use lockring_proto::{Hello, RefusalKind, Reply, Request, SessionId, codec, limits};
 use lockring_ring::{CellBits, CellId, Epoch, RingVersion};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -580,30 +578,5 @@ impl Node {
             hub.plan(due.after(Duration::from_millis(1)), Event::ClientNotices { way });
         }
         hub.soon(Duration::from_secs(2), Event::NodeNotices { way });
-    }
-
-    /// The ring, as the shell tells it.
-    fn ring(&self) -> Vec<RingChunk> {
-        let runs = self.epochs.chunk_by(|a, b| a == b).map(|run| RingRun {
-            cells: run.len() as u32,
-            owner: 1,
-            backup: None,
-            epoch: run[0].0,
-        });
-        let node = NodeInfo {
-            id: 1,
-            host: String::new(),
-            port: 7420,
-            workers: self.workers(),
-            boot: self.boot,
-        };
-        vec![RingChunk {
-            version: u64::from(self.epoch_floor),
-            cell_bits: self.bits.bits(),
-            nodes: vec![node],
-            first: 0,
-            runs: runs.collect(),
-            last: true,
-        }]
     }
 }

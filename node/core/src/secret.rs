@@ -1,6 +1,6 @@
-//! What stands in the hash tables is mixed with a secret. Keys and request ids are chosen by clients,
-//! and everybody knows how they are hashed: without it one could fill the places where another's
-//! keys are looked for.
+//! What stands in the hash tables is mixed with a secret. Keys and request ids are chosen by
+//! clients, and everybody knows how they are hashed: without it one could fill the places where
+//! another's keys are looked for.
 
 use crate::record::INLINE_KEY;
 use lockring_ring::KeyHash;

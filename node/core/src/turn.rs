@@ -14,8 +14,8 @@ pub(crate) enum Progress {
     Last,
 }
 
-/// A turn has room for what any request costs before it is looked at, so that each turn goes further
-/// with one that takes several.
+/// A turn has room for what any request costs before it is looked at, so that each turn goes
+/// further with one that takes several.
 pub(crate) const TURN_PRICE_MIN: u32 = 40;
 const _: () = assert!(TURN_PRICE_MIN as usize > 1 + limits::HOLDS_PER_FRAME / KEY_BYTES);
 

@@ -4,6 +4,7 @@ use super::Node;
 use crate::hub::{Event, Hub, Order};
 use crate::keys::Keys;
 use lockring_core::Event as Input;
+use lockring_proto::{NodeInfo, RingChunk, RingRun};
 use lockring_ring::{CellId, Epoch};
 use std::time::Duration;
 
@@ -68,5 +69,30 @@ impl Node {
         }
         self.longest = self.in_use();
         hub.reach("longest TTL lowered");
+    }
+
+    /// The ring, as the shell tells it.
+    pub(super) fn ring(&self) -> Vec<RingChunk> {
+        let runs = self.epochs.chunk_by(|a, b| a == b).map(|run| RingRun {
+            cells: run.len() as u32,
+            owner: 1,
+            backup: None,
+            epoch: run[0].0,
+        });
+        let node = NodeInfo {
+            id: 1,
+            host: String::new(),
+            port: 7420,
+            workers: self.workers(),
+            boot: self.boot,
+        };
+        vec![RingChunk {
+            version: u64::from(self.epoch_floor),
+            cell_bits: self.bits.bits(),
+            nodes: vec![node],
+            first: 0,
+            runs: runs.collect(),
+            last: true,
+        }]
     }
 }

@@ -6,12 +6,12 @@
 //!
 //! ```text
 //! node opens=10s slice=2       first line: how the machine is made
-//! open A session=a inc=1       a hello on connection A (ttl= ttl_max= party= role= ns= label= proto=)
+//! open A session=a inc=1       a hello on A (ttl= ttl_max= party= role= ns= label= proto=)
 //! A acquire 1 k wait=2s        a request: id, key, then options; `;` puts several into one batch
 //! A release 2 k 1.1            a fence is epoch.counter; v=N is the sender's ring version
 //! A inspect 3 k in=team        in a namespace, that is named; also for `list` and `force`
 //! at 5s | run 5s | tick        the clock jumps | walks tick by tick | one tick now
-//! close A | drain | memory full | memory free | longest 60s | epoch k 2 v=2 | counter k 549755813887
+//! close A | drain | memory full | memory free | longest 60s | epoch k 2 v=2 | counter k 9
 //! ```
 //! Keys: `\xHH` is a byte, a trailing `*N` repeats what is before it N times.
 
@@ -548,8 +548,8 @@ fn folder() -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts")
 }
 
-/// The simulator's heirs come after a crash alone, so that nobody believes in what they free; and it
-/// notices an undurable TTL by what follows from it.
+/// The simulator's heirs come after a crash alone, so that nobody believes in what they free; and
+/// it notices an undurable TTL by what follows from it.
 #[test]
 fn scripts_see_seeded_bugs() {
     for (mutant, script) in [(Mutant::HeirFrees, "heir"), (Mutant::UndurableTtl, "ttl_raise")] {
