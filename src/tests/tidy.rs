@@ -135,6 +135,24 @@ fn the_rules_find_what_they_forbid() {
     assert!(faults("f", "//! f\nfn f() {\n    a();\n}\n").is_empty());
 }
 
+/// A promise of the README whose test is gone is one that nothing shows.
+#[test]
+fn the_tests_that_show_the_promises_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("src/architecture.md")).unwrap();
+    let (_, table) = text.split_once("## What is promised").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
+    let named: Vec<_> = table
+        .split('`')
+        .filter_map(|part| part.split_once("::").filter(|(file, _)| file.ends_with(".rs")))
+        .collect();
+    assert!(named.len() > 20, "{named:?}");
+    for (file, test) in named {
+        let source = fs::read_to_string(root.join(file)).unwrap_or_else(|_| panic!("no {file}"));
+        assert!(source.contains(&format!("fn {test}(")), "{file} has no {test}");
+    }
+}
+
 /// The packages of ours that a package depends on, by the lock file's resolution.
 fn own_dependencies(arguments: &[&str]) -> Vec<String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
