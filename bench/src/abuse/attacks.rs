@@ -105,28 +105,18 @@ impl Attack {
     pub(super) fn begin(self, access: &Access, length: Duration) -> Result<Assault, BenchError> {
         let done = Arc::new(AtomicU64::new(0));
         let (access, counter) = (access.clone(), Arc::clone(&done));
-        let thread = std::thread::Builder::new()
-            .name("attacker".to_owned())
-            .spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                let Ok(runtime) = runtime else { return };
-                // The attacker must not take the victim's processor: what is measured is the node.
-                let thread = rustix::thread::gettid();
-                let _slower_if_refused = rustix::process::setpriority_process(Some(thread), 10);
-                runtime.block_on(async {
-                    let Ok(access) = access.anew() else { return };
-                    // A node that ends the attack is what is hoped for: it begins anew.
-                    let attack = async {
-                        while counter.load(Ordering::Relaxed) < ROUNDS_MAX {
-                            if self.run(&access, &counter).await.is_err() {
-                                tokio::time::sleep(Duration::from_millis(5)).await;
-                            }
-                        }
-                    };
-                    let _time_is_over = tokio::time::timeout(length * 2, attack).await;
-                });
-            })
-            .map_err(BenchError::system("starting a thread"))?;
+        let thread = on_thread_of_its_own(move || async move {
+            let Ok(access) = access.anew() else { return };
+            // A node that ends the attack is what is hoped for: it begins anew.
+            let attack = async {
+                while counter.load(Ordering::Relaxed) < ROUNDS_MAX {
+                    if self.run(&access, &counter).await.is_err() {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                }
+            };
+            let _time_is_over = tokio::time::timeout(length * 2, attack).await;
+        })?;
         Ok(Assault { thread, done })
     }
 
@@ -147,6 +137,23 @@ impl Attack {
             Self::LongKeys => long_keys(access, done).await,
         }
     }
+}
+
+/// Runs what loads the node beside the victim, an attack as well as honest peers: so that both take
+/// as much from the victim's processor, and what is compared is the node.
+pub(super) fn on_thread_of_its_own<F: Future>(
+    load: impl FnOnce() -> F + Send + 'static,
+) -> Result<JoinHandle<()>, BenchError> {
+    std::thread::Builder::new()
+        .name("load".to_owned())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let Ok(runtime) = runtime else { return };
+            let thread = rustix::thread::gettid();
+            let _as_fast_if_refused = rustix::process::setpriority_process(Some(thread), 10);
+            runtime.block_on(load());
+        })
+        .map_err(BenchError::system("starting a thread"))
 }
 
 /// An attack under way.
@@ -228,13 +235,9 @@ async fn dead_waiters(access: &Access, done: &AtomicU64) -> io::Result<()> {
 async fn shared_grants(access: &Access, done: &AtomicU64) -> io::Result<()> {
     let mut holder = Peer::connect(access, 1000).await?;
     let mut peer = crowd(access, &mut holder, Claim::Shared, 10_000).await?;
-    let id = holder.id();
-    holder.put(&Request::Goodbye { id });
-    holder.flush().await?;
+    holder.goodbye().await?;
     peer.exchange().await?;
-    let id = peer.id();
-    peer.put(&Request::Goodbye { id });
-    peer.flush().await?;
+    peer.goodbye().await?;
     count(done, 1);
     Ok(())
 }

@@ -13,7 +13,7 @@ mod report;
 
 pub use report::AbuseReport;
 
-use crate::contender::{Contender, Job, Plan, Round};
+use crate::contender::{Contender, Job, Plan, Round, refused};
 use crate::error::BenchError;
 use crate::lockring::{self, Access};
 use crate::options::{AbuseOptions, Driver, KeyDist, Output};
@@ -22,10 +22,12 @@ use crate::progress::Progress;
 use crate::report::Outcome;
 use crate::rounds::block_on;
 use crate::time::Clock;
-use attacks::Attack;
+use attacks::{Attack, on_thread_of_its_own};
 use lockring_client::proto::limits;
 use report::{Verdict, print_abuse};
+use std::io;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Pairs per second of the victim: a small part of what a worker can do.
 const PAIRS_PER_S: f64 = 2000.0;
@@ -114,15 +116,35 @@ impl Scene {
 
     /// The same beside honest peers.
     async fn honest_round(&mut self, length: Duration) -> Result<Round, BenchError> {
-        let plan = plan(HONEST_CALLERS, None);
-        let given = self.victim.target().to_owned();
-        let mut peers = Contender::launch_own(given, None, &self.access, &plan, self.clock).await?;
-        peers.work();
+        let (access, given, clock) =
+            (self.access.clone(), self.victim.target().to_owned(), self.clock);
+        let (rested, at_rest) = oneshot::channel();
+        let thread = on_thread_of_its_own(move || async move {
+            let _ended_by_ctrl_c =
+                rested.send(honest_load(&access, given, clock, RAMP + length).await);
+        })?;
         let (round, _) = self.round(length).await?;
         // What they hold would stand in the victim's way until their lease ends.
-        peers.rest().await?;
+        let ended = at_rest.await.map_err(io::Error::other);
+        ended.map_err(BenchError::system("loading the node"))??;
+        drop(thread);
         Ok(round)
     }
+}
+
+/// Honest peers at work, for so long.
+async fn honest_load(
+    access: &Access,
+    given: String,
+    clock: Clock,
+    length: Duration,
+) -> Result<(), BenchError> {
+    let access = access.anew().map_err(|problem| refused(&given, problem))?;
+    let plan = plan(HONEST_CALLERS, None);
+    let mut peers = Contender::launch_own(given, None, &access, &plan, clock).await?;
+    peers.work();
+    peers.sleep(length).await?;
+    peers.rest().await
 }
 
 fn plan(callers: u32, rate: Option<f64>) -> Plan {

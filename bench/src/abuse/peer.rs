@@ -114,4 +114,15 @@ impl Peer {
             }
         }
     }
+
+    /// Leaves, and waits until the node has heard it: what is unsent when a connection is dropped
+    /// never arrives.
+    pub(super) async fn goodbye(mut self) -> io::Result<()> {
+        let id = self.id();
+        self.put(&Request::Goodbye { id });
+        self.flush().await?;
+        let mut chunk = vec![0; 4096];
+        while self.read.read(&mut chunk).await.is_ok_and(|count| count > 0) {}
+        Ok(())
+    }
 }
