@@ -14,6 +14,8 @@ use lockring_proto::{HelloReply, Push, Reply, codec};
 use lockring_ring::{CellId, Epoch, RingVersion};
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -83,6 +85,8 @@ pub struct WorkerState {
     pub(crate) rated: Rated,
     /// Connection attempts since the start.
     pub(crate) handshakes: Handshakes,
+    /// Counted by the socket.
+    pub(crate) packets_dropped: Arc<AtomicU64>,
 }
 
 /// So many low bits of a [`ConnId`] are its slot.
@@ -123,6 +127,7 @@ impl WorkerState {
             failed: Rc::new(Notify::new()),
             rated: Rated::default(),
             handshakes: Handshakes::default(),
+            packets_dropped: Arc::default(),
         }
     }
 

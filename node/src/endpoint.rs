@@ -1,7 +1,9 @@
 //! UDP endpoints of a node and the transport settings of its client connections.
 
-use lockring_proto::transport;
-use quinn::{EndpointConfig, VarInt};
+use crate::gate::HandshakeLimits;
+use crate::sieve::Sieve;
+use lockring_proto::{clock, transport};
+use quinn::{AsyncUdpSocket, EndpointConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 #[cfg(target_os = "linux")]
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
@@ -10,6 +12,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// After a restart each client's next packet is answered by a reset, which is how it learns of
@@ -85,22 +88,45 @@ pub fn bind(
     keys: &EndpointKeys,
     server: quinn::ServerConfig,
 ) -> Result<quinn::Endpoint, BindError> {
-    over(socket(addr)?, keys, server)
+    let (runtime, socket) = wrapped(socket(addr)?)?;
+    over(runtime, socket, keys, server).map_err(|error| failed(addr, error))
 }
 
-/// Makes an endpoint over a socket from [`socket`], to be called inside the worker's runtime.
+/// Makes an endpoint over a socket from [`socket`], to be called inside the worker's runtime. First
+/// packets that come faster than the limits' handshakes need are dropped, and counted.
 ///
 /// # Errors
 /// When the runtime cannot take the socket.
-pub fn over(
+pub fn sieved(
     socket: UdpSocket,
     keys: &EndpointKeys,
     server: quinn::ServerConfig,
+    limits: HandshakeLimits,
+    dropped: Arc<AtomicU64>,
 ) -> Result<quinn::Endpoint, BindError> {
+    let address = socket.local_addr().map_err(|error| failed(([0; 4], 0).into(), error))?;
+    let (runtime, socket) = wrapped(socket)?;
+    let socket = Arc::new(Sieve::new(socket, limits, dropped, clock::now()));
+    over(runtime, socket, keys, server).map_err(|error| failed(address, error))
+}
+
+type Wrapped = (Arc<dyn quinn::Runtime>, Arc<dyn AsyncUdpSocket>);
+
+fn wrapped(socket: UdpSocket) -> Result<Wrapped, BindError> {
     let runtime = quinn::default_runtime().ok_or(BindError::NoRuntime)?;
     let address = socket.local_addr().map_err(|error| failed(([0; 4], 0).into(), error))?;
-    quinn::Endpoint::new(endpoint_config(keys), Some(server), socket, runtime)
-        .map_err(|error| failed(address, error))
+    let socket = runtime.wrap_udp_socket(socket).map_err(|error| failed(address, error))?;
+    Ok((runtime, socket))
+}
+
+fn over(
+    runtime: Arc<dyn quinn::Runtime>,
+    socket: Arc<dyn AsyncUdpSocket>,
+    keys: &EndpointKeys,
+    server: quinn::ServerConfig,
+) -> io::Result<quinn::Endpoint> {
+    let config = endpoint_config(keys);
+    quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
 }
 
 /// Binds the UDP socket of one worker.

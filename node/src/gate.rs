@@ -5,6 +5,7 @@
 //! those under way are capped. An address that has not been proved to be real may use up half of
 //! an allowance only: the rest is for those who have proved theirs, which costs the node nothing.
 
+use crate::bucket::{Bucket, Rate};
 use lockring_proto::Time;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -30,6 +31,17 @@ pub struct HandshakeLimits {
     pub pending_per_source: u32,
 }
 
+impl HandshakeLimits {
+    fn rate(self) -> Rate {
+        Rate { per_second: self.per_second, burst: self.per_second.saturating_mul(2) }
+    }
+
+    fn rate_of_source(self) -> Rate {
+        let per_second = self.per_second_and_source;
+        Rate { per_second, burst: per_second.saturating_mul(2) }
+    }
+}
+
 impl Default for HandshakeLimits {
     fn default() -> Self {
         Self { per_second: 200, per_second_and_source: 100, pending: 256, pending_per_source: 64 }
@@ -48,7 +60,7 @@ pub enum Verdict {
 }
 
 /// A network, as far as it is told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source(u64);
 
 impl Source {
@@ -59,40 +71,6 @@ impl Source {
             // The top bit keeps the two kinds apart.
             IpAddr::V6(address) => Self(1 << 63 | (address.to_bits() >> 72) as u64),
         }
-    }
-}
-
-/// An allowance that fills up at a rate. Counted in millionths, so that it never loses a fraction.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    level: u64,
-    at: Time,
-}
-
-const ONE: u64 = 1_000_000;
-
-impl Bucket {
-    fn full(per_second: u32, now: Time) -> Self {
-        Self { level: Self::most(per_second), at: now }
-    }
-
-    fn most(per_second: u32) -> u64 {
-        2 * u64::from(per_second) * ONE
-    }
-
-    fn fill(&mut self, per_second: u32, now: Time) {
-        let gained = now.since(self.at).as_micros() as u64;
-        let gained = gained.saturating_mul(u64::from(per_second));
-        self.level = self.level.saturating_add(gained).min(Self::most(per_second));
-        self.at = self.at.max(now);
-    }
-
-    fn has_one(&self) -> bool {
-        self.level >= ONE
-    }
-
-    fn is_over_half(&self, per_second: u32) -> bool {
-        self.level > Self::most(per_second) / 2
     }
 }
 
@@ -117,9 +95,9 @@ pub struct Gate {
 impl Gate {
     /// An open gate.
     pub fn new(limits: HandshakeLimits, now: Time) -> Self {
-        let of_source = Bucket::full(limits.per_second_and_source, now);
+        let of_source = Bucket::full(limits.rate_of_source(), now);
         Self {
-            all: Bucket::full(limits.per_second, now),
+            all: Bucket::full(limits.rate(), now),
             pending: 0,
             sources: BTreeMap::new(),
             others: Known { bucket: of_source, pending: 0 },
@@ -131,12 +109,12 @@ impl Gate {
     /// What to do with an attempt from a network whose address is proved to be real, or not.
     pub fn judge(&mut self, now: Time, source: Source, proved: bool) -> Verdict {
         let limits = self.limits;
-        self.all.fill(limits.per_second, now);
+        self.all.fill(limits.rate(), now);
         self.make_known(source, now);
         let known = self.sources.get_mut(&source).unwrap_or(&mut self.others);
-        known.bucket.fill(limits.per_second_and_source, now);
-        let calm = self.all.is_over_half(limits.per_second)
-            && known.bucket.is_over_half(limits.per_second_and_source)
+        known.bucket.fill(limits.rate_of_source(), now);
+        let calm = self.all.is_over_half(limits.rate())
+            && known.bucket.is_over_half(limits.rate_of_source())
             && self.pending < limits.pending / 2
             && known.pending < limits.pending_per_source / 2;
         if !calm && !proved {
@@ -146,8 +124,8 @@ impl Gate {
         if !room || !self.all.has_one() || !known.bucket.has_one() {
             return Verdict::Ignore;
         }
-        self.all.level -= ONE;
-        known.bucket.level -= ONE;
+        self.all.take_one();
+        known.bucket.take_one();
         known.pending += 1;
         self.pending += 1;
         Verdict::Accept
@@ -170,14 +148,14 @@ impl Gate {
         }
         if self.sources.len() >= SOURCES_MAX && now.since(self.pruned_at) >= PRUNE_EVERY {
             self.pruned_at = now;
-            let rate = self.limits.per_second_and_source;
+            let rate = self.limits.rate_of_source();
             self.sources.retain(|_, known| {
                 known.bucket.fill(rate, now);
-                known.pending > 0 || known.bucket.level < Bucket::most(rate)
+                known.pending > 0 || !known.bucket.is_full(rate)
             });
         }
         if self.sources.len() < SOURCES_MAX {
-            let bucket = Bucket::full(self.limits.per_second_and_source, now);
+            let bucket = Bucket::full(self.limits.rate_of_source(), now);
             self.sources.insert(source, Known { bucket, pending: 0 });
         }
     }

@@ -12,6 +12,7 @@
 
 pub mod admin;
 pub mod authority;
+mod bucket;
 pub mod config;
 pub mod connection;
 pub mod conns;
@@ -26,6 +27,7 @@ pub mod memory;
 pub mod node;
 pub mod rated;
 pub mod ring_table;
+mod sieve;
 pub mod store;
 pub mod tls;
 pub mod ttl;

@@ -19,6 +19,7 @@ use lockring_ring::{Epoch, RingVersion};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -397,9 +398,11 @@ impl WorkerStart {
     fn spawn(self) -> Result<WorkerHandle, StartError> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let dropped = Arc::new(AtomicU64::new(0));
         let endpoint = {
             let _inside = runtime.enter();
-            endpoint::over(self.socket, &self.keys, self.server)?
+            let (limits, dropped) = (self.handshakes, Arc::clone(&dropped));
+            endpoint::sieved(self.socket, &self.keys, self.server, limits, dropped)?
         };
         let (index, machine, ring, orders) = (self.index, self.machine, self.ring, self.orders);
         let (ttl_max, handshakes, death) = (self.ttl_max, self.handshakes, self.death);
@@ -408,7 +411,8 @@ impl WorkerStart {
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let _told_at_the_end = death;
                 let machine = Machine::new(machine, clock::now());
-                let state = WorkerState::new(index, machine, ring, orders, ttl_max);
+                let mut state = WorkerState::new(index, machine, ring, orders, ttl_max);
+                state.packets_dropped = dropped;
                 let running = worker::run(endpoint, state, inbox, handshakes);
                 // With the tasks gone, what the last look saw is how it stays.
                 if let Some(last) = tokio::task::LocalSet::new().block_on(&runtime, running) {

@@ -10,6 +10,7 @@ use lockring_ring::{CellId, Epoch, RingVersion};
 use quinn::{Endpoint, Incoming, VarInt};
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_local, yield_now};
@@ -86,6 +87,8 @@ pub struct Handshakes {
     pub retried: u64,
     /// Not answered, as there were too many.
     pub ignored: u64,
+    /// Packets of handshakes that were dropped unread, as there were too many.
+    pub dropped: u64,
 }
 
 /// Runs a worker until it is told to stop, or the node is dropped. Returns how it was at its very
@@ -203,7 +206,10 @@ fn report(state: &WorkerState) -> Report {
     Report {
         stats: machine.stats(),
         connections: state.connections(),
-        handshakes: state.handshakes,
+        handshakes: Handshakes {
+            dropped: state.packets_dropped.load(Ordering::Relaxed),
+            ..state.handshakes
+        },
         longest_ttl: machine.longest_ttl_in_use(),
         draining: machine.is_draining(),
         grace_left: machine.opens_at().map(|at| at.since(now)).filter(|left| !left.is_zero()),

@@ -96,6 +96,33 @@ async fn handshakes_are_let_in_at_their_rate() {
     client.close().await;
 }
 
+/// What seems to begin a connection, of anybody's, is dropped over a rate before it is looked at.
+#[tokio::test]
+async fn a_flood_of_first_packets_is_dropped_unread() {
+    const PACKETS: u64 = 20_000;
+    let data = TempDir::new().unwrap();
+    let node = Node::start(&config(data.path(), 1)).unwrap();
+    let client = connect(&node).await;
+    let flood = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let begun = Instant::now();
+    for number in 0..PACKETS {
+        let mut packet = [0; 1200];
+        // Initial, version 1, a connection id of its own.
+        packet[..6].copy_from_slice(&[0xc3, 0, 0, 0, 1, 8]);
+        packet[6..14].copy_from_slice(&number.to_be_bytes());
+        flood.send_to(&packet, node.listen()).unwrap();
+        if number % 200 == 0 {
+            client.lock("k").await.unwrap().release().await.unwrap();
+        }
+    }
+    let dropped = node.status().await.workers[0].handshakes.dropped;
+    let passed = 400 + (begun.elapsed().as_secs_f64() * 800.0) as u64;
+    // Those that the socket had no room for are lost before.
+    assert!(dropped > (PACKETS - passed) / 2, "{dropped} of {PACKETS}, {passed} may pass");
+    client.close().await;
+    connect(&node).await.close().await;
+}
+
 #[tokio::test]
 async fn admin_http_answers_to_its_own_names_alone() {
     let data = TempDir::new().unwrap();

@@ -120,6 +120,7 @@ fn record(worker: &str, report: &Report) {
         counter!("lockring_handshakes_total", "worker" => worker(), "result" => result)
             .absolute(value);
     }
+    count("lockring_handshake_packets_dropped_total", report.handshakes.dropped);
     level("lockring_locks_held", stats.holds as f64);
     level("lockring_keys_in_use", stats.keys as f64);
     level("lockring_waiters", stats.waiters as f64);

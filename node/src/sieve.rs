@@ -1,0 +1,220 @@
+//! A socket that passes handshakes' packets on at a rate.
+//!
+//! A packet that seems to begin a connection costs the endpoint the derivation of its keys and an
+//! answer, before the gate can judge anything; and whoever answers that answer makes it cost
+//! the same again. Anybody can send them, without a certificate. So they are rated before they are
+//! read, in all and by network: an established link's packets have a short header (RFC 9000,
+//! section 17.3) and always pass, those with a long one are dropped over their rate, as if they
+//! were lost on the way. An honest handshake's peer sends them again.
+
+use crate::bucket::{Bucket, Rate};
+use crate::gate::{HandshakeLimits, Source};
+use lockring_proto::{Time, clock};
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+/// Packets with a long header that a handshake may take: about five, and as many for what is sent
+/// again.
+const PACKETS_PER_HANDSHAKE: u32 = 8;
+
+/// Networks share allowances, of which there are so many. Nobody can tell with whom.
+const SHARES: usize = 1024;
+
+/// A long header's first bit (RFC 9000, section 17.2).
+const LONG_HEADER: u8 = 0x80;
+
+/// The socket.
+#[derive(Debug)]
+pub(crate) struct Sieve {
+    inner: Arc<dyn AsyncUdpSocket>,
+    allowances: Mutex<Allowances>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Sieve {
+    pub(crate) fn new(
+        inner: Arc<dyn AsyncUdpSocket>,
+        limits: HandshakeLimits,
+        dropped: Arc<AtomicU64>,
+        now: Time,
+    ) -> Self {
+        Self { inner, allowances: Mutex::new(Allowances::new(limits, now)), dropped }
+    }
+}
+
+impl AsyncUdpSocket for Sieve {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Arc::clone(&self.inner).create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.inner.try_send(transmit)
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(self.inner.poll_recv(cx, bufs, meta))?;
+        for (buf, meta) in bufs.iter_mut().zip(meta).take(count) {
+            let stride = meta.stride.max(1);
+            if !buf[..meta.len].chunks(stride).any(is_of_a_handshake) {
+                continue;
+            }
+            // Nothing is left half-done by a panic: it is only counters.
+            let mut allowances = self.allowances.lock().unwrap_or_else(PoisonError::into_inner);
+            let (kept, dropped) =
+                sift(buf, meta.len, stride, || allowances.take(clock::now(), meta.addr.ip()));
+            meta.len = kept;
+            self.dropped.fetch_add(dropped, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.inner.max_transmit_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.inner.max_receive_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.inner.may_fragment()
+    }
+}
+
+fn is_of_a_handshake(datagram: &[u8]) -> bool {
+    datagram.first().is_some_and(|first| first & LONG_HEADER != 0)
+}
+
+/// Moves the datagrams that pass together, in their order. Returns their bytes, and how many others
+/// there were. All are `stride` bytes long but the last, which may be shorter.
+fn sift(
+    buf: &mut [u8],
+    len: usize,
+    stride: usize,
+    mut passes: impl FnMut() -> bool,
+) -> (usize, u64) {
+    let (mut kept, mut dropped) = (0, 0);
+    for start in (0..len).step_by(stride) {
+        let end = len.min(start + stride);
+        if is_of_a_handshake(&buf[start..end]) && !passes() {
+            dropped += 1;
+        } else {
+            buf.copy_within(start..end, kept);
+            kept += end - start;
+        }
+    }
+    (kept, dropped)
+}
+
+#[derive(Debug)]
+struct Allowances {
+    rate: Rate,
+    rate_of_source: Rate,
+    all: Bucket,
+    shares: Vec<Bucket>,
+    /// With keys of its own, so that nobody can find out whose allowance they share.
+    hash: RandomState,
+}
+
+impl Allowances {
+    fn new(limits: HandshakeLimits, now: Time) -> Self {
+        let rate = packets(limits.per_second);
+        let rate_of_source = packets(limits.per_second_and_source);
+        Self {
+            rate,
+            rate_of_source,
+            all: Bucket::full(rate, now),
+            shares: vec![Bucket::full(rate_of_source, now); SHARES],
+            hash: RandomState::new(),
+        }
+    }
+
+    /// Whether one more packet may come from there.
+    fn take(&mut self, now: Time, from: IpAddr) -> bool {
+        let share = self.hash.hash_one(Source::of(from)) as usize % SHARES;
+        let share = &mut self.shares[share];
+        self.all.fill(self.rate, now);
+        share.fill(self.rate_of_source, now);
+        let passes = self.all.has_one() && share.has_one();
+        if passes {
+            self.all.take_one();
+            share.take_one();
+        }
+        passes
+    }
+}
+
+/// The packets of so many handshakes a second. Half a second's may come at once: a burst is worked
+/// off before the packets of links that come after it.
+fn packets(handshakes: u32) -> Rate {
+    let per_second = handshakes.saturating_mul(PACKETS_PER_HANDSHAKE);
+    Rate { per_second, burst: per_second.div_ceil(2) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+
+    fn limits() -> HandshakeLimits {
+        HandshakeLimits { per_second: 20, per_second_and_source: 10, ..HandshakeLimits::default() }
+    }
+
+    fn taken(allowances: &mut Allowances, now: Time, from: [u8; 4]) -> usize {
+        (0..1000).filter(|_| allowances.take(now, from.into())).count()
+    }
+
+    #[test]
+    fn a_network_has_its_rate_and_others_theirs() {
+        let mut allowances = Allowances::new(limits(), Time(0));
+        assert_eq!(taken(&mut allowances, Time(0), [10, 0, 0, 1]), 40);
+        assert_eq!(taken(&mut allowances, Time(0), [10, 0, 0, 2]), 0, "the same network");
+        assert_eq!(taken(&mut allowances, Time(SECOND / 2), [10, 0, 0, 1]), 40);
+        // One of many may share its allowance with the first.
+        let others = (1..=100).map(|net| taken(&mut allowances, Time(SECOND / 2), [10, 1, net, 1]));
+        assert_eq!(others.sum::<usize>(), 40, "what all have together");
+        assert_eq!(taken(&mut allowances, Time(900 * SECOND), [10, 0, 0, 1]), 40);
+    }
+
+    #[test]
+    fn what_passes_stays_in_order_and_short_headers_always_do() {
+        let (long, short) = (0xc0_u8, 0x40_u8);
+        let datagrams = [[long, 1, 1], [short, 2, 2], [long, 3, 3], [short, 4, 4]];
+        let mut buf: Vec<u8> = datagrams.concat();
+        buf.extend([long, 5]);
+        let len = buf.len();
+        let mut left = 1;
+        let (kept, dropped) = sift(&mut buf, len, 3, || {
+            left -= 1;
+            left >= 0
+        });
+        assert_eq!((kept, dropped), (9, 2));
+        assert_eq!(buf[..kept], [[long, 1, 1], [short, 2, 2], [short, 4, 4]].concat());
+        let (kept, dropped) = sift(&mut [long, 0, 0, short], 4, 3, || false);
+        assert_eq!((kept, dropped), (1, 1));
+    }
+
+    #[test]
+    fn no_limit_overflows() {
+        let limits = HandshakeLimits { per_second: u32::MAX, ..HandshakeLimits::default() };
+        let mut allowances = Allowances::new(limits, Time(0));
+        assert!(allowances.take(Time(u64::MAX), [10, 0, 0, 1].into()));
+    }
+}
