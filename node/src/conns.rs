@@ -243,13 +243,14 @@ impl WorkerState {
             outbox.replies = replies;
         }
         self.actions = actions;
-        while let Some((conn, link)) = self.late.pop() {
-            self.run(None, Event::Closed { conn, link });
-        }
         if self.machine.next_deadline().is_some_and(|at| at < self.armed) {
             self.ticker.notify_one();
         }
         self.in_turn = false;
+        // Each is a turn of its own.
+        while let Some((conn, link)) = self.late.pop() {
+            self.run(None, Event::Closed { conn, link });
+        }
         taken
     }
 

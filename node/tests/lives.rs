@@ -259,3 +259,29 @@ async fn health_comes_back_by_itself() {
     await_that("it is ready", async || get(admin, "/readyz").await.1 == "ok\n").await;
     assert_eq!(node.stop().await, Stopped { held: 0, clean: true });
 }
+
+/// Whoever goes before a longer TTL is durable leaves a welcome for nobody: it ends nobody's day.
+#[tokio::test]
+async fn a_session_that_goes_before_its_ttl_is_durable_harms_nobody() {
+    let data = TempDir::new().unwrap();
+    let node = Node::start(&config(data.path(), 1)).unwrap();
+    let mark = data.path().join("state.mark");
+    std::fs::remove_file(&mark).unwrap();
+    std::fs::create_dir(&mark).unwrap();
+    let mut raw = Raw::open(&node).await;
+    raw.send_hello(&Hello { ttl_ms: 60_000, ..hello(1) }).await;
+    await_that("the hello has come", async || node.status().await.workers[0].stats.links == 1)
+        .await;
+    raw.conn.close(0u32.into(), b"");
+    await_that("it has gone", async || node.status().await.workers[0].connections == 0).await;
+    std::fs::remove_dir(&mark).unwrap();
+    await_that("the TTL is durable", async || {
+        boot_after_kill(data.path()).longest_ttl == Duration::from_secs(60)
+    })
+    .await;
+    let client = connect(&node).await;
+    client.lock("k").await.unwrap().release().await.unwrap();
+    let links = async || node.status().await.workers[0].stats.links;
+    await_that("nothing is left of it", async || links().await == 1).await;
+    client.close().await;
+}

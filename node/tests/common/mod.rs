@@ -87,10 +87,14 @@ impl Raw {
         (raw, reply)
     }
 
-    pub async fn say(&mut self, hello: &Hello<'_>) -> HelloReply {
+    pub async fn send_hello(&mut self, hello: &Hello<'_>) {
         let mut frame = Vec::new();
         codec::encode_frame(hello, &mut frame);
         self.send.write_all(&frame).await.unwrap();
+    }
+
+    pub async fn say(&mut self, hello: &Hello<'_>) -> HelloReply {
+        self.send_hello(hello).await;
         let body = self.frame().await.unwrap();
         codec::decode_frame(&body).unwrap()
     }
