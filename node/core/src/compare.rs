@@ -155,6 +155,14 @@ impl Machine {
             self.refuse(asker, RefusalKind::Malformed, message, out);
             return Progress::Done;
         }
+        // Both turn the list of the link's entries, each to see all of them once.
+        while self.links.get(asker.link).leaving.is_some() {
+            if self.turn_is_over() {
+                return Progress::More;
+            }
+            self.charge(PER_GATHERED);
+            self.free_one_leaving(now, asker.link, out);
+        }
         let mut comparison = self.comparison_for(asker, part);
         let progress = match self.gather(asker.link, &mut comparison) {
             Progress::Done => self.walk(now, asker, part, &mut comparison, out),

@@ -161,21 +161,26 @@ impl Machine {
             && let Some(&index) = self.leaving.first()
         {
             self.charge(1);
-            let head = self.links.get(index).entries.head;
-            let goes =
-                head != NIL && self.entries.get(head).fence.is_none() && self.is_nobodys(head);
-            let link = self.links.get_mut(index);
-            let left = link.leaving.filter(|&left| left > 0 && head != NIL);
-            link.leaving = left.map(|left| left - 1);
-            if left.is_none() {
-                self.leaving.remove(&index);
-            } else if !goes {
-                // Every entry comes to the head once.
-                link.entries.remove::<Entry, LinkChain>(&mut self.entries, head);
-                link.entries.push_back::<Entry, LinkChain>(&mut self.entries, head);
-            } else {
-                self.free_waiter(now, head, out);
-            }
+            self.free_one_leaving(now, index, out);
+        }
+    }
+
+    /// Looks at one entry of a link that left, and at most once at each: it is freed if it is a
+    /// waiter of nobody's.
+    pub(crate) fn free_one_leaving(&mut self, now: Time, index: u32, out: &mut Vec<Action>) {
+        let head = self.links.get(index).entries.head;
+        let goes = head != NIL && self.entries.get(head).fence.is_none() && self.is_nobodys(head);
+        let link = self.links.get_mut(index);
+        let left = link.leaving.filter(|&left| left > 0 && head != NIL);
+        link.leaving = left.map(|left| left - 1);
+        if left.is_none() {
+            self.leaving.remove(&index);
+        } else if !goes {
+            // Every entry comes to the head once.
+            link.entries.remove::<Entry, LinkChain>(&mut self.entries, head);
+            link.entries.push_back::<Entry, LinkChain>(&mut self.entries, head);
+        } else {
+            self.free_waiter(now, head, out);
         }
     }
 

@@ -255,6 +255,35 @@ fn a_compare_sees_what_is_there_all_the_time() {
     assert_eq!(world.machine.stats().orphans, 0);
 }
 
+/// While the holds of a session that was taken up are gathered, those who waited for the process
+/// before are looked for among them.
+#[test]
+fn a_compare_of_an_heir_misses_nothing_while_waiters_leave() {
+    const HOLDS: u64 = 3 * TURN;
+    let mut world = World::new();
+    world.open(1);
+    for number in 0..HOLDS {
+        world.acquire(1, 1 + number, &format!("key{number}"), Claim::Shared);
+    }
+    let listed = held(&world);
+    world.take_up(1, 9);
+    let frame = compare(9 * HOLDS, HOLDS, listed);
+    let mut actions = Vec::new();
+    loop {
+        let (mut came, taken) = world.turn(9, &frame);
+        actions.append(&mut came);
+        if taken == 1 {
+            break;
+        }
+        world.run(Event::Tick);
+        world.machine.audit().unwrap();
+    }
+    let Some(Action::Reply { reply: Reply::Compared { lost, .. }, .. }) = actions.pop() else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(lost.len(), 0, "of {HOLDS} that are held");
+}
+
 #[test]
 fn orphans_are_ended_over_turns_and_later_holds_are_none() {
     const HOLDS: u64 = 3 * TURN;

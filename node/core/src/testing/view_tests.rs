@@ -72,12 +72,21 @@ impl World {
     }
 
     pub(super) fn open_in(&mut self, conn: u64, namespace: Namespace) {
+        self.greet(conn, conn, namespace, 1);
+    }
+
+    /// Another process takes the session of connection `before` up.
+    pub(super) fn take_up(&mut self, before: u64, conn: u64) {
+        self.greet(before, conn, Namespace::default(), 0);
+    }
+
+    fn greet(&mut self, session: u64, conn: u64, namespace: Namespace, incarnation: u64) {
         let (role, ttl_max) = (Role::Operator, limits::TTL_MAX);
-        let party = Party { namespace, name: format!("c{conn}"), role, ttl_max };
+        let party = Party { namespace, name: format!("c{session}"), role, ttl_max };
         let hello = Hello {
             protocol: PROTOCOL,
-            session: SessionId(u128::from(conn).to_be_bytes()),
-            incarnation: 1,
+            session: SessionId(u128::from(session).to_be_bytes()),
+            incarnation,
             ttl_ms: 10_000,
             ring_version: 1,
             label: "",
