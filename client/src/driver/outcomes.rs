@@ -123,7 +123,9 @@ impl<U: Uplink> Driver<U> {
     }
 
     fn lost(&mut self, claim: ClaimRef, reason: Loss) {
-        tracing::warn!(%reason, "a lock was lost");
+        if reason != Loss::HandedOver {
+            tracing::warn!(%reason, "a lock was lost");
+        }
         if reason == Loss::Lapsed {
             // All at once, before the lease of later holds is told.
             self.lease.end(reason);

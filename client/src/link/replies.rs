@@ -199,7 +199,13 @@ impl Link {
             return self.is_unexpected(|| format!("request {id} confirmed while {state:?}"));
         };
         claim.wanted = wanted;
+        let taken_up = HoldId { cell: claim.cell, fence };
         self.pending.remove(&id);
+        // One hold has one owner: a release by either would leave the other believing.
+        let before = self.claims.iter().position(|claim| claim.hold_id() == Some(taken_up));
+        if let Some(before) = before {
+            self.lose(before as u32, Loss::HandedOver);
+        }
         self.hold(now, slot, fence);
     }
 
@@ -318,7 +324,7 @@ impl Link {
         }
         self.parked.push(id);
         self.ring_wanted = self.ring_wanted.min(self.version);
-        self.learn_version(now, version.max(self.version + 1));
+        self.learn_version(now, version.max(self.version.saturating_add(1)));
     }
 
     /// Sends a request by a newer ring, if it is still unanswered: an earlier copy of a claim may
@@ -432,7 +438,8 @@ impl Link {
         let hold = claim.hold_id().expect("only a hold is lost");
         let (token, generation) = (claim.token, claim.generation);
         self.digest.remove(hold);
-        if reason != Loss::Unknown {
+        // What is handed over here is still held, and what the worker does not know was not.
+        if !matches!(reason, Loss::Unknown | Loss::HandedOver) {
             self.note_ended(hold);
         }
         self.free(slot);

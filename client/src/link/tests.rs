@@ -235,6 +235,43 @@ fn a_claim_whose_cell_is_anothers_is_told_so_and_not_parked_for_ever() {
     assert!(!link.is_owed_answers());
 }
 
+/// A token that is taken up twice is one hold: released by one, the other must not go on believing.
+#[test]
+fn a_hold_that_is_taken_up_twice_is_the_later_ones() {
+    let mut link = link(10_000, 30_000);
+    connect(&mut link, at(0), at(1), false);
+    let claim = Wanted::Exclusive;
+    let first = link.adopt(at(1), 1, 0, b"k", Fence(9));
+    says(&mut link, at(2), &Reply::Confirmed { id: 1, version: 1, claim });
+    link.send_renewal(at(3));
+    let digest = link.digest();
+    let second = link.adopt(at(3), 2, 0, b"k", Fence(9));
+    link.outcomes.clear();
+    says(&mut link, at(4), &Reply::Confirmed { id: 3, version: 1, claim });
+    let reason = Loss::HandedOver;
+    assert_eq!(
+        std::mem::take(&mut link.outcomes),
+        [
+            Outcome::Lost { token: 1, claim: first, reason },
+            Outcome::Granted { token: 2, claim: second, fence: Fence(9) },
+        ]
+    );
+    assert!(!link.is_held(first) && link.is_held(second));
+    // To the worker nothing has changed.
+    says(&mut link, at(5), &Reply::Renewed { id: 2, version: 1, digest });
+    assert_eq!((link.digest(), link.mismatches), (digest, 0));
+}
+
+#[test]
+fn a_ring_version_at_its_end_is_no_panic() {
+    let mut link = link(10_000, 30_000);
+    link.greet(at(0), 1);
+    link.version = u64::MAX;
+    welcome(&mut link, at(1), true);
+    ask(&mut link, at(1), 1, b"k", None);
+    says(&mut link, at(2), &Reply::Moved { id: 1, version: u64::MAX });
+}
+
 #[test]
 fn answers_that_do_not_fit_are_errors_and_never_a_panic() {
     let version = 1;
