@@ -115,6 +115,10 @@ impl Served {
                     }
                     Reply::Forced { id, version: 1, ended: 1 }
                 }
+                // It has the ring, and says all the same that the key is another's.
+                Request::Acquire { id, .. } | Request::Inspect { id, .. } => {
+                    Reply::Moved { id, version: 1 }
+                }
                 other => panic!("not expected: {other:?}"),
             };
             let mut frame = Vec::new();
@@ -194,6 +198,26 @@ async fn a_forced_release_without_an_answer_may_have_been_carried_out() {
         assert_eq!(node.await.unwrap(), (1, 1));
     };
     tokio::time::timeout(Duration::from_secs(30), scenario).await.expect("no answer");
+}
+
+/// As a node that came back with other workers and an older state than the client has seen.
+#[tokio::test]
+async fn a_key_that_nobody_has_by_the_newest_ring_is_not_waited_for() {
+    let (endpoint, folder) = endpoint();
+    let listening = endpoint.clone();
+    let node = tokio::spawn(async move { Served::accept(&listening).await.serve(false).await });
+    let scenario = async {
+        let client = connect(&endpoint, &folder).await;
+        let key = key_of(&client, false);
+        for error in [client.lock(&key).await.unwrap_err(), client.inspect(&key).await.unwrap_err()]
+        {
+            assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+            assert!(error.is_retryable() && !error.is_indeterminate(), "{error}");
+        }
+        client.close().await;
+        assert_eq!(node.await.unwrap(), 0);
+    };
+    tokio::time::timeout(Duration::from_secs(20), scenario).await.expect("no answer");
 }
 
 /// Reads a hello and refuses it.

@@ -154,6 +154,7 @@ impl<U: Uplink> Driver<U> {
             }
             Err(error) => tracing::warn!(%error, "ring ignored"),
         }
+        self.link.ring_is_newest();
     }
 
     /// The worker refused the session. Some refusals pass; with others every claim fails at once.

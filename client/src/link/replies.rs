@@ -384,6 +384,21 @@ impl Link {
         }
     }
 
+    /// The newest ring that the worker knows is in: what waits for one that is newer still would wait
+    /// for ever, as when a node came back with an older state. Its callers ask again, or hear so.
+    pub(crate) fn ring_is_newest(&mut self) {
+        for id in std::mem::take(&mut self.parked) {
+            match self.pending.get(&id) {
+                Some(&Pending::Claim(slot)) => self.reroute(slot),
+                Some(&Pending::Query { token, .. }) => {
+                    self.pending.remove(&id);
+                    self.outcomes.push(Outcome::Moved { token });
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Queries that have not run, or may run twice, are asked where the new ring says.
     fn reroute_queries(&mut self) {
         let moves = |pending: &Pending| match pending {
