@@ -9,6 +9,8 @@
 #[cfg(test)]
 mod attack_tests;
 mod audit;
+#[cfg(test)]
+mod belief_tests;
 pub mod checks;
 mod clock;
 #[cfg(test)]
