@@ -1,14 +1,14 @@
 //! Ending holds: by fence, by the request that made them, by force.
 
 use crate::batch::{Asker, Named};
-use crate::event::{Action, push_reply};
+use crate::event::{Action, ConnId, push_reply};
 use crate::machine::Machine;
 use crate::mutant::{mutant, note};
 use crate::slab::NIL;
 use crate::table::Place;
 use crate::turn::{PER_FORCED, Progress};
 use lockring_proto::Time;
-use lockring_proto::{Claim, Fence, LostReason, Push, Reply};
+use lockring_proto::{Claim, Fence, HoldId, LostReason, Push, Reply, limits};
 
 /// A release by force of more holders than a turn ends.
 #[derive(Clone, Copy)]
@@ -18,6 +18,21 @@ pub(crate) struct Forcing {
     /// Later holds are no business of it.
     last: Fence,
     ended: u32,
+}
+
+/// Tells a holder. One that loses many is told of them together, as it looks through all that it
+/// holds for each push.
+fn tell_forced(conn: ConnId, hold: HoldId, out: &mut Vec<Action>) {
+    const FORCED: LostReason = LostReason::Forced;
+    if let Some(Action::Push { conn: last, push: Push::Lost { reason: FORCED, holds } }) =
+        out.last_mut()
+        && *last == conn
+        && holds.len() < limits::HOLDS_PER_FRAME
+    {
+        return holds.push(hold);
+    }
+    let push = Push::Lost { reason: FORCED, holds: vec![hold] };
+    out.push(Action::Push { conn, push });
 }
 
 impl Machine {
@@ -223,9 +238,7 @@ impl Machine {
             forcing.ended += 1;
             self.stats.forced += 1;
             if let Some(conn) = self.links.get(link).conn {
-                let holds = vec![self.hold_id(place, fence)];
-                let push = Push::Lost { reason: LostReason::Forced, holds };
-                out.push(Action::Push { conn, push });
+                tell_forced(conn, self.hold_id(place, fence), out);
             }
             // Those in line are granted only when the last is gone, or as far as they fit.
             self.end_hold_at(now, place, index, fence, out);

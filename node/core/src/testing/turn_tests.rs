@@ -2,7 +2,7 @@
 
 use super::view_tests::World;
 use crate::{Action, Event};
-use lockring_proto::{Claim, Fence, HoldId, ListCursor, Reply, Request, Wait};
+use lockring_proto::{Claim, Fence, HoldId, ListCursor, Push, Reply, Request, Wait};
 use lockring_ring::Epoch;
 
 /// What a turn may cost by default, and what a tick may do.
@@ -178,7 +178,10 @@ fn many_holds_are_forced_in_several_turns_and_later_ones_stay() {
     }
     let force = [Request::Force { id: 1, version: 1, namespace: "", key: b"k" }];
     let (first, taken) = world.turn(2, &force);
-    assert!(first.len() as u64 <= TURN && taken == 0, "{} pushes at once", first.len());
+    let [Action::Push { push: Push::Lost { holds, .. }, .. }] = &first[..] else {
+        panic!("each push has its holder look through all it holds: {} of them", first.len())
+    };
+    assert!(holds.len() as u64 <= TURN && taken == 0, "{} at once", holds.len());
     world.acquire(3, 1, "k", Claim::Shared);
     let (actions, count) = turns(&mut world, 2, &force);
     let Some(Action::Reply { reply: Reply::Forced { ended, .. }, .. }) = actions.last() else {
