@@ -200,13 +200,14 @@ impl Machine {
         if let Some(refused) = self.over_quota(asker.link, more) {
             return self.refuse(asker, RefusalKind::Quota, refused, out);
         }
-        if !self.records.get(index).is_rich() {
-            self.enrich(now, index);
-        }
-        let ahead = self.rich_of(index).waiters.len;
+        let is_rich = self.records.get(index).is_rich();
+        let ahead = if is_rich { self.rich_of(index).waiters.len } else { 0 };
         if ahead >= self.config.limits.waiters_per_key {
             let message = format!("{ahead} claims wait for this key, and no more may");
             return self.refuse(asker, RefusalKind::Quota, message, out);
+        }
+        if !is_rich {
+            self.enrich(now, index);
         }
         let entry = self.new_entry(now, ask, index, deadline);
         self.line_up(entry);

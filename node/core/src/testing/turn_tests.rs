@@ -329,3 +329,15 @@ fn those_who_are_told_of_a_drain_are_told_in_slices() {
     }
     assert_eq!(told, 3 * SLICE);
 }
+
+/// Who is refused leaves no trace: least of all in what somebody else's hold costs.
+#[test]
+fn a_claim_that_may_not_wait_leaves_the_hold_as_it_is() {
+    let mut world = holding(1);
+    let bytes = world.machine.stats().bytes;
+    world.machine.config.limits.waiters_per_key = 0;
+    let refused = world.acquire(2, 1, "key0", Claim::Exclusive);
+    assert!(format!("{refused:?}").contains("no more may"), "{refused:?}");
+    world.machine.audit().unwrap();
+    assert_eq!(world.machine.stats().bytes, bytes);
+}
