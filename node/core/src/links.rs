@@ -56,6 +56,9 @@ pub(crate) struct Link {
     /// Another process has taken the session up: the one before it may believe in its holds until
     /// then, on the lease clock, so that they end by an explicit release alone.
     pub(crate) spared_until: Option<Time>,
+    /// A process has taken the session up from another. From then on whoever comes back may be
+    /// either of them: the one before, whose hello was under way, numbers its connections too.
+    pub(crate) taken_up: bool,
     /// Waiters asked for on a connection before `waiters_from` are nobody's any more: so many
     /// entries are still to be looked at for them.
     pub(crate) leaving: Option<u32>,
@@ -171,9 +174,12 @@ impl Machine {
         }
         self.hang_up(link, CloseReason::Superseded, out);
         let known = self.links.get_mut(link);
+        known.taken_up |= hello.incarnation == 0;
+        if known.taken_up {
+            known.spared_until = known.spared_until.max(Some(known.deadline));
+        }
         if hello.incarnation == 0 {
             known.incarnation += 1;
-            known.spared_until = known.spared_until.max(Some(known.deadline));
             // The process before is cut off here: nobody would hear of a grant to it.
             (known.leaving, known.waiters_from) = (Some(known.entries.len), conn);
             self.leaving.insert(link);
@@ -227,6 +233,7 @@ impl Machine {
             dying: false,
             goodbye: None,
             spared_until: None,
+            taken_up: false,
             leaving: None,
             waiters_from: conn,
             rich_bytes: 0,

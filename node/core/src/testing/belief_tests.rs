@@ -179,16 +179,11 @@ impl World {
         self.hello(session, process, 0);
     }
 
-    /// One that was cut off by the network comes back, if nobody took its place.
+    /// One that was cut off by the network comes back, though another may have taken its place: its
+    /// hello was under way, and is numbered above that one's.
     fn come_back(&mut self, conn: ConnId) {
         let process = &self.processes[&conn];
-        let newest = self
-            .processes
-            .iter()
-            .filter(|(_, other)| other.session == process.session)
-            .map(|(&conn, _)| conn)
-            .max();
-        if newest != Some(conn) || process.link.is_none() {
+        if process.link.is_none() {
             return;
         }
         if let Some(link) = process.link {
@@ -198,7 +193,7 @@ impl World {
         if self.now >= process.believes_until {
             return;
         }
-        let (session, incarnation) = (process.session, process.incarnation + 1);
+        let (session, incarnation) = (process.session, process.incarnation + 2);
         self.hello(session, process, incarnation);
     }
 

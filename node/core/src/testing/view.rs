@@ -96,9 +96,9 @@ pub struct LinkView {
     pub used: bool,
     /// A goodbye to answer.
     pub goodbye: Option<(ConnId, u64)>,
-    /// Until when holds of a process before may be believed, and entries to look at after a
-    /// goodbye that spared them.
-    pub spared: (Option<Time>, Option<u32>),
+    /// Until when holds of a process before may be believed, entries to look at after a goodbye
+    /// that spared them, and whether a process has taken the session up from another.
+    pub spared: (Option<Time>, Option<u32>, bool),
 }
 
 impl Machine {
@@ -165,7 +165,7 @@ impl Machine {
             fresh: link.fresh,
             used: link.used,
             goodbye: link.goodbye,
-            spared: (link.spared_until, link.leaving),
+            spared: (link.spared_until, link.leaving, link.taken_up),
         }
     }
 
