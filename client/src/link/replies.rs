@@ -384,8 +384,9 @@ impl Link {
         }
     }
 
-    /// The newest ring that the worker knows is in: what waits for one that is newer still would wait
-    /// for ever, as when a node came back with an older state. Its callers ask again, or hear so.
+    /// The newest ring that the worker knows is in: what waits for one that is newer still would
+    /// wait for ever, as when a node came back with an older state. Its callers ask again, or hear
+    /// so.
     pub(crate) fn ring_is_newest(&mut self) {
         for id in std::mem::take(&mut self.parked) {
             match self.pending.get(&id) {
