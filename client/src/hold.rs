@@ -4,7 +4,7 @@
 use crate::clock::Clock;
 use crate::link::Loss;
 use lockring_proto::{Fence, Time};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Wake, Waker};
 use std::time::Duration;
@@ -120,10 +120,12 @@ impl HoldState {
 
     /// It is not held any more, though its lease may run on.
     pub(crate) fn lose(&self, loss: Loss) {
-        if self.lost.set(loss)
-            && let Some(token) = self.token.get()
-        {
-            token.cancel();
+        if self.lost.set(loss) {
+            // With the fence in `token`: either the token is seen here, or the loss there.
+            fence(Ordering::SeqCst);
+            if let Some(token) = self.token.get() {
+                token.cancel();
+            }
         }
     }
 
@@ -144,6 +146,7 @@ impl HoldState {
     pub(crate) fn token(&self) -> &CancellationToken {
         let token = self.token.get_or_init(|| self.lease.token.child_token());
         self.lease.watch();
+        fence(Ordering::SeqCst);
         if self.lost.get().is_some() {
             // It was lost before there was a token to cancel.
             token.cancel();

@@ -5,7 +5,7 @@ use crate::machine::Machine;
 use crate::mutant::{mutant, note};
 use crate::record::{Record, Rich};
 use crate::slab::NIL;
-use crate::tags::Tags;
+use crate::tags::CellTable;
 use lockring_proto::{Fence, HoldId};
 use lockring_ring::{CellId, Epoch, NamespaceSeed, RingVersion, hash_key};
 
@@ -14,7 +14,7 @@ use lockring_ring::{CellId, Epoch, NamespaceSeed, RingVersion, hash_key};
 #[repr(align(64))]
 pub(crate) struct Cell {
     /// Its keys in use: tags and records.
-    pub(crate) table: Tags,
+    pub(crate) table: CellTable,
     /// Numbers every replicated operation of the cell.
     pub(crate) counter: u64,
     pub(crate) epoch: Epoch,
@@ -24,9 +24,11 @@ pub(crate) struct Cell {
     pub(crate) since: RingVersion,
 }
 
+const _: () = assert!(size_of::<Cell>() == 64);
+
 impl Cell {
     pub(crate) fn new(epoch: Epoch, since: RingVersion) -> Self {
-        Self { table: Tags::default(), counter: 0, epoch, epoch_wanted: false, since }
+        Self { table: CellTable::default(), counter: 0, epoch, epoch_wanted: false, since }
     }
 
     /// Whether its epoch is not used up, and not the one past the last.
