@@ -136,8 +136,8 @@ impl Index {
     }
 }
 
-/// So many entries a cell's table takes before it goes on in parts: what the last growth moves takes
-/// about as long as a slice. (Seven eighths of a power of two, which is how full hashbrown's get.)
+/// So many entries a cell's table takes before it goes on in parts: what the last growth moves
+/// takes about as long as a slice. Seven eighths of a power of two is as full as hashbrown's get.
 const SPLIT: usize = if cfg!(any(test, feature = "testing")) { 7 } else { 14_336 };
 
 /// A hash that has the tag's upper bits for the part, and all of it for the tag there.
