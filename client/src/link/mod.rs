@@ -235,6 +235,9 @@ pub struct Link {
     compared_upto: u64,
     /// When it was sent.
     compared: Time,
+    /// The session was begun by another process, in which the worker believes again with each
+    /// connection.
+    has_taken_up: bool,
     /// Until then the worker keeps what an earlier process of the session may still believe in.
     spared_until: Time,
     /// Told as lost before they were told as granted, and when: the two come on different streams.
@@ -291,6 +294,7 @@ impl Link {
             mismatches: 0,
             compared_upto: 0,
             compared: now,
+            has_taken_up: false,
             spared_until: now,
             lost_early: BTreeMap::new(),
             valid_until: now,

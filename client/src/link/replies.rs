@@ -84,7 +84,8 @@ impl Link {
         self.incarnation = welcome.incarnation;
         self.ttl = limits::clamp_ttl(Duration::from_millis(welcome.ttl_ms));
         self.heard = now;
-        if is_heir && !welcome.fresh {
+        self.has_taken_up = !welcome.fresh && (is_heir || self.has_taken_up);
+        if self.has_taken_up {
             self.spared_until = now.after(limits::honoured(self.ttl));
         }
         self.note_round_trip(now, self.greeted);
