@@ -20,9 +20,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-/// Packets with a long header that a handshake may take: about five, and as many for what is sent
-/// again.
-const PACKETS_PER_HANDSHAKE: u32 = 8;
+/// Packets with a long header that a network may send for each of its handshakes: about five are
+/// needed, the rest is for what is sent again.
+const PACKETS_PER_HANDSHAKE: u32 = 16;
+
+/// The same for all together. More, as addresses that are made up count here alone: who is over
+/// this keeps those out who are not connected yet, so it is a good part of what a worker can do
+/// beside its work.
+const PACKETS_IN_ALL: u32 = 32;
+
+/// Packets for each handshake that may come at once. They are worked off before the packets of
+/// links that come after them.
+const BURST: u32 = 4;
 
 /// Networks share allowances, of which there are so many. Nobody can tell with whom.
 const SHARES: usize = 1024;
@@ -134,8 +143,8 @@ struct Allowances {
 
 impl Allowances {
     fn new(limits: HandshakeLimits, now: Time) -> Self {
-        let rate = packets(limits.per_second);
-        let rate_of_source = packets(limits.per_second_and_source);
+        let rate = packets(limits.per_second, PACKETS_IN_ALL);
+        let rate_of_source = packets(limits.per_second_and_source, PACKETS_PER_HANDSHAKE);
         Self {
             rate,
             rate_of_source,
@@ -160,11 +169,9 @@ impl Allowances {
     }
 }
 
-/// The packets of so many handshakes a second. Half a second's may come at once: a burst is worked
-/// off before the packets of links that come after it.
-fn packets(handshakes: u32) -> Rate {
-    let per_second = handshakes.saturating_mul(PACKETS_PER_HANDSHAKE);
-    Rate { per_second, burst: per_second.div_ceil(2) }
+/// So many packets for each of so many handshakes a second.
+fn packets(handshakes: u32, each: u32) -> Rate {
+    Rate { per_second: handshakes.saturating_mul(each), burst: handshakes.saturating_mul(BURST) }
 }
 
 #[cfg(test)]

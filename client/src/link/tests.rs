@@ -338,3 +338,56 @@ fn a_welcome_of_another_worker_than_the_one_dialled_is_refused() {
     assert!(matches!(link.receive(Time(3 * S), &bytes), Err(ReceiveError::Unexpected(_))));
     assert_eq!(link.digest().count, 1, "what is held at the right one is still held");
 }
+
+/// Answers what is asked for until then; a renewal with a hold that this side does not know.
+/// Returns when compares were sent.
+fn compares(link: &mut Link, from: Time, until: Time) -> Vec<Time> {
+    let mut sent = Vec::new();
+    let mut now = from;
+    while now < until {
+        link.tick(now);
+        loop {
+            let mut replies = Vec::new();
+            let out = std::mem::take(&mut link.out);
+            codec::decode_frames(&out, |request: Request<'_>| match request {
+                Request::Renew { id } => {
+                    let digest = Digest { count: 1, xor: 7 };
+                    replies.push(Reply::Renewed { id, version: 1, digest });
+                }
+                Request::Compare { id, .. } => {
+                    sent.push(now);
+                    replies.push(Reply::Compared { id, version: 1, lost: Vec::new() });
+                }
+                _ => {}
+            })
+            .unwrap();
+            if replies.is_empty() {
+                break;
+            }
+            for reply in replies {
+                says(link, now, &reply);
+            }
+        }
+        now = now.after(Duration::from_millis(100));
+    }
+    sent
+}
+
+/// The worker spares what the process before may believe in after each connection of its heir's:
+/// what it has spared last is compared once more, also while a claim keeps waiting.
+#[test]
+fn an_heir_compares_again_when_the_last_belief_has_ended() {
+    let mut link = link(10_000, 30_000);
+    link.down(at(0));
+    link.greet(at(0), 0);
+    link.out.clear();
+    welcome(&mut link, at(1), false);
+    ask(&mut link, at(1), 1, b"held", None);
+    says(&mut link, at(2), &Reply::Granted { id: 1, version: 1, fence: Fence(1) });
+    ask(&mut link, at(2), 2, b"waited for", None);
+    assert!(!compares(&mut link, at(2), at(8_000)).is_empty(), "while it is spared");
+    connect(&mut link, at(8_000), at(8_001), false);
+    let second = at(8_001).after(limits::honoured(Duration::from_secs(10)));
+    let sent = compares(&mut link, at(8_002), at(28_000));
+    assert!(sent.iter().any(|&sent| sent >= second), "{sent:?}, spared until {second:?}");
+}

@@ -2,11 +2,12 @@
 //! while another process may still believe in it.
 
 use super::rng::Rng;
-use crate::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Mutant, Party, Role, Time};
+use super::view_tests::config;
+use crate::{Action, ConnId, Event, Limits, LinkIndex, Machine, Mutant, Party, Role, Time};
 use lockring_proto::{
     Claim, Fence, Hello, HoldId, Namespace, PROTOCOL, Push, Reply, Request, SessionId, Wait, limits,
 };
-use lockring_ring::{CellBits, Epoch, NamespaceSeed, RingVersion, hash_key};
+use lockring_ring::{CellBits, NamespaceSeed, hash_key};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -47,21 +48,7 @@ fn machine() -> Machine {
         turn_price: 40,
         ..Limits::default()
     };
-    let config = Config {
-        cell_bits: CellBits::new(1).unwrap(),
-        worker: 0,
-        workers: 1,
-        node: 1,
-        boot: 1,
-        epoch: Epoch(1),
-        ring_version: RingVersion(1),
-        longest_ttl: Duration::from_secs(10),
-        opens_at: None,
-        tag_secret: [1, 2, 3, 4],
-        grace_for: String::new(),
-        limits,
-    };
-    Machine::new(config, Time(0))
+    Machine::new(config(limits), Time(0))
 }
 
 fn hold_id(key: &str, fence: Fence) -> HoldId {

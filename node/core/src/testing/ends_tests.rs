@@ -1,11 +1,11 @@
 //! Every number of the wire at its ends: nothing that a client can say breaks the machine.
 
 use super::Rng;
-use crate::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Party, Role, Time};
+use super::view_tests::config;
+use crate::{Action, ConnId, Event, Limits, LinkIndex, Machine, Party, Role, Time};
 use lockring_proto::{
     Claim, Fence, Hello, HoldId, ListCursor, Namespace, PROTOCOL, Request, SessionId, Wait, limits,
 };
-use lockring_ring::{CellBits, Epoch, RingVersion};
 use std::time::Duration;
 
 const RUNS: u64 = 300;
@@ -73,24 +73,6 @@ fn request<'a>(rng: &mut Rng, keys: &[&'a [u8]]) -> Request<'a> {
     }
 }
 
-fn machine() -> Machine {
-    let config = Config {
-        cell_bits: CellBits::new(1).unwrap(),
-        worker: 0,
-        workers: 1,
-        node: 1,
-        boot: 1,
-        epoch: Epoch(1),
-        ring_version: RingVersion(1),
-        longest_ttl: Duration::from_secs(10),
-        opens_at: None,
-        tag_secret: [1, 2, 3, 4],
-        grace_for: String::new(),
-        limits: Limits::default(),
-    };
-    Machine::new(config, Time(0))
-}
-
 fn hello(rng: &mut Rng) -> Hello<'static> {
     Hello {
         protocol: if rng.percent(90) { PROTOCOL } else { number(rng) as u16 },
@@ -108,7 +90,7 @@ fn numbers_at_their_ends_break_nothing() {
     let keys: [&[u8]; 6] = [b"a", b"b", b"c", &long[..limits::KEY_BYTES_MAX], &long, b""];
     for seed in 0..RUNS {
         let mut rng = Rng::new(seed);
-        let (mut machine, mut now) = (machine(), Time(0));
+        let (mut machine, mut now) = (Machine::new(config(Limits::default()), Time(0)), Time(0));
         let mut links: Vec<(ConnId, LinkIndex)> = Vec::new();
         for turn in 0..TURNS {
             let mut actions = Vec::new();

@@ -17,27 +17,31 @@ pub(super) struct World {
     id: u64,
 }
 
+/// One worker that has all cells and grants at once.
+pub(super) fn config(limits: Limits) -> Config {
+    Config {
+        cell_bits: CellBits::new(BITS).unwrap(),
+        worker: 0,
+        workers: 1,
+        node: 1,
+        boot: 1,
+        epoch: Epoch(1),
+        ring_version: RingVersion(1),
+        longest_ttl: Duration::from_secs(10),
+        opens_at: None,
+        tag_secret: [1, 2, 3, 4],
+        grace_for: String::new(),
+        limits,
+    }
+}
+
 impl World {
     pub(super) fn new() -> Self {
         Self::with_mutant(None)
     }
 
     pub(super) fn with_mutant(mutant: Option<Mutant>) -> Self {
-        let config = Config {
-            cell_bits: CellBits::new(BITS).unwrap(),
-            worker: 0,
-            workers: 1,
-            node: 1,
-            boot: 1,
-            epoch: Epoch(1),
-            ring_version: RingVersion(1),
-            longest_ttl: Duration::from_secs(10),
-            opens_at: None,
-            tag_secret: [1, 2, 3, 4],
-            grace_for: String::new(),
-            limits: Limits::default(),
-        };
-        let machine = Machine::new(config, Time(0)).with_mutant(mutant);
+        let machine = Machine::new(config(Limits::default()), Time(0)).with_mutant(mutant);
         Self { machine, links: BTreeMap::new(), now: Time(0), id: 0 }
     }
 
