@@ -235,10 +235,8 @@ pub struct Link {
     compared_upto: u64,
     /// When it was sent.
     compared: Time,
-    /// The session was begun by another process, in which the worker believes again with each
-    /// connection.
-    has_taken_up: bool,
-    /// Until then the worker keeps what an earlier process of the session may still believe in.
+    /// Until then the worker keeps what an earlier process of the session may still believe in, if
+    /// there was one.
     spared_until: Time,
     /// Told as lost before they were told as granted, and when: the two come on different streams.
     lost_early: BTreeMap<HoldId, Time>,
@@ -294,7 +292,6 @@ impl Link {
             mismatches: 0,
             compared_upto: 0,
             compared: now,
-            has_taken_up: false,
             spared_until: now,
             lost_early: BTreeMap::new(),
             valid_until: now,

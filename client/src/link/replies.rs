@@ -84,10 +84,9 @@ impl Link {
         self.incarnation = welcome.incarnation;
         self.ttl = limits::clamp_ttl(Duration::from_millis(welcome.ttl_ms));
         self.heard = now;
-        self.has_taken_up = !welcome.fresh && (is_heir || self.has_taken_up);
-        if self.has_taken_up {
-            self.spared_until = now.after(limits::honoured(self.ttl));
-        }
+        // Whether the session was ever taken up only the worker knows. It counts on a clock that
+        // stands still while it does: one more compare after that costs little.
+        self.spared_until = now.after(limits::honoured(self.ttl) + self.ttl / 20);
         self.note_round_trip(now, self.greeted);
         self.credit(Some(self.greeted));
         if self.version == 0 {
