@@ -21,7 +21,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Frames decoded for one turn; fewer where turns were over before that.
-const FRAMES_MAX: usize = 1024;
+const FRAMES_MAX: usize = 256;
 const FRAMES_MIN: usize = 8;
 
 /// Chunks taken from the stream in one turn, of one packet each.

@@ -48,7 +48,7 @@ const TOLD: usize = 16;
 /// What may be looked at for one page, so that a listing never holds up the living for longer than
 /// a slice of an expiry. A free record costs one look; a key, with its link or side record
 /// somewhere in memory, more.
-const LOOKS_PER_PAGE: usize = 2048;
+const LOOKS_PER_PAGE: usize = 1024;
 const LOOKS_PER_KEY: usize = 4;
 
 /// What a row of a listing has beside key and label, about.

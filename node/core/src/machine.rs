@@ -79,6 +79,8 @@ pub struct Limits {
     /// are served again.
     pub expiry_slice: u32,
     /// What the requests of one connection may cost in one turn, in units of about an acquire.
+    /// Between a request's coming in and its answer's going out others have a few turns, so that
+    /// several of these are what a busy neighbour costs.
     pub turn_price: u32,
 }
 
@@ -116,7 +118,7 @@ impl Default for Limits {
             },
             namespaces: 4096,
             expiry_slice: 256,
-            turn_price: 1024,
+            turn_price: 256,
         }
     }
 }

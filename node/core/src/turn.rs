@@ -32,7 +32,7 @@ pub(crate) const PER_FORCED: u32 = 2;
 pub(crate) const PER_TOLD: u32 = 2;
 /// Slots of memory that a listing looks at.
 pub(crate) const LOOKS_PER_PRICE: usize = 4;
-/// The ring has up to some hundred kilobytes.
+/// The ring has up to some hundred kilobytes: more than a turn, so it is the last of one.
 const RING: u32 = 512;
 
 /// What a look at a key costs.

@@ -245,7 +245,7 @@ impl World {
             namespace: amounts(&mut words, ["ns_sessions", "ns_holds", "ns_waiters", "ns_bytes"]),
             namespaces: words.number("namespaces", 10) as u16,
             expiry_slice: words.number("slice", 256) as u32,
-            turn_price: words.number("turn", 1024) as u32,
+            turn_price: words.number("turn", 256) as u32,
         };
         let config = Config {
             cell_bits: bits,
