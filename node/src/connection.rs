@@ -24,6 +24,9 @@ const LINGER: Duration = Duration::from_secs(1);
 const FRAMES_MAX: usize = 256;
 const FRAMES_MIN: usize = 8;
 
+/// So many bytes of answers wait for those of the connection's next turn.
+const GATHERED_MAX: usize = 16 << 10;
+
 /// Chunks taken from the stream in one turn, of one packet each.
 const CHUNKS: usize = 32;
 
@@ -163,7 +166,9 @@ impl Session<'_> {
         let mut pushes = None;
         let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
         loop {
-            if let Some(ending) = self.flush(&mut send, &mut pushes).await? {
+            if !self.gathers()
+                && let Some(ending) = self.flush(&mut send, &mut pushes).await?
+            {
                 if ending != Ending::Slow {
                     linger(&mut send).await;
                 }
@@ -177,7 +182,7 @@ impl Session<'_> {
                 }
             }
             if self.left {
-                // Its answers are sent, and everybody else has a turn first.
+                // Everybody else has a turn first.
                 tokio::task::yield_now().await;
                 self.take_in(&mut [])?;
                 continue;
@@ -215,6 +220,16 @@ impl Session<'_> {
     fn is_welcome(&self) -> bool {
         let mut shared = self.shared.borrow_mut();
         shared.outbox(self.id).is_some_and(|outbox| outbox.link.is_some() || outbox.close.is_some())
+    }
+
+    /// Whether answers wait for those of the next turn: packets that are not full cost more than
+    /// turns do.
+    fn gathers(&self) -> bool {
+        let mut shared = self.shared.borrow_mut();
+        self.left
+            && shared.outbox(self.id).is_some_and(|outbox| {
+                outbox.close.is_none() && outbox.replies.len() + outbox.pushes.len() < GATHERED_MAX
+            })
     }
 
     /// Runs the whole frames that have come, as one batch; what exceeds a turn is left.

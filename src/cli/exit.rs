@@ -1,6 +1,8 @@
 //! How commands end: exit codes, and errors that carry one.
 
 use lockring_client::{Error, ErrorKind};
+use nix::sys::signal::{SigSet, Signal, raise};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fmt;
 use std::process::ExitCode;
 
@@ -66,6 +68,39 @@ impl From<Error> for Failure {
         };
         let message = format!("{error}{remedy}");
         Self { is_final: !error.is_retryable(), ..Self::new(code, message) }
+    }
+}
+
+/// How a command that runs another one ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With this exit code.
+    Code(u8),
+    /// By this signal, as the shell that started it needs to know: a script goes on after a command
+    /// that has dealt with SIGINT, and ends with one that died of it.
+    Signal(i32),
+}
+
+impl End {
+    /// The process's exit code, if it still needs one.
+    pub fn reach(self) -> ExitCode {
+        let number = match self {
+            Self::Code(code) => return ExitCode::from(code),
+            Self::Signal(number) => number,
+        };
+        if let Ok(signal) = Signal::try_from(number) {
+            // Whatever there is to see is in the memory of the one that died first.
+            let core = getrlimit(Resource::Core);
+            let _may_leave_a_core = setrlimit(Resource::Core, Rlimit { current: Some(0), ..core });
+            let mut mask = SigSet::empty();
+            mask.add(signal);
+            // The handler for a full stack that Rust sets for some only makes way the first time.
+            for _ in 0..2 {
+                let _survived = mask.thread_unblock().and_then(|()| raise(signal));
+            }
+        }
+        // The first process of a container, and signals without a name.
+        ExitCode::from(128u8.wrapping_add(number as u8))
     }
 }
 

@@ -1,12 +1,12 @@
 //! `lock`: take a lock, run a command under it, give it back.
 
 use super::connect::Global;
-use super::exit::{self, Failure};
+use super::exit::{self, End, Failure};
 use super::output::shown;
 use super::supervise::{self, Signals};
 use clap::Args as ClapArgs;
 use lockring_client::{Client, Error, ErrorKind, Guard};
-use std::process::ExitCode;
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 /// Flags of `lock`.
@@ -49,7 +49,7 @@ pub struct Args {
     print_token: bool,
     /// The command, run without a shell
     #[arg(last = true, value_name = "CMD")]
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
 /// Without a wait of its own `lock` waits so long for contact with a node.
@@ -64,30 +64,30 @@ fn wait_of(args: &Args) -> Option<Duration> {
 }
 
 /// Takes the lock and does what was asked under it. Whatever it waits for, a signal ends the wait.
-pub async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
+pub async fn run(global: &Global, args: Args) -> Result<End, Failure> {
     let mut signals = Signals::new()?;
     let began = Instant::now();
     let client = tokio::select! {
         client = connect(global, &args) => client?,
-        signal = signals.next() => return Ok(interrupted(signal)),
+        signal = signals.next() => return Ok(End::Signal(signal)),
     };
     let wait = wait_of(&args).map(|wait| wait.saturating_sub(began.elapsed()));
     let claimed = tokio::select! {
         claimed = claim(&client, &args, wait) => claimed,
         signal = signals.next() => {
             finish(&client, true, &mut signals).await;
-            return Ok(interrupted(signal));
+            return Ok(End::Signal(signal));
         }
     };
     let ended = match claimed {
         Ok(Some(guard)) => hold(&client, guard, &args, &mut signals).await,
         Ok(None) => tokio::select! {
             failure = busy(&client, &args, None) => Err(failure),
-            signal = signals.next() => Ok(interrupted(signal)),
+            signal = signals.next() => Ok(End::Signal(signal)),
         },
         Err(error) if error.kind() == ErrorKind::Timeout => tokio::select! {
             failure = busy(&client, &args, Some(error)) => Err(failure),
-            signal = signals.next() => Ok(interrupted(signal)),
+            signal = signals.next() => Ok(End::Signal(signal)),
         },
         Err(error) if error.kind() == ErrorKind::Conflict => Err(Failure::new(
             args.conflict_exit_code.unwrap_or(exit::BUSY),
@@ -124,10 +124,6 @@ async fn finish(client: &Client, goodbye: bool, signals: &mut Signals) {
         () = end => {}
         _ = signals.next() => {}
     }
-}
-
-fn interrupted(signal: i32) -> ExitCode {
-    ExitCode::from(128 + signal as u8)
 }
 
 async fn claim(
@@ -194,14 +190,14 @@ async fn hold(
     guard: Guard,
     args: &Args,
     signals: &mut Signals,
-) -> Result<ExitCode, Failure> {
+) -> Result<End, Failure> {
     let argv = match &args.shell {
-        Some(text) => vec!["sh".to_owned(), "-c".to_owned(), text.clone()],
+        Some(text) => ["sh", "-c", text].map(OsString::from).to_vec(),
         None => args.command.clone(),
     };
     if args.print_token {
         println!("{}", client.into_token(guard));
-        return Ok(ExitCode::SUCCESS);
+        return Ok(End::Code(0));
     }
     if argv.is_empty() {
         println!("{} fence {}", shown(args.key.as_bytes()), guard.fence());
@@ -210,15 +206,15 @@ async fn hold(
     let grace = args.grace.min(guard.ttl() / 3);
     let node = client.route(&args.key)?.worker.node;
     let environment = [
-        ("LOCKRING_KEY", args.key.clone()),
-        ("LOCKRING_FENCE", guard.fence().to_string()),
-        ("LOCKRING_NODE", node.to_string()),
-        ("LOCKRING_TTL_MS", guard.ttl().as_millis().to_string()),
+        ("LOCKRING_KEY", args.key.clone().into()),
+        ("LOCKRING_FENCE", guard.fence().to_string().into()),
+        ("LOCKRING_NODE", node.to_string().into()),
+        ("LOCKRING_TTL_MS", guard.ttl().as_millis().to_string().into()),
     ];
     supervise::run(guard, &argv, &environment, grace, signals).await
 }
 
-async fn hold_until_interrupted(guard: Guard, signals: &mut Signals) -> Result<ExitCode, Failure> {
+async fn hold_until_interrupted(guard: Guard, signals: &mut Signals) -> Result<End, Failure> {
     let lost = guard.lost();
     let signal = tokio::select! {
         signal = signals.next() => signal,
@@ -232,5 +228,5 @@ async fn hold_until_interrupted(guard: Guard, signals: &mut Signals) -> Result<E
         // A second one does not wait for the node's word.
         _ = signals.next() => {}
     }
-    Ok(interrupted(signal))
+    Ok(End::Signal(signal))
 }

@@ -18,7 +18,7 @@ mod supervise;
 mod tokens;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use exit::Failure;
+use exit::{End, Failure};
 use std::process::ExitCode;
 
 /// A consistent-hash sharded lock service.
@@ -73,6 +73,9 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    if let Some(code) = supervise::as_helper() {
+        return code;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -101,7 +104,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             clap_complete::generate(shell, &mut command, "lockring", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Lock(args) => on_runtime(lock::run(&global, args)),
+        Command::Lock(args) => on_runtime(lock::run(&global, args)).map(End::reach),
         Command::Unlock(args) => on_runtime(tokens::unlock(&global, &args)),
         Command::Renew(args) => on_runtime(tokens::renew(&global, &args)),
         Command::Locks(args) => on_runtime(look::locks(&global, &args)),
@@ -113,9 +116,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 /// Runs a client command: one thread is plenty.
-fn on_runtime(
-    command: impl Future<Output = Result<ExitCode, Failure>>,
-) -> Result<ExitCode, Failure> {
+fn on_runtime<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,0 +1,258 @@
+//! A command that must not outlive the lock it runs under.
+//!
+//! Three processes, all of them this program at first. The *wrapper* has the lock and receives the
+//! user's signals. It starts the *keeper* ([`keeper`]), which ends the command in time whatever
+//! becomes of the wrapper, and the keeper starts the process that becomes the *command* ([`start`]).
+//! All three are in the process group that the wrapper began in, as under flock(1): the terminal's
+//! signals reach the command by themselves, the shell's job control sees one job, and the command
+//! is no group leader.
+
+mod keeper;
+mod line;
+mod signals;
+mod start;
+mod terminal;
+mod tree;
+
+pub use signals::Signals;
+
+use super::exit::{self, End, Failure};
+use keeper::Task;
+use line::{Line, Order, Report};
+use lockring_client::proto::{Time, clock};
+use lockring_client::{ErrorKind, Guard};
+use nix::sys::signal::Signal;
+use rustix::process::{getpid, set_child_subreaper};
+use signals::{Come, Mask};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
+use terminal::Terminal;
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+
+/// This program, also if its file has been replaced meanwhile.
+const EXECUTABLE: &str = "/proc/self/exe";
+/// First argument of a keeper.
+const KEEP: &str = "__keep";
+/// First argument of what becomes a command.
+const START: &str = "__start";
+
+/// The wrapper looks at its lease this often at most.
+const LOOK_MIN: Duration = Duration::from_millis(10);
+
+/// A keeper that has not ended its command so long after the lease is stopped itself.
+const OVERDUE: Duration = Duration::from_secs(6);
+
+/// Does what a helper does, if that is what this process was started for.
+pub fn as_helper() -> Option<ExitCode> {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let (what, rest) = arguments.split_first()?;
+    match what.to_str()? {
+        KEEP => Some(keeper::run(rest)),
+        START => Some(start::run(rest)),
+        _ => None,
+    }
+}
+
+/// Runs a command under a lock: signals are passed on to it, and when contact is lost it and all it
+/// has started get SIGTERM so early that SIGKILL, `grace` later, still comes before anybody else may
+/// be granted the lock.
+pub async fn run(
+    guard: Guard,
+    argv: &[OsString],
+    environment: &[(&str, OsString)],
+    grace: Duration,
+    signals: &mut Signals,
+) -> Result<End, Failure> {
+    let watched = async {
+        let mut watch = Watch::start(&guard, argv, environment, grace, signals.inherited())?;
+        watch.until_ended(&guard, signals).await
+    };
+    let report: Option<Report> = watched.await.map_err(|error| {
+        let remedy =
+            if error.kind() == io::ErrorKind::NotFound { "; is /proc mounted?" } else { "" };
+        Failure::new(exit::SOFTWARE, format!("the command's keeper cannot run: {error}{remedy}"))
+    })?;
+    let Some(report) = report else {
+        let message = "the keeper of the command was killed, and the command with it";
+        return Err(Failure::new(exit::SOFTWARE, message));
+    };
+    if report.stopped {
+        return Err(lost(&guard, report.left));
+    }
+    tokio::select! {
+        released = guard.release() => match released {
+            Ok(()) => Ok(end_of(report.status)),
+            Err(error) if error.kind() == ErrorKind::Lost && !error.is_indeterminate() => {
+                let message = format!("{error}, while the command ran");
+                Err(Failure::new(exit::LOST, message))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the release is not confirmed");
+                Ok(end_of(report.status))
+            }
+        },
+        signal = signals.next() => {
+            tracing::warn!("the release was not waited for; the lease will end it");
+            Ok(End::Signal(signal))
+        }
+    }
+}
+
+fn lost(guard: &Guard, left: u32) -> Failure {
+    let why = guard
+        .lost_reason()
+        .map_or_else(|| ": no contact with the node".to_owned(), |why| format!(": {why}"));
+    let but = match left {
+        0 => String::new(),
+        left => format!(", but {left} of its processes could not be ended: see ps(1)"),
+    };
+    Failure::new(exit::LOST, format!("the lock was lost{why}; the command was stopped{but}"))
+}
+
+/// As the command ended: by its own code, or by the signal that ended it.
+fn end_of(status: i32) -> End {
+    let status = ExitStatus::from_raw(status);
+    match status.code() {
+        Some(code) => End::Code(code as u8),
+        None => End::Signal(status.signal().unwrap_or(0)),
+    }
+}
+
+/// The wrapper's side of a command that runs.
+struct Watch {
+    line: Line,
+    /// The same, for its readiness alone.
+    readiness: UnixDatagram,
+    terminal: Option<Terminal>,
+    grace: Duration,
+    /// What the keeper was told last.
+    told: Time,
+}
+
+impl Watch {
+    fn start(
+        guard: &Guard,
+        argv: &[OsString],
+        environment: &[(&str, OsString)],
+        grace: Duration,
+        mask: Mask,
+    ) -> io::Result<Self> {
+        // Should the keeper be killed, what it kept comes here.
+        set_child_subreaper(Some(getpid()))?;
+        let terminal = Terminal::in_foreground();
+        let (ours, theirs) = Line::pair()?;
+        ours.hand(io::stdin().as_fd())?;
+        let told = valid_until(guard);
+        Command::new(EXECUTABLE)
+            .arg0("lockring")
+            .arg(KEEP)
+            .args(Task { until: told, grace, mask }.arguments(argv))
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::from(theirs))
+            .spawn()?;
+        let readiness = net::UnixDatagram::from(ours.as_fd().try_clone_to_owned()?);
+        readiness.set_nonblocking(true)?;
+        Ok(Self {
+            line: ours,
+            readiness: UnixDatagram::from_std(readiness)?,
+            terminal,
+            grace,
+            told,
+        })
+    }
+
+    /// Tells the keeper all that it needs to know until the command has ended; `None` if the keeper
+    /// has ended without a word.
+    async fn until_ended(
+        &mut self,
+        guard: &Guard,
+        signals: &mut Signals,
+    ) -> io::Result<Option<Report>> {
+        let lost = guard.lost();
+        tokio::pin!(lost);
+        let mut told_lost = false;
+        loop {
+            self.tell_validity(guard);
+            let look = match guard.valid_for() {
+                // The keeper does by itself what is to be done now.
+                Duration::ZERO => OVERDUE,
+                valid_for => (valid_for.saturating_sub(self.grace) / 2).max(LOOK_MIN),
+            };
+            tokio::select! {
+                biased;
+                report = self.next_report() => {
+                    let report = report?;
+                    if report.is_none() {
+                        self.end_all();
+                    }
+                    return Ok(report);
+                }
+                () = &mut lost, if !told_lost => {
+                    told_lost = true;
+                    self.order(Order::Lost);
+                }
+                come = signals.any() => self.pass_on(guard, come),
+                () = tokio::time::sleep(look) => {
+                    if clock::now() >= self.told.after(OVERDUE) {
+                        self.end_all();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn next_report(&self) -> io::Result<Option<Report>> {
+        loop {
+            self.readiness.readable().await?;
+            let read = || self.line.next_report().map_err(io::Error::from);
+            match self.readiness.try_io(Interest::READABLE, read) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn tell_validity(&mut self, guard: &Guard) {
+        let until = valid_until(guard);
+        if until.since(self.told) > LOOK_MIN || self.told.since(until) > LOOK_MIN {
+            self.told = until;
+            self.order(Order::Until(until));
+        }
+    }
+
+    fn pass_on(&mut self, guard: &Guard, come: Come) {
+        let Come { signal, from_terminal } = come;
+        self.tell_validity(guard);
+        self.order(Order::Signal { number: signal as i32, from_terminal });
+        if signal == Signal::SIGTSTP {
+            signals::stop();
+        }
+    }
+
+    /// Ends what a keeper has left, and a keeper that does not do its work.
+    fn end_all(&self) {
+        if let Err(left) = tree::kill_all(|_, _| {}) {
+            tracing::error!("{} processes of the command could not be ended", left.len());
+        }
+        if let Some(terminal) = &self.terminal {
+            terminal.take_back();
+        }
+    }
+
+    fn order(&self, order: Order) {
+        // A keeper that is gone has ended its line, which is noticed where it is read.
+        let _heard_or_gone = self.line.order(order);
+    }
+}
+
+/// The clock is read first: the time it gives with the lease's rest is never too late.
+fn valid_until(guard: &Guard) -> Time {
+    let now = clock::now();
+    now.after(guard.valid_for())
+}

@@ -1,0 +1,45 @@
+//! The terminal's foreground process group.
+
+use super::tree;
+use nix::sys::signal::{SigSet, Signal};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, getpgrp, getpid, test_kill_process_group};
+use rustix::termios::{tcgetpgrp, tcsetpgrp};
+use std::os::fd::OwnedFd;
+
+/// The controlling terminal, of a process in its foreground.
+#[derive(Debug)]
+pub struct Terminal {
+    tty: OwnedFd,
+}
+
+impl Terminal {
+    /// `None` without a terminal, or in its background.
+    pub fn in_foreground() -> Option<Self> {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let tty = rustix::fs::open("/dev/tty", flags, Mode::empty()).ok()?;
+        (tcgetpgrp(&tty).ok()? == getpgrp()).then_some(Self { tty })
+    }
+
+    /// Makes this process's group the foreground one again if a process below it has taken the
+    /// terminal, or had: a shell that `bg` has taken it back for keeps it.
+    pub fn take_back(&self) {
+        let now = tcgetpgrp(&self.tty).ok();
+        if now == Some(getpgrp()) || now.is_some_and(|group| !is_below(group)) {
+            return;
+        }
+        // Who sets it from the background is sent SIGTTOU otherwise, and stops.
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGTTOU);
+        let _as_it_was = mask.thread_block();
+        if let Err(error) = tcsetpgrp(&self.tty, getpgrp()) {
+            tracing::debug!(%error, "the terminal does not come back");
+        }
+    }
+}
+
+/// A group of processes below this one, or one that is gone.
+fn is_below(group: Pid) -> bool {
+    test_kill_process_group(group).is_err()
+        || tree::below(getpid()).iter().any(|process| process.group == group.as_raw_nonzero().get())
+}
