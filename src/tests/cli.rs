@@ -7,6 +7,7 @@ mod common;
 use common::{Running, await_that, binary, signal};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
@@ -46,11 +47,13 @@ impl Dev {
         self.command(arguments).output().unwrap()
     }
 
-    /// Runs a command and says its exit code, its stdout and its stderr.
+    /// Runs a command and says its exit code as a shell sees it, its stdout and its stderr.
     fn outcome(&self, arguments: &[&str]) -> (i32, String, String) {
         let output = self.run(arguments);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+        let by_signal = || 128 + output.status.signal().unwrap();
+        let code = output.status.code().unwrap_or_else(by_signal);
+        (code, text(&output.stdout), text(&output.stderr))
     }
 
     fn stop(&mut self) {
@@ -125,7 +128,7 @@ fn busy_is_75_or_as_asked_and_names_the_holder() {
     assert!(rows.starts_with("[{\"key\":\"busy\",\"mode\":\"X\""), "{rows}");
     // SIGTERM is passed on; the child's end is ours.
     signal(&holder.0, "TERM");
-    assert_eq!(holder.0.wait().unwrap().code(), Some(128 + 15));
+    assert_eq!(holder.0.wait().unwrap().signal(), Some(15));
     assert_eq!(dev.outcome(&["lock", "-n", "busy", "--", "true"]).0, 0);
 }
 

@@ -1,5 +1,5 @@
 //! The keeper: the process between a wrapper and its command. It ends the command, and all that
-//! the command has started, by the time at which the lease ends by the last word of the wrapper, even
+//! the command has started, by the time at which the lease ends by the wrapper's last word, even
 //! if the wrapper is stopped or dead.
 
 use super::super::exit;
@@ -12,7 +12,7 @@ use lockring_client::proto::{Time, clock};
 use nix::sys::signal::{SigSet, Signal as Name};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, Signal, getpgid, getpgrp, getpid, set_child_subreaper};
+use rustix::process::{Pid, Signal, getpid, set_child_subreaper};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -237,8 +237,8 @@ impl Keeper {
     /// wrapper's, which the command begins in, has others in it.
     fn pass_on(&self, number: i32, from_terminal: bool) {
         let Some(signal) = Signal::from_named_raw(number) else { return };
-        let Ok(group) = getpgid(Some(self.command)) else { return };
-        if from_terminal && group == getpgrp() {
+        let Some(Process { group, .. }) = Process::of(self.command) else { return };
+        if from_terminal && Pid::from_raw(group) == tree::own_group() {
             return;
         }
         if signal == Signal::CONT && clock::now() >= self.until {
@@ -246,7 +246,7 @@ impl Keeper {
             return;
         }
         let mut members = tree::below(getpid());
-        members.retain(|process| process.group == group.as_raw_nonzero().get());
+        members.retain(|process| process.group == group);
         send(&members, signal);
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! Three processes, all of them this program at first. The *wrapper* has the lock and receives the
 //! user's signals. It starts the *keeper* ([`keeper`]), which ends the command in time whatever
-//! becomes of the wrapper, and the keeper starts the process that becomes the *command* ([`start`]).
-//! All three are in the process group that the wrapper began in, as under flock(1): the terminal's
-//! signals reach the command by themselves, the shell's job control sees one job, and the command
-//! is no group leader.
+//! becomes of the wrapper, and the keeper starts the process that becomes the *command*
+//! ([`start`]). All three are in the process group that the wrapper began in, as under flock(1):
+//! the terminal's signals reach the command by themselves, the shell's job control sees one job,
+//! and the command is no group leader.
 
 mod keeper;
 mod line;
@@ -22,7 +22,7 @@ use line::{Line, Order, Report};
 use lockring_client::proto::{Time, clock};
 use lockring_client::{ErrorKind, Guard};
 use nix::sys::signal::Signal;
-use rustix::process::{getpid, set_child_subreaper};
+use rustix::process::{Pid, getpid, set_child_subreaper};
 use signals::{Come, Mask};
 use std::ffi::OsString;
 use std::io;
@@ -30,10 +30,11 @@ use std::os::fd::AsFd;
 use std::os::unix::net;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use terminal::Terminal;
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
+use tree::Process;
 
 /// This program, also if its file has been replaced meanwhile.
 const EXECUTABLE: &str = "/proc/self/exe";
@@ -44,6 +45,9 @@ const START: &str = "__start";
 
 /// The wrapper looks at its lease this often at most.
 const LOOK_MIN: Duration = Duration::from_millis(10);
+
+/// A command gets so long to stop before its wrapper stops.
+const STOP_WITHIN: Duration = Duration::from_millis(250);
 
 /// A keeper that has not ended its command so long after the lease is stopped itself.
 const OVERDUE: Duration = Duration::from_secs(6);
@@ -59,9 +63,9 @@ pub fn as_helper() -> Option<ExitCode> {
     }
 }
 
-/// Runs a command under a lock: signals are passed on to it, and when contact is lost it and all it
-/// has started get SIGTERM so early that SIGKILL, `grace` later, still comes before anybody else may
-/// be granted the lock.
+/// Runs a command under a lock: signals are passed on to it, and when contact is lost it and all
+/// it has started get SIGTERM so early that SIGKILL, `grace` later, still comes before anybody else
+/// may be granted the lock.
 pub async fn run(
     guard: Guard,
     argv: &[OsString],
@@ -126,6 +130,7 @@ fn end_of(status: i32) -> End {
 
 /// The wrapper's side of a command that runs.
 struct Watch {
+    keeper: Pid,
     line: Line,
     /// The same, for its readiness alone.
     readiness: UnixDatagram,
@@ -149,16 +154,18 @@ impl Watch {
         let (ours, theirs) = Line::pair()?;
         ours.hand(io::stdin().as_fd())?;
         let told = valid_until(guard);
-        Command::new(EXECUTABLE)
+        let keeper = Command::new(EXECUTABLE)
             .arg0("lockring")
             .arg(KEEP)
             .args(Task { until: told, grace, mask }.arguments(argv))
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::from(theirs))
             .spawn()?;
+        let keeper = Pid::from_child(&keeper);
         let readiness = net::UnixDatagram::from(ours.as_fd().try_clone_to_owned()?);
         readiness.set_nonblocking(true)?;
         Ok(Self {
+            keeper,
             line: ours,
             readiness: UnixDatagram::from_std(readiness)?,
             terminal,
@@ -231,7 +238,18 @@ impl Watch {
         self.tell_validity(guard);
         self.order(Order::Signal { number: signal as i32, from_terminal });
         if signal == Signal::SIGTSTP {
+            self.await_stop();
             signals::stop();
+        }
+    }
+
+    /// The shell takes the terminal as soon as the wrapper has stopped: a command that still reads
+    /// would take what is typed to the shell. One that does not stop is not waited for.
+    fn await_stop(&self) {
+        let began = Instant::now();
+        let is_stopped = |process: &Process| process.is_stopped || process.pid == self.keeper;
+        while began.elapsed() < STOP_WITHIN && !tree::below(getpid()).iter().all(is_stopped) {
+            std::thread::sleep(LOOK_MIN / 4);
         }
     }
 

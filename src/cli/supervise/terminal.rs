@@ -3,7 +3,7 @@
 use super::tree;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, getpgrp, getpid, test_kill_process_group};
+use rustix::process::{Pid, getpid, test_kill_process_group};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 use std::os::fd::OwnedFd;
 
@@ -11,6 +11,8 @@ use std::os::fd::OwnedFd;
 #[derive(Debug)]
 pub struct Terminal {
     tty: OwnedFd,
+    /// The group of this process.
+    ours: Pid,
 }
 
 impl Terminal {
@@ -18,21 +20,22 @@ impl Terminal {
     pub fn in_foreground() -> Option<Self> {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let tty = rustix::fs::open("/dev/tty", flags, Mode::empty()).ok()?;
-        (tcgetpgrp(&tty).ok()? == getpgrp()).then_some(Self { tty })
+        let ours = tree::own_group()?;
+        (tcgetpgrp(&tty).ok()? == ours).then_some(Self { tty, ours })
     }
 
     /// Makes this process's group the foreground one again if a process below it has taken the
     /// terminal, or had: a shell that `bg` has taken it back for keeps it.
     pub fn take_back(&self) {
         let now = tcgetpgrp(&self.tty).ok();
-        if now == Some(getpgrp()) || now.is_some_and(|group| !is_below(group)) {
+        if now == Some(self.ours) || now.is_some_and(|group| !is_below(group)) {
             return;
         }
         // Who sets it from the background is sent SIGTTOU otherwise, and stops.
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGTTOU);
         let _as_it_was = mask.thread_block();
-        if let Err(error) = tcsetpgrp(&self.tty, getpgrp()) {
+        if let Err(error) = tcsetpgrp(&self.tty, self.ours) {
             tracing::debug!(%error, "the terminal does not come back");
         }
     }

@@ -24,11 +24,14 @@ pub struct Process {
     /// Its id.
     pub pid: Pid,
     parent: i32,
-    /// Its process group.
+    /// Its process group; 0 for one of an outer namespace, as the first process of a container may
+    /// be in, and which getpgrp(2) has no id for.
     pub group: i32,
     /// When it started, in ticks: with the id it names the process even if the id is used again.
     started: u64,
     is_dead: bool,
+    /// By a signal of job control.
+    pub is_stopped: bool,
 }
 
 impl Process {
@@ -50,6 +53,7 @@ impl Process {
             group: number(2)? as i32,
             started: number(19)? as u64,
             is_dead: matches!(*fields.first()?, "Z" | "X"),
+            is_stopped: *fields.first()? == "T",
         })
     }
 
@@ -72,6 +76,11 @@ impl Process {
             other => other,
         }
     }
+}
+
+/// The process group of this process, if it has an id here.
+pub fn own_group() -> Option<Pid> {
+    Process::of(rustix::process::getpid()).and_then(|own| Pid::from_raw(own.group))
 }
 
 /// The living processes below a process, parents before their children.
