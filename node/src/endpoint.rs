@@ -106,7 +106,8 @@ pub fn sieved(
 ) -> Result<quinn::Endpoint, BindError> {
     let address = socket.local_addr().map_err(|error| failed(([0; 4], 0).into(), error))?;
     let (runtime, socket) = wrapped(socket)?;
-    let socket = Arc::new(Sieve::new(socket, limits, dropped, clock::now()));
+    let ids = HashedConnectionIdGenerator::from_key(keys.cid);
+    let socket = Arc::new(Sieve::new(socket, ids, limits, dropped, clock::now()));
     over(runtime, socket, keys, server).map_err(|error| failed(address, error))
 }
 

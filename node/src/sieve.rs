@@ -6,12 +6,18 @@
 //! read, in all and by network: an established link's packets have a short header (RFC 9000,
 //! section 17.3) and always pass, those with a long one are dropped over their rate, as if they
 //! were lost on the way. An honest handshake's peer sends them again.
+//!
+//! Who has answered the node once names it by an id that only the node can have given (RFC 9000,
+//! section 8.1: an address validation token comes in such a packet). Half of each allowance is for
+//! them alone: a flood from addresses that are made up takes the other half.
 
 use crate::bucket::{Bucket, Rate};
 use crate::gate::{HandshakeLimits, Source};
 use lockring_proto::{Time, clock};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
+use quinn_proto::{ConnectionId, ConnectionIdGenerator, HashedConnectionIdGenerator};
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -31,7 +37,7 @@ const PACKETS_IN_ALL: u32 = 32;
 
 /// Packets for each handshake that may come at once. They are worked off before the packets of
 /// links that come after them.
-const BURST: u32 = 8;
+const BURST: u32 = 16;
 
 /// Networks share allowances, of which there are so many. Nobody can tell with whom.
 const SHARES: usize = 1024;
@@ -43,22 +49,44 @@ const LONG_HEADER: u8 = 0x80;
 /// at its header. Were it counted, a few bytes would use up what a handshake needs.
 const INITIAL_BYTES_MIN: usize = 1200;
 
+/// Where a long header has the length of the id of whom it is for, and then the id (RFC 9000,
+/// section 17.2).
+const ID_LENGTH_AT: usize = 5;
+
 /// The socket.
-#[derive(Debug)]
 pub(crate) struct Sieve {
     inner: Arc<dyn AsyncUdpSocket>,
     allowances: Mutex<Allowances>,
+    /// Knows the node's own connection ids.
+    ids: HashedConnectionIdGenerator,
     dropped: Arc<AtomicU64>,
 }
 
 impl Sieve {
     pub(crate) fn new(
         inner: Arc<dyn AsyncUdpSocket>,
+        ids: HashedConnectionIdGenerator,
         limits: HandshakeLimits,
         dropped: Arc<AtomicU64>,
         now: Time,
     ) -> Self {
-        Self { inner, allowances: Mutex::new(Allowances::new(limits, now)), dropped }
+        Self { inner, allowances: Mutex::new(Allowances::new(limits, now)), ids, dropped }
+    }
+
+    /// Whether a packet with a long header is for an id that the node has given.
+    fn is_answer(&self, datagram: &[u8]) -> bool {
+        let Some(&length) = datagram.get(ID_LENGTH_AT) else { return false };
+        let id = &datagram[ID_LENGTH_AT + 1..];
+        usize::from(length) == self.ids.cid_len()
+            && id
+                .get(..usize::from(length))
+                .is_some_and(|id| self.ids.validate(&ConnectionId::new(id)).is_ok())
+    }
+}
+
+impl fmt::Debug for Sieve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sieve").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
 
@@ -85,8 +113,9 @@ impl AsyncUdpSocket for Sieve {
             }
             // Nothing is left half-done by a panic: it is only counters.
             let mut allowances = self.allowances.lock().unwrap_or_else(PoisonError::into_inner);
-            let (kept, dropped) =
-                sift(buf, meta.len, stride, || allowances.take(clock::now(), meta.addr.ip()));
+            let (kept, dropped) = sift(buf, meta.len, stride, |datagram| {
+                allowances.take(clock::now(), meta.addr.ip(), self.is_answer(datagram))
+            });
             meta.len = kept;
             self.dropped.fetch_add(dropped, Ordering::Relaxed);
         }
@@ -120,12 +149,12 @@ fn sift(
     buf: &mut [u8],
     len: usize,
     stride: usize,
-    mut passes: impl FnMut() -> bool,
+    mut passes: impl FnMut(&[u8]) -> bool,
 ) -> (usize, u64) {
     let (mut kept, mut dropped) = (0, 0);
     for start in (0..len).step_by(stride) {
         let end = len.min(start + stride);
-        if may_begin_a_handshake(&buf[start..end]) && !passes() {
+        if may_begin_a_handshake(&buf[start..end]) && !passes(&buf[start..end]) {
             dropped += 1;
         } else {
             buf.copy_within(start..end, kept);
@@ -158,13 +187,17 @@ impl Allowances {
         }
     }
 
-    /// Whether one more packet may come from there.
-    fn take(&mut self, now: Time, from: IpAddr) -> bool {
+    /// Whether one more packet may come from there, an answer to one of the node's or not.
+    fn take(&mut self, now: Time, from: IpAddr, is_answer: bool) -> bool {
         let share = self.hash.hash_one(Source::of(from)) as usize % SHARES;
         let share = &mut self.shares[share];
         self.all.fill(self.rate, now);
         share.fill(self.rate_of_source, now);
-        let passes = self.all.has_one() && share.has_one();
+        let passes = if is_answer {
+            self.all.has_one() && share.has_one()
+        } else {
+            self.all.is_over_half(self.rate) && share.is_over_half(self.rate_of_source)
+        };
         if passes {
             self.all.take_one();
             share.take_one();
@@ -189,7 +222,7 @@ mod tests {
     }
 
     fn taken(allowances: &mut Allowances, now: Time, from: [u8; 4]) -> usize {
-        (0..1000).filter(|_| allowances.take(now, from.into())).count()
+        (0..1000).filter(|_| allowances.take(now, from.into(), false)).count()
     }
 
     #[test]
@@ -202,6 +235,35 @@ mod tests {
         let others = (1..=100).map(|net| taken(&mut allowances, Time(SECOND / 2), [10, 1, net, 1]));
         assert_eq!(others.sum::<usize>(), 80, "what all have together");
         assert_eq!(taken(&mut allowances, Time(900 * SECOND), [10, 0, 0, 1]), 80);
+    }
+
+    #[test]
+    fn who_has_answered_is_kept_out_by_no_flood() {
+        let mut allowances = Allowances::new(limits(), Time(0));
+        for net in 1..=200 {
+            taken(&mut allowances, Time(0), [10, 1, net, 1]);
+        }
+        assert_eq!(taken(&mut allowances, Time(0), [10, 2, 0, 1]), 0);
+        let answers = (0..1000).filter(|_| allowances.take(Time(0), [10, 2, 0, 1].into(), true));
+        assert!(answers.count() >= 80, "the half that is theirs");
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_known_by_the_id_that_the_node_has_given() {
+        let runtime = quinn::TokioRuntime;
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let inner = quinn::Runtime::wrap_udp_socket(&runtime, socket).unwrap();
+        let ids = || HashedConnectionIdGenerator::from_key(7);
+        let sieve = Sieve::new(inner, ids(), limits(), Arc::default(), Time(0));
+        let initial = |id: &[u8]| [&[0xc0, 0, 0, 0, 1, id.len() as u8], id, &[0; 1200]].concat();
+        assert!(sieve.is_answer(&initial(&ids().generate_cid())));
+        assert!(!sieve.is_answer(&initial(&[1; 8])));
+        assert!(
+            !sieve.is_answer(&initial(&HashedConnectionIdGenerator::from_key(8).generate_cid()))
+        );
+        assert!(!sieve.is_answer(&initial(&[])));
+        assert!(!sieve.is_answer(&[0xc0, 0, 0, 0, 1, 8, 1, 2]));
+        assert!(!sieve.is_answer(&[0xc0]));
     }
 
     #[test]
@@ -218,20 +280,20 @@ mod tests {
         buf.extend([long, 5]);
         let len = buf.len();
         let mut left = 1;
-        let (kept, dropped) = sift(&mut buf, len, INITIAL_BYTES_MIN, || {
+        let (kept, dropped) = sift(&mut buf, len, INITIAL_BYTES_MIN, |_| {
             left -= 1;
             left >= 0
         });
         assert_eq!(dropped, 1);
         let passed = [of(long, 1), of(short, 2), of(short, 4)].concat();
         assert_eq!(buf[..kept], [passed, vec![long, 5]].concat());
-        assert_eq!(sift(&mut [short, 0, long], 3, 2, || false), (3, 0));
+        assert_eq!(sift(&mut [short, 0, long], 3, 2, |_| false), (3, 0));
     }
 
     #[test]
     fn no_limit_overflows() {
         let limits = HandshakeLimits { per_second: u32::MAX, ..HandshakeLimits::default() };
         let mut allowances = Allowances::new(limits, Time(0));
-        assert!(allowances.take(Time(u64::MAX), [10, 0, 0, 1].into()));
+        assert!(allowances.take(Time(u64::MAX), [10, 0, 0, 1].into(), false));
     }
 }
