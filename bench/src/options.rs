@@ -260,7 +260,9 @@ pub struct AbuseOptions {
     pub binary: Option<PathBuf>,
     /// Names of the attacks; none: all.
     pub attacks: Vec<String>,
-    /// Measured time per attack.
+    /// How often each attack is measured, each time on a node of its own.
+    pub rounds: u32,
+    /// Measured time per attack and round.
     pub duration: Duration,
     /// The node's memory may grow by so many bytes.
     pub memory_bound: u64,
@@ -269,7 +271,7 @@ pub struct AbuseOptions {
 impl Default for AbuseOptions {
     fn default() -> Self {
         let duration = Duration::from_secs(3);
-        Self { binary: None, attacks: Vec::new(), duration, memory_bound: 64 << 20 }
+        Self { binary: None, attacks: Vec::new(), rounds: 3, duration, memory_bound: 64 << 20 }
     }
 }
 
@@ -279,6 +281,7 @@ impl AbuseOptions {
     /// # Errors
     /// Names the first option that is.
     pub fn check(&self) -> Result<(), OptionError> {
+        check_count("rounds", self.rounds, 1000, "measure 1 to 1000 rounds")?;
         check_duration(self.duration)
     }
 }

@@ -100,7 +100,10 @@ pub struct AbuseArgs {
     /// Only these attacks
     #[arg(long = "attack", value_name = "NAME")]
     attacks: Vec<String>,
-    /// Measured time per attack
+    /// How often each attack is measured; the median decides
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Measured time per attack and round
     #[arg(long, default_value = "3s", value_parser = super::duration::parse)]
     duration: Duration,
     /// The node's memory may grow by this much, in MiB
@@ -164,6 +167,7 @@ pub fn run(global: &Global, command: &Command) -> Result<ExitCode, Failure> {
             let options = AbuseOptions {
                 binary: args.binary.clone(),
                 attacks: args.attacks.clone(),
+                rounds: args.rounds,
                 duration: args.duration,
                 memory_bound: args.memory << 20,
             };
