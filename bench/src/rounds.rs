@@ -5,10 +5,12 @@ use crate::error::BenchError;
 use crate::options::{LatencyOptions, Output, PairsOptions};
 use crate::progress::Progress;
 use crate::report::{Outcome, PairsReport, print_pairs};
+use crate::signals;
 use crate::target::Target;
 use crate::time::Clock;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 /// Lease of a lock on a server where each has one. Nobody renews it, so holds are much shorter.
 const LEASE: Duration = Duration::from_secs(10);
@@ -57,6 +59,17 @@ pub fn measure_pairs(options: &PairsOptions) -> Result<Vec<PairsReport>, BenchEr
     block_on(measure(options))
 }
 
+/// Signals that end a run. Others leave no time to stop its servers.
+const ENDING: [SignalKind; 7] = [
+    SignalKind::interrupt(),
+    SignalKind::terminate(),
+    SignalKind::hangup(),
+    SignalKind::quit(),
+    SignalKind::alarm(),
+    SignalKind::user_defined1(),
+    SignalKind::user_defined2(),
+];
+
 /// Runs on this thread alone, until a signal asks to stop: what was started here is then dropped in
 /// good order, so that no server outlives the run.
 pub(crate) fn block_on<T>(
@@ -67,13 +80,14 @@ pub(crate) fn block_on<T>(
         .build()
         .map_err(BenchError::system("starting a runtime"))?;
     runtime.block_on(async {
-        let catch = |kind| signal(kind).map_err(BenchError::system("catching signals"));
-        let (mut interrupt, mut terminate) =
-            (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
+        let mut ending = JoinSet::new();
+        for kind in ENDING.into_iter().filter(|&kind| !signals::is_ignored(kind)) {
+            let mut caught = signal(kind).map_err(BenchError::system("catching signals"))?;
+            ending.spawn(async move { caught.recv().await });
+        }
         tokio::select! {
             result = run => result,
-            _ = interrupt.recv() => Err(BenchError::Interrupted),
-            _ = terminate.recv() => Err(BenchError::Interrupted),
+            Some(_) = ending.join_next() => Err(BenchError::Interrupted),
         }
     })
 }

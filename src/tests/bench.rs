@@ -176,7 +176,7 @@ fn a_missing_redis_is_named_with_its_package() {
 
 #[test]
 fn an_interrupted_run_takes_its_servers_along() {
-    for signal in ["INT", "TERM"] {
+    for signal in ["INT", "TERM", "HUP", "QUIT", "USR1"] {
         let temporary = TempDir::new().unwrap();
         let mut command = bench(&temporary, &["pairs", "--duration", "60s"]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -1,10 +1,10 @@
 //! `bench abuse`: one bad peer beside a well-behaved one.
 //!
-//! For each attack and round a node of its own is started. A *victim* acquires and releases keys in an open
-//! loop, first beside honest peers that load the worker as much as they can, then beside the
-//! attacker. The attack fails if the victim's p99 stays within twice that beside honest peers, none
-//! of its operations fails, and the node's memory stays within a bound. The attacker holds a valid
-//! certificate of the cluster, as a tenant does.
+//! For each attack and round a node of its own is started. A *victim* acquires and releases keys in
+//! an open loop, first beside honest peers that load the worker as much as they can, then beside
+//! the attacker. The attack fails if the victim's p99 stays within twice that beside honest peers,
+//! none of its operations fails, and the node's memory stays within a bound. The attacker holds a
+//! valid certificate of the cluster, as a tenant does.
 
 mod attacks;
 mod chain;

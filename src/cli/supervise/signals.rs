@@ -2,10 +2,11 @@
 
 use super::super::exit::{self, Failure};
 use super::tree;
+use lockring_bench::is_ignored;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use std::fs;
 use std::thread;
+use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Signals that would end this process, and that a command may know what to do with.
@@ -76,8 +77,7 @@ impl Signals {
         let failed = |error: std::io::Error| {
             Failure::new(exit::SOFTWARE, format!("signals cannot be received: {error}"))
         };
-        let ignored = ignored();
-        let kept = |signal: &Signal| ignored & Mask::bit(*signal) == 0;
+        let kept = |signal: &Signal| !is_ignored(SignalKind::from_raw(*signal as i32));
         let mask: SigSet = ENDING.into_iter().chain(OTHERS).filter(kept).collect();
         let before = mask.thread_swap_mask(SigmaskHow::SIG_BLOCK);
         let before = before.map_err(|error| failed(error.into()))?;
@@ -135,11 +135,4 @@ pub fn stop() {
     mask.add(Signal::SIGTSTP);
     let _goes_on_if_refused = mask.thread_unblock().and_then(|()| raise(Signal::SIGTSTP));
     let _as_before = mask.thread_block();
-}
-
-/// The signals that this process ignores, as bits; proc_pid_status(5).
-fn ignored() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
