@@ -265,36 +265,30 @@ impl WorkerState {
     }
 
     fn sort(&mut self, own: Option<ConnId>, replies: &mut Vec<u8>, action: Action) {
+        let turn = (own, replies);
         match action {
             Action::Reply { conn, reply } => {
-                self.post(conn, |outbox| codec::encode_frame(&reply, &mut outbox.replies));
+                self.answer(turn, conn, |bytes| codec::encode_frame(&reply, bytes));
+            }
+            // A welcome and a refusal may come late, when a longer TTL is durable or cannot be.
+            Action::Welcome { conn, link, .. } if self.conn(conn).is_none() => {
+                self.late.push((conn, link));
             }
             Action::Welcome { conn, link, reply } => {
-                // A welcome may come late, when a longer TTL is durable, and not in its own turn.
-                if own == Some(conn) {
-                    codec::encode_frame::<HelloReply>(&reply, replies);
-                    self.post(conn, |outbox| outbox.link = Some(link));
-                } else {
-                    if self.conn(conn).is_none() {
-                        return self.late.push((conn, link));
-                    }
-                    self.post(conn, |outbox| {
-                        outbox.link = Some(link);
-                        codec::encode_frame::<HelloReply>(&reply, &mut outbox.replies);
-                    });
-                }
+                self.answer(turn, conn, |bytes| codec::encode_frame::<HelloReply>(&reply, bytes));
+                self.post(conn, |outbox| outbox.link = Some(link));
             }
             Action::Refuse { conn, reply } => {
-                // Like a welcome, it may come late.
-                if own == Some(conn) {
-                    codec::encode_frame::<HelloReply>(&reply, replies);
-                    self.post(conn, |outbox| outbox.close = Some(Ending::Refused));
-                } else {
-                    self.post(conn, |outbox| {
-                        outbox.close = Some(Ending::Refused);
-                        codec::encode_frame::<HelloReply>(&reply, &mut outbox.replies);
-                    });
-                }
+                self.answer(turn, conn, |bytes| codec::encode_frame::<HelloReply>(&reply, bytes));
+                self.post(conn, |outbox| outbox.close = Some(Ending::Refused));
+            }
+            Action::SendRing { conn, id } => {
+                let chunks: Vec<_> = self.ring.chunks().into_iter().map(Box::new).collect();
+                self.answer(turn, conn, |bytes| {
+                    for chunk in chunks {
+                        codec::encode_frame(&Reply::Ring { id, chunk }, bytes);
+                    }
+                });
             }
             Action::Push { conn, push } => self.post(conn, |outbox| {
                 codec::encode_frame::<Push>(&push, &mut outbox.pushes);
@@ -303,13 +297,23 @@ impl WorkerState {
                 outbox.close = Some(Ending::Core(reason));
                 outbox.link = None;
             }),
-            Action::SendRing { id, .. } => {
-                for chunk in self.ring.chunks() {
-                    codec::encode_frame(&Reply::Ring { id, chunk: Box::new(chunk) }, replies);
-                }
-            }
             Action::RaiseLongestTtl(_) => unreachable!("the turn has taken it out"),
             Action::WantEpoch(cell) => self.order(Order::RaiseEpoch(cell)),
+        }
+    }
+
+    /// Gives an answer to a connection: into the buffer of the one whose turn it is, or into the
+    /// outbox of another.
+    fn answer(
+        &mut self,
+        (own, replies): (Option<ConnId>, &mut Vec<u8>),
+        conn: ConnId,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) {
+        if own == Some(conn) {
+            encode(replies);
+        } else {
+            self.post(conn, |outbox| encode(&mut outbox.replies));
         }
     }
 
