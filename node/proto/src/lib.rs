@@ -15,6 +15,7 @@ mod hello;
 pub mod limits;
 mod reply;
 mod request;
+mod shown;
 mod time;
 #[cfg(feature = "transport")]
 pub mod transport;
@@ -28,6 +29,7 @@ pub use reply::{
     RingChunk, RingRun, WaiterInfo,
 };
 pub use request::{Claim, Digest, HoldId, ListCursor, Request, Wait};
+pub use shown::{Shown, ShownError, read_shown};
 pub use time::Time;
 
 /// The ALPN protocol name; the number is the wire version.

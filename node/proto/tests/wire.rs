@@ -8,3 +8,4 @@ mod fuzz_body;
 mod golden;
 mod hostile;
 mod properties;
+mod shown;
