@@ -15,7 +15,8 @@ use crate::safety::{Guarantees, SafetyCheck};
 use crate::stats::Quantiles;
 use crate::target::{Target, TargetKind};
 use crate::time::{Clock, Time};
-use lockring_client::proto::limits;
+use lockring_client::proto::{Shown, limits};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -390,7 +391,7 @@ impl Contender {
         // A dying server's connections close a moment before it can be reaped.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let obituary = self.server.as_mut().and_then(|server| server.obituary().ok().flatten());
-        let obituary = after_semicolon(obituary.as_deref());
+        let obituary = after_semicolon(obituary);
         BenchError::Lane { target: self.target.clone(), source, obituary }
     }
 
@@ -446,12 +447,12 @@ pub(crate) fn not_filled(target: &str, wanted: u32, board: &Board) -> BenchError
         target: target.to_owned(),
         held: board.grants,
         wanted,
-        first_error: after_semicolon(board.first_error.as_deref()),
+        first_error: after_semicolon(board.first_error.as_deref().map(Shown)),
     }
 }
 
 /// An optional remark for the end of a sentence.
-pub(crate) fn after_semicolon(remark: Option<&str>) -> String {
+pub(crate) fn after_semicolon(remark: Option<impl fmt::Display>) -> String {
     remark.map(|remark| format!("; {remark}")).unwrap_or_default()
 }
 

@@ -108,6 +108,9 @@ pub enum BenchError {
     /// The run was interrupted by a signal; its servers are stopped.
     #[error("interrupted")]
     Interrupted,
+    /// The figures could not be written to standard output.
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
     /// The system refused something.
     #[error("{what}: {source}")]
     System {

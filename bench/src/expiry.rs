@@ -73,7 +73,7 @@ const SPACE: KeySpace = KeySpace(1);
 /// When called from within an async runtime: it runs its own.
 pub fn run_expiry(options: &ExpiryOptions, output: Output) -> Result<Outcome, BenchError> {
     let reports = measure_expiry(options)?;
-    print_expiry(&reports, output).map_err(BenchError::system("writing the figures"))?;
+    print_expiry(&reports, output)?;
     Ok(Outcome::of(reports.iter().map(|report| &report.safety)))
 }
 

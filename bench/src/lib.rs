@@ -21,6 +21,7 @@ mod lane;
 mod lockring;
 mod memory;
 mod options;
+mod print;
 mod process;
 mod progress;
 mod protocol;

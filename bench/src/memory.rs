@@ -34,7 +34,7 @@ const IDLE_SHARE: f64 = 0.006;
 /// When called from within an async runtime: it runs its own.
 pub fn run_memory(options: &MemoryOptions, output: Output) -> Result<Outcome, BenchError> {
     let reports = measure_memory(options)?;
-    print_memory(&reports, output).map_err(BenchError::system("writing the figures"))?;
+    print_memory(&reports, output)?;
     Ok(Outcome::of(reports.iter().map(|report| &report.safety)))
 }
 

@@ -1,6 +1,7 @@
 //! What a server costs, read from `/proc`, and the guard that ends a server started here.
 
 use crate::cores::start_apart;
+use lockring_client::proto::Shown;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -144,7 +145,9 @@ impl Spawned {
         };
         let log = self.log();
         let start = log.floor_char_boundary(log.len().saturating_sub(LOG_TAIL_BYTES));
-        Ok(Some(format!("the server {how}; its last words: {}", log[start..].trim())))
+        let lines: Vec<_> =
+            log[start..].trim().lines().map(|line| Shown(line).to_string()).collect();
+        Ok(Some(format!("the server {how}; its last words: {}", lines.join("\n"))))
     }
 }
 

@@ -1,12 +1,14 @@
 //! What a run prints: JSON for machines, tables for people.
 
 use crate::contender::{Contender, Round};
+use crate::error::BenchError;
 use crate::options::{Output, PairsOptions};
+use crate::print;
 use crate::safety::SafetyCheck;
 use crate::stats::{Quantiles, Spread, median};
 use comfy_table::{Cell, CellAlignment, Table, presets};
+use lockring_client::proto::Shown;
 use serde::Serialize;
-use std::io::{self, Write, stderr, stdout};
 
 /// Whether every grant of a run was safe. Otherwise the command must fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,37 +212,39 @@ pub struct MemoryReport {
 }
 
 /// Prints the figures, and the ratios: on stderr where stdout is for machines.
-pub(crate) fn print_pairs(reports: &[PairsReport], output: Output) -> io::Result<()> {
+pub(crate) fn print_pairs(reports: &[PairsReport], output: Output) -> Result<(), BenchError> {
     let ratios = ratio_lines(reports);
     match output {
-        Output::Table => writeln!(stdout(), "{}\n{ratios}", pairs_table(reports)),
+        Output::Table => print::figures(&format!("{}\n{ratios}\n", pairs_table(reports))),
         Output::Json | Output::JsonLines => {
             print_json(reports, output)?;
-            write!(stderr(), "{ratios}")
+            print::remark(&ratios);
+            Ok(())
         }
     }
 }
 
 /// Prints the figures.
-pub(crate) fn print_memory(reports: &[MemoryReport], output: Output) -> io::Result<()> {
+pub(crate) fn print_memory(reports: &[MemoryReport], output: Output) -> Result<(), BenchError> {
     match output {
-        Output::Table => writeln!(stdout(), "{}", memory_table(reports)),
+        Output::Table => print::figures(&format!("{}\n", memory_table(reports))),
         Output::Json | Output::JsonLines => print_json(reports, output),
     }
 }
 
-pub(crate) fn print_json<T: Serialize>(reports: &[T], output: Output) -> io::Result<()> {
+pub(crate) fn print_json<T: Serialize>(reports: &[T], output: Output) -> Result<(), BenchError> {
+    let failed = |error| BenchError::system::<serde_json::Error>("the figures as JSON")(error);
     let mut text = String::new();
     if output == Output::Json {
-        text = serde_json::to_string(reports)?;
+        text = serde_json::to_string(reports).map_err(failed)?;
         text.push('\n');
     } else {
         for report in reports {
-            text += &serde_json::to_string(report)?;
+            text += &serde_json::to_string(report).map_err(failed)?;
             text.push('\n');
         }
     }
-    stdout().write_all(text.as_bytes())
+    print::figures(&text)
 }
 
 fn ratio_lines(reports: &[PairsReport]) -> String {
@@ -255,8 +259,8 @@ fn ratio_lines(reports: &[PairsReport]) -> String {
         };
         lines += &format!(
             "{} against {}: pairs/s {}, pairs per server CPU second {}, acquire p50 {}\n",
-            report.target,
-            reports[0].target,
+            Shown(&report.target),
+            Shown(&reports[0].target),
             spread(Some(ratios.pairs_per_s)),
             spread(ratios.pairs_per_server_cpu_s),
             spread(ratios.acquire_p50),
@@ -326,7 +330,7 @@ pub(crate) fn table(header: &[&str]) -> Table {
 /// Names to the left, numbers to the right.
 pub(crate) fn row<const N: usize>(cells: [String; N]) -> Vec<Cell> {
     let mut row: Vec<Cell> =
-        cells.map(|text| Cell::new(text).set_alignment(CellAlignment::Right)).into();
+        cells.map(|text| Cell::new(Shown(text)).set_alignment(CellAlignment::Right)).into();
     if let Some(name) = row.first_mut() {
         *name = name.clone().set_alignment(CellAlignment::Left);
     }

@@ -1,11 +1,13 @@
 //! What `bench expiry` prints.
 
 use crate::contender::Round;
+use crate::error::BenchError;
 use crate::options::Output;
+use crate::print;
 use crate::report::{SafetyReport, count, print_json, row, table};
 use comfy_table::Table;
+use lockring_client::proto::Shown;
 use serde::Serialize;
-use std::io::{self, Write, stderr, stdout};
 
 /// A figure just before the death of a session, and while its locks are freed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -65,13 +67,14 @@ pub struct ExpiryReport {
 }
 
 /// Prints the figures, and whether the targets are met: on stderr where stdout is for machines.
-pub(crate) fn print_expiry(reports: &[ExpiryReport], output: Output) -> io::Result<()> {
+pub(crate) fn print_expiry(reports: &[ExpiryReport], output: Output) -> Result<(), BenchError> {
     let verdicts: String = reports.iter().map(verdict).collect();
     match output {
-        Output::Table => writeln!(stdout(), "{}\n{verdicts}", expiry_table(reports)),
+        Output::Table => print::figures(&format!("{}\n{verdicts}\n", expiry_table(reports))),
         Output::Json | Output::JsonLines => {
             print_json(reports, output)?;
-            write!(stderr(), "{verdicts}")
+            print::remark(&verdicts);
+            Ok(())
         }
     }
 }
@@ -81,7 +84,7 @@ fn verdict(report: &ExpiryReport) -> String {
     format!(
         "{}: all free within {:.2} s (lease, drift and 2 s more): {}; p99s below twice those \
          before: {}\n",
-        report.target,
+        Shown(&report.target),
         report.limit_s,
         met(report.freed_in_time),
         met(report.undisturbed),

@@ -3,11 +3,13 @@
 use crate::contender::{Contender, Job, Plan, Round, after_semicolon};
 use crate::error::BenchError;
 use crate::options::{LatencyOptions, Output, PairsOptions};
+use crate::print;
 use crate::progress::Progress;
 use crate::report::{Outcome, PairsReport, print_pairs};
 use crate::signals;
 use crate::target::Target;
 use crate::time::Clock;
+use lockring_client::proto::Shown;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -29,10 +31,11 @@ pub fn run_pairs(options: &PairsOptions, output: Output) -> Result<Outcome, Benc
     for report in &reports {
         if report.driver != options.driver.to_string() {
             let PairsReport { target, driver, .. } = report;
-            eprintln!("{target} has no public client of ours: driven {driver}");
+            let target = Shown(target);
+            print::remark(&format!("{target} has no public client of ours: driven {driver}\n"));
         }
     }
-    print_pairs(&reports, output).map_err(BenchError::system("writing the figures"))?;
+    print_pairs(&reports, output)?;
     Ok(Outcome::of(reports.iter().map(|report| &report.safety)))
 }
 
@@ -155,7 +158,7 @@ fn report_all(
         let report = PairsReport::new(contender, options, own, first);
         reports.push(report.ok_or_else(|| BenchError::NothingMeasured {
             target: contender.target().to_owned(),
-            first_error: after_semicolon(contender.errors().1.as_deref()),
+            first_error: after_semicolon(contender.errors().1.map(Shown)),
         })?);
     }
     Ok(reports)

@@ -1,5 +1,7 @@
 //! Short real runs against a private Redis. Skipped, and said so, where there is none.
 
+#![allow(clippy::print_stderr, reason = "says what is left out")]
+
 use lockring_bench::{
     BenchError, KeyDist, MemoryOptions, PairsOptions, Target, measure_memory, measure_pairs,
 };

@@ -6,6 +6,7 @@
 //! to the next token. Jump hash and modulo number their nodes, so a node that leaves from the
 //! middle swaps numbers with the last.
 
+#![allow(clippy::print_stdout, reason = "a benchmark of its own program prints its figures")]
 #![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "it measures time")]
 
 use lockring_ring::{

@@ -2,6 +2,7 @@
 
 use super::connect::{Format, Global};
 use super::exit::{self, Failure};
+use super::output::Unwritten;
 use clap::{Args as ClapArgs, Subcommand};
 use lockring_bench::{
     AbuseOptions, BenchError, Driver, ExpiryOptions, KeyDist, LatencyOptions, MemoryOptions,
@@ -114,7 +115,7 @@ pub struct AbuseArgs {
 /// Ended by a signal, as shells say it.
 const INTERRUPTED: u8 = 130;
 
-fn failed(error: &BenchError) -> Failure {
+fn failed(error: BenchError) -> Failure {
     let code = match error {
         BenchError::Option(_) | BenchError::Target(_) | BenchError::Unsupported { .. } => {
             exit::USAGE
@@ -124,6 +125,7 @@ fn failed(error: &BenchError) -> Failure {
         | BenchError::Connect { .. }
         | BenchError::Lane { .. } => exit::UNAVAILABLE,
         BenchError::Interrupted => INTERRUPTED,
+        BenchError::Output(error) => return Unwritten(error).into(),
         _ => exit::SOFTWARE,
     };
     Failure::new(code, error.to_string())
@@ -174,7 +176,7 @@ pub fn run(global: &Global, command: &Command) -> Result<ExitCode, Failure> {
             lockring_bench::run_abuse(&options, output)
         }
     };
-    match outcome.map_err(|error| failed(&error))? {
+    match outcome.map_err(failed)? {
         Outcome::Safe => Ok(ExitCode::SUCCESS),
         Outcome::Unsafe => Err(Failure::new(1, "the safety check failed: see the report")),
     }

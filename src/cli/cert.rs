@@ -1,6 +1,7 @@
 //! `cert`: certificates for clients.
 
 use super::exit::{self, Failure};
+use super::output;
 use clap::{Subcommand, ValueEnum};
 use lockring_node::authority::Authority;
 use std::path::PathBuf;
@@ -54,6 +55,6 @@ pub fn run(command: &Command) -> Result<ExitCode, Failure> {
     let path = out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.pem")));
     lockring_node::data_dir::write_new_secret(&path, bundle.as_bytes())
         .map_err(|error| config(&error))?;
-    println!("{}", path.display());
+    output::line(path.display())?;
     Ok(ExitCode::SUCCESS)
 }

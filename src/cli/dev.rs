@@ -2,7 +2,7 @@
 
 use super::connect::Global;
 use super::exit::{self, Failure};
-use super::{server, settings};
+use super::{output, server, settings};
 use lockring_client::context::{Context, Contexts, Environment};
 use lockring_node::endpoint::BindError;
 use lockring_node::{Data, Node, NodeConfig, StartError};
@@ -35,11 +35,8 @@ pub fn run(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     let node = start(args, data.path())?;
     let listen = node.listen();
     if args.listen.port() != 0 && listen.port() != args.listen.port() {
-        eprintln!(
-            "lockring: port {} is in use, took {} instead",
-            args.listen.port(),
-            listen.port()
-        );
+        let (asked, taken) = (args.listen.port(), listen.port());
+        output::say(format_args!("port {asked} is in use, took {taken} instead"));
     }
     let contexts = Contexts::new(&Environment::of_process()).map_err(config)?;
     let identity = node

@@ -1,5 +1,6 @@
 //! How commands end: exit codes, and errors that carry one.
 
+use super::output;
 use lockring_client::{Error, ErrorKind};
 use nix::sys::signal::{SigSet, Signal, raise};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -12,6 +13,8 @@ pub const USAGE: u8 = 64;
 pub const UNAVAILABLE: u8 = 69;
 /// Something of our own failed.
 pub const SOFTWARE: u8 = 70;
+/// What was to be printed could not be written.
+pub const IO: u8 = 74;
 /// Busy, or not granted within the wait.
 pub const BUSY: u8 = 75;
 /// Denied.
@@ -24,6 +27,8 @@ pub const LOST: u8 = 79;
 pub const CANNOT_RUN: u8 = 126;
 /// There is no such command.
 pub const NOT_FOUND: u8 = 127;
+/// Nobody reads what is printed any more, as shells say it of tools that SIGPIPE ends.
+pub const READER_GONE: u8 = 128 + 13;
 
 /// Why a command ends early: what is printed, and the exit code.
 #[derive(Debug)]
@@ -107,7 +112,7 @@ impl End {
 /// Prints a failure and turns it into the process's exit code.
 pub fn report(failure: &Failure) -> ExitCode {
     if !failure.message.is_empty() {
-        eprintln!("lockring: {failure}");
+        output::say(failure);
     }
     ExitCode::from(failure.code)
 }

@@ -2,18 +2,22 @@
 
 use super::connect::Global;
 use super::exit::{self, End, Failure};
-use super::output::shown;
+use super::key;
+use super::output::{self, Unwritten};
 use super::supervise::{self, Signals};
 use clap::Args as ClapArgs;
+use lockring_client::proto::Shown;
 use lockring_client::{Client, Error, ErrorKind, Guard};
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 /// Flags of `lock`.
 #[derive(Debug, ClapArgs)]
+#[command(override_usage = "lockring lock [OPTIONS] KEY [-- CMD...]\n       \
+                            lockring lock [OPTIONS] -- KEY [-- CMD...]")]
 pub struct Args {
-    /// The key
-    key: String,
+    #[arg(help = key::HELP)]
+    key: Option<OsString>,
     /// Fail at once if the key is busy
     #[arg(short = 'n', long, conflicts_with = "wait")]
     no_wait: bool,
@@ -42,14 +46,49 @@ pub struct Args {
     #[arg(short = 'E', long, value_name = "CODE")]
     conflict_exit_code: Option<u8>,
     /// Run this through `sh -c` instead of a command
-    #[arg(short = 'c', long, value_name = "STR", conflicts_with = "command")]
-    shell: Option<String>,
+    #[arg(short = 'c', long, value_name = "STR")]
+    shell: Option<OsString>,
     /// Leave the hold in a session of its own that lives for --ttl, and print its token
-    #[arg(long, conflicts_with_all = ["command", "shell"])]
+    #[arg(long, conflicts_with = "shell")]
     print_token: bool,
-    /// The command, run without a shell
+    /// The command, run without a shell. Where KEY is not given before, it is what follows the
+    /// first `--`, so that it may begin with a dash: `lock -- -KEY -- CMD`
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
+}
+
+/// What is to be done: the arguments, once they are found to make sense together.
+struct Job {
+    key: Vec<u8>,
+    /// Program and arguments; empty: none is run.
+    argv: Vec<OsString>,
+}
+
+impl Job {
+    fn of(args: &Args) -> Result<Self, Failure> {
+        let wrong = |why: &str| Err(Failure::new(exit::USAGE, why));
+        let (key, command) = match (&args.key, &args.command[..]) {
+            (Some(key), command) => (key, command),
+            (None, [key]) => (key, &[][..]),
+            (None, [key, dashes, command @ ..]) if dashes == "--" => (key, command),
+            (None, []) => return wrong("name a key: lock KEY -- CMD"),
+            (None, _) => return wrong("a command is led by a second `--`: lock -- KEY -- CMD"),
+        };
+        let argv = match &args.shell {
+            Some(_) if !command.is_empty() => return wrong("give -c STR or -- CMD, not both"),
+            Some(text) => vec!["sh".into(), "-c".into(), text.clone()],
+            None => command.to_vec(),
+        };
+        if args.print_token && !argv.is_empty() {
+            return wrong("--print-token leaves the hold to a token: it runs no command");
+        }
+        if args.print_token && output::is_discarded() {
+            let why = "standard output is closed or /dev/null: a hold whose token nobody has \
+                       cannot be given back";
+            return Err(Failure::new(exit::IO, why));
+        }
+        Ok(Self { key: key::read(key)?, argv })
+    }
 }
 
 /// Without a wait of its own `lock` waits so long for contact with a node.
@@ -65,6 +104,7 @@ fn wait_of(args: &Args) -> Option<Duration> {
 
 /// Takes the lock and does what was asked under it. Whatever it waits for, a signal ends the wait.
 pub async fn run(global: &Global, args: Args) -> Result<End, Failure> {
+    let job = Job::of(&args)?;
     let mut signals = Signals::new()?;
     let began = Instant::now();
     let client = tokio::select! {
@@ -73,25 +113,25 @@ pub async fn run(global: &Global, args: Args) -> Result<End, Failure> {
     };
     let wait = wait_of(&args).map(|wait| wait.saturating_sub(began.elapsed()));
     let claimed = tokio::select! {
-        claimed = claim(&client, &args, wait) => claimed,
+        claimed = claim(&client, &args, &job.key, wait) => claimed,
         signal = signals.next() => {
             finish(&client, true, &mut signals).await;
             return Ok(End::Signal(signal));
         }
     };
     let ended = match claimed {
-        Ok(Some(guard)) => hold(&client, guard, &args, &mut signals).await,
+        Ok(Some(guard)) => hold(&client, guard, &args, &job, &mut signals).await,
         Ok(None) => tokio::select! {
-            failure = busy(&client, &args, None) => Err(failure),
+            failure = busy(&client, &args, &job.key, None) => Err(failure),
             signal = signals.next() => Ok(End::Signal(signal)),
         },
         Err(error) if error.kind() == ErrorKind::Timeout => tokio::select! {
-            failure = busy(&client, &args, Some(error)) => Err(failure),
+            failure = busy(&client, &args, &job.key, Some(error)) => Err(failure),
             signal = signals.next() => Ok(End::Signal(signal)),
         },
         Err(error) if error.kind() == ErrorKind::Conflict => Err(Failure::new(
             args.conflict_exit_code.unwrap_or(exit::BUSY),
-            format!("{}: {error}", shown(args.key.as_bytes())),
+            format!("{}: {error}", Shown(&job.key)),
         )),
         Err(error) => Err(error.into()),
     };
@@ -112,7 +152,7 @@ async fn connect(global: &Global, args: &Args) -> Result<Client, Failure> {
         return Err(error);
     }
     if !global.quiet {
-        eprintln!("lockring: waiting up to {limit:?} for a node: {error}");
+        output::say(format_args!("waiting up to {limit:?} for a node: {error}"));
     }
     global.connect(builder().connect_within(limit)).await
 }
@@ -129,19 +169,20 @@ async fn finish(client: &Client, goodbye: bool, signals: &mut Signals) {
 async fn claim(
     client: &Client,
     args: &Args,
+    key: &[u8],
     wait: Option<Duration>,
 ) -> Result<Option<Guard>, Error> {
     let immediate = wait == Some(Duration::ZERO);
     if args.permits.is_some() || args.capacity.is_some() {
         let permits = args.permits.unwrap_or(1);
-        let semaphore = client.semaphore(&args.key, args.capacity.unwrap_or(permits));
+        let semaphore = client.semaphore(key, args.capacity.unwrap_or(permits));
         return match (immediate, wait) {
             (true, _) => semaphore.try_acquire_many(permits).await,
             (false, Some(wait)) => semaphore.wait(wait).acquire_many(permits).await.map(Some),
             (false, None) => semaphore.acquire_many(permits).await.map(Some),
         };
     }
-    let lock = client.rwlock(&args.key);
+    let lock = client.rwlock(key);
     let lock = match wait {
         Some(wait) if !immediate => lock.wait(wait),
         _ => lock,
@@ -155,11 +196,11 @@ async fn claim(
 }
 
 /// Says who is in the way.
-async fn busy(client: &Client, args: &Args, error: Option<Error>) -> Failure {
+async fn busy(client: &Client, args: &Args, key: &[u8], error: Option<Error>) -> Failure {
     let code = args.conflict_exit_code.unwrap_or(exit::BUSY);
-    let key = shown(args.key.as_bytes());
     let hint = if args.no_wait { ". Use -w 10s to wait." } else { "" };
-    let seen = tokio::time::timeout(ASK_WITHIN, client.inspect(&args.key)).await;
+    let seen = tokio::time::timeout(ASK_WITHIN, client.inspect(key)).await;
+    let key = Shown(key);
     let Ok(Ok(seen)) = seen else {
         let why = error.map_or_else(|| "it is busy".to_owned(), |error| error.to_string());
         return Failure::new(code, format!("{key}: {why}{hint}"));
@@ -167,7 +208,7 @@ async fn busy(client: &Client, args: &Args, error: Option<Error>) -> Failure {
     let message = match (seen.holders.first(), error) {
         (Some(holder), _) => format!(
             "{key} is held by {} for {:.1}s (fence {}, node {}); {} waiting{hint}",
-            holder.label,
+            Shown(&holder.label),
             holder.held_ms as f64 / 1000.0,
             holder.fence,
             seen.node,
@@ -189,29 +230,32 @@ async fn hold(
     client: &Client,
     guard: Guard,
     args: &Args,
+    Job { key, argv }: &Job,
     signals: &mut Signals,
 ) -> Result<End, Failure> {
-    let argv = match &args.shell {
-        Some(text) => ["sh", "-c", text].map(OsString::from).to_vec(),
-        None => args.command.clone(),
-    };
     if args.print_token {
-        println!("{}", client.into_token(guard));
+        output::line(client.into_token(guard)).map_err(|unwritten| given_back(&unwritten))?;
         return Ok(End::Code(0));
     }
     if argv.is_empty() {
-        println!("{} fence {}", shown(args.key.as_bytes()), guard.fence());
+        let held = format_args!("{} fence {}", Shown(key), guard.fence());
+        output::line(held).map_err(|unwritten| given_back(&unwritten))?;
         return hold_until_interrupted(guard, signals).await;
     }
     let grace = args.grace.min(guard.ttl() / 3);
-    let node = client.route(&args.key)?.worker.node;
+    let node = client.route(key)?.worker.node;
     let environment = [
-        ("LOCKRING_KEY", args.key.clone().into()),
+        ("LOCKRING_KEY", key::for_environment(key)),
         ("LOCKRING_FENCE", guard.fence().to_string().into()),
         ("LOCKRING_NODE", node.to_string().into()),
         ("LOCKRING_TTL_MS", guard.ttl().as_millis().to_string().into()),
     ];
-    supervise::run(guard, &argv, &environment, grace, signals).await
+    supervise::run(guard, argv, &environment, grace, signals).await
+}
+
+/// Whoever was to read the fence or the token has not got it: the session ends, and the hold.
+fn given_back(unwritten: &Unwritten) -> Failure {
+    Failure::new(exit::IO, format!("{unwritten}; the lock is given back"))
 }
 
 async fn hold_until_interrupted(guard: Guard, signals: &mut Signals) -> Result<End, Failure> {

@@ -2,20 +2,21 @@
 
 use super::connect::Global;
 use super::exit::{self, Failure};
-use super::output::{plain, print_rows, seconds, shown};
+use super::key;
+use super::output::{self, KeyField, print_rows, seconds};
 use clap::Args as ClapArgs;
 use lockring_client::Inspection;
-use lockring_client::proto::{Claim, ListCursor, ListedLock};
+use lockring_client::proto::{Claim, ListCursor, ListedLock, Shown};
 use serde::Serialize;
+use std::ffi::OsString;
 use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
 
 /// Flags of `locks`.
 #[derive(Debug, ClapArgs)]
 pub struct LocksArgs {
-    /// Only keys that begin with this
-    #[arg(default_value = "")]
-    prefix: String,
+    /// Only keys that begin with this, which is written as a key is
+    prefix: Option<OsString>,
     /// At most so many rows
     #[arg(long, default_value_t = 100)]
     limit: usize,
@@ -26,15 +27,15 @@ pub struct LocksArgs {
 /// A key.
 #[derive(Debug, ClapArgs)]
 pub struct KeyArgs {
-    /// The key
-    key: String,
+    #[arg(help = key::HELP)]
+    key: OsString,
 }
 
 /// Flags of `inspect`.
 #[derive(Debug, ClapArgs)]
 pub struct InspectArgs {
-    /// The key
-    key: String,
+    #[arg(help = key::HELP)]
+    key: OsString,
     #[command(flatten)]
     of: Of,
 }
@@ -50,8 +51,8 @@ pub struct Of {
 /// Flags of `release`.
 #[derive(Debug, ClapArgs)]
 pub struct ReleaseArgs {
-    /// The key
-    key: String,
+    #[arg(help = key::HELP)]
+    key: OsString,
     /// End the hold although its holder may still act on it
     #[arg(long, required = true)]
     force: bool,
@@ -72,7 +73,8 @@ fn claim_name(claim: Claim) -> String {
 
 #[derive(Serialize)]
 struct LockRow {
-    key: String,
+    #[serde(flatten)]
+    key: KeyField,
     mode: String,
     holder: String,
     fence: Option<u64>,
@@ -86,9 +88,9 @@ struct LockRow {
 fn lock_row(lock: &ListedLock, node: u32) -> LockRow {
     let holder = lock.holder.as_ref();
     LockRow {
-        key: shown(&lock.key),
+        key: KeyField(lock.key.clone()),
         mode: holder.map_or_else(String::new, |holder| claim_name(holder.claim)),
-        holder: holder.map_or_else(String::new, |holder| plain(&holder.label)),
+        holder: holder.map_or_else(String::new, |holder| holder.label.clone()),
         fence: holder.map(|holder| holder.fence.0),
         held_ms: holder.map(|holder| holder.held_ms),
         lease_left_ms: holder.map(|holder| holder.lease_left_ms),
@@ -100,6 +102,7 @@ fn lock_row(lock: &ListedLock, node: u32) -> LockRow {
 
 /// Lists locks, page by page, worker by worker.
 pub async fn locks(global: &Global, args: &LocksArgs) -> Result<ExitCode, Failure> {
+    let prefix = args.prefix.as_deref().map_or(Ok(Vec::new()), key::read_prefix)?;
     let client = global.connect(global.builder()).await?;
     let of = client.of_namespace(&args.of.namespace);
     let mut rows = Vec::new();
@@ -107,7 +110,7 @@ pub async fn locks(global: &Global, args: &LocksArgs) -> Result<ExitCode, Failur
     'workers: for worker in client.workers() {
         let mut cursor = Some(ListCursor::default());
         while let Some(at) = cursor {
-            let page = of.list(worker, args.prefix.as_bytes(), at, 100).await?;
+            let page = of.list(worker, &prefix, at, 100).await?;
             rows.extend(page.rows.iter().map(|lock| lock_row(lock, worker.node)));
             cursor = page.next;
             if rows.len() > args.limit {
@@ -123,12 +126,11 @@ pub async fn locks(global: &Global, args: &LocksArgs) -> Result<ExitCode, Failur
     print_rows(global.output, &columns, &rows, |row| {
         let number = |value: Option<u64>| value.map_or_else(String::new, |value| value.to_string());
         vec![
-            row.key.clone(),
+            row.key.shown(),
             row.mode.clone(),
-            if row.holders > 1 {
-                format!("{} and {} more", row.holder, row.holders - 1)
-            } else {
-                row.holder.clone()
+            match (Shown(&row.holder), row.holders) {
+                (first, 0..=1) => first.to_string(),
+                (first, holders) => format!("{first} and {} more", holders - 1),
             },
             number(row.fence),
             row.held_ms.map_or_else(String::new, seconds),
@@ -138,7 +140,7 @@ pub async fn locks(global: &Global, args: &LocksArgs) -> Result<ExitCode, Failur
         ]
     })?;
     if more && !global.quiet {
-        eprintln!("lockring: there are more; raise --limit or give a longer prefix");
+        output::say("there are more; raise --limit or give a longer prefix");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -157,7 +159,7 @@ fn parties(seen: &Inspection) -> Vec<PartyRow> {
     let holders = seen.holders.iter().map(|holder| PartyRow {
         state: "holds",
         mode: claim_name(holder.claim),
-        who: plain(&holder.label),
+        who: holder.label.clone(),
         fence: Some(holder.fence.0),
         for_ms: holder.held_ms,
         lease_left_ms: Some(holder.lease_left_ms),
@@ -165,7 +167,7 @@ fn parties(seen: &Inspection) -> Vec<PartyRow> {
     let waiters = seen.waiters.iter().map(|waiter| PartyRow {
         state: "waits",
         mode: claim_name(waiter.claim),
-        who: plain(&waiter.label),
+        who: waiter.label.clone(),
         fence: None,
         for_ms: waiter.waited_ms,
         lease_left_ms: None,
@@ -175,28 +177,29 @@ fn parties(seen: &Inspection) -> Vec<PartyRow> {
 
 /// Shows holders and waiters of a key, and why it is blocked.
 pub async fn inspect(global: &Global, args: &InspectArgs) -> Result<ExitCode, Failure> {
+    let key = key::read(&args.key)?;
     let client = global.connect(global.builder()).await?;
-    let seen = client.of_namespace(&args.of.namespace).inspect(&args.key).await?;
+    let seen = client.of_namespace(&args.of.namespace).inspect(&key).await?;
     client.close().await;
     let columns = ["STATE", "MODE", "WHO", "FENCE", "FOR", "TTL LEFT"];
     print_rows(global.output, &columns, &parties(&seen), |row| {
         vec![
             row.state.to_owned(),
             row.mode.clone(),
-            row.who.clone(),
+            Shown(&row.who).to_string(),
             row.fence.map_or_else(String::new, |fence| fence.to_string()),
             seconds(row.for_ms),
             row.lease_left_ms.map_or_else(String::new, seconds),
         ]
     })?;
     if !global.quiet {
-        eprintln!("{}", explain(&args.key, &seen));
+        output::remark(explain(&key, &seen));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn explain(key: &str, seen: &Inspection) -> String {
-    let key = shown(key.as_bytes());
+fn explain(key: &[u8], seen: &Inspection) -> String {
+    let key = Shown(key);
     let place = format!("cell {}, epoch {}, node {}", seen.cell, seen.epoch, seen.node);
     let used = match (seen.holder_count, seen.waiter_count, seen.grace_left_ms) {
         (0, 0, 0) => "is free".to_owned(),
@@ -217,32 +220,36 @@ fn explain(key: &str, seen: &Inspection) -> String {
 fn for_whom(grace_for: &str) -> String {
     match grace_for {
         "" => String::new(),
-        whose => format!(", for the lease of {}", plain(whose)),
+        whose => format!(", for the lease of {}", Shown(whose)),
     }
 }
 
 /// Ends every hold of a key.
 pub async fn release(global: &Global, args: &ReleaseArgs) -> Result<ExitCode, Failure> {
-    if !args.yes && !confirmed(&args.key)? {
+    let key = key::read(&args.key)?;
+    if !args.yes && !confirmed(&key)? {
         return Err(Failure::new(1, "nothing was changed"));
     }
     let client = global.connect(global.builder()).await?;
-    let ended = client.of_namespace(&args.of.namespace).release_by_force(&args.key).await?;
+    let ended = client.of_namespace(&args.of.namespace).release_by_force(&key).await?;
     client.close().await;
-    println!("{}: {ended} ended; the next fence is higher", shown(args.key.as_bytes()));
+    output::line(format_args!("{}: {ended} ended; the next fence is higher", Shown(&key)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn confirmed(key: &str) -> Result<bool, Failure> {
+fn confirmed(key: &[u8]) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::new(exit::USAGE, "no terminal to ask on: add --yes"));
     }
-    eprint!("End every hold of {}? Its holders may still act on it. [y/N] ", shown(key.as_bytes()));
+    let failed = |error: std::io::Error| Failure::new(exit::IO, error.to_string());
+    let key = Shown(key);
+    // Nobody is taken to have agreed to what was not asked.
+    output::write_stderr(format_args!(
+        "End every hold of {key}? Its holders may still act on it. [y/N] "
+    ))
+    .map_err(failed)?;
     let mut answer = String::new();
-    std::io::stdin()
-        .lock()
-        .read_line(&mut answer)
-        .map_err(|error| Failure::new(exit::SOFTWARE, error.to_string()))?;
+    std::io::stdin().lock().read_line(&mut answer).map_err(failed)?;
     Ok(answer.trim().eq_ignore_ascii_case("y"))
 }
 
@@ -290,7 +297,7 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
         };
         vec![
             row.node.to_string(),
-            row.address.clone(),
+            Shown(&row.address).to_string(),
             row.workers.to_string(),
             row.boot.to_string(),
             row.cells.to_string(),
@@ -299,14 +306,15 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
         ]
     })?;
     if !global.quiet {
-        eprintln!("one node: its loss stops grants until it is back");
+        output::remark("one node: its loss stops grants until it is back");
     }
     Ok(ExitCode::SUCCESS)
 }
 
 #[derive(Serialize)]
 struct RouteRow {
-    key: String,
+    #[serde(flatten)]
+    key: KeyField,
     hash: String,
     cell: u16,
     node: u32,
@@ -315,11 +323,12 @@ struct RouteRow {
 
 /// Shows the way of a key.
 pub async fn route(global: &Global, args: &KeyArgs) -> Result<ExitCode, Failure> {
+    let key = key::read(&args.key)?;
     let client = global.connect(global.builder()).await?;
-    let route = client.route(&args.key)?;
+    let route = client.route(&key)?;
     client.close().await;
     let row = RouteRow {
-        key: shown(args.key.as_bytes()),
+        key: KeyField(key),
         hash: format!("{:016x}", route.hash.position),
         cell: route.cell.0,
         node: route.worker.node,
@@ -327,7 +336,7 @@ pub async fn route(global: &Global, args: &KeyArgs) -> Result<ExitCode, Failure>
     };
     print_rows(global.output, &["KEY", "HASH", "CELL", "NODE", "WORKER"], &[row], |row| {
         vec![
-            row.key.clone(),
+            row.key.shown(),
             row.hash.clone(),
             row.cell.to_string(),
             row.node.to_string(),

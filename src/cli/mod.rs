@@ -6,6 +6,7 @@ mod connect;
 mod dev;
 mod duration;
 mod exit;
+mod key;
 mod lock;
 mod look;
 mod output;
@@ -79,8 +80,11 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let _stdout_or_stderr_may_be_closed = error.print();
-            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
+            return match (error.use_stderr(), error.print()) {
+                (true, _) => ExitCode::from(exit::USAGE),
+                (false, Ok(())) => ExitCode::SUCCESS,
+                (false, Err(unwritten)) => exit::report(&output::Unwritten(unwritten).into()),
+            };
         }
     };
     connect::start_log(&cli.global);
@@ -101,7 +105,10 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Bench(command) => bench::run(&global, &command),
         Command::Completions { shell } => {
             let mut command = Cli::command();
-            clap_complete::generate(shell, &mut command, "lockring", &mut std::io::stdout());
+            // It panics where it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "lockring", &mut script);
+            output::raw(&script)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Lock(args) => on_runtime(lock::run(&global, args)).map(End::reach),

@@ -1,10 +1,10 @@
 //! `recover`: a new state for a node whose own is damaged, lost or put back from an old copy.
 
-use super::duration;
 use super::exit::Failure;
 use super::server::failed;
+use super::{duration, output};
 use clap::Args as ClapArgs;
-use lockring_client::proto::limits;
+use lockring_client::proto::{Shown, limits};
 use lockring_node::store::Store;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,26 +32,26 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let longest = args.longest_ttl.map(limits::clamp_ttl);
     let recovered = Store::recover(&args.data_dir, args.epoch_floor, longest)
         .map_err(|error| failed(error.into()))?;
-    if let Some(kept) = &recovered.kept {
-        println!("the former state is kept as {}", kept.display());
-    }
     if let Some(former) = recovered.former
         && former.longest_ttl > recovered.longest_ttl
     {
         let whose = match former.longest_by.as_str() {
             "" => String::new(),
-            by => format!(" of {by}"),
+            by => format!(" of {}", Shown(by)),
         };
-        eprintln!(
-            "lockring: the former state tells of a session{whose} with a TTL of {:?}. If it is \
-             still alive, what it holds may be granted to somebody else {:?} after the next start: \
-             make sure that it has ended, or that a fence protects what it works on",
+        output::say(format_args!(
+            "the former state tells of a session{whose} with a TTL of {:?}. If it is still alive, \
+             what it holds may be granted to somebody else {:?} after the next start: make sure \
+             that it has ended, or that a fence protects what it works on",
             former.longest_ttl, recovered.longest_ttl
-        );
+        ));
     }
-    println!(
+    if let Some(kept) = &recovered.kept {
+        output::line(format_args!("the former state is kept as {}", kept.display()))?;
+    }
+    output::line(format_args!(
         "recovered: the next start grants above epoch {}, once a lease of {:?} has ended",
         recovered.epoch_floor, recovered.longest_ttl
-    );
+    ))?;
     Ok(ExitCode::SUCCESS)
 }

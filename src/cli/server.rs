@@ -1,10 +1,10 @@
 //! `server`: a node in earnest; and the echo that `bench` compares with.
 
 use super::exit::{self, Failure};
+use super::output;
 use super::settings::{self, Args};
 use clap::Args as ClapArgs;
 use lockring_node::{Node, StartError, echo};
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,7 +37,7 @@ pub fn failed(error: StartError) -> Failure {
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let config = args.settings()?;
     if args.check {
-        settings::show(&config);
+        output::line(settings::shown(&config))?;
         return Ok(ExitCode::SUCCESS);
     }
     let stopper = Stopper::new()?;
@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 /// Tells what may be read: a node serves on where nobody reads it any more.
 pub fn say(text: std::fmt::Arguments<'_>) {
-    let _nobody_may_read_it = writeln!(std::io::stdout(), "{text}");
+    let _nobody_may_read_it = output::line(text);
 }
 
 /// Listens for signals from its making on, so that none is missed while a node starts.

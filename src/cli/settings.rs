@@ -201,12 +201,13 @@ fn read<T>(
     text.map(parse).transpose().map_err(|why| wrong(what, &why))
 }
 
-/// Says what would be used.
-pub fn show(config: &NodeConfig) {
+/// What would be used, for people.
+pub fn shown(config: &NodeConfig) -> String {
+    let mut lines = Vec::new();
     if let Data::Directory(dir) = &config.data {
-        println!("data_dir {}", dir.display());
+        lines.push(format!("data_dir {}", dir.display()));
     }
-    println!(
+    lines.push(format!(
         "listen {}\nadvertise {}\nworkers {}\nadmin {}\ndrain {:?}\nmax_ttl {:?}\n\
          memory_limit {}\nhandshakes {}\nhandshakes_per_source {}\nadmin_hosts {:?}",
         config.listen,
@@ -219,8 +220,8 @@ pub fn show(config: &NodeConfig) {
         config.handshakes.per_second,
         config.handshakes.per_second_and_source,
         config.admin_hosts,
-    );
-    for (name, ttl) in &config.ttl_max.namespaces {
-        println!("max_ttl of {name} {ttl:?}");
-    }
+    ));
+    let of_namespaces = config.ttl_max.namespaces.iter();
+    lines.extend(of_namespaces.map(|(name, ttl)| format!("max_ttl of {name} {ttl:?}")));
+    lines.join("\n")
 }

@@ -2,8 +2,9 @@
 
 use super::connect::Global;
 use super::exit::{self, Failure};
-use super::output::{seconds, shown};
+use super::output;
 use clap::Args as ClapArgs;
+use lockring_client::proto::Shown;
 use lockring_client::{Client, Token, TokenError};
 use std::env::VarError;
 use std::io::{IsTerminal, Read};
@@ -64,7 +65,7 @@ async fn connect(global: &Global, token: &Token) -> Result<Client, Failure> {
 }
 
 fn lost(token: &Token) -> Failure {
-    let key = shown(token.key());
+    let key = Shown(token.key());
     Failure::new(exit::LOST, format!("{key} is not held under fence {} any more", token.fence()))
 }
 
@@ -92,10 +93,11 @@ pub async fn renew(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
         client.close().await;
         return Err(lost(token));
     };
-    if !global.quiet {
-        let left = seconds(holder.lease_left_ms);
-        println!("{} fence {} held for {left} more", shown(token.key()), token.fence());
-    }
+    let (left_ms, fence) = (holder.lease_left_ms, token.fence());
     client.leave().await;
+    if !global.quiet {
+        let (key, left) = (Shown(token.key()), output::seconds(left_ms));
+        output::line(format_args!("{key} fence {fence} held for {left} more"))?;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! The load generator as a user meets it: short runs of the real binary against real servers.
 //! Figures are never compared with fixed limits: how fast this machine is, is not tested.
 
+#![allow(clippy::print_stderr, reason = "says what is left out")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod generator;

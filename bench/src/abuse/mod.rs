@@ -51,7 +51,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// When called from within an async runtime: it runs its own.
 pub fn run_abuse(options: &AbuseOptions, output: Output) -> Result<Outcome, BenchError> {
     let reports = measure_abuse(options)?;
-    print_abuse(&reports, output).map_err(BenchError::system("writing the figures"))?;
+    print_abuse(&reports, output)?;
     Ok(Outcome::of(reports.iter().map(|report| &report.safety)))
 }
 

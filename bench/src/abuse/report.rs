@@ -1,10 +1,11 @@
 //! What `bench abuse` prints.
 
+use crate::error::BenchError;
 use crate::options::Output;
+use crate::print;
 use crate::report::{SafetyReport, count, print_json, row, table};
 use comfy_table::Table;
 use serde::Serialize;
-use std::io::{self, Write, stdout};
 
 /// The victim's p99 may be so many times that beside honest peers.
 const RATIO_MAX: f64 = 2.0;
@@ -83,9 +84,9 @@ impl AbuseReport {
 }
 
 /// Prints the table.
-pub(super) fn print_abuse(reports: &[AbuseReport], output: Output) -> io::Result<()> {
+pub(super) fn print_abuse(reports: &[AbuseReport], output: Output) -> Result<(), BenchError> {
     match output {
-        Output::Table => writeln!(stdout(), "{}", abuse_table(reports)),
+        Output::Table => print::figures(&format!("{}\n", abuse_table(reports))),
         Output::Json | Output::JsonLines => print_json(reports, output),
     }
 }

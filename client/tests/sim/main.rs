@@ -11,6 +11,8 @@
 //! SIM_MUTANT=TwoLinks SIM_SEED=7 SIM_SEEDS=1 ... --nocapture mutants     the same with a bug
 //! ```
 
+#![allow(clippy::print_stdout, reason = "what a test prints is captured")]
+
 mod client;
 mod hub;
 mod keys;

@@ -2,6 +2,7 @@
 //! locks. Only the machine is timed, not the making of requests nor the look at the answers.
 //! `cargo bench -p lockring-core`.
 
+#![allow(clippy::print_stdout, reason = "a benchmark of its own program prints its figures")]
 #![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "it measures time")]
 
 use lockring_core::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Party, Role};

@@ -4,6 +4,8 @@
 //! way of the uncommon frames. The best of many rounds is printed: what disturbs a round on a
 //! shared machine only ever adds.
 
+#![allow(clippy::print_stdout, reason = "a benchmark of its own program prints its figures")]
+
 use lockring_proto::codec::{decode_frames, encode_frame};
 use lockring_proto::{Claim, Fence, Message, Reply, Request, Wait};
 use std::hint::black_box;

@@ -82,6 +82,26 @@ fn is_visible(c: char, first: bool) -> bool {
     !blank && escaped == Ok(2 - from)
 }
 
+/// Bytes for JSON and its like, whose texts are UTF-8: exactly, as text; what is not UTF-8 as
+/// [`Shown`] prints it, with its bytes in hexadecimal beside it.
+///
+/// ```
+/// use lockring_proto::exact;
+///
+/// assert_eq!(exact(b"a\\\n"), ("a\\\n".to_owned(), None));
+/// assert_eq!(exact(b"job\xff"), (r"job\xff".to_owned(), Some("6a6f62ff".to_owned())));
+/// ```
+pub fn exact(bytes: &[u8]) -> (String, Option<String>) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return (text.to_owned(), None);
+    }
+    let mut hex = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        let _a_string_takes_all = write!(hex, "{byte:02x}");
+    }
+    (Shown(bytes).to_string(), Some(hex))
+}
+
 /// Why a text does not name bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{} has a backslash that begins no escape: write \\\\ for a backslash, \\xNN for a byte",

@@ -1,8 +1,8 @@
 //! The last step before a command: the process that becomes it.
 
 use super::super::exit;
-use super::super::output::shown;
 use super::signals::Mask;
+use lockring_client::proto::Shown;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
@@ -37,7 +37,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         ErrorKind::NotFound if !is_there(name) => exit::NOT_FOUND,
         _ => exit::CANNOT_RUN,
     };
-    let name = shown(name.as_bytes());
+    let name = Shown(name.as_bytes());
     exit::report(&exit::Failure::new(code, format!("cannot run {name}: {error}")))
 }
 

@@ -1,9 +1,11 @@
 //! A real node for tests of the client: its own process, so that it can be killed and restarted.
 
+#![allow(dead_code, unused_imports, reason = "not every test needs all of it")]
+
 #[path = "../common/mod.rs"]
 mod common;
 
-use common::binary;
+pub use common::{Running, await_that, binary, signal};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
