@@ -2,6 +2,7 @@
 
 use crate::keys::Key;
 use crate::time::Time;
+use lockring_client::proto::Shown;
 
 /// One caller of a lane, `0..callers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub enum Answer {
 
 /// The peer said something that is not the protocol. The connection cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the server broke the protocol: {0}")]
+#[error("the server broke the protocol: {}", Shown(.0))]
 pub struct Broken(pub String);
 
 /// The sans-IO half of one connection: commands out, answers in, no I/O and no clock of its own.

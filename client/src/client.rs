@@ -182,10 +182,10 @@ impl Client {
     ///
     /// ```no_run
     /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
-    /// use lockring_client::Inspection;
+    /// use lockring_client::{Inspection, proto::Shown};
     /// let Inspection { holders, waiter_count, .. } = client.inspect("orders/42").await?;
     /// for holder in holders {
-    ///     println!("{} holds it under fence {}", holder.label, holder.fence);
+    ///     println!("{} holds it under fence {}", Shown(&holder.label), holder.fence);
     /// }
     /// println!("{waiter_count} in line");
     /// # Ok(()) }
@@ -204,13 +204,13 @@ impl Client {
     ///
     /// ```no_run
     /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
-    /// use lockring_client::proto::ListCursor;
+    /// use lockring_client::proto::{ListCursor, Shown};
     /// for worker in client.workers() {
     ///     let mut next = Some(ListCursor::default());
     ///     while let Some(cursor) = next {
     ///         let page = client.list(worker, b"orders/", cursor, 90).await?;
     ///         for lock in page.rows {
-    ///             println!("{}: {} in line", lock.key.escape_ascii(), lock.waiters);
+    ///             println!("{}: {} in line", Shown(&lock.key), lock.waiters);
     ///         }
     ///         next = page.next;
     ///     }

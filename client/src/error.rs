@@ -6,7 +6,7 @@ use crate::identity::ResolveError;
 use crate::link::{Loss, NotGranted};
 use crate::target::TargetError;
 use crate::tls::BundleError;
-use lockring_proto::{BlockedReason, Fence, Refusal, RefusalKind};
+use lockring_proto::{BlockedReason, Fence, Refusal, RefusalKind, Shown};
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
@@ -51,7 +51,8 @@ pub enum ErrorKind {
     Config,
 }
 
-/// An error of the client.
+/// An error of the client. Its text is one line of visible characters, whatever a peer has put into
+/// it: see [`lockring_proto::Shown`].
 ///
 /// ```no_run
 /// # use lockring_client::Client;
@@ -177,7 +178,7 @@ impl Error {
             RefusalKind::Malformed | RefusalKind::Protocol => ErrorKind::Invalid,
             RefusalKind::Superseded => ErrorKind::Closed,
         };
-        Self::new(kind, refusal.message)
+        Self::new(kind, Shown(refusal.message).to_string())
     }
 
     pub(crate) fn not_granted(Denial { reason, trouble }: Denial) -> Self {

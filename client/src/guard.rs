@@ -4,6 +4,7 @@ use crate::driver::{Command, Denial, Grant, Granted, LinkHandle, Released};
 use crate::error::Error;
 use crate::hold::HoldState;
 use crate::link::{ClaimRef, Key, Loss};
+use lockring_proto::Shown;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -91,9 +92,9 @@ impl Drop for Waiting {
 ///
 /// ```no_run
 /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
-/// use lockring_client::Guard;
+/// use lockring_client::{Guard, proto::Shown};
 /// let guard: Guard = client.lock("orders/42").await?;
-/// println!("{} under fence {}", guard.key().escape_ascii(), guard.fence());
+/// println!("{} under fence {}", Shown(guard.key()), guard.fence());
 /// guard.release().await?;
 /// # Ok(()) }
 /// ```
@@ -246,7 +247,7 @@ impl Guard {
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
-            .field("key", &self.key().escape_ascii().to_string())
+            .field("key", &Shown(self.key()).to_string())
             .field("fence", &self.fence())
             .finish()
     }

@@ -26,7 +26,7 @@
 //! # Ok(()) }
 //! ```
 
-use lockring_proto::{NodeInfo, RingChunk};
+use lockring_proto::{NodeInfo, RingChunk, Shown};
 use lockring_ring::{CellBits, CellId, KeyHash, NamespaceSeed, hash_key};
 use std::collections::BTreeMap;
 
@@ -63,7 +63,7 @@ pub struct Ring {
 
 /// Parts of a ring that do not make one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the node sent a ring that does not add up: {0}")]
+#[error("the node sent a ring that does not add up: {}", Shown(.0))]
 pub struct RingError(String);
 
 fn worker_at(owner: &NodeInfo, cell: u16) -> WorkerId {

@@ -36,7 +36,7 @@
 //! ```
 
 use bytes::Bytes;
-use lockring_proto::SERVER_NAME;
+use lockring_proto::{SERVER_NAME, Shown};
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream, VarInt,
     WriteError,
@@ -58,11 +58,12 @@ const CHUNKS: usize = 32;
 /// slowest path on which a lease of the default TTL can be kept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Why there is no connection.
+/// Why there is no connection. The fields have a peer's words as they came, the text has them as
+/// [`Shown`] prints them.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WireError {
     /// The handshake failed or took too long.
-    #[error("no connection to {addr}: {why}")]
+    #[error("no connection to {addr}: {}", Shown(.why))]
     Connect {
         /// The node.
         addr: SocketAddr,
@@ -70,7 +71,7 @@ pub enum WireError {
         why: String,
     },
     /// The connection ended.
-    #[error("the connection ended: {0}")]
+    #[error("the connection ended: {}", Shown(.0))]
     Ended(String),
     /// Another connection of the session has taken this one's place.
     #[error("another process has taken the session up")]

@@ -5,7 +5,7 @@
 //! common name is for people and is never read; a second URI makes the certificate ambiguous, so it
 //! is refused rather than resolved.
 
-use lockring_proto::Namespace;
+use lockring_proto::{Namespace, Shown};
 use rustls_pki_types::CertificateDer;
 use std::fmt;
 use x509_parser::extensions::GeneralName;
@@ -50,8 +50,9 @@ pub enum IdentityError {
     ManyUris(usize),
     /// The URI is not one of ours.
     #[error(
-        "{0:?} is not a lockring identity: use spiffe://lockring/client/NAMESPACE/NAME, \
-         spiffe://lockring/operator/NAMESPACE/NAME or spiffe://lockring/node/NAME"
+        "\"{}\" is not a lockring identity: use spiffe://lockring/client/NAMESPACE/NAME, \
+         spiffe://lockring/operator/NAMESPACE/NAME or spiffe://lockring/node/NAME",
+        Shown(.0)
     )]
     Foreign(String),
     /// The namespace part is not a namespace.
@@ -64,7 +65,7 @@ pub enum IdentityError {
 
 /// A text that cannot name a client or node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a name: use 1 to 64 of a-z A-Z 0-9 . _ -")]
+#[error("\"{}\" is not a name: use 1 to 64 of a-z A-Z 0-9 . _ -", Shown(.0))]
 pub struct NameError(pub String);
 
 impl Identity {

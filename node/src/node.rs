@@ -14,7 +14,7 @@ use crate::tls;
 use crate::ttl::TtlMax;
 use crate::worker::{self, Command, Report};
 use lockring_core::{Config, Machine};
-use lockring_proto::{NodeInfo, Time, clock, limits};
+use lockring_proto::{NodeInfo, Shown, Time, clock, limits};
 use lockring_ring::{Epoch, RingVersion};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -306,7 +306,7 @@ fn opens_at(boot: &Boot) -> Option<Time> {
     tracing::warn!(
         seconds = grace.as_secs_f64(),
         longest_ttl = ?boot.longest_ttl,
-        of = boot.longest_by,
+        of = %Shown(&boot.longest_by),
         "restarted: claims wait in line until every earlier lease has surely ended"
     );
     Some(clock::now().after(grace))

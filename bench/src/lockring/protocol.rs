@@ -4,7 +4,7 @@ use crate::keys::Key;
 use crate::protocol::{Answer, Broken, Protocol, Slot};
 use crate::time::Time;
 use lockring_client::link::{Ask, ClaimRef, Link, LinkConfig, Outcome, RequestIds};
-use lockring_client::proto::{self, Claim, NamespaceSeed, SessionId};
+use lockring_client::proto::{self, Claim, NamespaceSeed, SessionId, Shown};
 use lockring_client::router::Ring;
 use lockring_client::wire::{Wire, WireEvent};
 use std::sync::Arc;
@@ -169,7 +169,7 @@ async fn greet(wire: &mut Wire, link: &mut Link) -> Result<(proto::Welcome, Ring
                     link.ask_for_ring(now);
                 }
                 Outcome::Ring(part) => parts.push(*part),
-                Outcome::Rejected(refusal) => return Err(refusal.message),
+                Outcome::Rejected(refusal) => return Err(Shown(refusal.message).to_string()),
                 _ => {}
             }
         }

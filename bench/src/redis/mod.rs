@@ -123,7 +123,7 @@ async fn ask(stream: &mut TcpStream, words: &[&str]) -> Result<String, LaneError
                 Ok(String::from_utf8_lossy(text).into_owned())
             }
             Some((Reply::Error(text), _)) => {
-                Err(Broken(format!("{}: {}", words[0], text.escape_ascii())).into())
+                Err(Broken(format!("{}: {}", words[0], String::from_utf8_lossy(text))).into())
             }
             Some((reply, _)) => Err(Broken(format!("{reply:?} to {}", words[0])).into()),
         };

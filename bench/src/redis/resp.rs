@@ -59,7 +59,7 @@ fn number(digits: &[u8]) -> Option<i64> {
 #[cold]
 fn broken(bytes: &[u8]) -> Broken {
     let shown = &bytes[..bytes.len().min(40)];
-    Broken(format!("\"{}\" is not an answer of Redis", shown.escape_ascii()))
+    Broken(format!("\"{}\" is not an answer of Redis", String::from_utf8_lossy(shown)))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::{Answer, Caller, Denial, Driver, Grant, Released, Uplink};
 use crate::hold::{HoldState, Lease};
 use crate::link::{ClaimRef, Loss, NotGranted, Outcome};
 use crate::router::{Ring, RingError};
-use lockring_proto::{Fence, Refusal, RefusalKind, Reply, RingChunk, Time};
+use lockring_proto::{Fence, Refusal, RefusalKind, Reply, RingChunk, Shown, Time};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -166,12 +166,13 @@ impl<U: Uplink> Driver<U> {
             RefusalKind::Draining | RefusalKind::Quota | RefusalKind::Unavailable
         );
         if passes {
-            tracing::debug!(why = refusal.message, "refused for now");
-            self.trouble = Some(refusal.message.clone());
+            let why = Shown(&refusal.message);
+            tracing::debug!(%why, "refused for now");
+            self.trouble = Some(why.to_string());
             self.turned_away = Some(refusal);
             return;
         }
-        tracing::error!(why = refusal.message, "the node refuses this session");
+        tracing::error!(why = %Shown(&refusal.message), "the node refuses this session");
         let loss = match refusal.kind {
             RefusalKind::Superseded => Loss::Superseded,
             _ => Loss::Refused,

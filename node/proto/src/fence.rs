@@ -1,5 +1,6 @@
 //! Small values that name things on the wire.
 
+use crate::Shown;
 use bincode::{Decode, Encode};
 use lockring_ring::Epoch;
 use std::fmt;
@@ -61,7 +62,7 @@ pub struct Namespace(String);
 
 /// A name that cannot be a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a namespace: use 1 to 64 of a-z A-Z 0-9 . _ -")]
+#[error("\"{}\" is not a namespace: use 1 to 64 of a-z A-Z 0-9 . _ -", Shown(.0))]
 pub struct NamespaceError(pub String);
 
 impl Namespace {

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use lockring_proto::{Claim, ListCursor, ListedLock};
+use lockring_proto::{Claim, ListCursor, ListedLock, exact};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,10 +15,13 @@ use tokio::sync::oneshot;
 /// Most rows of one page.
 const ROWS_MAX: usize = 1000;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct PageQuery {
     #[serde(default)]
     prefix: String,
+    /// The same in hexadecimal, for what is not UTF-8.
+    #[serde(default)]
+    prefix_hex: Option<String>,
     #[serde(default)]
     limit: Option<usize>,
     /// What the page before has called `next`.
@@ -29,8 +32,11 @@ pub(super) struct PageQuery {
 #[derive(Serialize)]
 struct LockView {
     namespace: String,
-    /// Bytes that are not printable ASCII are escaped.
+    /// Exactly; as [`lockring_proto::Shown`] prints it if it is not UTF-8.
     key: String,
+    /// The bytes of a key that is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_hex: Option<String>,
     mode: String,
     holder: Option<String>,
     fence: Option<u64>,
@@ -48,9 +54,11 @@ struct Page<T> {
 
 fn lock_view((namespace, lock): (String, ListedLock)) -> LockView {
     let holder = lock.holder;
+    let (key, key_hex) = exact(&lock.key);
     LockView {
         namespace,
-        key: lock.key.escape_ascii().to_string(),
+        key,
+        key_hex,
         mode: holder
             .as_ref()
             .map_or("", |holder| match holder.claim {
@@ -68,20 +76,44 @@ fn lock_view((namespace, lock): (String, ListedLock)) -> LockView {
     }
 }
 
-fn bad_cursor() -> Response {
-    let message = "the cursor is not one that an earlier page has called `next`\n";
+fn bad(message: &'static str) -> Response {
     (StatusCode::BAD_REQUEST, message).into_response()
+}
+
+fn bad_cursor() -> Response {
+    bad("the cursor is not one that an earlier page has called `next`\n")
+}
+
+fn from_hex(hex: &str) -> Option<Vec<u8>> {
+    if !hex.len().is_multiple_of(2) || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).ok()).collect()
+}
+
+impl PageQuery {
+    fn prefix(&self) -> Option<Vec<u8>> {
+        match &self.prefix_hex {
+            Some(hex) => from_hex(hex).filter(|_| self.prefix.is_empty()),
+            None => Some(self.prefix.clone().into_bytes()),
+        }
+    }
+
+    fn limit(&self) -> Option<usize> {
+        let limit = self.limit.unwrap_or(100);
+        (1..=ROWS_MAX).contains(&limit).then_some(limit)
+    }
+}
+
+fn bad_limit() -> Response {
+    bad("a page has a limit of 1 to 1000 rows\n")
 }
 
 /// `worker.rest`: where a page of several workers begins.
 fn split_cursor(cursor: Option<&str>) -> Option<(usize, Vec<u8>)> {
     let Some(cursor) = cursor else { return Some((0, Vec::new())) };
     let (worker, hex) = cursor.split_once('.')?;
-    if hex.len() % 2 != 0 || !hex.is_ascii() {
-        return None;
-    }
-    let rest = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).ok());
-    Some((worker.parse().ok()?, rest.collect::<Option<_>>()?))
+    Some((worker.parse().ok()?, from_hex(hex)?))
 }
 
 fn join_cursor(worker: usize, rest: &[u8]) -> String {
@@ -116,7 +148,10 @@ pub(super) async fn locks(
     State(shared): State<Arc<Shared>>,
     Query(query): Query<PageQuery>,
 ) -> Response {
-    let limit = query.limit.unwrap_or(100).clamp(1, ROWS_MAX);
+    let Some(limit) = query.limit() else { return bad_limit() };
+    let Some(prefix) = query.prefix() else {
+        return bad("prefix_hex is not bytes in hexadecimal, or prefix is given too\n");
+    };
     let Some((mut worker, rest)) = split_cursor(query.cursor.as_deref()) else {
         return bad_cursor();
     };
@@ -135,7 +170,7 @@ pub(super) async fn locks(
         if rows.len() >= limit || pages == PAGES_PER_REQUEST {
             break Some(join_cursor(worker, &cursor.from.to_be_bytes()));
         }
-        let (at, prefix) = (cursor, query.prefix.clone().into_bytes());
+        let (at, prefix) = (cursor, prefix.clone());
         let wanted = (limit - rows.len()) as u32;
         let ask = |answer| Command::Locks(at, wanted, prefix, answer);
         let page = ask_paced(&shared, worker, ask).await;
@@ -167,7 +202,7 @@ pub(super) async fn sessions(
     State(shared): State<Arc<Shared>>,
     Query(query): Query<PageQuery>,
 ) -> Response {
-    let limit = query.limit.unwrap_or(100).clamp(1, ROWS_MAX);
+    let Some(limit) = query.limit() else { return bad_limit() };
     let Some((mut worker, rest)) = split_cursor(query.cursor.as_deref()) else {
         return bad_cursor();
     };
@@ -246,7 +281,7 @@ mod tests {
         let mut listings = tokio::task::JoinSet::new();
         let begun = Instant::now();
         for _ in 0..3 {
-            let query = PageQuery { prefix: String::new(), limit: None, cursor: None };
+            let query = PageQuery::default();
             listings.spawn(locks(State(Arc::clone(&shared)), Query(query)));
         }
         assert!(listings.join_all().await.iter().all(|response| response.status().is_success()));
