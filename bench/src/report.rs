@@ -7,7 +7,7 @@ use crate::print;
 use crate::safety::SafetyCheck;
 use crate::stats::{Quantiles, Spread, median};
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use lockring_client::proto::Shown;
+use lockring_client::proto::{Shown, visible_json};
 use serde::Serialize;
 
 /// Whether every grant of a run was safe. Otherwise the command must fail.
@@ -236,11 +236,11 @@ pub(crate) fn print_json<T: Serialize>(reports: &[T], output: Output) -> Result<
     let failed = |error| BenchError::system::<serde_json::Error>("the figures as JSON")(error);
     let mut text = String::new();
     if output == Output::Json {
-        text = serde_json::to_string(reports).map_err(failed)?;
+        text = visible_json(&serde_json::to_string(reports).map_err(failed)?);
         text.push('\n');
     } else {
         for report in reports {
-            text += &serde_json::to_string(report).map_err(failed)?;
+            text += &visible_json(&serde_json::to_string(report).map_err(failed)?);
             text.push('\n');
         }
     }

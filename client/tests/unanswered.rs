@@ -5,9 +5,9 @@
 
 use lockring_client::proto::{
     ALPN, Digest, Hello, HelloReply, NodeInfo, PROTOCOL, Refusal, RefusalKind, Reply, Request,
-    RingChunk, RingRun, SERVER_NAME, Welcome, codec,
+    RingChunk, RingRun, SERVER_NAME, Shown, Welcome, codec,
 };
-use lockring_client::{Client, ErrorKind};
+use lockring_client::{Client, Error, ErrorKind};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, ServerConfig, VarInt};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -144,9 +144,13 @@ fn key_of(client: &Client, second: bool) -> String {
 }
 
 async fn connect(endpoint: &Endpoint, folder: &TempDir) -> Client {
+    try_to_connect(endpoint, folder).await.unwrap()
+}
+
+async fn try_to_connect(endpoint: &Endpoint, folder: &TempDir) -> Result<Client, Error> {
     let url = format!("lockring://{}", endpoint.local_addr().unwrap());
     let identity = Some(folder.path().join("client.pem"));
-    Client::builder().identity_argument(identity).connect(&url).await.unwrap()
+    Client::builder().identity_argument(identity).connect(&url).await
 }
 
 #[tokio::test]
@@ -221,12 +225,11 @@ async fn a_key_that_nobody_has_by_the_newest_ring_is_not_waited_for() {
 }
 
 /// Reads a hello and refuses it.
-async fn refuse(endpoint: &Endpoint) -> Connection {
+async fn refuse(endpoint: &Endpoint, message: &str) -> Connection {
     let conn = endpoint.accept().await.unwrap().await.unwrap();
     let (mut send, mut recv) = conn.accept_bi().await.unwrap();
     recv.read_chunk(usize::MAX, true).await.unwrap();
-    let message = "the session id is in use by another identity: make a new one".to_owned();
-    let refusal = Refusal { kind: RefusalKind::ForeignSession, message };
+    let refusal = Refusal { kind: RefusalKind::ForeignSession, message: message.to_owned() };
     let mut frame = Vec::new();
     codec::encode_frame(&HelloReply::Refused(refusal), &mut frame);
     send.write_all(&frame).await.unwrap();
@@ -241,7 +244,7 @@ async fn a_refused_session_says_so_to_every_caller() {
     let listening = endpoint.clone();
     let node = tokio::spawn(async move {
         Served::accept(&listening).await.serve(true).await;
-        refuse(&listening).await
+        refuse(&listening, "the session id is in use by another identity").await
     });
     let scenario = async {
         let client = connect(&endpoint, &folder).await;
@@ -254,6 +257,30 @@ async fn a_refused_session_says_so_to_every_caller() {
             assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
             assert!(error.to_string().contains("another identity"), "{error}");
         }
+    };
+    tokio::time::timeout(Duration::from_secs(20), scenario).await.expect("no answer");
+}
+
+/// An error's text goes to terminals and logs, whatever a node says.
+#[tokio::test]
+async fn what_a_node_says_is_one_line_of_visible_text() {
+    let words = "no\nFORGED \u{1b}[31m\u{202e}\u{9b}31m";
+    let (endpoint, folder) = endpoint();
+    let listening = endpoint.clone();
+    let node = tokio::spawn(async move {
+        let _stands = refuse(&listening, words).await;
+        let conn = listening.accept().await.unwrap().await.unwrap();
+        conn.close(VarInt::from_u32(7), words.as_bytes());
+        listening.wait_idle().await;
+    });
+    let scenario = async {
+        for _ in ["refused", "closed"] {
+            let error = try_to_connect(&endpoint, &folder).await.err().unwrap();
+            let (text, shown) = (error.to_string(), Shown(words).to_string());
+            assert!(text.contains(&shown) && !text.chars().any(char::is_control), "{text:?}");
+            assert!(!text.contains('\u{202e}'), "{text:?}");
+        }
+        node.await.unwrap();
     };
     tokio::time::timeout(Duration::from_secs(20), scenario).await.expect("no answer");
 }

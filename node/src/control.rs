@@ -295,9 +295,9 @@ impl Control {
     }
 }
 
-/// A session as people read it; what a client made up is escaped.
+/// A session as people know it, with what its client calls itself: to be shown as any such text.
 pub(crate) fn who(namespace: &str, name: &str, label: &str) -> String {
-    format!("{namespace}/{name} ({})", label.escape_debug())
+    format!("{namespace}/{name} ({label})")
 }
 
 #[cfg(test)]

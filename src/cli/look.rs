@@ -6,7 +6,7 @@ use super::key;
 use super::output::{self, KeyField, print_rows, seconds};
 use clap::Args as ClapArgs;
 use lockring_client::Inspection;
-use lockring_client::proto::{Claim, ListCursor, ListedLock, Shown};
+use lockring_client::proto::{Claim, ListCursor, ListedLock, Namespace, NamespaceError, Shown};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::io::{BufRead, IsTerminal};
@@ -44,8 +44,18 @@ pub struct InspectArgs {
 #[derive(Debug, ClapArgs)]
 pub struct Of {
     /// The namespace, if not one's own: for operators
-    #[arg(long, value_name = "NS", default_value = "", hide_default_value = true)]
-    namespace: String,
+    #[arg(long, value_name = "NS")]
+    namespace: Option<String>,
+}
+
+impl Of {
+    /// Its name; empty for one's own.
+    fn name(&self) -> Result<&str, Failure> {
+        let Some(name) = &self.namespace else { return Ok("") };
+        let wrong = |error: NamespaceError| Failure::new(exit::USAGE, error.to_string());
+        Namespace::new(name).map_err(wrong)?;
+        Ok(name)
+    }
 }
 
 /// Flags of `release`.
@@ -102,9 +112,10 @@ fn lock_row(lock: &ListedLock, node: u32) -> LockRow {
 
 /// Lists locks, page by page, worker by worker.
 pub async fn locks(global: &Global, args: &LocksArgs) -> Result<ExitCode, Failure> {
+    let of = args.of.name()?;
     let prefix = args.prefix.as_deref().map_or(Ok(Vec::new()), key::read_prefix)?;
     let client = global.connect(global.builder()).await?;
-    let of = client.of_namespace(&args.of.namespace);
+    let of = client.of_namespace(of);
     let mut rows = Vec::new();
     let mut more = false;
     'workers: for worker in client.workers() {
@@ -177,9 +188,9 @@ fn parties(seen: &Inspection) -> Vec<PartyRow> {
 
 /// Shows holders and waiters of a key, and why it is blocked.
 pub async fn inspect(global: &Global, args: &InspectArgs) -> Result<ExitCode, Failure> {
-    let key = key::read(&args.key)?;
+    let (key, of) = (key::read(&args.key)?, args.of.name()?);
     let client = global.connect(global.builder()).await?;
-    let seen = client.of_namespace(&args.of.namespace).inspect(&key).await?;
+    let seen = client.of_namespace(of).inspect(&key).await?;
     client.close().await;
     let columns = ["STATE", "MODE", "WHO", "FENCE", "FOR", "TTL LEFT"];
     print_rows(global.output, &columns, &parties(&seen), |row| {
@@ -226,12 +237,12 @@ fn for_whom(grace_for: &str) -> String {
 
 /// Ends every hold of a key.
 pub async fn release(global: &Global, args: &ReleaseArgs) -> Result<ExitCode, Failure> {
-    let key = key::read(&args.key)?;
+    let (key, of) = (key::read(&args.key)?, args.of.name()?);
     if !args.yes && !confirmed(&key)? {
         return Err(Failure::new(1, "nothing was changed"));
     }
     let client = global.connect(global.builder()).await?;
-    let ended = client.of_namespace(&args.of.namespace).release_by_force(&key).await?;
+    let ended = client.of_namespace(of).release_by_force(&key).await?;
     client.close().await;
     output::line(format_args!("{}: {ended} ended; the next fence is higher", Shown(&key)))?;
     Ok(ExitCode::SUCCESS)

@@ -4,7 +4,7 @@
 use super::connect::Format;
 use super::exit::{self, Failure};
 use comfy_table::{Table, presets};
-use lockring_client::proto::{Shown, exact};
+use lockring_client::proto::{Shown, exact, visible_json};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -74,13 +74,12 @@ pub fn print_rows<T: Serialize>(
     rows: &[T],
     row: impl Fn(&T) -> Vec<String>,
 ) -> Result<(), Failure> {
-    let failed = |error: serde_json::Error| Failure::new(exit::SOFTWARE, error.to_string());
     let mut lines = Vec::new();
     match format {
-        Format::Json => lines.push(serde_json::to_string(rows).map_err(failed)?),
+        Format::Json => lines.push(json(rows)?),
         Format::Jsonl => {
             for one in rows {
-                lines.push(serde_json::to_string(one).map_err(failed)?);
+                lines.push(json(one)?);
             }
         }
         Format::Table => {
@@ -96,6 +95,11 @@ pub fn print_rows<T: Serialize>(
         return Ok(());
     }
     Ok(line(lines.join("\n"))?)
+}
+
+fn json(value: &(impl Serialize + ?Sized)) -> Result<String, Failure> {
+    let failed = |error: serde_json::Error| Failure::new(exit::SOFTWARE, error.to_string());
+    Ok(visible_json(&serde_json::to_string(value).map_err(failed)?))
 }
 
 /// A key in a row: `key` in JSON, exactly. One that is not UTF-8 is no text: `key` is then as

@@ -29,7 +29,7 @@ pub use reply::{
     RingChunk, RingRun, WaiterInfo,
 };
 pub use request::{Claim, Digest, HoldId, ListCursor, Request, Wait};
-pub use shown::{Shown, ShownError, exact, read_shown};
+pub use shown::{Shown, ShownError, exact, read_shown, visible_json};
 pub use time::Time;
 
 /// The ALPN protocol name; the number is the wire version.

@@ -102,6 +102,29 @@ pub fn exact(bytes: &[u8]) -> (String, Option<String>) {
     (Shown(bytes).to_string(), Some(hex))
 }
 
+/// The same JSON text with what [`Shown`] would not print as it is escaped in JSON's own way, which
+/// every reader of JSON undoes. JSON itself asks that only of the first 32 characters.
+///
+/// ```
+/// use lockring_proto::visible_json;
+///
+/// let json = "[\"for \u{202e}\u{9b}31m \u{e0041}\"]";
+/// assert_eq!(visible_json(json), r#"["for \u202e\u009b31m \udb40\udc41"]"#);
+/// ```
+pub fn visible_json(json: &str) -> String {
+    let mut visible = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_visible(c, false) {
+            visible.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _a_string_takes_all = write!(visible, "\\u{unit:04x}");
+        }
+    }
+    visible
+}
+
 /// Why a text does not name bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{} has a backslash that begins no escape: write \\\\ for a backslash, \\xNN for a byte",

@@ -1,6 +1,6 @@
 //! What others wrote, as people read it, and read back.
 
-use lockring_proto::{Shown, read_shown};
+use lockring_proto::{Shown, read_shown, visible_json};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -88,4 +88,19 @@ fn a_backslash_that_begins_no_escape_is_refused() {
         assert!(error.to_string().contains(r"write \\ for a backslash"), "{error}");
     }
     assert_eq!(read_shown(br"\xFf\xfF").as_deref(), Ok(&b"\xff\xff"[..]));
+}
+
+/// What JSON may carry raw is escaped all the same where people would not see it.
+#[test]
+fn json_stays_the_same_text_and_becomes_visible() {
+    for raw in ["\u{7f}", "\u{9b}31m", "a\u{202e}b", "\u{2028}", "\u{feff}", "\u{e0041}", "\u{a0}"]
+    {
+        let json = format!("[\"{raw}\"]");
+        let visible = visible_json(&json);
+        assert!(visible.is_ascii() && visible.contains("\\u"), "{visible}");
+    }
+    for plain in [r#"{"key":"a\\b\u001b \"q\" gr\u00fcn"}"#, "[\"gr\u{fc}n \u{65e5} cafe\u{301}\"]"]
+    {
+        assert_eq!(visible_json(plain), plain);
+    }
 }

@@ -2,11 +2,11 @@
 
 use super::{Shared, unavailable};
 use crate::worker::Command;
-use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use lockring_proto::{Claim, ListCursor, ListedLock, exact};
+use lockring_proto::{Claim, ListCursor, ListedLock, exact, visible_json};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -73,6 +73,14 @@ fn lock_view((namespace, lock): (String, ListedLock)) -> LockView {
         holder: holder.map(|holder| holder.label),
         holders: lock.holders,
         waiters: lock.waiters,
+    }
+}
+
+/// A page, which people ask for from terminals too.
+fn page<T: Serialize>(page: &Page<T>) -> Response {
+    match serde_json::to_string(page) {
+        Ok(json) => ([(CONTENT_TYPE, "application/json")], visible_json(&json)).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
@@ -182,7 +190,7 @@ pub(super) async fn locks(
             None => (worker, cursor) = (worker + 1, ListCursor::default()),
         }
     };
-    Json(Page { rows, next }).into_response()
+    page(&Page { rows, next })
 }
 
 #[derive(Serialize)]
@@ -235,7 +243,7 @@ pub(super) async fn sessions(
     }
     let more = worker < shared.view.workers.len();
     let next = more.then(|| join_cursor(worker, &from.to_be_bytes()));
-    Json(Page { rows, next }).into_response()
+    page(&Page { rows, next })
 }
 
 #[cfg(test)]
