@@ -105,10 +105,12 @@ impl Builder {
         self
     }
 
-    /// How long a hold outlives the last contact. Clamped to 1 s..=1 h; 10 s unless set.
+    /// How long a hold outlives the last contact, 1 s to 1 h: with another one connecting fails as
+    /// [`ErrorKind::Invalid`]. 10 s unless set. A node may have a lower highest value for the
+    /// identity's namespace, which then holds: [`Client::ttl`] says which, and a warning is traced.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = limits::clamp_ttl(ttl);
+        self.ttl = ttl;
         self
     }
 

@@ -64,8 +64,8 @@ impl Client {
         Builder::default()
     }
 
-    /// A client with a session of its own and another TTL, clamped to 1 s..=1 h; the lease belongs
-    /// to the session, never to a single lock.
+    /// A client with a session of its own and another TTL, as [`Builder::ttl`]; the lease belongs to
+    /// the session, never to a single lock.
     ///
     /// Cancel safe, as [`Client::connect`].
     ///
@@ -322,7 +322,9 @@ impl Client {
         self.session.inner().namespace.as_str()
     }
 
-    /// The TTL asked for; [`Guard::ttl`] says the real one.
+    /// The session's TTL, as the node gave it when the client connected: the one asked for, or the
+    /// highest of the namespace if that is lower. A node that was restarted with another highest
+    /// value may change it; [`Guard::ttl`] says the one that holds.
     pub fn ttl(&self) -> Duration {
         self.session.inner().ttl()
     }

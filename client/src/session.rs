@@ -47,6 +47,7 @@ pub(crate) struct Inner {
     pub(crate) namespace: Namespace,
     seed: NamespaceSeed,
     config: LinkConfig,
+    ttl: Duration,
     links: DashMap<WorkerId, Arc<LinkHandle>, BuildHasherDefault<IdHasher>>,
     tickets: AtomicU64,
     /// A session taken up from another process: its workers know a later incarnation than ours.
@@ -113,6 +114,20 @@ fn unreachable(error: &WireError) -> Error {
     Error::new(ErrorKind::Unreachable, error.to_string())
 }
 
+/// The TTL that a worker has given. One that is not what was asked for is told: what is built on it
+/// may break.
+fn granted_ttl(config: &LinkConfig, given: Duration) -> Duration {
+    // Milliseconds are asked for.
+    if given.as_millis() != config.ttl.as_millis() {
+        tracing::warn!(
+            asked = ?config.ttl,
+            ttl = ?given,
+            "the TTL is not the one asked for, but the highest that the node gives in the namespace"
+        );
+    }
+    given
+}
+
 /// Says hello on a first connection and learns the ring.
 async fn greet(
     wire: &mut Wire,
@@ -157,6 +172,10 @@ impl Session {
     pub(crate) async fn open(pool: Arc<Pool>, settings: &Builder) -> Result<Self, Error> {
         let runtime = Handle::try_current()
             .map_err(|_| Error::new(ErrorKind::Config, "a client needs a tokio runtime"))?;
+        if limits::clamp_ttl(settings.ttl) != settings.ttl {
+            let message = format!("a TTL is 1 s to 1 h, not {:?}", settings.ttl);
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let adopted = settings.session.is_some();
         let random = random_session()?;
         let (id, ids) = match settings.session {
@@ -190,6 +209,7 @@ impl Session {
             pool,
             seed: NamespaceSeed::of(namespace.as_str()),
             namespace,
+            ttl: granted_ttl(&config, link.ttl()),
             config,
             links: DashMap::default(),
             tickets: AtomicU64::new(0),
@@ -299,9 +319,9 @@ impl Drop for Session {
 }
 
 impl Inner {
-    /// The TTL asked for.
+    /// The TTL that the first worker gave.
     pub(crate) fn ttl(&self) -> Duration {
-        self.config.ttl
+        self.ttl
     }
 
     /// Starts the task of a link.

@@ -171,7 +171,7 @@ pub fn run(global: &Global, command: &Command) -> Result<ExitCode, Failure> {
                 attacks: args.attacks.clone(),
                 rounds: args.rounds,
                 duration: args.duration,
-                memory_bound: args.memory << 20,
+                memory_bound: args.memory.saturating_mul(1 << 20),
             };
             lockring_bench::run_abuse(&options, output)
         }

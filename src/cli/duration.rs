@@ -1,5 +1,6 @@
 //! Durations on the command line.
 
+use lockring_client::proto::limits;
 use std::time::Duration;
 
 /// Reads `250ms`, `10s`, `5m`, `1h`, or a bare number of seconds, fractions allowed.
@@ -19,9 +20,28 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
 }
 
+/// Reads the TTL of a session, which has a range.
+pub fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = parse(text)?;
+    if limits::clamp_ttl(ttl) != ttl {
+        return Err("a TTL is 1s to 1h".to_owned());
+    }
+    Ok(ttl)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ttl_is_never_cut_to_its_range() {
+        for text in ["0", "999ms", "3600.001", "2h", "999999999999h"] {
+            assert_eq!(ttl(text), Err("a TTL is 1s to 1h".to_owned()), "{text}");
+        }
+        for (text, seconds) in [("1s", 1), ("1h", 3600)] {
+            assert_eq!(ttl(text), Ok(Duration::from_secs(seconds)));
+        }
+    }
 
     #[test]
     fn reads_units_and_bare_seconds() {

@@ -37,11 +37,12 @@ pub struct Args {
     #[arg(long, value_name = "M")]
     capacity: Option<u32>,
     /// How long the hold outlives the last contact (1s to 1h)
-    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = super::duration::parse)]
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = super::duration::ttl)]
     ttl: Duration,
-    /// From SIGTERM to SIGKILL when contact is lost; at most a third of the TTL
-    #[arg(long, value_name = "DUR", default_value = "2s", value_parser = super::duration::parse)]
-    grace: Duration,
+    /// From SIGTERM to SIGKILL when contact is lost; at most a third of the TTL [default: 2s, or a
+    /// third of a shorter TTL]
+    #[arg(long, value_name = "DUR", value_parser = super::duration::parse)]
+    grace: Option<Duration>,
     /// Exit with this code when the key is busy, instead of 75
     #[arg(short = 'E', long, value_name = "CODE")]
     conflict_exit_code: Option<u8>,
@@ -79,6 +80,11 @@ impl Job {
             Some(text) => vec!["sh".into(), "-c".into(), text.clone()],
             None => command.to_vec(),
         };
+        if args.grace.is_some_and(|grace| grace > args.ttl / 3) {
+            return wrong(
+                "--grace is at most a third of --ttl: SIGKILL comes before the lease ends",
+            );
+        }
         if args.print_token && !argv.is_empty() {
             return wrong("--print-token leaves the hold to a token: it runs no command");
         }
@@ -90,6 +96,9 @@ impl Job {
         Ok(Self { key: key::read(key)?, argv })
     }
 }
+
+/// From SIGTERM to SIGKILL, where the TTL has room for it.
+const GRACE_DEFAULT: Duration = Duration::from_secs(2);
 
 /// Without a wait of its own `lock` waits so long for contact with a node.
 const CONTACT_WITHIN: Duration = Duration::from_secs(30);
@@ -242,7 +251,11 @@ async fn hold(
         output::line(held).map_err(|unwritten| given_back(&unwritten))?;
         return hold_until_interrupted(guard, signals).await;
     }
-    let grace = args.grace.min(guard.ttl() / 3);
+    let most = guard.ttl() / 3;
+    let grace = args.grace.unwrap_or(GRACE_DEFAULT).min(most);
+    if args.grace.is_some_and(|asked| asked > most) {
+        tracing::warn!(?grace, "the node gives a shorter TTL: so is the grace, a third of it");
+    }
     let node = client.route(key)?.worker.node;
     let environment = [
         ("LOCKRING_KEY", key::for_environment(key)),

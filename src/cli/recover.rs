@@ -4,7 +4,7 @@ use super::exit::Failure;
 use super::server::failed;
 use super::{duration, output};
 use clap::Args as ClapArgs;
-use lockring_client::proto::{Shown, limits};
+use lockring_client::proto::Shown;
 use lockring_node::store::Store;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,14 +23,13 @@ pub struct Args {
     /// The longest TTL that a session may have: so long nothing is granted after the start. If it
     /// is too short, what a session with a longer one holds may be granted a second time
     /// [default: what the former state tells of; 1h if it cannot be read]
-    #[arg(long, value_name = "DUR", value_parser = duration::parse)]
+    #[arg(long, value_name = "DUR", value_parser = duration::ttl)]
     longest_ttl: Option<Duration>,
 }
 
 /// Makes the state anew.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let longest = args.longest_ttl.map(limits::clamp_ttl);
-    let recovered = Store::recover(&args.data_dir, args.epoch_floor, longest)
+    let recovered = Store::recover(&args.data_dir, args.epoch_floor, args.longest_ttl)
         .map_err(|error| failed(error.into()))?;
     if let Some(former) = recovered.former
         && former.longest_ttl > recovered.longest_ttl

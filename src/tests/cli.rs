@@ -173,7 +173,7 @@ fn the_command_is_stopped_before_the_lock_can_be_granted_again_when_contact_is_l
     // It notes SIGTERM and will not go: only SIGKILL, at the end of the grace, ends it.
     let script =
         format!("trap 'echo term > {}' TERM; while :; do sleep 0.1; done", marker.display());
-    let arguments = ["lock", "c", "--ttl", "2s", "--grace", "10s", "-c", &script];
+    let arguments = ["lock", "c", "--ttl", "2s", "-c", &script];
     let mut holder = Running(dev.command(&arguments).stderr(Stdio::piped()).spawn().unwrap());
     await_that("the lock is held", || dev.outcome(&["lock", "-n", "c", "--", "true"]).0 == 75);
     dev.child.kill().unwrap();
@@ -281,4 +281,41 @@ fn looking_shows_what_is_there() {
     assert!(said.contains("is free"), "{said}");
     let (code, script, _) = dev.outcome(&["completions", "bash"]);
     assert!(code == 0 && script.contains("_lockring"));
+}
+
+/// Outside its range a TTL or a grace is refused before anything is asked of a node; above what the
+/// node allows, the one that holds is told.
+#[test]
+fn what_is_asked_for_is_kept_or_said_not_to_be() {
+    let dev = Dev::start();
+    for arguments in [
+        &["lock", "k", "--ttl", "999ms", "--", "true"][..],
+        &["lock", "k", "--ttl", "0", "--print-token"],
+        &["lock", "k", "--ttl", "61m"],
+        &["lock", "k", "--grace", "4s", "--", "true"],
+        &["lock", "k", "--ttl", "2s", "--grace", "1s", "--", "true"],
+        &["recover", "--epoch-floor=1", "--data-dir=/no/such/dir", "--longest-ttl", "2h"],
+        &["recover", "--epoch-floor=1", "--data-dir=/no/such/dir", "--longest-ttl", "1ms"],
+    ] {
+        let nowhere = ["--endpoints", "lockring://127.0.0.1:9"];
+        let (code, _, said) = dev.outcome(&[&nowhere[..], arguments].concat());
+        assert_eq!(code, 64, "{arguments:?}: {said}");
+        assert!(said.contains("1s to 1h") || said.contains("third of --ttl"), "{said}");
+    }
+    let script = "echo $LOCKRING_TTL_MS";
+    let long = ["lock", "k", "--ttl", "1h", "--grace", "15m", "-c", script];
+    let (code, ttl, said) = dev.outcome(&long);
+    assert_eq!((code, ttl.as_str()), (0, "600000"));
+    for told in ["3600s", "ttl=600s", "grace=200s"] {
+        assert!(said.contains(told), "{told}: {said}");
+    }
+    let quiet = dev.outcome(&[&["-q"], &long[..]].concat());
+    assert_eq!(quiet, (0, "600000".to_owned(), String::new()));
+    for kept in [["--ttl", "10m"], ["--ttl", "1s"], ["--ttl", "1500.5ms"], ["--grace", "3s"]] {
+        let (code, _, said) = dev.outcome(&[&["lock", "k"], &kept[..], &["--", "true"]].concat());
+        assert_eq!((code, said.as_str()), (0, ""), "{kept:?}");
+    }
+    // A wait beyond all times is one without end.
+    let (code, _, said) = dev.outcome(&["lock", "k", "-w", "999999999999h", "-c", script]);
+    assert_eq!((code, said.as_str()), (0, ""));
 }

@@ -236,7 +236,8 @@ fn the_pages_show(node: &Node) {
     let locks: Value = serde_json::from_str(&locks).unwrap();
     let mut listed: Vec<_> = locks["rows"].as_array().unwrap().iter().map(key_of).collect();
     let mut expected = keys();
-    (listed.sort(), expected.sort());
+    listed.sort();
+    expected.sort();
     assert_eq!(listed, expected);
     let (_, one) = node.get("/v1/locks?prefix_hex=6a6f62fF");
     let one: Value = serde_json::from_str(&one).unwrap();

@@ -331,3 +331,20 @@ async fn a_wait_covers_a_node_that_is_away() {
     node.start_again();
     ends("the wait", waits).await.unwrap().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ttl_outside_its_range_is_refused_and_a_client_says_the_one_that_holds() {
+    let node = Node::start(1);
+    for ttl in [Duration::ZERO, Duration::from_millis(999), Duration::from_millis(3_600_001)] {
+        let error = Client::builder().ttl(ttl).connect(&node.url()).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains("1 s to 1 h"), "{error}");
+    }
+    // The node's highest is ten minutes.
+    let hour = client_of(&node, 3600).await;
+    assert_eq!(hour.ttl(), Duration::from_secs(600));
+    assert_eq!(hour.lock("k").await.unwrap().ttl(), hour.ttl());
+    let error = hour.with_ttl(Duration::from_secs(3601)).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert_eq!(hour.with_ttl(Duration::from_secs(5)).await.unwrap().ttl().as_secs(), 5);
+}

@@ -389,8 +389,11 @@ impl<U: Uplink> Driver<U> {
     fn publish(&self) {
         self.lease.is_valid_until(self.link.valid_until());
         if self.link.is_up() {
-            let ttl = self.link.ttl().as_millis() as u64;
-            self.shared.ttl_ms.store(ttl, Ordering::Relaxed);
+            let (ttl, before) = (self.link.ttl(), self.shared.ttl());
+            if ttl != before && !before.is_zero() {
+                tracing::warn!(?before, ?ttl, "the node gives another TTL than before");
+            }
+            self.shared.ttl_ms.store(ttl.as_millis() as u64, Ordering::Relaxed);
         }
     }
 
