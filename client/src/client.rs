@@ -64,8 +64,8 @@ impl Client {
         Builder::default()
     }
 
-    /// A client with a session of its own and another TTL, as [`Builder::ttl`]; the lease belongs to
-    /// the session, never to a single lock.
+    /// A client with a session of its own and another TTL, as [`Builder::ttl`]; the lease belongs
+    /// to the session, never to a single lock.
     ///
     /// Cancel safe, as [`Client::connect`].
     ///

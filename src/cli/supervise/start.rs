@@ -3,7 +3,8 @@
 use super::super::exit;
 use super::signals::Mask;
 use lockring_client::proto::Shown;
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use nix::sys::signal::{SigSet, Signal};
+use rustix::process::{self, Pid, getppid, set_parent_process_death_signal};
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
@@ -24,7 +25,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     };
     let keeper = keeper.to_str().and_then(|text| text.parse().ok()).and_then(Pid::from_raw);
     let mask = mask.to_str().and_then(|text| text.parse().ok()).map(Mask);
-    let bound = set_parent_process_death_signal(Some(Signal::KILL));
+    let bound = set_parent_process_death_signal(Some(process::Signal::KILL));
     if bound.is_err() || getppid() != keeper {
         // It has ended before it could take this process along.
         return ExitCode::from(exit::SOFTWARE);
@@ -37,6 +38,11 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         ErrorKind::NotFound if !is_there(name) => exit::NOT_FOUND,
         _ => exit::CANNOT_RUN,
     };
+    // The attempt has made SIGPIPE deadly, as it is for a command: what is said here may have no
+    // reader.
+    let mut pipe = SigSet::empty();
+    pipe.add(Signal::SIGPIPE);
+    let _or_else_it_is_the_exit_code = pipe.thread_block();
     let name = Shown(name.as_bytes());
     exit::report(&exit::Failure::new(code, format!("cannot run {name}: {error}")))
 }
