@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Running, await_that, binary};
+use common::{Running, await_that, binary, signal};
 use lockring::Client;
 use lockring_client::proto::Shown;
 use serde_json::Value;
@@ -262,6 +262,33 @@ fn the_pages_show(node: &Node) {
     assert_eq!(node.get("/v1/locks?limit=%1b[31m&cursor=%0aFORGED").0, 400);
 }
 
+/// What is printed of a lock that is held without a command, or by a token.
+fn the_lines_of_holds_show(node: &Node) {
+    for key in keys() {
+        let shown = Shown([b"free ", key.as_slice()].concat()).to_string();
+        let mut command = binary();
+        command.args(["lock", &shown]).env("LOCKRING_ENDPOINTS", node.url());
+        let mut holder = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+        let mut line = Vec::new();
+        let mut stdout = BufReader::new(holder.0.stdout.take().unwrap());
+        stdout.read_until(b'\n', &mut line).unwrap();
+        signal(&holder.0, "TERM");
+        holder.0.wait().unwrap();
+        assert_visible(&shown, &line);
+        assert!(line.starts_with(format!("{shown} fence ").as_bytes()), "{line:?}");
+        let (code, token, _) = node.run(&["lock", "--print-token", &shown]);
+        assert_eq!(code, 0);
+        let file = node.folder.path().join("token");
+        fs::write(&file, token).unwrap();
+        let by_token = format!("--token-file={}", file.display());
+        let (code, renewed, _) = node.run(&["renew", &by_token]);
+        assert!(code == 0 && renewed.starts_with(&format!("{shown} fence ")), "{renewed}");
+        assert_eq!(node.run(&["unlock", &by_token]).0, 0);
+        let (code, _, said) = node.run(&["unlock", &by_token]);
+        assert_eq!(code, 79, "{said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_door_shows_what_others_wrote_and_obeys_none_of_it() {
     let node = Node::start(TempDir::new().unwrap(), 0, "127.0.0.1:0");
@@ -271,6 +298,7 @@ async fn every_door_shows_what_others_wrote_and_obeys_none_of_it() {
     });
     the_commands_show(&node);
     the_pages_show(&node);
+    the_lines_of_holds_show(&node);
     node.rude_guests().await;
     let closed = || node.log().matches("FORGED").count() >= 2;
     await_that("the log has the words of a connection", closed);
