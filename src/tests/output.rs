@@ -34,14 +34,25 @@ impl Sink {
 
 fn client(node: &Node, arguments: &[&str]) -> Command {
     let mut command = binary();
-    command.args(arguments).env("LOCKRING_ENDPOINTS", node.url());
+    command.args(arguments).env("LOCKRING_ENDPOINTS", node.url()).stdout(Stdio::null());
     command
 }
 
 /// Its exit code, and what it says on stderr.
 fn outcome(command: &mut Command) -> (Option<i32>, String) {
-    let output = command.stderr(Stdio::piped()).output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    let mut child = support::Running(command.stderr(Stdio::piped()).spawn().unwrap());
+    let mut stderr = child.0.stderr.take().unwrap();
+    let said = std::thread::spawn(move || {
+        let mut said = String::new();
+        stderr.read_to_string(&mut said).unwrap();
+        said
+    });
+    let mut status = None;
+    support::await_that("the end of a command", || {
+        status = child.0.try_wait().unwrap();
+        status.is_some()
+    });
+    (status.unwrap().code(), said.join().unwrap())
 }
 
 fn is_free(node: &Node, key: &str) -> bool {
@@ -139,7 +150,7 @@ fn a_lock_whose_fence_or_token_nobody_has_is_given_back() {
     closed.args(["-c", "exec \"$0\" lock k --print-token >&-", env!("CARGO_BIN_EXE_lockring")]);
     closed.env("LOCKRING_ENDPOINTS", node.url());
     let mut discarded = client(&node, &["lock", "k", "--print-token"]);
-    for command in [&mut closed, discarded.stdout(Stdio::null())] {
+    for command in [&mut closed, &mut discarded] {
         let (code, said) = outcome(command);
         assert_eq!(code, Some(74), "{said}");
         assert!(said.contains("token"), "{said}");
