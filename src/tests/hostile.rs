@@ -8,6 +8,7 @@ mod common;
 use common::{Running, await_that, binary, signal};
 use lockring::Client;
 use lockring_client::proto::Shown;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -289,6 +290,28 @@ fn the_lines_of_holds_show(node: &Node) {
     }
 }
 
+/// On a terminal it is asked before a hold is ended by force.
+fn the_question_shows(node: &Node) {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let theirs = OsString::from_vec(ptsname(&ours, Vec::new()).unwrap().into_bytes());
+    let mut ours = File::from(ours);
+    for key in keys() {
+        let shown = Shown(key).to_string();
+        ours.write_all(b"n\n").unwrap();
+        let mut command = binary();
+        command.args(["release", "--force", &shown]).env("LOCKRING_ENDPOINTS", node.url());
+        let terminal = File::options().read(true).write(true).open(&theirs).unwrap();
+        let output = command.stdin(terminal).output().unwrap();
+        assert_visible(&shown, &output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{shown}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.starts_with(&format!("End every hold of {shown}?")), "{said}");
+        assert!(said.contains("nothing was changed"), "{said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_door_shows_what_others_wrote_and_obeys_none_of_it() {
     let node = Node::start(TempDir::new().unwrap(), 0, "127.0.0.1:0");
@@ -299,6 +322,7 @@ async fn every_door_shows_what_others_wrote_and_obeys_none_of_it() {
     the_commands_show(&node);
     the_pages_show(&node);
     the_lines_of_holds_show(&node);
+    the_question_shows(&node);
     node.rude_guests().await;
     let closed = || node.log().matches("FORGED").count() >= 2;
     await_that("the log has the words of a connection", closed);

@@ -1,6 +1,7 @@
 //! The tables of `src/wrapper.md`, line by line: what a command under a lock meets.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+#![allow(clippy::print_stdout, reason = "what a test prints is captured")]
 
 mod common;
 
