@@ -127,10 +127,16 @@ pub fn kill_all(mut reaped: impl FnMut(Pid, WaitStatus)) -> std::result::Result<
         for process in &left {
             let _told_by_what_is_left = process.send(Signal::KILL);
         }
-        while let Ok(Some((pid, status))) = reap() {
-            reaped(pid, status);
-        }
-        if left.is_empty() {
+        // A list made while processes fork and end may lack one, but all who lose their parent
+        // become children of this process: without a child nothing is left.
+        let is_childless = loop {
+            match reap() {
+                Ok(Some((pid, status))) => reaped(pid, status),
+                Ok(None) => break false,
+                Err(_) => break true,
+            }
+        };
+        if is_childless {
             return Ok(());
         }
         if began.elapsed() > GIVE_UP {
