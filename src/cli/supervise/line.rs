@@ -114,10 +114,14 @@ impl Line {
 
     fn take(&self) -> Result<Option<[u8; BYTES]>> {
         let mut bytes = [0; BYTES];
-        match recv(&self.0, &mut bytes, RecvFlags::DONTWAIT) {
-            Ok((BYTES, _)) => Ok(Some(bytes)),
-            Ok(_) | Err(Errno::CONNRESET) => Ok(None),
-            Err(error) => Err(error),
+        loop {
+            match recv(&self.0, &mut bytes, RecvFlags::DONTWAIT) {
+                Ok((BYTES, _)) => return Ok(Some(bytes)),
+                Ok(_) => return Ok(None),
+                // The other has ended without reading all it was told: its last words are there.
+                Err(Errno::CONNRESET) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }
@@ -181,8 +185,10 @@ mod tests {
         for order in orders {
             assert_eq!(theirs.next_order(), Ok(Some(order)));
         }
+        ours.order(Order::Lost).unwrap();
         let report = Report { status: 0x0f, stopped: true, left: 3 };
         theirs.report(report).unwrap();
+        // With an order that it has not read.
         drop(theirs);
         assert_eq!(ours.next_report(), Ok(Some(report)));
         assert_eq!(ours.next_report(), Ok(None));
