@@ -5,10 +5,10 @@ use crate::identity::{Identity, NameError, Role};
 use lockring_proto::{Namespace, SERVER_NAME};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SanType, date_time_ymd,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, date_time_ymd,
 };
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -17,6 +17,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 pub const CA_CERTIFICATE: &str = "ca.pem";
 /// File name of the authority's key.
 pub const CA_KEY: &str = "ca.key";
+
+/// What stands before the 32 bytes of an Ed25519 key in PKCS#8 version 1, which has no public key
+/// (RFC 8410, section 7). The version 2 that ring and rcgen make is not read by OpenSSL 3.
+const PKCS8_V1: [u8; 16] = [0x30, 46, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 34, 4, 32];
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_LIFE: Duration = Duration::from_secs(3653 * 24 * 60 * 60);
@@ -64,6 +68,9 @@ pub enum AuthorityError {
         /// What is wrong with it.
         why: String,
     },
+    /// The system gives no randomness.
+    #[error("no randomness for a key: {0}")]
+    Random(#[from] getrandom::Error),
     /// The library that makes certificates failed: our own fault, or no randomness.
     #[error("a certificate could not be made: {0}")]
     Make(#[from] rcgen::Error),
@@ -75,7 +82,7 @@ impl Authority {
     /// # Errors
     /// When the system gives no randomness.
     pub fn create() -> Result<Self, AuthorityError> {
-        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+        let key = new_key()?;
         let mut params = CertificateParams::default();
         // Part of the key in the name lets people, and error messages, tell two clusters apart.
         let mut name = "lockring CA ".to_owned();
@@ -177,7 +184,7 @@ impl Authority {
     }
 
     fn issue(&self, identity: &Identity) -> Result<NodeCertificate, AuthorityError> {
-        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+        let key = new_key()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name(&identity.to_string());
         set_life(&mut params, LEAF_LIFE);
@@ -193,6 +200,15 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(NodeCertificate { certificate: certificate.pem(), key: key.serialize_pem() })
     }
+}
+
+/// Any 32 bytes are an Ed25519 key.
+fn new_key() -> Result<KeyPair, AuthorityError> {
+    let mut der = [0; PKCS8_V1.len() + 32];
+    let (head, secret) = der.split_at_mut(PKCS8_V1.len());
+    head.copy_from_slice(&PKCS8_V1);
+    getrandom::fill(secret)?;
+    Ok(KeyPair::try_from(&PrivatePkcs8KeyDer::from(&der[..]))?)
 }
 
 fn common_name(name: &str) -> DistinguishedName {
