@@ -141,7 +141,7 @@ impl Contender {
                 let (server, access) = lockring::spawn(&given, None, &["echo-server"]).await?;
                 let mut ends = Vec::new();
                 for _ in 0..plan.connections {
-                    let wire = access.wire(0).await;
+                    let wire = access.wire().await;
                     let wire = wire.map_err(|error| refused(&given, error.to_string()))?;
                     ends.push((InOrderProtocol::new(Question::Echo), wire.into_stream()));
                 }

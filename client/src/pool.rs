@@ -10,7 +10,7 @@ use dashmap::DashMap;
 use lockring_ring::NamespaceSeed;
 use quinn::{ClientConfig, Endpoint};
 use std::future::{Future, poll_fn};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::Poll;
@@ -29,8 +29,9 @@ pub(crate) struct Pool {
     links: Mutex<Vec<mpsc::WeakUnboundedSender<Command>>>,
     /// One endpoint per address family, made when first needed.
     endpoints: DashMap<bool, Endpoint>,
-    /// Where a node was found whose ring entry names no host.
-    found_at: DashMap<u32, IpAddr>,
+    /// Where worker 0 of a node was found whose ring entry names no host, or would be if another
+    /// worker was.
+    found_at: DashMap<u32, SocketAddr>,
 }
 
 impl Pool {
@@ -77,9 +78,10 @@ impl Pool {
         links.push(link.downgrade());
     }
 
-    /// Remembers the address by which a node was reached.
-    pub(crate) fn found(&self, node: u32, at: IpAddr) {
-        self.found_at.insert(node, at);
+    /// Remembers the address by which a worker was reached.
+    pub(crate) fn found(&self, worker: WorkerId, mut at: SocketAddr) {
+        at.set_port(at.port().saturating_sub(worker.worker));
+        self.found_at.insert(worker.node, at);
     }
 
     /// Connects to whichever address of a seed answers first.
@@ -117,16 +119,27 @@ impl Pool {
     async fn addresses(&self, worker: WorkerId) -> Result<Option<Vec<SocketAddr>>, WireError> {
         let Some(ring) = self.ring() else { return Ok(None) };
         let Some(node) = ring.node(worker.node) else { return Ok(None) };
-        if worker.worker >= node.workers {
-            let gone = format!("node {} has no worker {} any more", worker.node, worker.worker);
-            return Err(WireError::Ended(gone));
+        let gone = || {
+            let WorkerId { node, worker } = worker;
+            WireError::Ended(format!("node {node} has no worker {worker} any more"))
+        };
+        let Some((host, port)) = node.address(worker.worker) else {
+            return Err(gone());
+        };
+        if host.is_empty() {
+            let Some(found) = self.found_at.get(&worker.node).map(|at| *at.value()) else {
+                return Ok(None);
+            };
+            // Its ports may be published under other numbers, one by one or all in a row.
+            let published = found.port().saturating_add(worker.worker);
+            let mut addrs = vec![SocketAddr::new(found.ip(), published)];
+            if port != published {
+                addrs.push(SocketAddr::new(found.ip(), port));
+            }
+            return Ok(Some(addrs));
         }
-        let port = node.port.saturating_add(worker.worker);
-        if node.host.is_empty() {
-            let found = self.found_at.get(&worker.node).map(|at| *at.value());
-            return Ok(found.map(|ip| vec![SocketAddr::new(ip, port)]));
-        }
-        let seed = Seed { host: Host::from_text(&node.host), port };
+        let Some(host) = Host::of_ring(host) else { return Err(gone()) };
+        let seed = Seed { host, port };
         Ok(Some(resolve(&seed).await?))
     }
 

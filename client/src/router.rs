@@ -2,12 +2,13 @@
 //! parts; [`crate::Client::ring`] gives the one that a client routes by.
 //!
 //! ```
-//! use lockring_client::proto::{NamespaceSeed, NodeInfo, RingChunk, RingRun};
+//! use lockring_client::proto::{NamespaceSeed, NodeAddress, NodeInfo, RingChunk, RingRun};
 //! use lockring_client::router::{Ring, RingError, Route, WorkerId};
 //!
 //! # fn main() -> Result<(), RingError> {
 //! // One node with four workers owns all of 2^8 cells.
-//! let node = NodeInfo { id: 1, host: "10.0.0.7".to_owned(), port: 7420, workers: 4, boot: 1 };
+//! let addresses = vec![NodeAddress { host: "10.0.0.7".to_owned(), port: 7420 }];
+//! let node = NodeInfo { id: 1, addresses, workers: 4, boot: 1 };
 //! let all = RingRun { cells: 256, owner: 1, backup: None, epoch: 1 };
 //! let part = RingChunk {
 //!     version: 3, cell_bits: 8, nodes: vec![node.clone()], first: 0, runs: vec![all], last: true,
@@ -26,6 +27,7 @@
 //! # Ok(()) }
 //! ```
 
+use crate::target::Host;
 use lockring_proto::{NodeInfo, RingChunk, Shown};
 use lockring_ring::{CellBits, CellId, KeyHash, NamespaceSeed, hash_key};
 use std::collections::BTreeMap;
@@ -70,6 +72,16 @@ fn worker_at(owner: &NodeInfo, cell: u16) -> WorkerId {
     WorkerId { node: owner.id, worker: cell & (owner.workers - 1) }
 }
 
+/// Whether every worker has an address that one could connect to.
+fn has_addresses(node: &NodeInfo) -> bool {
+    (0..node.workers).all(|worker| {
+        let at = node.address(worker);
+        at.is_some_and(|(host, port)| {
+            port != 0 && (host.is_empty() || Host::of_ring(host).is_some())
+        })
+    })
+}
+
 impl Ring {
     /// Puts a ring together from its parts, in order.
     ///
@@ -102,6 +114,9 @@ impl Ring {
         let nodes: Vec<NodeInfo> = nodes.into_values().collect();
         if let Some(node) = nodes.iter().find(|node| !node.workers.is_power_of_two()) {
             return wrong(format!("node {} with {} workers", node.id, node.workers));
+        }
+        if let Some(node) = nodes.iter().find(|node| !has_addresses(node)) {
+            return wrong(format!("node {} without an address for each worker", node.id));
         }
         let place = |owner: u32| {
             let at = nodes.binary_search_by_key(&owner, |node| node.id).ok();

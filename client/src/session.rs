@@ -200,10 +200,10 @@ impl Session {
             .map_err(|_| Error::new(ErrorKind::Unreachable, "the node does not answer a hello"))?;
         let (welcome, ring) = greeted?;
         pool.learn(ring);
-        pool.found(welcome.node, wire.remote().ip());
+        let worker = WorkerId { node: welcome.node, worker: welcome.worker };
+        pool.found(worker, wire.remote());
         let namespace = Namespace::new(&welcome.namespace)
             .map_err(|error| Error::new(ErrorKind::Config, error.to_string()))?;
-        let worker = WorkerId { node: welcome.node, worker: welcome.worker };
         let inner = Arc::new(Inner {
             id,
             pool,

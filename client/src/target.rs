@@ -69,9 +69,9 @@ impl TargetError {
 }
 
 impl Host {
-    /// A host as a node gives it in the ring: an address, or else a name.
-    pub(crate) fn from_text(text: &str) -> Self {
-        text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Ip)
+    /// A host as a node gives it in the ring: an address, of version 6 without brackets, or a name.
+    pub(crate) fn of_ring(text: &str) -> Option<Self> {
+        text.parse().map_or_else(|_| named_host(text).ok(), |ip| Some(Self::Ip(ip)))
     }
 }
 
@@ -137,6 +137,27 @@ impl FromStr for Seed {
 
     /// Reads `HOST`, `HOST:PORT`, `[IPV6]` or `[IPV6]:PORT`.
     fn from_str(text: &str) -> Result<Self, TargetError> {
+        let (host, port) = Host::with_port(text)?;
+        Ok(Self { host, port: port.unwrap_or(DEFAULT_PORT) })
+    }
+}
+
+impl Host {
+    /// Reads `HOST`, `HOST:PORT`, `[IPV6]` or `[IPV6]:PORT`.
+    ///
+    /// ```
+    /// use lockring_client::target::{Host, TargetError};
+    ///
+    /// # fn main() -> Result<(), TargetError> {
+    /// let (host, port) = Host::with_port("[2001:db8::7]:7430")?;
+    /// assert_eq!((host.to_string().as_str(), port), ("[2001:db8::7]", Some(7430)));
+    /// assert_eq!(Host::with_port("locks.example.net")?.1, None);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When it is neither an address nor a name, or the port is none.
+    pub fn with_port(text: &str) -> Result<(Self, Option<u16>), TargetError> {
         let wrong = |why| TargetError::new(text, why);
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (address, after) =
@@ -159,7 +180,7 @@ impl FromStr for Seed {
             };
             (named_host(host).map_err(wrong)?, port)
         };
-        Ok(Self { host, port: port.map_or(Ok(DEFAULT_PORT), parse_port).map_err(wrong)? })
+        Ok((host, port.map(parse_port).transpose().map_err(wrong)?))
     }
 }
 

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use lockring_client::proto::{
-    ALPN, Digest, Hello, HelloReply, NodeInfo, PROTOCOL, Refusal, RefusalKind, Reply, Request,
-    RingChunk, RingRun, SERVER_NAME, Shown, Welcome, codec,
+    ALPN, Digest, Hello, HelloReply, NodeAddress, NodeInfo, PROTOCOL, Refusal, RefusalKind, Reply,
+    Request, RingChunk, RingRun, SERVER_NAME, Shown, Welcome, codec,
 };
 use lockring_client::{Client, Error, ErrorKind};
 use quinn::crypto::rustls::QuicServerConfig;
@@ -131,7 +131,8 @@ impl Served {
 
 /// A ring of one node with two workers, only the first of which is there.
 fn ring(port: u16) -> RingChunk {
-    let node = NodeInfo { id: 1, host: "127.0.0.1".to_owned(), port, workers: 2, boot: 1 };
+    let addresses = vec![NodeAddress { host: "127.0.0.1".to_owned(), port }];
+    let node = NodeInfo { id: 1, addresses, workers: 2, boot: 1 };
     let all = RingRun { cells: 2, owner: 1, backup: None, epoch: 1 };
     RingChunk { version: 1, cell_bits: 1, nodes: vec![node], first: 0, runs: vec![all], last: true }
 }

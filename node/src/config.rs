@@ -1,5 +1,6 @@
 //! How a node is to run.
 
+use crate::advertise::Advertised;
 use crate::gate::HandshakeLimits;
 use crate::memory::MemoryLimit;
 use crate::ttl::TtlMax;
@@ -28,8 +29,9 @@ pub struct NodeConfig {
     pub data: Data,
     /// Address of worker 0; worker i listens i ports above. Port 0: any free ones.
     pub listen: SocketAddr,
-    /// Host name or address that clients are told; `None`: the one they came by.
-    pub advertise: Option<String>,
+    /// Where clients are told to connect: one address, from whose port those of all workers are
+    /// counted up, or one for each worker. Empty: to the address they came by.
+    pub advertise: Vec<Advertised>,
     /// Number of workers, a power of two.
     pub workers: u16,
     /// log2 of the number of cells; fixed when the cluster is made.
@@ -56,7 +58,7 @@ impl NodeConfig {
         Self {
             data,
             listen: ([127, 0, 0, 1], 0).into(),
-            advertise: None,
+            advertise: Vec::new(),
             workers: 1,
             cell_bits: CellBits::DEFAULT,
             admin: None,

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod advertise;
 pub mod authority;
 mod bucket;
 pub mod config;

@@ -1,6 +1,7 @@
 //! Assembly: the one place where threads, runtimes and sockets are made.
 
 use crate::admin::{self, Admin, View};
+use crate::advertise::{self, AdvertiseError};
 use crate::config::{Data, NodeConfig};
 use crate::conns::WorkerState;
 use crate::control::{Control, Health, Order};
@@ -14,7 +15,7 @@ use crate::tls;
 use crate::ttl::TtlMax;
 use crate::worker::{self, Command, Report};
 use lockring_core::{Config, Machine};
-use lockring_proto::{NodeInfo, Shown, Time, clock, limits};
+use lockring_proto::{NodeAddress, NodeInfo, Shown, Time, clock, limits};
 use lockring_ring::{Epoch, RingVersion};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,6 +36,9 @@ pub enum StartError {
     /// The number of workers is not usable.
     #[error("{0} workers: use a power of two, 1 to 256")]
     Workers(u16),
+    /// The ports of the workers are counted up beyond the last one there is.
+    #[error("{1} workers need ports from {0} up, beyond 65535: listen at a lower one")]
+    Ports(u16, u16),
     /// The state could not be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -47,6 +51,9 @@ pub enum StartError {
     /// No run of free ports was found.
     #[error("found no {0} free ports in a row: name a first one with --listen")]
     NoPorts(u16),
+    /// Clients cannot be told these addresses.
+    #[error("--advertise: {0}")]
+    Advertise(#[from] AdvertiseError),
     /// The admin port could not be used.
     #[error("cannot serve admin HTTP on {0}: {1}; choose another address with --admin")]
     Admin(SocketAddr, std::io::Error),
@@ -120,12 +127,17 @@ impl Node {
         if !config.workers.is_power_of_two() || config.workers > 256 {
             return Err(StartError::Workers(config.workers));
         }
+        let (port, workers) = (config.listen.port(), config.workers);
+        if port.checked_add(workers - 1).is_none() {
+            return Err(StartError::Ports(port, workers));
+        }
         let (store, files) = match &config.data {
             Data::Directory(dir) => (Store::open(dir)?, files::ensure_files(dir)?),
             Data::Memory { client } => (Store::in_memory()?, files::in_memory(client)?),
         };
         let server = tls::server_config(&files)?;
         let sockets = Sockets::bind(config.listen, config.workers)?;
+        let addresses = advertise::addresses(config, sockets.first.port())?;
         let admin = config.admin.map(admin::bind).transpose()?;
         let tag_secret = tag_secret()?;
         // All that may fail at a user's doing has been done: from here on the next start would wait
@@ -134,7 +146,7 @@ impl Node {
         let (tell, deaths) = mpsc::unbounded_channel();
         let (orders, inbox) = std_mpsc::channel();
         let base = base(config, &boot, tag_secret);
-        let ring = ring(config, &boot, sockets.first.port(), base.ring_version);
+        let ring = ring(config, &boot, addresses, base.ring_version);
         let mut workers = Vec::with_capacity(sockets.sockets.len());
         for (index, socket) in sockets.sockets.into_iter().enumerate() {
             let start = WorkerStart {
@@ -338,9 +350,13 @@ fn tag_secret() -> Result<[u64; 4], std::io::Error> {
 }
 
 /// The ring of a cluster of one: every cell is this node's.
-fn ring(config: &NodeConfig, boot: &Boot, port: u16, version: RingVersion) -> RingTable {
-    let host = config.advertise.clone().unwrap_or_default();
-    let node = NodeInfo { id: boot.node, host, port, workers: config.workers, boot: boot.boot };
+fn ring(
+    config: &NodeConfig,
+    boot: &Boot,
+    addresses: Vec<NodeAddress>,
+    version: RingVersion,
+) -> RingTable {
+    let node = NodeInfo { id: boot.node, addresses, workers: config.workers, boot: boot.boot };
     RingTable::new(version, config.cell_bits, node, Epoch(boot.epoch_floor))
 }
 
@@ -373,7 +389,7 @@ impl Sockets {
     fn bind_from(first: SocketAddr, workers: u16) -> Result<Self, BindError> {
         let sockets = (0..workers).map(|index| {
             let mut at = first;
-            at.set_port(first.port().saturating_add(index));
+            at.set_port(first.port() + index);
             endpoint::socket(at)
         });
         Ok(Self { first, sockets: sockets.collect::<Result<_, _>>()? })

@@ -3,8 +3,9 @@
 use lockring_proto::{NodeInfo, RingChunk, RingRun};
 use lockring_ring::{CellBits, CellId, Epoch, RingVersion};
 
-/// Runs in one part: at 14 bytes each at most, a part stays below 32 KiB.
-const RUNS_PER_CHUNK: usize = 2048;
+/// Runs in one part: at 14 bytes each at most, a part stays below 32 KiB, the first with the hosts
+/// and ports of a node too.
+const RUNS_PER_CHUNK: usize = 1024;
 
 /// Every cell is one node's; epochs differ only where a counter was used up.
 #[derive(Clone)]

@@ -6,10 +6,13 @@ use super::key;
 use super::output::{self, KeyField, print_rows, seconds};
 use clap::Args as ClapArgs;
 use lockring_client::Inspection;
-use lockring_client::proto::{Claim, ListCursor, ListedLock, Namespace, NamespaceError, Shown};
+use lockring_client::proto::{
+    Claim, ListCursor, ListedLock, Namespace, NamespaceError, NodeAddress, NodeInfo, Shown,
+};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::io::{BufRead, IsTerminal};
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
 /// Flags of `locks`.
@@ -276,6 +279,16 @@ struct NodeRow {
     grace_for: String,
 }
 
+/// Where clients are told to connect to a node.
+fn address(node: &NodeInfo) -> String {
+    let shown = |at: &NodeAddress| match at.host.parse::<IpAddr>() {
+        _ if at.host.is_empty() => format!("port {}", at.port),
+        Ok(ip) => SocketAddr::new(ip, at.port).to_string(),
+        Err(_) => format!("{}:{}", at.host, at.port),
+    };
+    node.addresses.iter().map(shown).collect::<Vec<_>>().join(",")
+}
+
 /// Shows the nodes as the ring has them, and whether they grant.
 pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
     let client = global.connect(global.builder()).await?;
@@ -286,11 +299,7 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
         .flat_map(|ring| ring.nodes().map(|node| (ring.version(), ring.cells_of(node.id), node)))
         .map(|(ring_version, cells, node)| NodeRow {
             node: node.id,
-            address: if node.host.is_empty() {
-                format!("port {}", node.port)
-            } else {
-                format!("{}:{}", node.host, node.port)
-            },
+            address: address(node),
             workers: node.workers,
             boot: node.boot,
             cells,

@@ -27,7 +27,7 @@ pub struct EchoArgs {
 #[expect(clippy::needless_pass_by_value, reason = "used as a function of map_err")]
 pub fn failed(error: StartError) -> Failure {
     let code = match error {
-        StartError::Workers(_) => exit::USAGE,
+        StartError::Workers(_) | StartError::Ports(..) | StartError::Advertise(_) => exit::USAGE,
         _ => exit::CONFIG,
     };
     Failure::new(code, error.to_string())

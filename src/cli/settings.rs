@@ -5,6 +5,8 @@ use super::quotas::Quotas;
 use super::{connect, duration, size};
 use clap::Args as ClapArgs;
 use lockring_client::proto::{Namespace, limits};
+use lockring_client::target::Host;
+use lockring_node::advertise::{self, Advertised};
 use lockring_node::{Data, HandshakeLimits, MemoryLimit, NodeConfig, TtlMax};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -31,6 +33,16 @@ pub fn admin(text: &str) -> Result<AdminAddr, String> {
     text.parse().map(|addr| AdminAddr(Some(addr))).map_err(wrong)
 }
 
+/// Reads an address to advertise.
+fn advertised(text: &str) -> Result<Advertised, String> {
+    let (host, port) = Host::with_port(text).map_err(|error| format!("{text:?}: {}", error.why))?;
+    let host = match host {
+        Host::Ip(ip) => ip.to_string(),
+        Host::Name(name) => name,
+    };
+    Ok(Advertised { host, port })
+}
+
 /// Flags of `server`. A flag overrides the environment, which overrides the config file.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
@@ -43,9 +55,17 @@ pub struct Args {
     /// Address of worker 0; worker i listens i ports above [default: 127.0.0.1:7420]
     #[arg(long, env = "LOCKRING_LISTEN", value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// Host name or address that clients are told; else the one they came by
-    #[arg(long, env = "LOCKRING_ADVERTISE", value_name = "HOST")]
-    advertise: Option<String>,
+    /// Where clients are told to connect: one entry, from whose port those of all workers are
+    /// counted up, or one for each worker; without a port that listened at [default: the address
+    /// they came by]
+    #[arg(
+        long,
+        env = "LOCKRING_ADVERTISE",
+        value_name = "HOST[:PORT][,...]",
+        value_parser = advertised,
+        value_delimiter = ','
+    )]
+    advertise: Vec<Advertised>,
     /// Number of workers, a power of two [default: one a core]
     #[arg(long, env = "LOCKRING_WORKERS", value_name = "N")]
     workers: Option<u16>,
@@ -120,6 +140,9 @@ impl Args {
         let file = FileConfig::read(self.config.as_deref())?;
         let file_admin = read("admin", file.admin.as_deref(), admin)?;
         let file_drain = read("drain", file.drain.as_deref(), duration::parse)?;
+        let file_advertise = read("advertise", file.advertise.as_deref(), |entries| {
+            entries.split(',').map(advertised).collect::<Result<Vec<_>, _>>()
+        })?;
         let file_memory = read("memory_limit", file.memory_limit.as_deref(), size::limit)?;
         let ttl_max = self.ttl_max(&file)?;
         let handshakes = self.handshakes(&file)?;
@@ -129,9 +152,13 @@ impl Args {
             Failure::new(exit::USAGE, message)
         })?;
         let default = NodeConfig::new(Data::Directory(data_dir));
-        Ok(NodeConfig {
+        let config = NodeConfig {
             listen: self.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 7420).into()),
-            advertise: self.advertise.clone().or(file.advertise),
+            advertise: if self.advertise.is_empty() {
+                file_advertise.unwrap_or_default()
+            } else {
+                self.advertise.clone()
+            },
             workers: self.workers.or(file.workers).unwrap_or_else(default_workers),
             admin: self
                 .admin
@@ -148,7 +175,12 @@ impl Args {
                 self.admin_host.clone()
             },
             ..default
-        })
+        };
+        // By any port if the system is to choose one, which has room above.
+        let listen = config.listen.port().max(1);
+        advertise::addresses(&config, listen)
+            .map_err(|error| Failure::new(exit::USAGE, format!("--advertise: {error}")))?;
+        Ok(config)
     }
 
     fn handshakes(&self, file: &FileConfig) -> Result<HandshakeLimits, Failure> {
@@ -201,6 +233,16 @@ fn read<T>(
     text.map(parse).transpose().map_err(|why| wrong(what, &why))
 }
 
+/// The addresses that clients are told, as the flag takes them.
+fn addresses(advertised: &[Advertised]) -> String {
+    let entry = |at: &Advertised| {
+        let host = if at.host.contains(':') { format!("[{}]", at.host) } else { at.host.clone() };
+        host + &at.port.map_or_else(String::new, |port| format!(":{port}"))
+    };
+    let entries: Vec<String> = advertised.iter().map(entry).collect();
+    if entries.is_empty() { "as reached".to_owned() } else { entries.join(",") }
+}
+
 /// What would be used, for people.
 pub fn shown(config: &NodeConfig) -> String {
     let mut lines = Vec::new();
@@ -211,7 +253,7 @@ pub fn shown(config: &NodeConfig) -> String {
         "listen {}\nadvertise {}\nworkers {}\nadmin {}\ndrain {:?}\nmax_ttl {:?}\n\
          memory_limit {}\nhandshakes {}\nhandshakes_per_source {}\nadmin_hosts {:?}",
         config.listen,
-        config.advertise.as_deref().unwrap_or("as reached"),
+        addresses(&config.advertise),
         config.workers,
         config.admin.map_or_else(|| "none".to_owned(), |at| at.to_string()),
         config.drain,

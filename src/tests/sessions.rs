@@ -6,9 +6,9 @@
 mod support;
 
 use lockring::{Client, ErrorKind, Guard, Loss, Token};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
-use support::{Node, ends, until};
+use support::{Node, ends, relay, until};
 
 async fn client(node: &Node) -> Client {
     client_of(node, 10).await
@@ -256,55 +256,12 @@ async fn what_was_asked_before_is_sent_before_leaving() {
     }
 }
 
-/// Forwards UDP both ways, each packet so much later. It ends with the process.
-fn relay(to: SocketAddr, delay: Duration) -> SocketAddr {
-    // Another address of this machine with the node's port: the ring names the port alone.
-    let at = SocketAddr::new([127, 0, 0, 2].into(), to.port());
-    let front = UdpSocket::bind(at).unwrap();
-    let back = UdpSocket::bind("127.0.0.1:0").unwrap();
-    back.connect(to).unwrap();
-    let client = std::sync::Arc::new(std::sync::OnceLock::new());
-    let (front_in, back_in) = (front.try_clone().unwrap(), back.try_clone().unwrap());
-    let known = std::sync::Arc::clone(&client);
-    let (there, sends) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
-    let (back_again, returns) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 65536];
-        while let Ok((count, from)) = front_in.recv_from(&mut buffer) {
-            known.get_or_init(|| from);
-            let _ends_with_the_test =
-                there.send((Instant::now() + delay, buffer[..count].to_vec()));
-        }
-    });
-    std::thread::spawn(move || {
-        let mut buffer = [0; 65536];
-        loop {
-            if let Ok(count) = back_in.recv(&mut buffer) {
-                let _ends_with_the_test =
-                    back_again.send((Instant::now() + delay, buffer[..count].to_vec()));
-            }
-        }
-    });
-    let wait = |at: Instant| std::thread::sleep(at.saturating_duration_since(Instant::now()));
-    std::thread::spawn(move || {
-        for (at, bytes) in sends {
-            wait(at);
-            let _lost_as_packets_are = back.send(&bytes);
-        }
-    });
-    std::thread::spawn(move || {
-        for (at, bytes) in returns {
-            wait(at);
-            let _lost_as_packets_are = front.send_to(&bytes, client.get().unwrap());
-        }
-    });
-    at
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_path_with_a_round_trip_of_two_seconds_works_at_the_default_ttl() {
     let node = Node::start(1);
-    let far = relay(node.at, Duration::from_secs(1));
+    // Another address of this machine with the node's port: the ring names the port alone.
+    let front = UdpSocket::bind(("127.0.0.2", node.at.port())).unwrap();
+    let far = relay(front, node.at, Duration::from_secs(1));
     let mine = ends("connecting", Client::connect(&node.url_at(far))).await.unwrap();
     let guard = ends("locking", mine.lock("job")).await.unwrap();
     // Longer than a lease lives without renewals.

@@ -260,7 +260,7 @@ async fn handshakes(access: &Access, done: &AtomicU64) -> io::Result<()> {
     let mut under_way = JoinSet::new();
     for _ in 0..32 {
         let access = access.clone();
-        under_way.spawn(async move { access.wire(0).await.is_ok() });
+        under_way.spawn(async move { access.wire().await.is_ok() });
     }
     while let Some(ended) = under_way.join_next().await {
         count(done, u64::from(ended.unwrap_or(false)));

@@ -25,7 +25,7 @@ fn broken(why: impl Into<Box<dyn StdError + Send + Sync>>) -> io::Error {
 impl Peer {
     /// Connects and says hello with a TTL of so many milliseconds.
     pub(super) async fn connect(access: &Access, ttl_ms: u64) -> io::Result<Self> {
-        let wire = access.wire(0).await.map_err(broken)?;
+        let wire = access.wire().await.map_err(broken)?;
         let (read, write) = split(wire.into_stream());
         let mut peer = Self { read, write, version: 0, next: 0, out: Vec::new() };
         let mut session = [0; 16];

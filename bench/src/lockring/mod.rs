@@ -9,7 +9,7 @@ use crate::error::BenchError;
 use crate::process::Spawned;
 pub(crate) use api::{Caller, Pacer};
 pub(crate) use in_order::{InOrderProtocol, Question};
-use lockring_client::proto::SERVER_NAME;
+use lockring_client::proto::{NodeInfo, SERVER_NAME};
 use lockring_client::target::{Host, Seed, Target as Cluster};
 use lockring_client::tls::{self, Bundle};
 use lockring_client::wire::{Wire, WireError};
@@ -47,10 +47,21 @@ impl Access {
     }
 
     /// A connection to the worker that listens `port_offset` ports above the first.
-    pub(crate) async fn wire(&self, port_offset: u16) -> Result<Wire, WireError> {
-        let mut addr = self.addr;
-        addr.set_port(addr.port() + port_offset);
-        Wire::connect(&self.endpoint, self.config.clone(), addr).await
+    pub(crate) async fn wire(&self) -> Result<Wire, WireError> {
+        Wire::connect(&self.endpoint, self.config.clone(), self.addr).await
+    }
+
+    /// Connects to a worker where the ring has it.
+    pub(crate) async fn wire_to(&self, node: &NodeInfo, worker: u16) -> Result<Wire, String> {
+        let told = node.address(worker);
+        let (host, port) = told.ok_or_else(|| format!("worker {worker} has no address"))?;
+        let addr = if host.is_empty() {
+            SocketAddr::new(self.addr.ip(), port)
+        } else {
+            first_address(host, port).await?
+        };
+        let wire = Wire::connect(&self.endpoint, self.config.clone(), addr).await;
+        wire.map_err(|error| error.to_string())
     }
 
     /// Begins a connection to the first worker, as its owner or as somebody else.
@@ -79,14 +90,16 @@ impl Access {
         };
         let addr = match host {
             Host::Ip(ip) => SocketAddr::new(ip, port),
-            Host::Name(name) => tokio::net::lookup_host((name.as_str(), port))
-                .await
-                .map_err(|error| format!("{name}: {error}"))?
-                .next()
-                .ok_or_else(|| format!("{name} has no address"))?,
+            Host::Name(name) => first_address(&name, port).await?,
         };
         Self::new(addr, &identity)
     }
+}
+
+async fn first_address(name: &str, port: u16) -> Result<SocketAddr, String> {
+    let found = tokio::net::lookup_host((name, port)).await;
+    let mut found = found.map_err(|error| format!("{name}: {error}"))?;
+    found.next().ok_or_else(|| format!("{name} has no address"))
 }
 
 /// The way to a running cluster that is the target `given`.

@@ -41,27 +41,21 @@ impl LockringProtocol {
         ttl: Duration,
     ) -> Result<(Self, Wires), String> {
         let config = config(ttl)?;
-        let mut wires = Vec::new();
+        let mut wires = vec![access.wire().await.map_err(|error| error.to_string())?];
         let mut links = Vec::new();
-        let (mut ring, mut namespace) = (None, None);
-        let mut workers = 1;
-        while wires.len() < workers {
-            let mut wire =
-                access.wire(wires.len() as u16).await.map_err(|error| error.to_string())?;
+        loop {
             let mut link = Link::new(config.clone(), link_time(Time(0)));
-            let (welcome, learnt) = greet(&mut wire, &mut link).await?;
-            workers = learnt.node(welcome.node).map_or(1, |node| usize::from(node.workers));
-            let (version, serves) = (learnt.version(), Arc::new(|_| true));
-            link.ring_is(link_time(Time(0)), version, serves);
-            ring = Some(learnt);
-            namespace = Some(welcome.namespace);
-            wires.push(wire);
+            let wire = wires.last_mut().expect("one was added just now");
+            let (welcome, ring) = greet(wire, &mut link).await?;
+            link.ring_is(link_time(Time(0)), ring.version(), Arc::new(|_| true));
             links.push(link);
+            match ring.node(welcome.node) {
+                Some(node) if links.len() < usize::from(node.workers) => {
+                    wires.push(access.wire_to(node, links.len() as u16).await?);
+                }
+                _ => return Ok((Self::over(links, ring, &welcome.namespace, callers), wires)),
+            }
         }
-        let (Some(ring), Some(namespace)) = (ring, namespace) else {
-            return Err("the node has no workers".to_owned());
-        };
-        Ok((Self::over(links, ring, &namespace, callers), wires))
     }
 
     /// Over links that stand, one for each worker.

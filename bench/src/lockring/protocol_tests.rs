@@ -9,8 +9,8 @@ use crate::lane::{Lane, Pacing, Work};
 use crate::options::KeyDist;
 use crate::safety::{Guarantees, SafetyCheck};
 use lockring_client::proto::{
-    Digest, Fence, HelloReply, HoldId, LostReason, NodeInfo, PROTOCOL, Push, Reply, Request,
-    RingChunk, RingRun, Welcome, codec,
+    Digest, Fence, HelloReply, HoldId, LostReason, NodeAddress, NodeInfo, PROTOCOL, Push, Reply,
+    Request, RingChunk, RingRun, Welcome, codec,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -109,7 +109,8 @@ impl Worker {
 }
 
 fn ring() -> Ring {
-    let node = NodeInfo { id: 7, host: String::new(), port: 1, workers: WORKERS, boot: 1 };
+    let addresses = vec![NodeAddress { host: String::new(), port: 1 }];
+    let node = NodeInfo { id: 7, addresses, workers: WORKERS, boot: 1 };
     let run = RingRun { cells: 16, owner: 7, backup: None, epoch: 1 };
     let chunk = RingChunk {
         version: 1,

@@ -25,8 +25,8 @@ pub use fence::{Fence, Namespace, NamespaceError, SessionId};
 pub use hello::{Hello, HelloReply, Refusal, RefusalKind, Welcome};
 pub use lockring_ring::NamespaceSeed;
 pub use reply::{
-    BlockedReason, Holder, Inspection, ListedLock, Listing, LostReason, NodeInfo, Push, Reply,
-    RingChunk, RingRun, WaiterInfo,
+    BlockedReason, Holder, Inspection, ListedLock, Listing, LostReason, NodeAddress, NodeInfo,
+    Push, Reply, RingChunk, RingRun, WaiterInfo,
 };
 pub use request::{Claim, Digest, HoldId, ListCursor, Request, Wait};
 pub use shown::{Shown, ShownError, exact, read_shown, visible_json};

@@ -137,6 +137,7 @@ fn fields_are_those_of_the_code() {
     check_struct(&ListCursor::default());
     check_struct(&golden::ring_chunk());
     check_struct(&golden::ring_chunk().nodes[0]);
+    check_struct(&golden::ring_chunk().nodes[0].addresses[0]);
     check_struct(&golden::ring_chunk().runs[0]);
     check_struct(&golden::inspection());
     check_struct(&golden::inspection().waiters[0]);

@@ -243,8 +243,8 @@ fn long_replies() -> Vec<Golden> {
         (
             "ring",
             Reply::Ring { id, chunk: Box::new(ring_chunk()) },
-            "240b01fb2c010e0104026e34fbe81c02fc701101000002fb0020040001fb0020 \
-             0401050201",
+            "2b0b01fb2c010e010402026e34fbe81c026e34fb8c2302fc701101000002fb00 \
+             20040001fb00200401050201",
         ),
         (
             "inspected",
@@ -264,7 +264,9 @@ fn long_replies() -> Vec<Golden> {
 }
 
 pub fn ring_chunk() -> RingChunk {
-    let node = NodeInfo { id: 4, host: "n4".to_owned(), port: 7400, workers: 2, boot: 70_000 };
+    let address = |port| NodeAddress { host: "n4".to_owned(), port };
+    let addresses = vec![address(7400), address(9100)];
+    let node = NodeInfo { id: 4, addresses, workers: 2, boot: 70_000 };
     RingChunk {
         version: 300,
         cell_bits: 14,

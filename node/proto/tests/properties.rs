@@ -207,8 +207,9 @@ fn short_reply() -> impl Strategy<Value = Reply> {
 }
 
 fn ring_chunk() -> impl Strategy<Value = RingChunk> {
-    let node = (int32(), text(), int16(), int16(), int())
-        .prop_map(|(id, host, port, workers, boot)| NodeInfo { id, host, port, workers, boot });
+    let address = (text(), int16()).prop_map(|(host, port)| NodeAddress { host, port });
+    let node = (int32(), vec(address, 0..3), int16(), int())
+        .prop_map(|(id, addresses, workers, boot)| NodeInfo { id, addresses, workers, boot });
     let run = (int32(), int32(), option::of(int32()), int32())
         .prop_map(|(cells, owner, backup, epoch)| RingRun { cells, owner, backup, epoch });
     (int(), any::<u8>(), vec(node, 0..4), int32(), vec(run, 0..20), any::<bool>()).prop_map(

@@ -4,7 +4,7 @@ use super::Node;
 use crate::hub::{Event, Hub, Order};
 use crate::keys::Keys;
 use lockring_core::Event as Input;
-use lockring_proto::{NodeInfo, RingChunk, RingRun};
+use lockring_proto::{NodeAddress, NodeInfo, RingChunk, RingRun};
 use lockring_ring::{CellId, Epoch};
 use std::time::Duration;
 
@@ -81,8 +81,7 @@ impl Node {
         });
         let node = NodeInfo {
             id: 1,
-            host: String::new(),
-            port: 7420,
+            addresses: vec![NodeAddress { host: String::new(), port: 7420 }],
             workers: self.workers(),
             boot: self.boot,
         };
