@@ -5,9 +5,10 @@ use crate::context::{Context, Contexts, Environment};
 use crate::error::{Error, ErrorKind};
 use crate::identity::{IdentityChoice, resolve_identity};
 use crate::pool::Pool;
+use crate::resolve::Resolver;
 use crate::session::Session;
 use crate::target::{Seed, Target};
-use crate::tls::{self, Bundle};
+use crate::tls::Bundle;
 use lockring_proto::{SessionId, clock, limits};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -220,7 +221,7 @@ impl Builder {
             cut -= 1;
         }
         self.label.truncate(cut);
-        let pool = Arc::new(Pool::new(seeds, tls::client_config(&bundle)));
+        let pool = Arc::new(Pool::new(seeds, bundle, Resolver::of_system()));
         let session = self.open_session(&pool).await?;
         Ok(Client::over(session, self))
     }

@@ -1,5 +1,6 @@
 //! Errors, and what state they leave.
 
+use crate::cause::Trouble;
 use crate::context::ContextError;
 use crate::driver::Denial;
 use crate::identity::ResolveError;
@@ -119,10 +120,17 @@ impl Error {
         Self { maybe: false, ..Self::new(ErrorKind::Unreachable, message) }
     }
 
-    /// Nobody answered for too long.
-    pub(crate) fn unanswered(trouble: Option<String>) -> Self {
-        let trouble = trouble.map_or_else(String::new, |trouble| format!(": {trouble}"));
-        Self::new(ErrorKind::Unreachable, format!("no node answered for too long{trouble}"))
+    /// There is no contact, for a reason that is known.
+    pub(crate) fn of_trouble(trouble: Trouble) -> Self {
+        Self::new(trouble.kind, trouble.message)
+    }
+
+    /// Nobody answered for too long. The kind says why, if the client knows.
+    pub(crate) fn unanswered(trouble: Option<Trouble>) -> Self {
+        let trouble = trouble.unwrap_or_else(|| Trouble::passing(""));
+        let colon = if trouble.message.is_empty() { "" } else { ": " };
+        let message = format!("no node answered for too long{colon}{}", trouble.message);
+        Self { maybe: true, ..Self::new(trouble.kind, message) }
     }
 
     /// A release that nobody has answered.
@@ -182,7 +190,9 @@ impl Error {
     }
 
     pub(crate) fn not_granted(Denial { reason, trouble }: Denial) -> Self {
-        let because = trouble.map_or_else(String::new, |trouble| format!(" ({trouble})"));
+        let known = trouble.as_ref().map(|trouble| trouble.kind);
+        let known = known.filter(|kind| *kind != ErrorKind::Unreachable);
+        let because = trouble.map_or_else(String::new, |trouble| format!(" ({})", trouble.message));
         match reason {
             NotGranted::Busy(blocked) | NotGranted::TimedOut(Some(blocked)) => {
                 let mut new = Self::new(ErrorKind::Timeout, describe(blocked));
@@ -191,18 +201,17 @@ impl Error {
             }
             NotGranted::TimedOut(None) => {
                 let message = format!("no node answered within the wait{because}");
-                let mut new = Self::new(ErrorKind::Timeout, message);
-                new.maybe = true;
-                new
+                Self { maybe: true, ..Self::new(known.unwrap_or(ErrorKind::Timeout), message) }
             }
             NotGranted::Refused(refusal) => Self::refused(refusal),
-            NotGranted::Unreachable => Self::new(
-                ErrorKind::Unreachable,
-                format!(
+            NotGranted::Unreachable => {
+                let message = format!(
                     "no node answered for too long{because}; the claim is undone when there is \
                      contact again"
-                ),
-            ),
+                );
+                let kind = known.unwrap_or(ErrorKind::Unreachable);
+                Self { maybe: true, ..Self::new(kind, message) }
+            }
             NotGranted::Moved => Self::keeps_moving(),
             NotGranted::NotHeld => {
                 Self::new(ErrorKind::Lost, "the node does not hold it for this session any more")

@@ -19,9 +19,11 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod cause;
 mod client;
 mod clock;
 pub mod context;
+mod dial;
 mod driver;
 mod error;
 mod guard;
@@ -31,6 +33,7 @@ pub mod link;
 mod namespaced;
 mod pool;
 mod primitives;
+mod resolve;
 pub mod router;
 mod session;
 pub mod target;

@@ -1,44 +1,52 @@
 //! How workers are reached: seeds, the ring, endpoints and connection attempts. Shared by all
 //! sessions of a client.
 
+use crate::cause::{Cause, Trouble};
+use crate::dial::{self, Attempt, Reached};
 use crate::driver::Command;
+use crate::resolve::Resolver;
 use crate::router::{Ring, Route, WorkerId};
 use crate::target::{Host, Seed};
-use crate::tls;
+use crate::tls::{self, Bundle};
 use crate::wire::{Wire, WireError};
 use dashmap::DashMap;
 use lockring_ring::NamespaceSeed;
 use quinn::{ClientConfig, Endpoint};
-use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
-/// An address that has not answered by then is raced by the next (RFC 8305, section 5).
-const STAGGER: Duration = Duration::from_millis(250);
+/// Where the ring has the first worker of a node, and it has not answered by then, it is looked for
+/// by the seeds as well.
+const MOVED_AFTER: Duration = Duration::from_secs(3);
 
 /// The way to a cluster.
 pub(crate) struct Pool {
+    /// As the user gave them: names stay names, to be resolved for each contact.
     seeds: Vec<Seed>,
+    bundle: Bundle,
     config: ClientConfig,
+    resolver: Resolver,
     ring: RwLock<Option<Arc<Ring>>>,
     /// Links that want to know of a newer ring.
     links: Mutex<Vec<mpsc::WeakUnboundedSender<Command>>>,
     /// One endpoint per address family, made when first needed.
     endpoints: DashMap<bool, Endpoint>,
-    /// Where worker 0 of a node was found whose ring entry names no host, or would be if another
-    /// worker was.
-    found_at: DashMap<u32, SocketAddr>,
+    /// By which seed a node was found, with the port of worker 0: for nodes whose ring entry names
+    /// no host.
+    found_at: DashMap<u32, Seed>,
 }
 
 impl Pool {
-    pub(crate) fn new(seeds: Vec<Seed>, config: ClientConfig) -> Self {
+    pub(crate) fn new(seeds: Vec<Seed>, bundle: Bundle, resolver: Resolver) -> Self {
         Self {
             seeds,
-            config,
+            config: tls::client_config(&bundle),
+            bundle,
+            resolver,
             ring: RwLock::new(None),
             links: Mutex::default(),
             endpoints: DashMap::new(),
@@ -78,113 +86,121 @@ impl Pool {
         links.push(link.downgrade());
     }
 
-    /// Remembers the address by which a worker was reached.
-    pub(crate) fn found(&self, worker: WorkerId, mut at: SocketAddr) {
-        at.set_port(at.port().saturating_sub(worker.worker));
-        self.found_at.insert(worker.node, at);
+    /// Remembers by which seed a worker was reached.
+    pub(crate) fn found(&self, worker: WorkerId, reached: &Reached<Wire>) {
+        let seed = &self.seeds[reached.target];
+        let port = seed.port.saturating_sub(worker.worker);
+        self.found_at.insert(worker.node, Seed { port, ..seed.clone() });
     }
 
     /// Connects to whichever address of a seed answers first.
-    pub(crate) async fn connect_seed(&self) -> Result<Wire, WireError> {
-        let mut addrs = Vec::new();
-        let mut last = None;
-        for seed in &self.seeds {
-            match resolve(seed).await {
-                Ok(found) => addrs.extend(found),
-                Err(error) => last = Some(error),
-            }
-        }
-        if addrs.is_empty() {
-            let none = || WireError::Ended("no address to connect to".to_owned());
-            return Err(last.unwrap_or_else(none));
-        }
-        self.race(&addrs, |addr| self.endpoint(addr)).await
+    pub(crate) async fn connect_seed(&self) -> Result<Reached<Wire>, WireError> {
+        self.dial(&self.seeds, |addr| self.endpoint(addr)).await
     }
 
     /// Connects to a worker of the ring; by the seeds while no ring is known.
+    ///
+    /// The whole node may have moved and the ring be old: its first worker is then looked for by
+    /// the names that the user gave too, and has the newer ring.
     pub(crate) async fn connect(&self, worker: WorkerId) -> Result<Wire, WireError> {
-        match self.addresses(worker).await? {
-            Some(addrs) => self.race(&addrs, |addr| self.endpoint(addr)).await,
-            None => self.connect_seed().await,
+        let Some(targets) = self.targets(worker)? else {
+            return self.connect_seed().await.map(|reached| reached.by);
+        };
+        let there = self.dial(&targets, |addr| self.endpoint(addr));
+        if worker.worker != 0 || targets == self.seeds {
+            return there.await.map(|reached| reached.by);
+        }
+        let mut there = pin!(there);
+        let mut failed = match timeout(MOVED_AFTER, &mut there).await {
+            Ok(Ok(reached)) => return Ok(reached.by),
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        let mut elsewhere = pin!(self.connect_seed());
+        let mut is_elsewhere = true;
+        loop {
+            tokio::select! {
+                reached = &mut there, if failed.is_none() => match reached {
+                    Ok(reached) => return Ok(reached.by),
+                    Err(error) => failed = Some(error),
+                },
+                reached = &mut elsewhere, if is_elsewhere => match reached {
+                    Ok(reached) => {
+                        self.found(worker, &reached);
+                        return Ok(reached.by);
+                    }
+                    Err(_) => is_elsewhere = false,
+                },
+                // Where it was meant to be counts.
+                else => return Err(failed.expect("both have failed")),
+            }
         }
     }
 
     /// Connects to a worker on an endpoint of its own: those of the pool belong to a runtime that
     /// may be gone.
     pub(crate) async fn connect_anew(&self, worker: WorkerId) -> Result<Wire, WireError> {
-        let addrs = self.addresses(worker).await?.unwrap_or_default();
-        self.race(&addrs, new_endpoint).await
+        let targets = self.targets(worker)?.unwrap_or_default();
+        self.dial(&targets, new_endpoint).await.map(|reached| reached.by)
     }
 
-    async fn addresses(&self, worker: WorkerId) -> Result<Option<Vec<SocketAddr>>, WireError> {
+    /// What keeps contact from standing, as callers are told of it.
+    pub(crate) fn trouble(&self, error: &WireError) -> Trouble {
+        let Some(cause) = error.cause() else { return Trouble::passing(error.to_string()) };
+        let mut message = error.to_string();
+        if *cause == Cause::OursOutOfDate
+            && let Some(age) = self.bundle.age()
+        {
+            message = format!("{message}; {age}");
+        }
+        Trouble { kind: cause.kind(), message }
+    }
+
+    /// Where a worker may be, as names that are resolved for each contact. `None`: nobody has told.
+    fn targets(&self, worker: WorkerId) -> Result<Option<Vec<Seed>>, WireError> {
         let Some(ring) = self.ring() else { return Ok(None) };
         let Some(node) = ring.node(worker.node) else { return Ok(None) };
         let gone = || {
             let WorkerId { node, worker } = worker;
             WireError::Ended(format!("node {node} has no worker {worker} any more"))
         };
-        let Some((host, port)) = node.address(worker.worker) else {
-            return Err(gone());
-        };
-        if host.is_empty() {
-            let Some(found) = self.found_at.get(&worker.node).map(|at| *at.value()) else {
-                return Ok(None);
-            };
-            // Its ports may be published under other numbers, one by one or all in a row.
-            let published = found.port().saturating_add(worker.worker);
-            let mut addrs = vec![SocketAddr::new(found.ip(), published)];
-            if port != published {
-                addrs.push(SocketAddr::new(found.ip(), port));
-            }
-            return Ok(Some(addrs));
+        let (host, port) = node.address(worker.worker).ok_or_else(gone)?;
+        if !host.is_empty() {
+            let host = Host::of_ring(host).ok_or_else(gone)?;
+            return Ok(Some(vec![Seed { host, port }]));
         }
-        let Some(host) = Host::of_ring(host) else { return Err(gone()) };
-        let seed = Seed { host, port };
-        Ok(Some(resolve(&seed).await?))
+        let Some(found) = self.found_at.get(&worker.node).map(|at| at.value().clone()) else {
+            return Ok(None);
+        };
+        // Its ports may be published under other numbers, one by one or all in a row.
+        let published = found.port.saturating_add(worker.worker);
+        let mut targets = vec![Seed { port: published, ..found.clone() }];
+        if port != published {
+            targets.push(Seed { port, ..found });
+        }
+        Ok(Some(targets))
     }
 
-    /// Tries the addresses in order, the next one as soon as one has failed or kept silent for a
-    /// while; the first that answers wins.
-    async fn race(
+    async fn dial(
         &self,
-        addrs: &[SocketAddr],
+        targets: &[Seed],
         endpoint: impl Fn(SocketAddr) -> Result<Endpoint, WireError>,
-    ) -> Result<Wire, WireError> {
-        type Attempt<'a> = Pin<Box<dyn Future<Output = Result<Wire, WireError>> + Send + 'a>>;
-        let mut attempts: Vec<Attempt<'_>> = Vec::new();
-        let mut left = addrs.iter().copied();
-        let mut first = None;
-        loop {
-            if let Some(addr) = left.next() {
-                let (made, config) = (endpoint(addr), self.config.clone());
-                attempts.push(Box::pin(async move { Wire::connect(&made?, config, addr).await }));
-            } else if attempts.is_empty() {
-                let none = || WireError::Ended("no address to connect to".to_owned());
-                return Err(first.unwrap_or_else(none));
-            }
-            let more = left.len() > 0;
-            let stagger = tokio::time::sleep(STAGGER);
-            tokio::pin!(stagger);
-            let ended = poll_fn(|cx| {
-                for at in 0..attempts.len() {
-                    if let Poll::Ready(ended) = attempts[at].as_mut().poll(cx) {
-                        drop(attempts.swap_remove(at));
-                        return Poll::Ready(Some(ended));
-                    }
+    ) -> Result<Reached<Wire>, WireError> {
+        let attempt = |addr| -> Attempt<Wire> {
+            let (endpoint, config) = (endpoint(addr), self.config.clone());
+            Box::pin(async move {
+                let endpoint = endpoint?;
+                tokio::select! {
+                    connected = Wire::connect(&endpoint, config, addr) => connected,
+                    cause = dial::unreachable(addr) => Err(WireError::connect(&addr, cause)),
                 }
-                if more && stagger.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(None);
-                }
-                Poll::Pending
             })
-            .await;
-            match ended {
-                Some(Ok(wire)) => return Ok(wire),
-                // The first address is the one that was meant most.
-                Some(Err(error)) => first = first.or(Some(error)),
-                None => {}
-            }
+        };
+        let reached = dial::dial(&self.resolver, targets, attempt).await?;
+        if let Host::Name(name) = &targets[reached.target].host {
+            self.resolver.answers(name, reached.by.remote().ip());
         }
+        Ok(reached)
     }
 
     fn endpoint(&self, addr: SocketAddr) -> Result<Endpoint, WireError> {
@@ -198,16 +214,9 @@ impl Pool {
 }
 
 fn new_endpoint(addr: SocketAddr) -> Result<Endpoint, WireError> {
-    tls::client_endpoint(addr).map_err(|error| WireError::Connect { addr, why: error.to_string() })
+    let failed = |error: std::io::Error| WireError::connect(&addr, Cause::Other(error.to_string()));
+    tls::client_endpoint(addr).map_err(failed)
 }
 
-async fn resolve(seed: &Seed) -> Result<Vec<SocketAddr>, WireError> {
-    match &seed.host {
-        Host::Ip(ip) => Ok(vec![SocketAddr::new(*ip, seed.port)]),
-        Host::Name(name) => {
-            let found = tokio::net::lookup_host((name.as_str(), seed.port)).await;
-            let found = found.map_err(|error| WireError::Ended(format!("{name}: {error}")))?;
-            Ok(found.collect())
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

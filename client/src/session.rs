@@ -1,6 +1,7 @@
 //! Sessions: an identity for liveness, and the links by which it claims, asks and ends.
 
 use crate::builder::Builder;
+use crate::cause::Trouble;
 use crate::clock::Clock;
 use crate::driver::{
     Answer, Command, Denial, Driver, Farewells, Granted, LinkHandle, LinkShared, Parts, Uplink,
@@ -99,6 +100,10 @@ impl Uplink for LinkUplink {
         }
     }
 
+    fn trouble(&self, error: &WireError) -> Trouble {
+        self.pool.trouble(error)
+    }
+
     fn session_is_over(&self, loss: Loss, refusal: Option<Refusal>) {
         if let Some(session) = self.session.upgrade() {
             session.is_over(loss, refusal);
@@ -108,10 +113,6 @@ impl Uplink for LinkUplink {
     fn farewells(&self) -> Option<Arc<Farewells>> {
         Some(self.session.upgrade()?.farewells())
     }
-}
-
-fn unreachable(error: &WireError) -> Error {
-    Error::new(ErrorKind::Unreachable, error.to_string())
 }
 
 /// The TTL that a worker has given. One that is not what was asked for is told: what is built on it
@@ -130,6 +131,7 @@ fn granted_ttl(config: &LinkConfig, given: Duration) -> Duration {
 
 /// Says hello on a first connection and learns the ring.
 async fn greet(
+    pool: &Pool,
     wire: &mut Wire,
     link: &mut Link,
     incarnation: u64,
@@ -157,7 +159,7 @@ async fn greet(
             return Ok((welcome, ring));
         }
         wire.send(link.outgoing());
-        let event = wire.next().await.map_err(|error| unreachable(&error))?;
+        let event = wire.next().await.map_err(|error| Error::of_trouble(pool.trouble(&error)))?;
         if event == WireEvent::Replies {
             let taken = link
                 .receive(clock::now(), wire.replies.bytes())
@@ -192,16 +194,17 @@ impl Session {
             ttl: settings.ttl,
             unreachable_after: settings.unreachable_after,
         };
-        let mut wire = pool.connect_seed().await.map_err(|error| unreachable(&error))?;
+        let reached = pool.connect_seed().await;
+        let mut reached = reached.map_err(|error| Error::of_trouble(pool.trouble(&error)))?;
         let mut link = Link::new(config.clone(), clock::now());
-        let greeting = greet(&mut wire, &mut link, u64::from(!adopted));
+        let greeting = greet(&pool, &mut reached.by, &mut link, u64::from(!adopted));
         let greeted = tokio::time::timeout(GREETING_TIMEOUT, greeting)
             .await
             .map_err(|_| Error::new(ErrorKind::Unreachable, "the node does not answer a hello"))?;
         let (welcome, ring) = greeted?;
         pool.learn(ring);
         let worker = WorkerId { node: welcome.node, worker: welcome.worker };
-        pool.found(worker, wire.remote());
+        pool.found(worker, &reached);
         let namespace = Namespace::new(&welcome.namespace)
             .map_err(|error| Error::new(ErrorKind::Config, error.to_string()))?;
         let inner = Arc::new(Inner {
@@ -218,7 +221,7 @@ impl Session {
             farewells: Mutex::default(),
             runtime,
         });
-        let link = inner.spawn(worker, link, Some(wire));
+        let link = inner.spawn(worker, link, Some(reached.by));
         inner.links.insert(worker, link);
         Ok(Self { inner })
     }

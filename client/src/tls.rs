@@ -25,12 +25,15 @@
 use lockring_proto::transport;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{EndpointConfig, VarInt};
+use rustls::CertificateError;
 use rustls::RootCertStore;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{PemObject, SectionKind};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt;
 use std::io;
@@ -43,6 +46,9 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct Bundle {
     crypto: Arc<QuicClientConfig>,
+    own: CertificateDer<'static>,
+    /// Judges our own certificate as a node does.
+    judge: Arc<dyn ClientCertVerifier>,
 }
 
 impl fmt::Debug for Bundle {
@@ -130,15 +136,48 @@ impl Bundle {
         if roots.is_empty() {
             return Err(BundleError::Missing("CA certificate"));
         }
+        let roots = Arc::new(roots);
+        let judge =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+                .build()
+                .map_err(|error| unusable(&error))?;
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .and_then(|builder| {
-                builder.with_root_certificates(roots).with_client_auth_cert(vec![own], key)
+                builder.with_root_certificates(roots).with_client_auth_cert(vec![own.clone()], key)
             })
             .map_err(|error| unusable(&error))?;
         let crypto = QuicClientConfig::try_from(without_shortcuts(tls));
-        Ok(Self { crypto: Arc::new(crypto.map_err(|error| unusable(&error))?) })
+        let crypto = Arc::new(crypto.map_err(|error| unusable(&error))?);
+        Ok(Self { crypto, own, judge })
     }
+
+    /// How far our own certificate is out of date, by the clock of this machine.
+    pub(crate) fn age(&self) -> Option<String> {
+        let judged = self.judge.verify_client_cert(&self.own, &[], UnixTime::now());
+        let Err(rustls::Error::InvalidCertificate(error)) = judged else { return None };
+        match error {
+            CertificateError::ExpiredContext { time, not_after } => {
+                let since = time.as_secs().saturating_sub(not_after.as_secs());
+                Some(format!("it has expired {} ago", span(since)))
+            }
+            CertificateError::NotValidYetContext { time, not_before } => {
+                let until = not_before.as_secs().saturating_sub(time.as_secs());
+                Some(format!("it is valid only {} from now", span(until)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A span of time in the largest unit that makes two or more of it.
+fn span(seconds: u64) -> String {
+    let units = [(24 * 60 * 60, "days"), (60 * 60, "hours"), (60, "minutes")];
+    let unit = units.into_iter().find(|(unit, _)| seconds >= 2 * unit);
+    unit.map_or_else(
+        || format!("{seconds} seconds"),
+        |(unit, name)| format!("{} {name}", seconds / unit),
+    )
 }
 
 /// No resumption and no early data: both could carry what a certificate allowed once past its

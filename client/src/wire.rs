@@ -35,6 +35,7 @@
 //! # Ok(()) }
 //! ```
 
+pub use crate::cause::Cause;
 use bytes::Bytes;
 use lockring_proto::{SERVER_NAME, Shown};
 use quinn::{
@@ -62,13 +63,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 /// [`Shown`] prints them.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WireError {
-    /// The handshake failed or took too long.
-    #[error("no connection to {addr}: {}", Shown(.why))]
+    /// The worker cannot be reached, or one of the two does not take the other.
+    #[error("no connection to {at}: {cause}")]
     Connect {
-        /// The node.
-        addr: SocketAddr,
-        /// What happened.
-        why: String,
+        /// Address or name of the worker.
+        at: String,
+        /// What is the matter.
+        cause: Cause,
     },
     /// The connection ended.
     #[error("the connection ended: {}", Shown(.0))]
@@ -78,34 +79,45 @@ pub enum WireError {
     Superseded,
 }
 
-impl From<ConnectionError> for WireError {
-    fn from(error: ConnectionError) -> Self {
-        match &error {
-            ConnectionError::ApplicationClosed(close)
-                if close.error_code == VarInt::from_u32(CLOSE_SUPERSEDED) =>
-            {
-                Self::Superseded
-            }
-            _ => Self::Ended(error.to_string()),
+impl WireError {
+    /// There is no contact with an address, for this cause.
+    pub(crate) fn connect(at: &impl ToString, cause: Cause) -> Self {
+        Self::Connect { at: at.to_string(), cause }
+    }
+
+    /// What is the matter with the way to a worker, if that is what it is about.
+    ///
+    /// ```
+    /// use lockring_client::wire::{Cause, WireError};
+    ///
+    /// let error = WireError::Connect { at: "127.0.0.1:7420".to_owned(), cause: Cause::Refused };
+    /// assert_eq!(error.cause(), Some(&Cause::Refused));
+    /// assert_eq!(WireError::Superseded.cause(), None);
+    /// ```
+    pub fn cause(&self) -> Option<&Cause> {
+        match self {
+            Self::Connect { cause, .. } => Some(cause),
+            Self::Ended(_) | Self::Superseded => None,
         }
+    }
+
+    /// A connection that stood has ended. In TLS 1.3 it stands before the node has looked at our
+    /// certificate.
+    fn lost(at: SocketAddr, error: &ConnectionError) -> Self {
+        if let ConnectionError::ApplicationClosed(close) = error
+            && close.error_code == VarInt::from_u32(CLOSE_SUPERSEDED)
+        {
+            return Self::Superseded;
+        }
+        let ended = || Self::Ended(error.to_string());
+        Cause::of(error).map_or_else(ended, |cause| Self::connect(&at, cause))
     }
 }
 
-impl From<ReadError> for WireError {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::ConnectionLost(error) => error.into(),
-            other => Self::Ended(other.to_string()),
-        }
-    }
-}
-
-impl From<WriteError> for WireError {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::ConnectionLost(error) => error.into(),
-            other => Self::Ended(other.to_string()),
-        }
+fn unreadable(conn: &Connection, error: ReadError) -> WireError {
+    match error {
+        ReadError::ConnectionLost(error) => WireError::lost(conn.remote_address(), &error),
+        other => WireError::Ended(other.to_string()),
     }
 }
 
@@ -176,15 +188,20 @@ impl Wire {
         config: ClientConfig,
         addr: SocketAddr,
     ) -> Result<Self, WireError> {
-        let failed = |why: String| WireError::Connect { addr, why };
-        let connecting = endpoint
-            .connect_with(config, addr, SERVER_NAME)
-            .map_err(|error| failed(error.to_string()))?;
+        let failed = |cause| WireError::connect(&addr, cause);
+        let other = |error: &dyn ToString| failed(Cause::Other(error.to_string()));
+        let connecting =
+            endpoint.connect_with(config, addr, SERVER_NAME).map_err(|error| other(&error))?;
+        let silent = || failed(Cause::Silent(CONNECT_TIMEOUT));
         let conn = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
-            .map_err(|_| failed(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))?
-            .map_err(|error| failed(error.to_string()))?;
-        let (send, recv) = conn.open_bi().await.map_err(|error| failed(error.to_string()))?;
+            .map_err(|_| silent())?
+            .map_err(|error| match error {
+            ConnectionError::TimedOut => silent(),
+            error => Cause::of(&error).map_or_else(|| other(&error), failed),
+        })?;
+        let stream = conn.open_bi().await;
+        let (send, recv) = stream.map_err(|error| WireError::lost(addr, &error))?;
         let accepting = conn.clone();
         Ok(Self {
             endpoint: endpoint.clone(),
@@ -242,7 +259,7 @@ impl Wire {
         let written = self.poll_write(cx)?;
         let read = pin!(self.recv.read_chunks(&mut self.chunks)).poll(cx);
         if let Poll::Ready(read) = read {
-            let count = read.map_err(WireError::from)?;
+            let count = read.map_err(|error| unreadable(&self.conn, error))?;
             let count = count.ok_or_else(|| WireError::Ended("the node ended it".to_owned()))?;
             for chunk in &mut self.chunks[..count] {
                 self.replies.bytes.extend_from_slice(chunk);
@@ -264,7 +281,12 @@ impl Wire {
         let written = pin!(self.send.write_chunks(&mut self.writing)).poll(cx);
         match written {
             Poll::Ready(written) => {
-                written.map_err(WireError::from)?;
+                written.map_err(|error| match error {
+                    WriteError::ConnectionLost(error) => {
+                        WireError::lost(self.conn.remote_address(), &error)
+                    }
+                    other => WireError::Ended(other.to_string()),
+                })?;
                 // The connection's window may have taken a part: the rest follows in this manner.
                 let blocked = std::mem::replace(&mut self.blocked, !self.writing[0].is_empty());
                 Ok(blocked || self.blocked)
@@ -282,7 +304,8 @@ impl Wire {
             match &mut self.pushing {
                 Pushing::Awaited(opened) => match opened.as_mut().poll(cx) {
                     Poll::Ready(stream) => {
-                        let stream = stream.map_err(WireError::from)?;
+                        let at = self.conn.remote_address();
+                        let stream = stream.map_err(|error| WireError::lost(at, &error))?;
                         self.pushing = Pushing::Open(stream);
                     }
                     Poll::Pending => return Ok(false),
@@ -290,7 +313,7 @@ impl Wire {
                 Pushing::Open(stream) => {
                     let read = pin!(stream.read_chunk(usize::MAX, true)).poll(cx);
                     let Poll::Ready(chunk) = read else { return Ok(false) };
-                    match chunk.map_err(WireError::from)? {
+                    match chunk.map_err(|error| unreadable(&self.conn, error))? {
                         Some(chunk) => {
                             self.pushes.bytes.extend_from_slice(&chunk.bytes);
                             return Ok(true);

@@ -65,14 +65,7 @@ impl From<Error> for Failure {
             ErrorKind::Config => CONFIG,
             _ => SOFTWARE,
         };
-        let remedy = match error.kind() {
-            ErrorKind::Unreachable if !error.to_string().contains("--endpoints") => {
-                "; is a node running there? `lockring dev` starts one, --endpoints names another"
-            }
-            _ => "",
-        };
-        let message = format!("{error}{remedy}");
-        Self { is_final: !error.is_retryable(), ..Self::new(code, message) }
+        Self { is_final: !error.is_retryable(), ..Self::new(code, error.to_string()) }
     }
 }
 

@@ -5,8 +5,10 @@
 
 mod support;
 
-use lockring::Client;
+use lockring::{Client, ErrorKind};
+use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use std::collections::HashSet;
+use std::fs;
 use std::net::UdpSocket;
 use std::time::Duration;
 use support::{Node, binary, ends, relay};
@@ -124,5 +126,70 @@ fn addresses_that_cannot_be_advertised_are_usage_errors() {
         let (code, said) = checked(advertise, false);
         assert_eq!(code, Some(0), "{said}");
         assert!(said.contains(&format!("advertise {advertise}\n")), "{said}");
+    }
+}
+
+/// An identity by a node's authority that expired long ago.
+fn expired(node: &Node) -> String {
+    let read = |name: &str| fs::read_to_string(node.identity().with_file_name(name)).unwrap();
+    let (ca, key) = (read("ca.pem"), KeyPair::from_pem(&read("ca.key")).unwrap());
+    let issuer = Issuer::from_ca_cert_pem(&ca, key).unwrap();
+    let mut params = CertificateParams::default();
+    let name = "spiffe://lockring/client/default/late".try_into().unwrap();
+    params.subject_alt_names = vec![SanType::URI(name)];
+    params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+    let own_key = KeyPair::generate().unwrap();
+    let own = params.signed_by(&own_key, &issuer).unwrap();
+    [ca, own.pem(), own_key.serialize_pem()].concat()
+}
+
+#[test]
+fn the_exit_code_and_the_message_say_what_is_wrong_with_the_way_to_a_node() {
+    let (node, other) = (Node::start(1), Node::start(1));
+    let late = node.identity().with_file_name("late.pem");
+    fs::write(&late, expired(&node)).unwrap();
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (at, good) = (node.at.to_string(), node.identity());
+    for (at, identity, code, said) in [
+        (&at, &late, 77, "has expired"),
+        (&at, &other.identity(), 78, "another cluster"),
+        (&silent.local_addr().unwrap().to_string(), &good, 69, "UDP to this port may be blocked"),
+        (&closed.to_string(), &good, 69, "is a node running there?"),
+        (&"no-such-host.invalid".to_owned(), &good, 69, "cannot be resolved"),
+        (&"255.255.255.255:1".to_owned(), &good, 69, "no way to it"),
+        (&"127.0.0.1:x".to_owned(), &good, 78, "port"),
+    ] {
+        let mut command = binary();
+        // What does not pass is not waited for.
+        let passes = code == 69;
+        command.args(if passes { &["status"][..] } else { &["lock", "k", "-w", "1h"] });
+        command.arg("--identity").arg(identity);
+        command.arg("--endpoints").arg(format!("lockring://{at}"));
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{said}: {stderr}");
+        assert!(stderr.contains(said), "{said}: {stderr}");
+        assert_eq!(stderr.contains("is a node running"), said.starts_with("is a node"), "{stderr}");
+    }
+}
+
+/// The node is made anew, for another cluster, while a client has a session: its calls end with the
+/// cause, as the first contact would.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_between_a_session_and_its_node_is_told() {
+    let mut node = Node::start(1);
+    let builder = Client::builder().unreachable_after(Duration::from_secs(3));
+    let client = ends("connecting", builder.connect(&node.url())).await.unwrap();
+    ends("locking", client.lock("k")).await.unwrap().release().await.unwrap();
+    node.end("TERM");
+    fs::remove_dir_all(node.identity().parent().unwrap()).unwrap();
+    node.start_again();
+    for error in [
+        ends("a claim", client.lock("k")).await.unwrap_err(),
+        ends("a look", client.inspect("k")).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        assert!(error.to_string().contains("another cluster"), "{error}");
     }
 }

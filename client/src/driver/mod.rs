@@ -7,6 +7,7 @@ mod outcomes;
 
 pub(crate) use ending::Farewells;
 
+use crate::cause::Trouble;
 use crate::clock::{Alarm, Clock};
 use crate::hold::{HoldState, Lease};
 use crate::link::{ClaimRef, IdHasher, Key, Link, Loss, NotGranted, Outcome, Query, Serves};
@@ -48,7 +49,7 @@ pub(crate) struct Grant {
 #[derive(Clone, Debug)]
 pub(crate) struct Denial {
     pub(crate) reason: NotGranted,
-    pub(crate) trouble: Option<String>,
+    pub(crate) trouble: Option<Trouble>,
 }
 
 pub(crate) type Granted = Result<Grant, Denial>;
@@ -72,7 +73,7 @@ pub(crate) enum Answer {
     /// The key is another worker's.
     Moved,
     /// None came; with what kept contact from standing.
-    None(Option<String>),
+    None(Option<Trouble>),
 }
 
 /// What handles ask of a link's task.
@@ -165,6 +166,8 @@ pub(crate) trait Uplink: Send + Sync + 'static {
     fn learnt(&self, ring: Ring);
     /// The newest ring: its version, and which cells are this worker's by it.
     fn routes(&self) -> Option<(u64, Serves)>;
+    /// What is the matter when a connection fails or ends.
+    fn trouble(&self, error: &WireError) -> Trouble;
     /// The worker cannot be reached: others may know why.
     fn lost_contact(&self);
     /// The session has ended, at every worker.
@@ -216,7 +219,7 @@ pub(crate) struct Driver<U: Uplink> {
     /// Tries to connect in a row that failed.
     failures: u32,
     /// What keeps contact from standing.
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
     /// The worker takes no session now; the last it said.
     turned_away: Option<Refusal>,
     closing: Option<Closing>,
@@ -426,7 +429,7 @@ impl<U: Uplink> Driver<U> {
 
     fn failed(&mut self, error: &WireError) {
         tracing::debug!(%error, "cannot connect");
-        self.trouble = Some(error.to_string());
+        self.trouble = Some(self.uplink.trouble(error));
         self.failures += 1;
         if self.failures == TRIES_ALONE {
             self.uplink.lost_contact();
@@ -455,7 +458,7 @@ impl<U: Uplink> Driver<U> {
 
     fn wire_ended(&mut self, now: Time, error: &WireError) {
         tracing::debug!(%error, "connection ended");
-        self.trouble = Some(error.to_string());
+        self.trouble = Some(self.uplink.trouble(error));
         self.wire = None;
         if matches!(error, WireError::Superseded) {
             return self.session_ends(now, Loss::Superseded, None);
@@ -470,7 +473,8 @@ impl<U: Uplink> Driver<U> {
         if self.link.is_silent(now)
             && let Some(wire) = self.wire.take()
         {
-            self.trouble = Some("the node does not answer on a connection that stands".to_owned());
+            let silent = "the node does not answer on a connection that stands";
+            self.trouble = Some(Trouble::passing(silent));
             wire.close();
             self.link.down(now);
         }

@@ -1,6 +1,7 @@
 //! What a link tells its task, and who is told of it.
 
 use super::{Answer, Caller, Denial, Driver, Grant, Released, Uplink};
+use crate::cause::Trouble;
 use crate::hold::{HoldState, Lease};
 use crate::link::{ClaimRef, Loss, NotGranted, Outcome};
 use crate::router::{Ring, RingError};
@@ -168,7 +169,7 @@ impl<U: Uplink> Driver<U> {
         if passes {
             let why = Shown(&refusal.message);
             tracing::debug!(%why, "refused for now");
-            self.trouble = Some(why.to_string());
+            self.trouble = Some(Trouble::passing(why.to_string()));
             self.turned_away = Some(refusal);
             return;
         }
