@@ -46,7 +46,7 @@ impl Client {
     /// [`ErrorKind::Config`] when the URL or the identity cannot be used,
     /// [`ErrorKind::Unreachable`] when no node answers; [`ErrorKind::Denied`],
     /// [`ErrorKind::Draining`], [`ErrorKind::Quota`] or, of another version,
-    /// [`ErrorKind::Invalid`] when the node refuses the session.
+    /// [`ErrorKind::Version`] when the node refuses the session.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         Self::builder().connect(url).await
     }

@@ -50,6 +50,8 @@ pub enum ErrorKind {
     Closed,
     /// The address, the identity or a file cannot be used.
     Config,
+    /// The node speaks another version of the wire. Nothing changed.
+    Version,
 }
 
 /// An error of the client. Its text is one line of visible characters, whatever a peer has put into
@@ -183,7 +185,8 @@ impl Error {
             RefusalKind::Quota => ErrorKind::Quota,
             RefusalKind::Draining | RefusalKind::Unavailable => ErrorKind::Draining,
             RefusalKind::Denied | RefusalKind::ForeignSession => ErrorKind::Denied,
-            RefusalKind::Malformed | RefusalKind::Protocol => ErrorKind::Invalid,
+            RefusalKind::Malformed => ErrorKind::Invalid,
+            RefusalKind::Protocol => ErrorKind::Version,
             RefusalKind::Superseded => ErrorKind::Closed,
         };
         Self::new(kind, Shown(refusal.message).to_string())

@@ -226,11 +226,11 @@ async fn a_key_that_nobody_has_by_the_newest_ring_is_not_waited_for() {
 }
 
 /// Reads a hello and refuses it.
-async fn refuse(endpoint: &Endpoint, message: &str) -> Connection {
+async fn refuse(endpoint: &Endpoint, kind: RefusalKind, message: &str) -> Connection {
     let conn = endpoint.accept().await.unwrap().await.unwrap();
     let (mut send, mut recv) = conn.accept_bi().await.unwrap();
     recv.read_chunk(usize::MAX, true).await.unwrap();
-    let refusal = Refusal { kind: RefusalKind::ForeignSession, message: message.to_owned() };
+    let refusal = Refusal { kind, message: message.to_owned() };
     let mut frame = Vec::new();
     codec::encode_frame(&HelloReply::Refused(refusal), &mut frame);
     send.write_all(&frame).await.unwrap();
@@ -245,7 +245,8 @@ async fn a_refused_session_says_so_to_every_caller() {
     let listening = endpoint.clone();
     let node = tokio::spawn(async move {
         Served::accept(&listening).await.serve(true).await;
-        refuse(&listening, "the session id is in use by another identity").await
+        let message = "the session id is in use by another identity";
+        refuse(&listening, RefusalKind::ForeignSession, message).await
     });
     let scenario = async {
         let client = connect(&endpoint, &folder).await;
@@ -269,14 +270,17 @@ async fn what_a_node_says_is_one_line_of_visible_text() {
     let (endpoint, folder) = endpoint();
     let listening = endpoint.clone();
     let node = tokio::spawn(async move {
-        let _stands = refuse(&listening, words).await;
+        let _stands = refuse(&listening, RefusalKind::Protocol, words).await;
         let conn = listening.accept().await.unwrap().await.unwrap();
         conn.close(VarInt::from_u32(7), words.as_bytes());
         listening.wait_idle().await;
     });
     let scenario = async {
-        for _ in ["refused", "closed"] {
+        for said in ["refused", "closed"] {
             let error = try_to_connect(&endpoint, &folder).await.err().unwrap();
+            if said == "refused" {
+                assert_eq!(error.kind(), ErrorKind::Version, "{error}");
+            }
             let (text, shown) = (error.to_string(), Shown(words).to_string());
             assert!(text.contains(&shown) && !text.chars().any(char::is_control), "{text:?}");
             assert!(!text.contains('\u{202e}'), "{text:?}");

@@ -17,6 +17,8 @@ pub const SOFTWARE: u8 = 70;
 pub const IO: u8 = 74;
 /// Busy, or not granted within the wait.
 pub const BUSY: u8 = 75;
+/// The node is of another version.
+pub const VERSION: u8 = 76;
 /// Denied.
 pub const DENIED: u8 = 77;
 /// A file or setting cannot be used.
@@ -63,6 +65,7 @@ impl From<Error> for Failure {
             ErrorKind::Denied => DENIED,
             ErrorKind::Invalid | ErrorKind::TooDeep => USAGE,
             ErrorKind::Config => CONFIG,
+            ErrorKind::Version => VERSION,
             _ => SOFTWARE,
         };
         Self { is_final: !error.is_retryable(), ..Self::new(code, error.to_string()) }
