@@ -117,7 +117,7 @@ pub async fn run(global: &Global, args: Args) -> Result<End, Failure> {
     let mut signals = Signals::new()?;
     let began = Instant::now();
     let client = tokio::select! {
-        client = connect(global, &args) => client?,
+        client = connect(global, &args, began) => client?,
         signal = signals.next() => return Ok(End::Signal(signal)),
     };
     let wait = wait_of(&args).map(|wait| wait.saturating_sub(began.elapsed()));
@@ -150,20 +150,21 @@ pub async fn run(global: &Global, args: Args) -> Result<End, Failure> {
 }
 
 /// Connects, and waits for a node that is away as long as for the lock.
-async fn connect(global: &Global, args: &Args) -> Result<Client, Failure> {
+async fn connect(global: &Global, args: &Args, began: Instant) -> Result<Client, Failure> {
     let builder = || global.builder().ttl(args.ttl);
     let error = match global.connect(builder()).await {
         Ok(client) => return Ok(client),
         Err(error) => error,
     };
     let limit = wait_of(args).unwrap_or(CONTACT_WITHIN);
-    if limit.is_zero() || error.is_final {
+    let left = limit.saturating_sub(began.elapsed());
+    if left.is_zero() || error.is_final {
         return Err(error);
     }
     if !global.quiet {
         output::say(format_args!("waiting up to {limit:?} for a node: {error}"));
     }
-    global.connect(builder().connect_within(limit)).await
+    global.connect(builder().connect_within(left)).await
 }
 
 /// Ends the session, or leaves it to its token; a signal does not wait for that.

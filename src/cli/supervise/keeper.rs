@@ -2,7 +2,7 @@
 //! the command has started, by the time at which the lease ends by the wrapper's last word, even
 //! if the wrapper is stopped or dead.
 
-use super::super::exit;
+use super::super::{exit, output};
 use super::line::{Line, Order, Report};
 use super::signals::Mask;
 use super::start;
@@ -155,12 +155,12 @@ impl Keeper {
     /// Ends every process of the command; says how many it could not end.
     fn kill(&mut self) -> u32 {
         let (command, status) = (self.command, &mut self.status);
-        let killed = tree::kill_all(|pid, how| {
+        let killed = tree::kill_all(&[], |pid, how| {
             if pid == command {
                 *status = Some(how.as_raw());
             }
         });
-        killed.err().map_or(0, |left| left.len() as u32)
+        killed.err().unwrap_or(0)
     }
 
     fn reap(&mut self) {
@@ -225,6 +225,8 @@ impl Keeper {
                 Ok(Some(Order::Lost)) => {}
                 Ok(Some(Order::Signal { number, from_terminal })) => {
                     self.pass_on(number, from_terminal);
+                    // However many come, the time at which the lease ends is not missed.
+                    return Ok(true);
                 }
                 Ok(None) => return Ok(false),
                 Err(rustix::io::Errno::AGAIN) => return Ok(true),
@@ -254,8 +256,10 @@ impl Keeper {
 fn send(processes: &[Process], signal: Signal) {
     for process in processes {
         if let Err(error) = process.send(signal) {
-            let pid = process.pid;
-            tracing::warn!(%error, "process {pid} of the command cannot be sent a signal");
+            let (pid, number) = (process.pid, signal.as_raw());
+            output::say(format_args!(
+                "process {pid} of the command cannot be sent signal {number}: {error}"
+            ));
         }
     }
 }

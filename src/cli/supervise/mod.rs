@@ -46,6 +46,9 @@ const START: &str = "__start";
 /// The wrapper looks at its lease this often at most.
 const LOOK_MIN: Duration = Duration::from_millis(10);
 
+/// And this often at what the keeper does when the lock is lost.
+const LOOK_ON: Duration = Duration::from_millis(50);
+
 /// A command gets so long to stop before its wrapper stops.
 const STOP_WITHIN: Duration = Duration::from_millis(250);
 
@@ -77,15 +80,17 @@ pub async fn run(
         let mut watch = Watch::start(&guard, argv, environment, grace, signals.inherited())?;
         watch.until_ended(&guard, signals).await
     };
-    let report: Option<Report> = watched.await.map_err(|error| {
+    let report: Option<Report> = watched.await.map_err(|error: io::Error| {
         let remedy =
             if error.kind() == io::ErrorKind::NotFound { "; is /proc mounted?" } else { "" };
         Failure::new(exit::SOFTWARE, format!("the command's keeper cannot run: {error}{remedy}"))
     })?;
     let Some(report) = report else {
-        let message = "the keeper of the command was killed, and the command with it";
+        let message = "the keeper of the command has ended early (killed?), and so has the command";
         return Err(Failure::new(exit::SOFTWARE, message));
     };
+    // What came while the command ran was for it, also where it has ended first.
+    signals.forget();
     if report.stopped {
         return Err(lost(&guard, report.left));
     }
@@ -138,6 +143,11 @@ struct Watch {
     grace: Duration,
     /// What the keeper was told last.
     told: Time,
+    /// The lock is lost: the keeper has killed everything by then.
+    killed_by: Option<Time>,
+    /// Processes that this one had before it was the wrapper: of a script that has become it by
+    /// `exec`.
+    spared: Vec<Process>,
 }
 
 impl Watch {
@@ -148,12 +158,17 @@ impl Watch {
         grace: Duration,
         mask: Mask,
     ) -> io::Result<Self> {
+        tree::check_proc()?;
+        let spared = tree::below(getpid());
         // Should the keeper be killed, what it kept comes here.
         set_child_subreaper(Some(getpid()))?;
         let terminal = Terminal::in_foreground();
         let (ours, theirs) = Line::pair()?;
         ours.hand(io::stdin().as_fd())?;
-        let told = valid_until(guard);
+        let readiness = net::UnixDatagram::from(ours.as_fd().try_clone_to_owned()?);
+        readiness.set_nonblocking(true)?;
+        let readiness = UnixDatagram::from_std(readiness)?;
+        let told = valid_until(guard).unwrap_or_else(clock::now);
         let keeper = Command::new(EXECUTABLE)
             .arg0("lockring")
             .arg(KEEP)
@@ -162,16 +177,8 @@ impl Watch {
             .stdin(Stdio::from(theirs))
             .spawn()?;
         let keeper = Pid::from_child(&keeper);
-        let readiness = net::UnixDatagram::from(ours.as_fd().try_clone_to_owned()?);
-        readiness.set_nonblocking(true)?;
-        Ok(Self {
-            keeper,
-            line: ours,
-            readiness: UnixDatagram::from_std(readiness)?,
-            terminal,
-            grace,
-            told,
-        })
+        let killed_by = None;
+        Ok(Self { keeper, line: ours, readiness, terminal, grace, told, killed_by, spared })
     }
 
     /// Tells the keeper all that it needs to know until the command has ended; `None` if the keeper
@@ -185,31 +192,26 @@ impl Watch {
         tokio::pin!(lost);
         let mut told_lost = false;
         loop {
-            self.tell_validity(guard);
-            let look = match guard.valid_for() {
-                // The keeper does by itself what is to be done now.
-                Duration::ZERO => OVERDUE,
-                valid_for => (valid_for.saturating_sub(self.grace) / 2).max(LOOK_MIN),
+            let valid_for = guard.valid_for();
+            let look = if valid_for.is_zero() {
+                self.see_that_all_ends();
+                LOOK_ON
+            } else {
+                self.tell_validity(guard);
+                (valid_for.saturating_sub(self.grace) / 2).max(LOOK_MIN)
             };
             tokio::select! {
                 biased;
                 report = self.next_report() => {
                     let report = report?;
-                    if report.is_none() {
-                        self.end_all();
-                    }
-                    return Ok(report);
+                    return Ok(report.or_else(|| self.without_keeper()));
                 }
                 () = &mut lost, if !told_lost => {
                     told_lost = true;
                     self.order(Order::Lost);
                 }
                 come = signals.any() => self.pass_on(guard, come),
-                () = tokio::time::sleep(look) => {
-                    if clock::now() >= self.told.after(OVERDUE) {
-                        self.end_all();
-                    }
-                }
+                () = tokio::time::sleep(look) => {}
             }
         }
     }
@@ -226,7 +228,8 @@ impl Watch {
     }
 
     fn tell_validity(&mut self, guard: &Guard) {
-        let until = valid_until(guard);
+        // Of a lock that is lost it knows until when it was held.
+        let Some(until) = valid_until(guard) else { return };
         if until.since(self.told) > LOOK_MIN || self.told.since(until) > LOOK_MIN {
             self.told = until;
             self.order(Order::Until(until));
@@ -247,20 +250,46 @@ impl Watch {
     /// would take what is typed to the shell. One that does not stop is not waited for.
     fn await_stop(&self) {
         let began = Instant::now();
-        let is_stopped = |process: &Process| process.is_stopped || process.pid == self.keeper;
-        while began.elapsed() < STOP_WITHIN && !tree::below(getpid()).iter().all(is_stopped) {
+        let is_stopped = |process: &Process| process.is_stopped;
+        while began.elapsed() < STOP_WITHIN && !tree::below(self.keeper).iter().all(is_stopped) {
             std::thread::sleep(LOOK_MIN / 4);
         }
     }
 
-    /// Ends what a keeper has left, and a keeper that does not do its work.
-    fn end_all(&self) {
-        if let Err(left) = tree::kill_all(|_, _| {}) {
-            tracing::error!("{} processes of the command could not be ended", left.len());
+    /// The lock is lost, and the keeper does what is to be done. One that is stopped does not: then
+    /// what it keeps is ended from here, at the same time, and in the end the keeper itself.
+    fn see_that_all_ends(&mut self) {
+        let now = clock::now();
+        let killed_by = *self.killed_by.get_or_insert(self.told.min(now.after(self.grace)));
+        if now >= killed_by.after(OVERDUE) {
+            self.end_all();
+        } else if now >= killed_by.after(LOOK_MIN) {
+            for process in tree::below(self.keeper) {
+                let _the_keeper_says_what_is_left = process.send(rustix::process::Signal::KILL);
+            }
         }
+    }
+
+    /// The keeper has ended before its command: so does that. A report if the lock was lost anyway.
+    fn without_keeper(&self) -> Option<Report> {
+        let left = self.end_all();
+        if self.killed_by.is_some() {
+            return Some(Report { status: Signal::SIGKILL as i32, stopped: true, left });
+        }
+        if left > 0 {
+            tracing::error!("{left} processes of the command could not be ended: see ps(1)");
+        }
+        None
+    }
+
+    /// Ends what a keeper has left, and a keeper that does not do its work; says how many it could
+    /// not end.
+    fn end_all(&self) -> u32 {
+        let killed = tree::kill_all(&self.spared, |_, _| {});
         if let Some(terminal) = &self.terminal {
             terminal.take_back();
         }
+        killed.err().unwrap_or(0)
     }
 
     fn order(&self, order: Order) {
@@ -269,8 +298,9 @@ impl Watch {
     }
 }
 
-/// The clock is read first: the time it gives with the lease's rest is never too late.
-fn valid_until(guard: &Guard) -> Time {
-    let now = clock::now();
-    now.after(guard.valid_for())
+/// The clock is read first: the time it gives with the lease's rest is never too late. `None` once
+/// the lock is lost.
+fn valid_until(guard: &Guard) -> Option<Time> {
+    let (now, valid_for) = (clock::now(), guard.valid_for());
+    (!valid_for.is_zero()).then(|| now.after(valid_for))
 }

@@ -3,6 +3,7 @@
 use super::tree;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{Pid, getpid, test_kill_process_group};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 use std::os::fd::OwnedFd;
@@ -35,14 +36,13 @@ impl Terminal {
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGTTOU);
         let _as_it_was = mask.thread_block();
-        if let Err(error) = tcsetpgrp(&self.tty, self.ours) {
-            tracing::debug!(%error, "the terminal does not come back");
-        }
+        // A terminal that has been hung up is nobody's.
+        let _as_far_as_it_is_there = tcsetpgrp(&self.tty, self.ours);
     }
 }
 
 /// A group of processes below this one, or one that is gone.
 fn is_below(group: Pid) -> bool {
-    test_kill_process_group(group).is_err()
+    test_kill_process_group(group) == Err(Errno::SRCH)
         || tree::below(getpid()).iter().any(|process| process.group == group.as_raw_nonzero().get())
 }
