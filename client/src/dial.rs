@@ -1,5 +1,6 @@
 //! Dialling: every address of every name, overlapping, until one answers.
 
+use crate::error::ErrorKind;
 use crate::resolve::Resolver;
 use crate::target::{Host, Seed};
 use crate::wire::{Cause, WireError};
@@ -11,12 +12,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::UdpSocket;
+use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep, timeout};
 
 /// An address that has not answered by then is raced by the next (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// While nobody answers, names are looked up so often: a record may change just now.
+/// While nobody answers, names are looked up so often, as a record may change just now; and who has
+/// refused is tried again, as a node may be starting.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often, and how many times in a row, the system has to say that there is no way to an
@@ -29,6 +32,9 @@ const PROBE_AFTER: Duration = Duration::from_millis(500);
 
 /// Where nothing is heard, probes become rarer up to this.
 const PROBE_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Sockets that probe at a time: a program with many links has other uses for its open files.
+static PROBING: Semaphore = Semaphore::const_new(16);
 
 /// An attempt to connect to one address.
 pub(crate) type Attempt<T> = Pin<Box<dyn Future<Output = Result<T, WireError>> + Send>>;
@@ -43,6 +49,15 @@ struct Name<'a> {
     heard: bool,
 }
 
+/// An address of a target.
+#[derive(Clone, Copy)]
+struct Candidate {
+    target: usize,
+    at: SocketAddr,
+    /// It has failed before: tried for as long as another is, and not waited for.
+    again: bool,
+}
+
 /// What connected, and how it was reached.
 pub(crate) struct Reached<T> {
     pub(crate) by: T,
@@ -51,7 +66,8 @@ pub(crate) struct Reached<T> {
 }
 
 /// Connects to whichever address of the targets answers first. The next one begins as soon as one
-/// has failed or kept silent for a while. Names are resolved now, and again while nobody answers.
+/// has failed or kept silent for a while. Names are resolved now, and again while nobody answers;
+/// who has failed is tried again while another may still answer.
 ///
 /// Cancel safe: dropping it drops all attempts.
 ///
@@ -80,10 +96,12 @@ struct Race<'a, T> {
     targets: &'a [Seed],
     names: Vec<Name<'a>>,
     /// Addresses that are still to be tried.
-    waiting: VecDeque<(usize, SocketAddr)>,
+    waiting: VecDeque<Candidate>,
     /// Addresses that were heard of.
     seen: Vec<SocketAddr>,
-    attempts: Vec<(usize, Attempt<T>)>,
+    /// Those of them that have failed in a way that may pass.
+    failed: Vec<SocketAddr>,
+    attempts: Vec<(Candidate, Attempt<T>)>,
     /// Until the last attempt that began has had its time alone.
     alone: Option<Pin<Box<Sleep>>>,
     worst: Option<WireError>,
@@ -97,39 +115,50 @@ impl<'a, T> Race<'a, T> {
             names: Vec::new(),
             waiting: VecDeque::new(),
             seen: Vec::new(),
+            failed: Vec::new(),
             attempts: Vec::new(),
             alone: None,
             worst: None,
         };
         for (target, seed) in targets.iter().enumerate() {
-            match &seed.host {
-                Host::Ip(ip) => race.found(target, &[*ip]),
-                Host::Name(_) => {
-                    let lookup = race.look_up(target, Duration::ZERO);
-                    race.names.push(Name { target, lookup, heard: false });
+            let (after, heard) = match &seed.host {
+                Host::Ip(ip) => {
+                    race.found(target, &[*ip]);
+                    (LOOK_AGAIN, true)
                 }
-            }
+                Host::Name(_) => (Duration::ZERO, false),
+            };
+            let lookup = race.look_up(target, after);
+            race.names.push(Name { target, lookup, heard });
         }
         race
     }
 
     fn look_up(&self, target: usize, after: Duration) -> Lookup<'a> {
-        let (resolver, name) = (self.resolver, self.targets[target].host.to_string());
+        let (resolver, host) = (self.resolver, &self.targets[target].host);
         Box::pin(async move {
             if !after.is_zero() {
                 sleep(after).await;
             }
-            let found = resolver.resolve(&name).await;
-            found.map_err(|why| WireError::connect(&name, Cause::Unresolvable(why)))
+            let name = match host {
+                Host::Ip(ip) => return Ok(vec![*ip]),
+                Host::Name(name) => name,
+            };
+            let found = resolver.resolve(name).await;
+            found.map_err(|why| WireError::connect(name, Cause::Unresolvable(why)))
         })
     }
 
     fn found(&mut self, target: usize, addresses: &[IpAddr]) {
         for ip in addresses {
             let at = SocketAddr::new(*ip, self.targets[target].port);
-            if !self.seen.contains(&at) {
-                self.seen.push(at);
-                self.waiting.push_back((target, at));
+            let failed = self.failed.iter().position(|failed| *failed == at);
+            let again = failed.map(|failed| self.failed.swap_remove(failed)).is_some();
+            if again || !self.seen.contains(&at) {
+                if !again {
+                    self.seen.push(at);
+                }
+                self.waiting.push_back(Candidate { target, at, again });
             }
         }
     }
@@ -138,18 +167,20 @@ impl<'a, T> Race<'a, T> {
         if self.alone.is_some() && !self.attempts.is_empty() {
             return;
         }
-        if let Some((target, at)) = self.waiting.pop_front() {
-            self.attempts.push((target, connect(at)));
+        if let Some(candidate) = self.waiting.pop_front() {
+            self.attempts.push((candidate, connect(candidate.at)));
             self.alone = Some(Box::pin(sleep(STAGGER)));
         }
     }
 
     /// Nobody is left who could answer, by what every name was said to lead to.
     fn is_over(&self) -> bool {
-        self.attempts.is_empty() && self.waiting.is_empty() && self.names.iter().all(|n| n.heard)
+        self.attempts.iter().all(|(candidate, _)| candidate.again)
+            && self.waiting.iter().all(|candidate| candidate.again)
+            && self.names.iter().all(|name| name.heard)
     }
 
-    fn failed(&mut self, error: WireError) {
+    fn note(&mut self, error: WireError) {
         let weight = |error: &WireError| error.cause().map_or(0, Cause::weight);
         // Of equals the first is that which was meant most.
         if self.worst.as_ref().is_none_or(|worst| weight(&error) > weight(worst)) {
@@ -160,14 +191,17 @@ impl<'a, T> Race<'a, T> {
     /// Ready when somebody has answered, or another attempt may begin.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Reached<T>>> {
         for at in 0..self.attempts.len() {
-            let (target, attempt) = &mut self.attempts[at];
+            let (candidate, attempt) = &mut self.attempts[at];
             let Poll::Ready(ended) = attempt.as_mut().poll(cx) else { continue };
-            let target = *target;
+            let Candidate { target, at: address, .. } = *candidate;
             match ended {
                 Ok(by) => return Poll::Ready(Some(Reached { by, target })),
                 Err(error) => {
                     drop(self.attempts.swap_remove(at));
-                    self.failed(error);
+                    if error.cause().is_none_or(|why| why.kind() == ErrorKind::Unreachable) {
+                        self.failed.push(address);
+                    }
+                    self.note(error);
                     self.alone = None;
                     return Poll::Ready(None);
                 }
@@ -178,7 +212,7 @@ impl<'a, T> Race<'a, T> {
             let target = self.names[at].target;
             match found {
                 Ok(addresses) => self.found(target, &addresses),
-                Err(error) => self.failed(error),
+                Err(error) => self.note(error),
             }
             let lookup = self.look_up(target, LOOK_AGAIN);
             self.names[at] = Name { target, lookup, heard: true };
@@ -219,6 +253,7 @@ async fn probe(at: SocketAddr) -> Option<Cause> {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
+    let _turn = PROBING.acquire().await.ok()?;
     // Without a socket for it nothing can be said.
     let socket = UdpSocket::bind(any).await.ok()?;
     let heard = async {

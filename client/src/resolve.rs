@@ -13,7 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Where addresses are known from before, those are taken up while the name service still thinks.
 const PATIENCE_WITH_KNOWN: Duration = Duration::from_millis(250);
 
-/// A look-up that has not ended by then will not: the next contact begins another.
+/// A look-up that has not ended by then may never end: the next contact begins another. While that
+/// does not end either the next one has twice the time, so that threads do not add up.
 const GIVEN_UP: Duration = Duration::from_secs(30);
 
 type Found = Result<Vec<IpAddr>, String>;
@@ -28,12 +29,15 @@ struct Name {
     /// Where somebody answered last.
     answers: Option<IpAddr>,
     under_way: Option<(Instant, watch::Receiver<Option<Found>>)>,
+    /// Look-ups that have not ended, with those that were given up.
+    unended: u32,
 }
 
 /// Resolves names.
 pub(crate) struct Resolver {
     look_up: Arc<LookUp>,
     names: DashMap<String, Arc<Mutex<Name>>>,
+    given_up: Duration,
 }
 
 impl Resolver {
@@ -49,7 +53,7 @@ impl Resolver {
 
     /// By this function, which may block.
     pub(crate) fn new(look_up: impl Fn(&str) -> Found + Send + Sync + 'static) -> Self {
-        Self { look_up: Arc::new(look_up), names: DashMap::new() }
+        Self { look_up: Arc::new(look_up), names: DashMap::new(), given_up: GIVEN_UP }
     }
 
     /// The addresses of a name as they are now; those of before while nobody can say. Never empty.
@@ -92,8 +96,9 @@ impl Resolver {
         entry: &Arc<Mutex<Name>>,
     ) -> (Vec<IpAddr>, watch::Receiver<Option<Found>>) {
         let mut this = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let patience = 1 << this.unended.saturating_sub(1).min(16);
         if let Some((begun, heard)) = &this.under_way
-            && begun.elapsed() < GIVEN_UP
+            && begun.elapsed() < self.given_up * patience
             && heard.borrow().is_none()
             && heard.has_changed().is_ok()
         {
@@ -101,6 +106,7 @@ impl Resolver {
         }
         let (tell, heard) = watch::channel(None);
         this.under_way = Some((Instant::now(), heard.clone()));
+        this.unended += 1;
         let (look_up, name, entry) =
             (Arc::clone(&self.look_up), name.to_owned(), Arc::clone(entry));
         let look = move || {
@@ -109,14 +115,16 @@ impl Resolver {
                 found => found,
             };
             let mut this = entry.lock().unwrap_or_else(PoisonError::into_inner);
+            this.unended -= 1;
             if let Ok(addresses) = &found {
                 this.known.clone_from(addresses);
             }
             tell.send_replace(Some(found));
         };
         // Without a thread the sender is dropped, and what is known counts.
-        let _what_is_known_counts =
-            thread::Builder::new().name("lockring-name".to_owned()).spawn(look);
+        if thread::Builder::new().name("lockring-name".to_owned()).spawn(look).is_err() {
+            this.unended -= 1;
+        }
         (this.known.clone(), heard)
     }
 }
@@ -184,6 +192,34 @@ mod tests {
         assert_eq!(begun.load(Ordering::SeqCst), before + 1);
         // What it says in the end is heard.
         tell.send(Ok(vec![B])).unwrap();
+        let mut left = 100;
+        while resolver.resolve("n").await != Ok(vec![B]) {
+            left -= 1;
+            assert!(left > 0, "the answer is never heard");
+        }
+    }
+
+    /// A name service that never answers, over many times the patience with it.
+    #[tokio::test]
+    async fn look_ups_that_never_end_do_not_add_up() {
+        let (mut resolver, tell, begun) = scripted();
+        tell.send(Ok(vec![A])).unwrap();
+        assert_eq!(resolver.resolve("n").await, Ok(vec![A]));
+        resolver.given_up = Duration::from_millis(1);
+        for _ in 0..8 {
+            assert_eq!(resolver.resolve("n").await, Ok(vec![A]));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let mid = begun.load(Ordering::SeqCst);
+        resolver.given_up = Duration::from_secs(1);
+        for _ in 0..8 {
+            assert_eq!(resolver.resolve("n").await, Ok(vec![A]));
+        }
+        assert_eq!(begun.load(Ordering::SeqCst), mid);
+        // Once they end, the next contact asks at once.
+        for _ in 0..mid + 4 {
+            tell.send(Ok(vec![B])).unwrap();
+        }
         let mut left = 100;
         while resolver.resolve("n").await != Ok(vec![B]) {
             left -= 1;

@@ -138,3 +138,55 @@ async fn of_several_errors_that_counts_which_says_most() {
     let nowhere = dial(&resolver, &[], net(&[])).await.err().expect("an error");
     assert!(nowhere.to_string().contains("no address"), "{nowhere}");
 }
+
+/// A node that is starting, beside an address where nobody is.
+#[tokio::test]
+async fn who_has_refused_is_tried_again_while_another_keeps_silent() {
+    let resolver = fixed(&[A, B]);
+    let literals = [A, B].map(|ip| Seed { host: Host::Ip(ip), port: PORT });
+    for targets in [&[named("n")][..], &literals] {
+        let (refuses, answers) = (net(&[(A, Does::Fail(Cause::Refused))]), AtomicBool::new(false));
+        let then = net(&[(A, Does::Answer)]);
+        let starting = |at: SocketAddr| match at.ip() == A && answers.swap(true, Ordering::SeqCst) {
+            true => then(at),
+            false => refuses(at),
+        };
+        assert_eq!(soon(dial(&resolver, targets, starting)).await.ip(), A);
+    }
+}
+
+/// It is waited for no longer than for the other.
+#[tokio::test]
+async fn trying_again_comes_to_an_end() {
+    let resolver = fixed(&[A, B]);
+    let tried = Mutex::new(Vec::new());
+    let refusing = |at: SocketAddr| -> Attempt<SocketAddr> {
+        tried.lock().unwrap().push(at.ip());
+        let after = if at.ip() == A { Duration::from_millis(300) } else { LOOK_AGAIN * 3 };
+        Box::pin(async move {
+            sleep(after).await;
+            Err(WireError::connect(&at, Cause::Refused))
+        })
+    };
+    let ended = timeout(SOON, dial(&resolver, &[named("n")], refusing)).await;
+    assert!(ended.expect("it ends").is_err());
+    let tried = tried.into_inner().unwrap();
+    assert!(tried.iter().filter(|ip| **ip == A).count() > 1, "{tried:?}");
+}
+
+/// As many attempts as a program with many links makes when its network is gone.
+#[tokio::test]
+async fn probes_take_few_open_files() {
+    let nobody = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let at = nobody.local_addr().unwrap();
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let (before, mut most) = (open(), 0);
+    let probes: Vec<_> = (0..600).map(|_| tokio::spawn(unreachable(at))).collect();
+    let begun = Instant::now();
+    while begun.elapsed() < PROBE_AFTER + PROBE_EVERY {
+        most = most.max(open());
+        sleep(Duration::from_millis(5)).await;
+    }
+    probes.iter().for_each(tokio::task::JoinHandle::abort);
+    assert!(most < before + 300, "{most} open files, {before} before");
+}
