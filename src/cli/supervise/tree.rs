@@ -78,9 +78,13 @@ impl Process {
                 Some(now) if now.is(self) => pidfd_send_signal(&handle, signal),
                 _ => Ok(()),
             },
-            // Kernels before 5.3, and sandboxes.
-            Err(Errno::NOSYS | Errno::INVAL) => kill_process(self.pid, signal),
-            Err(error) => Err(error),
+            other => other.map(drop),
+        };
+        // Kernels before 5.3 do not have these calls, and sandboxes refuse what they do not know,
+        // some with EPERM.
+        let sent = match sent {
+            Ok(()) | Err(Errno::SRCH) => sent,
+            Err(_) => kill_process(self.pid, signal),
         };
         match sent {
             Err(Errno::SRCH) => Ok(()),
