@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 /// Where the ring has the first worker of a node, and it has not answered by then, it is looked for
@@ -38,6 +38,8 @@ pub(crate) struct Pool {
     /// By which seed a node was found, with the port of worker 0: for nodes whose ring entry names
     /// no host.
     found_at: DashMap<u32, Seed>,
+    /// Counts what was learnt of where workers are.
+    learnt: watch::Sender<u64>,
 }
 
 impl Pool {
@@ -51,6 +53,7 @@ impl Pool {
             links: Mutex::default(),
             endpoints: DashMap::new(),
             found_at: DashMap::new(),
+            learnt: watch::Sender::new(0),
         }
     }
 
@@ -75,6 +78,7 @@ impl Pool {
             }
             *known = Some(Arc::new(ring));
         }
+        self.learnt.send_modify(|count| *count += 1);
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.retain(|link| link.upgrade().is_some_and(|link| link.send(Command::NewRing).is_ok()));
     }
@@ -91,6 +95,7 @@ impl Pool {
         let seed = &self.seeds[reached.target];
         let port = seed.port.saturating_sub(worker.worker);
         self.found_at.insert(worker.node, Seed { port, ..seed.clone() });
+        self.learnt.send_modify(|count| *count += 1);
     }
 
     /// Connects to whichever address of a seed answers first.
@@ -101,12 +106,44 @@ impl Pool {
     /// Connects to a worker of the ring; by the seeds while no ring is known.
     ///
     /// The whole node may have moved and the ring be old: its first worker is then looked for by
-    /// the names that the user gave too, and has the newer ring.
+    /// the names that the user gave too, and has the newer ring. With that the others are looked for
+    /// where they are now, though the attempts at where they were have not ended.
     pub(crate) async fn connect(&self, worker: WorkerId) -> Result<Wire, WireError> {
-        let Some(targets) = self.targets(worker)? else {
+        loop {
+            let learnt = self.learnt.subscribe();
+            let targets = self.targets(worker)?;
+            tokio::select! {
+                connected = self.connect_to(worker, targets.as_deref()) => return connected,
+                () = self.are_others(worker, targets.as_deref(), learnt) => {}
+            }
+        }
+    }
+
+    /// Ends when something was learnt by which a worker is not where it was looked for.
+    async fn are_others(
+        &self,
+        worker: WorkerId,
+        targets: Option<&[Seed]>,
+        mut learnt: watch::Receiver<u64>,
+    ) {
+        // The sender is this pool's.
+        while learnt.changed().await.is_ok() {
+            if self.targets(worker).is_ok_and(|now| now.as_deref() == targets) {
+                continue;
+            }
+            return;
+        }
+    }
+
+    async fn connect_to(
+        &self,
+        worker: WorkerId,
+        targets: Option<&[Seed]>,
+    ) -> Result<Wire, WireError> {
+        let Some(targets) = targets else {
             return self.connect_seed().await.map(|reached| reached.by);
         };
-        let there = self.dial(&targets, |addr| self.endpoint(addr));
+        let there = self.dial(targets, |addr| self.endpoint(addr));
         if worker.worker != 0 || targets == self.seeds {
             return there.await.map(|reached| reached.by);
         }

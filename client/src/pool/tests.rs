@@ -172,3 +172,25 @@ async fn a_node_that_the_ring_has_elsewhere_is_looked_for_by_the_seeds() {
     pool.learn(ring(2, "127.0.0.1", port));
     assert_eq!(both(&pool).await, [IpAddr::V4(HERE); 2]);
 }
+
+/// One of its workers has brought the newer ring while the others still wait where the node was.
+#[tokio::test]
+async fn a_newer_ring_ends_the_wait_where_a_worker_was() {
+    let (cluster, port) = (Cluster::new(), free_port());
+    let _node = cluster.node(HERE, port);
+    let _silent = [port, port + 1].map(|port| UdpSocket::bind((THERE, port)).unwrap());
+    let (named, found) = (ring(1, "127.0.0.3", port), ring(1, "", port));
+    for before in [named, found] {
+        let (pool, leads_to) = cluster.pool(port);
+        meet(&pool, before).await;
+        *leads_to.lock().unwrap() = vec![THERE];
+        let begun = Instant::now();
+        let learn = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            pool.learn(ring(2, "127.0.0.1", port));
+        };
+        let (reached, ()) = tokio::join!(pool.connect(worker(1)), learn);
+        assert_eq!(reached.unwrap().remote().ip(), IpAddr::V4(HERE));
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+}
