@@ -135,7 +135,7 @@ impl Keeper {
             if !self.orders()? {
                 // The wrapper has ended, and with it whoever would hear of the lock's loss.
                 self.kill();
-                self.leave();
+                self.leave(true);
                 break Ok(());
             }
         }
@@ -178,7 +178,7 @@ impl Keeper {
 
     /// Reports how the command has ended.
     fn end(&self, left: u32) -> io::Result<()> {
-        self.leave();
+        self.leave(self.kill_at.is_some());
         let killed = Signal::KILL.as_raw();
         let status = self.status.unwrap_or(killed);
         let report = Report { status, stopped: self.kill_at.is_some(), left };
@@ -187,9 +187,9 @@ impl Keeper {
         Ok(())
     }
 
-    fn leave(&self) {
+    fn leave(&self, were_killed: bool) {
         if let Some(terminal) = &self.terminal {
-            terminal.take_back();
+            terminal.take_back(were_killed);
         }
     }
 

@@ -287,7 +287,7 @@ impl Watch {
     fn end_all(&self) -> u32 {
         let killed = tree::kill_all(&self.spared, |_, _| {});
         if let Some(terminal) = &self.terminal {
-            terminal.take_back();
+            terminal.take_back(true);
         }
         killed.err().unwrap_or(0)
     }
