@@ -106,8 +106,8 @@ impl Pool {
     /// Connects to a worker of the ring; by the seeds while no ring is known.
     ///
     /// The whole node may have moved and the ring be old: its first worker is then looked for by
-    /// the names that the user gave too, and has the newer ring. With that the others are looked for
-    /// where they are now, though the attempts at where they were have not ended.
+    /// the names that the user gave too, and has the newer ring. With that the others are looked
+    /// for where they are now, though the attempts at where they were have not ended.
     pub(crate) async fn connect(&self, worker: WorkerId) -> Result<Wire, WireError> {
         loop {
             let learnt = self.learnt.subscribe();

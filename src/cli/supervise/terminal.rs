@@ -29,8 +29,8 @@ impl Terminal {
     }
 
     /// Makes this process's group the foreground one again if a process below it has taken the
-    /// terminal, or had: a shell that `bg` has taken it back for keeps it. After processes that were
-    /// killed, and could not set it as it was, that is done too.
+    /// terminal, or had: a shell that `bg` has taken it back for keeps it. After processes that
+    /// were killed, and could not set it as it was, that is done too.
     pub fn take_back(&self, were_killed: bool) {
         let now = tcgetpgrp(&self.tty).ok();
         let is_ours = now == Some(self.ours);
