@@ -2,7 +2,7 @@
 
 use crate::config::NodeConfig;
 use lockring_proto::NodeAddress;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Bytes of all hosts together: with them the first part of a ring stays below 32 KiB.
 const HOST_BYTES_MAX: usize = 15 << 10;
@@ -78,11 +78,15 @@ pub fn addresses(config: &NodeConfig, listen: u16) -> Result<Vec<NodeAddress>, A
             return Err(AdvertiseError::Ports { port, workers });
         }
         match at.host.parse::<IpAddr>() {
-            Ok(ip) if ip.is_unspecified() || ip.is_multicast() => Err(AdvertiseError::NoHost(ip)),
+            Ok(ip) if !is_one_host(ip.to_canonical()) => Err(AdvertiseError::NoHost(ip)),
             _ => Ok(NodeAddress { host: at.host.clone(), port }),
         }
     };
     advertised.iter().zip(0..).map(address).collect()
+}
+
+fn is_one_host(ip: IpAddr) -> bool {
+    !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 #[cfg(test)]
@@ -117,7 +121,7 @@ mod tests {
         let high = told(4, &[("a", Some(65533))]);
         assert_eq!(high, Err(AdvertiseError::Ports { port: 65533, workers: 4 }));
         assert_eq!(told(1, &[("a", Some(0))]), Err(AdvertiseError::NoPort));
-        for host in ["0.0.0.0", "::", "224.0.0.1"] {
+        for host in ["0.0.0.0", "::", "::ffff:0.0.0.0", "224.0.0.1", "ff02::1", "255.255.255.255"] {
             assert!(matches!(told(1, &[(host, None)]), Err(AdvertiseError::NoHost(_))), "{host}");
         }
         let long = "a".repeat(253);
