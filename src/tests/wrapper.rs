@@ -11,7 +11,7 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -114,7 +114,10 @@ fn run_scripts(rows: Vec<Vec<String>>) {
         let [when, script, prints, exit_code] = &row[..] else { panic!("not four cells: {row:?}") };
         let (mut shell, _empty) = place.shell("sh");
         let script = format!("{PROLOGUE}\n{}", code(script)[0]);
-        let output = shell.args(["-ec", &script]).stdin(Stdio::null()).output().unwrap();
+        // A group of its own, as a shell's job has: in one that is left over from a parent that has
+        // gone, as that of this test may be, SIGTSTP stops nobody (POSIX, orphaned process group).
+        shell.process_group(0).args(["-ec", &script]).stdin(Stdio::null());
+        let output = shell.output().unwrap();
         let printed = String::from_utf8_lossy(&output.stdout);
         let said = String::from_utf8_lossy(&output.stderr);
         let status = output.status;
