@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Running, binary, signal};
+use common::{Running, binary, heeding_signals, signal};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use std::fs::{self, File, OpenOptions};
@@ -77,7 +77,7 @@ impl Place {
         let binaries = Path::new(env!("CARGO_BIN_EXE_lockring")).parent().unwrap();
         let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap());
         let endpoints = fs::read_to_string(self.folder.path().join("endpoints")).unwrap();
-        let mut command = Command::new(program);
+        let mut command = heeding_signals(program);
         command
             .current_dir(&empty)
             .env("PATH", path)

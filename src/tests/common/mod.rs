@@ -2,12 +2,21 @@
 
 #![allow(dead_code, reason = "not every test needs all of it")]
 
+use std::ffi::OsStr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// A program for which no signal is ignored, though some are for a test that runs in the
+/// background of a script (POSIX shells, 2.11).
+pub fn heeding_signals(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("/usr/bin/env");
+    command.arg("--default-signal").arg(program);
+    command
+}
+
 /// The binary, without what the user has set.
 pub fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lockring"));
+    let mut command = heeding_signals(env!("CARGO_BIN_EXE_lockring"));
     // The user's own settings must not reach the tests.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("LOCKRING_") {
