@@ -3,49 +3,23 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod fake;
+
 use lockring_client::proto::{
-    ALPN, Digest, Hello, HelloReply, NodeAddress, NodeInfo, PROTOCOL, Refusal, RefusalKind, Reply,
-    Request, RingChunk, RingRun, SERVER_NAME, Shown, Welcome, codec,
+    Digest, Hello, HelloReply, NodeAddress, NodeInfo, PROTOCOL, Refusal, RefusalKind, Reply,
+    Request, RingChunk, RingRun, Shown, Welcome, codec,
 };
 use lockring_client::{Client, Error, ErrorKind};
-use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, Endpoint, RecvStream, SendStream, ServerConfig, VarInt};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 use std::fs;
-use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
 /// An endpoint to listen at, and the identity with which clients trust it.
 fn endpoint() -> (Endpoint, TempDir) {
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_key = KeyPair::generate().unwrap();
-    let ca = authority.self_signed(&ca_key).unwrap().pem();
-    let issuer = Issuer::new(authority, ca_key);
-    let issue = |names: Vec<String>| {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(names).unwrap();
-        (params.signed_by(&key, &issuer).unwrap(), key)
-    };
-    let (own, own_key) = issue(Vec::new());
+    let (config, identity) = fake::cluster();
     let folder = TempDir::new().unwrap();
-    let bundle = [ca, own.pem(), own_key.serialize_pem()].concat();
-    fs::write(folder.path().join("client.pem"), bundle).unwrap();
-
-    let (node, node_key) = issue(vec![SERVER_NAME.to_owned()]);
-    let chain = vec![CertificateDer::from(node.der().to_vec())];
-    let key = PrivateKeyDer::try_from(node_key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    let config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+    fs::write(folder.path().join("client.pem"), identity).unwrap();
     (Endpoint::server(config, ([127, 0, 0, 1], 0).into()).unwrap(), folder)
 }
 

@@ -1,11 +1,11 @@
 //! Links to workers, over QUIC, while names lead here and there.
 
+#[path = "../../tests/fake/mod.rs"]
+mod fake;
+
 use super::*;
-use lockring_proto::{ALPN, NodeAddress, NodeInfo, RingChunk, RingRun, SERVER_NAME};
+use lockring_proto::{NodeAddress, NodeInfo, RingChunk, RingRun};
 use quinn::ServerConfig;
-use quinn::crypto::rustls::QuicServerConfig;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Instant;
 
@@ -23,29 +23,7 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let ca = params.self_signed(&key).unwrap().pem();
-        let issuer = Issuer::new(params, key);
-        let issue = |names: Vec<String>| {
-            let key = KeyPair::generate().unwrap();
-            (CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap(), key)
-        };
-        let (own, own_key) = issue(Vec::new());
-        let bundle = [ca, own.pem(), own_key.serialize_pem()].concat();
-        let (node, node_key) = issue(vec![SERVER_NAME.to_owned()]);
-        let chain = vec![CertificateDer::from(node.der().to_vec())];
-        let key = PrivateKeyDer::try_from(node_key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        tls.alpn_protocols = vec![ALPN.to_vec()];
-        let server = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+        let (server, bundle) = fake::cluster();
         Self { server, bundle: Bundle::parse(bundle.as_bytes()).unwrap() }
     }
 
