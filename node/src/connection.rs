@@ -225,9 +225,8 @@ impl Session<'_> {
     /// Whether answers wait for those of the next turn: packets that are not full cost more than
     /// turns do.
     fn gathers(&self) -> bool {
-        let mut shared = self.shared.borrow_mut();
         self.left
-            && shared.outbox(self.id).is_some_and(|outbox| {
+            && self.shared.borrow_mut().outbox(self.id).is_some_and(|outbox| {
                 outbox.close.is_none() && outbox.replies.len() + outbox.pushes.len() < GATHERED_MAX
             })
     }

@@ -21,8 +21,8 @@ use lockring_proto::{Fence, HoldId, RefusalKind, Reply, limits};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Holds sorted in one go.
-const RUN: usize = 4096;
+/// Holds sorted in one go: no more than a turn gathers, so that it takes no longer than a slice.
+const RUN: usize = 256;
 
 /// Steps of a walk that cost as much as one operation.
 const STEPS_PER_PRICE: u32 = 4;

@@ -23,8 +23,8 @@ const _: () = assert!(TURN_PRICE_MIN as usize > 1 + limits::HOLDS_PER_FRAME / KE
 const KEY_BYTES: usize = 128;
 pub(crate) const ANSWER_BYTES: usize = 64;
 
-/// A hold that is gathered for a compare: its key is hashed, and its record lies anywhere.
-pub(crate) const PER_GATHERED: u32 = 1;
+/// A hold that is gathered for a compare: its record lies anywhere, and it is sorted among others.
+pub(crate) const PER_GATHERED: u32 = 2;
 pub(crate) const PER_ORPHAN: u32 = 2;
 /// A hold that is ended by force, and its holder told.
 pub(crate) const PER_FORCED: u32 = 2;

@@ -207,7 +207,8 @@ fn compares_over_many_holds_take_many_turns() {
         (0..5).flat_map(|id| compare(HOLDS + 1 + id, 0, Vec::new())).collect();
     let (actions, count) = turns(&mut world, 1, &frames);
     assert_eq!(actions.len(), 5);
-    assert!(count >= 5 * HOLDS / TURN, "{count} turns for 5 looks at {HOLDS} holds");
+    // To gather and sort one costs as much as two requests.
+    assert!(count >= 5 * 2 * HOLDS / TURN, "{count} turns for 5 looks at {HOLDS} holds");
     assert_eq!(world.machine.stats().holds, HOLDS, "all were made after those that are settled");
 }
 
