@@ -232,9 +232,6 @@ impl WorkerState {
         };
         for action in actions.drain(..) {
             match action {
-                Action::Reply { conn, reply } if Some(conn) == own => {
-                    codec::encode_frame(&reply, &mut replies);
-                }
                 Action::RaiseLongestTtl(ttl) => self.raise_longest_ttl(ttl, &event),
                 other => self.sort(own, &mut replies, other),
             }
@@ -264,6 +261,7 @@ impl WorkerState {
         self.order(Order::RaiseLongestTtl { worker: self.index, ttl, by });
     }
 
+    #[inline]
     fn sort(&mut self, own: Option<ConnId>, replies: &mut Vec<u8>, action: Action) {
         let turn = (own, replies);
         match action {
