@@ -286,20 +286,22 @@ fn pairs_table(reports: &[PairsReport]) -> Table {
     ]);
     for report in reports {
         let PairsReport { acquire, release, safety, .. } = report;
-        table.add_row(row([
-            report.target.clone(),
-            format!("{:.0}", report.pairs_per_s),
-            report.server_cpu_us_per_pair.map_or("-".to_owned(), |us| format!("{us:.3}")),
-            format!("{:.3}", report.client_cpu_us_per_pair),
-            format!("{:.1}", acquire.p50_us),
-            format!("{:.1}", acquire.p99_us),
-            format!("{:.1}", acquire.p999_us),
-            format!("{:.1}", release.p50_us),
-            format!("{:.1}", release.p99_us),
-            report.errors.to_string(),
-            count(safety.double_grants),
-            count(safety.fence_regressions),
-        ]));
+        table.add_row(row(
+            &report.target,
+            [
+                format!("{:.0}", report.pairs_per_s),
+                report.server_cpu_us_per_pair.map_or("-".to_owned(), |us| format!("{us:.3}")),
+                format!("{:.3}", report.client_cpu_us_per_pair),
+                format!("{:.1}", acquire.p50_us),
+                format!("{:.1}", acquire.p99_us),
+                format!("{:.1}", acquire.p999_us),
+                format!("{:.1}", release.p50_us),
+                format!("{:.1}", release.p99_us),
+                report.errors.to_string(),
+                count(safety.double_grants),
+                count(safety.fence_regressions),
+            ],
+        ));
     }
     table
 }
@@ -309,14 +311,16 @@ fn memory_table(reports: &[MemoryReport]) -> Table {
         table(&["target", "locks", "bytes/lock", "resident MiB", "empty MiB", "at rest"]);
     let mebibytes = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
     for report in reports {
-        table.add_row(row([
-            report.target.clone(),
-            report.locks.to_string(),
-            format!("{:.1}", report.bytes_per_lock),
-            mebibytes(report.rss_bytes),
-            mebibytes(report.empty_rss_bytes),
-            if report.at_rest { "yes" } else { "no" }.to_owned(),
-        ]));
+        table.add_row(row(
+            &report.target,
+            [
+                report.locks.to_string(),
+                format!("{:.1}", report.bytes_per_lock),
+                mebibytes(report.rss_bytes),
+                mebibytes(report.empty_rss_bytes),
+                if report.at_rest { "yes" } else { "no" }.to_owned(),
+            ],
+        ));
     }
     table
 }
@@ -327,14 +331,10 @@ pub(crate) fn table(header: &[&str]) -> Table {
     table
 }
 
-/// Names to the left, numbers to the right.
-pub(crate) fn row<const N: usize>(cells: [String; N]) -> Vec<Cell> {
-    let mut row: Vec<Cell> =
-        cells.map(|text| Cell::new(Shown(text)).set_alignment(CellAlignment::Right)).into();
-    if let Some(name) = row.first_mut() {
-        *name = name.clone().set_alignment(CellAlignment::Left);
-    }
-    row
+/// A name, which others may have made up, to the left; figures to the right.
+pub(crate) fn row<const N: usize>(name: &str, figures: [String; N]) -> Vec<Cell> {
+    let figures = figures.map(|text| Cell::new(text).set_alignment(CellAlignment::Right));
+    std::iter::once(Cell::new(Shown(name))).chain(figures).collect()
 }
 
 pub(crate) fn count(count: Option<u64>) -> String {
@@ -344,6 +344,13 @@ pub(crate) fn count(count: Option<u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_shown_and_a_figure_is_as_it_is() {
+        let cells = row("a\nb", ["-".to_owned()]);
+        let texts: Vec<String> = cells.iter().map(Cell::content).collect();
+        assert_eq!(texts, ["a\\x0ab", "-"]);
+    }
 
     fn round(pairs: u64, server_cpu_ns: Option<u64>) -> Round {
         let flat =

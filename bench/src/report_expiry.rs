@@ -106,18 +106,20 @@ fn expiry_table(reports: &[ExpiryReport]) -> Table {
     ]);
     for report in reports {
         let ExpiryReport { keepalive_p99_us, acquire_p99_us, safety, .. } = report;
-        table.add_row(row([
-            report.target.clone(),
-            report.locks.to_string(),
-            format!("{:.3}", report.freed_s),
-            format!("{:.3}", report.freeing_s),
-            format!("{:.1}", keepalive_p99_us.before),
-            format!("{:.1}", keepalive_p99_us.during),
-            format!("{:.1}", acquire_p99_us.before),
-            format!("{:.1}", acquire_p99_us.during),
-            count(safety.double_grants),
-            count(safety.fence_regressions),
-        ]));
+        table.add_row(row(
+            &report.target,
+            [
+                report.locks.to_string(),
+                format!("{:.3}", report.freed_s),
+                format!("{:.3}", report.freeing_s),
+                format!("{:.1}", keepalive_p99_us.before),
+                format!("{:.1}", keepalive_p99_us.during),
+                format!("{:.1}", acquire_p99_us.before),
+                format!("{:.1}", acquire_p99_us.during),
+                count(safety.double_grants),
+                count(safety.fence_regressions),
+            ],
+        ));
     }
     table
 }

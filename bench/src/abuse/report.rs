@@ -106,19 +106,21 @@ fn abuse_table(reports: &[AbuseReport]) -> Table {
         "withstood",
     ]);
     for report in reports {
-        table.add_row(row([
-            report.attack.clone(),
-            report.done.to_string(),
-            format!("{:.0}", report.idle_p99_us),
-            format!("{:.0}", report.honest_p99_us),
-            format!("{:.0}", report.during_p99_us),
-            format!("{:.2}", report.verdict.p99_ratio),
-            format!("{:.2}", report.verdict.p99_ratio_worst),
-            format!("{:.1}", report.verdict.grown_bytes as f64 / f64::from(1 << 20)),
-            report.verdict.errors.to_string(),
-            count(report.safety.double_grants),
-            if report.withstood { "yes" } else { "NO" }.to_owned(),
-        ]));
+        table.add_row(row(
+            &report.attack,
+            [
+                report.done.to_string(),
+                format!("{:.0}", report.idle_p99_us),
+                format!("{:.0}", report.honest_p99_us),
+                format!("{:.0}", report.during_p99_us),
+                format!("{:.2}", report.verdict.p99_ratio),
+                format!("{:.2}", report.verdict.p99_ratio_worst),
+                format!("{:.1}", report.verdict.grown_bytes as f64 / f64::from(1 << 20)),
+                report.verdict.errors.to_string(),
+                count(report.safety.double_grants),
+                if report.withstood { "yes" } else { "NO" }.to_owned(),
+            ],
+        ));
     }
     table
 }
