@@ -7,7 +7,7 @@ use lockring_client::link::LinkMutant;
 use lockring_core::Mutant;
 
 /// Letter, name, bug.
-pub const ALL: [(&str, &str, Bug); 25] = [
+pub const ALL: [(&str, &str, Bug); 27] = [
     ("a", "GrantWithoutSessionCheck", Bug::Node(Mutant::GrantWithoutSessionCheck)),
     ("b", "DeathNotTold", Bug::Node(Mutant::DeathNotTold)),
     ("c", "SlipPastExpired", Bug::Node(Mutant::SlipPastExpired)),
@@ -27,6 +27,8 @@ pub const ALL: [(&str, &str, Bug); 25] = [
     ("", "Uncounted", Bug::Node(Mutant::Uncounted)),
     ("", "UndurableTtl", Bug::Node(Mutant::UndurableTtl)),
     ("", "ListingSkips", Bug::Node(Mutant::ListingSkips)),
+    ("", "OpForgetsMode", Bug::Node(Mutant::OpForgetsMode)),
+    ("", "ChangeBesideTheDoor", Bug::Node(Mutant::ChangeBesideTheDoor)),
     ("", "AdoptUnasked", Bug::Client(LinkMutant::AdoptUnasked)),
     ("", "CompareAll", Bug::Client(LinkMutant::CompareAll)),
     ("", "CompareAtRest", Bug::Client(LinkMutant::CompareAtRest)),

@@ -8,8 +8,8 @@ mod stop;
 use crate::hub::{Event, Hub, Order, Way};
 use crate::keys::Keys;
 use control::LONGEST_LEAST;
-use facts::{Asked, account, fact_of, freed, says_fresh, tell_answers};
-use lockring_core::testing::{Fact, Note, RateClock, Stream};
+use facts::{Asked, Reader, account, freed, says_fresh, tell_answers};
+use lockring_core::testing::{Fact, RateClock, Stream};
 use lockring_core::{
     Action, Config, ConnId, Event as Input, Limits, LinkIndex, Machine, Mutant, Party, Time,
 };
@@ -43,6 +43,7 @@ struct Peer {
 
 struct Worker {
     machine: Machine,
+    reader: Reader,
     inbox: VecDeque<(Time, ConnId, Came)>,
     orders: VecDeque<Order>,
     peers: BTreeMap<ConnId, Peer>,
@@ -146,6 +147,7 @@ impl Node {
             }
         }
         Worker {
+            reader: Reader::new(index, &machine),
             machine,
             inbox: VecDeque::new(),
             orders: VecDeque::new(),
@@ -426,7 +428,7 @@ impl Node {
         }
         worker.busy_until = done;
         let grace = self.opens_at.is_some_and(|at| local < at);
-        self.tell_notes(hub, keys, index, &asked);
+        self.tell_notes(hub, keys, index, local);
         let from = conn.and_then(|conn| self.session(index, conn).map(|session| (conn, session)));
         if let Some(from) = from {
             tell_answers(hub, &asked, &actions, from);
@@ -495,10 +497,11 @@ impl Node {
         });
     }
 
-    fn tell_notes(&mut self, hub: &mut Hub, keys: &Keys, index: u16, asked: &[Asked]) {
+    fn tell_notes(&mut self, hub: &mut Hub, keys: &Keys, index: u16, now: Time) {
         let worker = &mut self.workers[index as usize];
-        for note in worker.machine.take_notes() {
-            if let Note::Dead { session, expired: true } = note
+        let notes = worker.machine.take_notes();
+        for fact in worker.reader.tell(&notes, &worker.machine, now, keys) {
+            if let Fact::Dead { session, expired: true, .. } = fact
                 && let Some(lease_end) = worker.leases.remove(&session)
             {
                 let unread = worker.inbox.iter().find(|(_, conn, _)| {
@@ -508,12 +511,15 @@ impl Node {
                     hub.fact(&Fact::Overlooked { unread, lease_end });
                 }
             }
-            if let Note::Granted { session, request, .. } = note
+            if let Fact::Granted { session, request, .. } = fact
                 && hub.undoing.contains(&(session, request))
             {
                 hub.reach("grants that raced a cancel");
             }
-            hub.fact(&fact_of(note, keys, index, asked));
+            hub.fact(&fact);
+        }
+        if let Err(what) = worker.reader.check(&notes, &worker.machine) {
+            hub.accuse("the ops alone make the same locks", what);
         }
     }
 

@@ -12,7 +12,7 @@ pub struct ConnId(pub u64);
 
 /// A link, as the shell names it in its events: where it is. The core compares the connection, so
 /// that a stale one is harmless.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkIndex(pub u32);
 
 /// What an identity may do, each role all that those before it may.

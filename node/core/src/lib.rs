@@ -20,32 +20,27 @@
 //!   for one turn, which the next ones work off while newcomers stay behind it;
 //! - every grant, release and change of a queue takes the next number of its cell's counter.
 
-mod accounts;
-mod acquire;
-mod batch;
-mod compare;
+mod amounts;
+mod cells;
+mod config;
 mod event;
-mod expiry;
-mod holds;
-mod inspect;
 mod links;
+mod locks;
 mod machine;
 mod mutant;
-mod queue;
-mod record;
-mod release;
-mod secret;
-mod slab;
-mod table;
-mod tags;
+mod requests;
+mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod turn;
+mod worker;
 
-pub use accounts::Amounts;
+pub use amounts::Amounts;
+pub use config::{Config, Limits};
 pub use event::{Action, CloseReason, ConnId, Event, LinkIndex, Party, Role};
-pub use inspect::Seen;
 pub use lockring_proto::Time;
-pub use machine::{Config, Limits, Machine, SHRINK_SLICE, Stats};
+pub use machine::{Machine, SHRINK_SLICE};
 #[cfg(any(test, feature = "testing"))]
 pub use mutant::Mutant;
+pub use requests::list::Seen;
+pub use stats::Stats;

@@ -1,4 +1,4 @@
-//! What the simulator needs inside the machine: seeded bugs and a log. The bugs are each from a
+//! What the simulator needs inside the machine: seeded bugs, each from a
 //! real incident or from removing one mechanism, to show that the simulator's invariants can fail.
 //! Outside of the `testing` feature nothing of it is compiled.
 
@@ -46,6 +46,10 @@ pub enum Mutant {
     PublicTags,
     /// Takes equal keys of two namespaces for one.
     NamespaceIgnored,
+    /// The stream of ops forgets that a claim is shared.
+    OpForgetsMode,
+    /// A retry makes its claim young again, and no op says so.
+    ChangeBesideTheDoor,
 }
 
 #[cfg(any(test, feature = "testing"))]
@@ -62,18 +66,4 @@ macro_rules! mutant {
     };
 }
 
-/// Writes the machine's log for the simulator's checkers. In normal builds it is nothing at all:
-/// not even its arguments are evaluated.
-#[cfg(any(test, feature = "testing"))]
-macro_rules! note {
-    ($machine:ident, $what:ident($($with:expr),*)) => {
-        $machine.$what($($with),*)
-    };
-}
-
-#[cfg(not(any(test, feature = "testing")))]
-macro_rules! note {
-    ($machine:ident, $what:ident($($with:expr),*)) => {};
-}
-
-pub(crate) use {mutant, note};
+pub(crate) use mutant;

@@ -1,9 +1,13 @@
-//! What a turn may cost. Nobody is served for longer than a slice before everybody else had a turn:
-//! requests are charged by what they make the worker do, in units of about what an acquire or a
-//! release costs.
+//! One turn of the worker: its time, what it may cost, and what comes of it. Nobody is served for
+//! longer than a slice before everybody else had a turn: requests are charged by what they make the
+//! worker do, in units of about what an acquire or a release costs.
 
-use crate::machine::Machine;
-use lockring_proto::{Request, limits};
+use crate::config::Limits;
+use crate::event::{Action, CloseReason, ConnId, push_reply};
+use crate::locks::CellIndex;
+use lockring_proto::{Push, Reply, Request, Time, limits};
+use lockring_ring::RingVersion;
+use std::time::Duration;
 
 /// Whether a request is done, or goes on with the next turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,20 +63,93 @@ pub(crate) fn price(request: &Request<'_>) -> u32 {
     }
 }
 
-impl Machine {
+/// One turn.
+pub(crate) struct Turn<'a> {
+    pub(crate) now: Time,
+    /// The same, as ops tell it.
+    pub(crate) at: Duration,
+    /// The ring version that answers name.
+    pub(crate) version: u64,
+    spent: u32,
+    /// What the requests of a connection may cost, and what a part of a tick may.
+    turn_price: u32,
+    slice: u32,
+    out: &'a mut Vec<Action>,
+}
+
+impl<'a> Turn<'a> {
+    pub(crate) fn new(
+        now: Time,
+        version: RingVersion,
+        limits: &Limits,
+        out: &'a mut Vec<Action>,
+    ) -> Self {
+        let Limits { turn_price, expiry_slice: slice, .. } = *limits;
+        let at = now.since(Time(0));
+        Self { now, at, version: version.0, spent: 0, turn_price, slice, out }
+    }
+
     /// Adds to what the turn has cost.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn charge(&mut self, price: u32) {
         self.spent += price;
     }
 
-    #[inline]
-    pub(crate) fn turn_is_over(&self) -> bool {
-        self.spent >= self.config.limits.turn_price
+    #[inline(always)]
+    pub(crate) fn is_over(&self) -> bool {
+        self.spent >= self.turn_price
+    }
+
+    /// Another part of a tick begins.
+    pub(crate) fn begin_slice(&mut self) {
+        self.spent = 0;
     }
 
     /// Whether a part of a tick has cost what it may.
     pub(crate) fn slice_is_over(&self) -> bool {
-        self.spent >= self.config.limits.expiry_slice
+        self.spent >= self.slice
+    }
+
+    /// What is left of a slice.
+    pub(crate) fn slice_left(&self) -> u32 {
+        self.slice.saturating_sub(self.spent)
+    }
+
+    /// How much one queue, or list of links, is worked off in one go.
+    pub(crate) fn slice(&self) -> u32 {
+        self.slice
+    }
+
+    /// Answers what shows the state of a cell. Every such answer leaves here.
+    #[inline(always)]
+    pub(crate) fn answer(&mut self, conn: ConnId, _cell: CellIndex, reply: impl FnOnce() -> Reply) {
+        push_reply(self.out, conn, reply);
+    }
+
+    /// Answers what shows the state of no cell.
+    pub(crate) fn reply(&mut self, conn: ConnId, reply: Reply) {
+        self.out.push(Action::Reply { conn, reply });
+    }
+
+    /// Tells a client something unasked.
+    pub(crate) fn push(&mut self, conn: ConnId, push: Push) {
+        self.out.push(Action::Push { conn, push });
+    }
+
+    /// What was told last, if it can be added to.
+    pub(crate) fn last_push(&mut self) -> Option<(ConnId, &mut Push)> {
+        match self.out.last_mut() {
+            Some(Action::Push { conn, push }) => Some((*conn, push)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn close(&mut self, conn: ConnId, reason: CloseReason) {
+        self.out.push(Action::Close { conn, reason });
+    }
+
+    /// Asks something of the world.
+    pub(crate) fn act(&mut self, action: Action) {
+        self.out.push(action);
     }
 }

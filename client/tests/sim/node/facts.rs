@@ -2,18 +2,18 @@
 
 use crate::hub::Hub;
 use crate::keys::Keys;
-use lockring_core::testing::{Fact, KeyId, Note};
-use lockring_core::{Action, ConnId, Machine, Stats};
-use lockring_proto::{BlockedReason, HelloReply, Reply, Request, SessionId};
+use lockring_core::testing::{Death, Ending, Fact, KeyId, Note, Noted, NotedSource, Replica};
+use lockring_core::{Action, ConnId, Machine, Stats, Time};
+use lockring_proto::{BlockedReason, Claim, Fence, HelloReply, Reply, Request, SessionId};
 use lockring_ring::NamespaceSeed;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A request as the recorder needs it: its id, its key, the ring version it was routed by and since
-/// which its key is owned here, and whether it forces.
+/// which its key is owned here.
 pub struct Asked {
     id: u64,
     key: Option<KeyId>,
     routed: Option<(u64, u64)>,
-    forces: bool,
 }
 
 impl Asked {
@@ -45,7 +45,6 @@ impl Asked {
             id: request.id(),
             key: key.map(|key| keys.id_named(namespace, key)),
             routed: since.map(|since| (version, since)),
-            forces: matches!(request, Request::Force { .. }),
         }
     }
 }
@@ -105,24 +104,111 @@ pub fn freed(stats: &Stats) -> u64 {
     stats.expired_holds + stats.dead_waiters
 }
 
-pub fn fact_of(note: Note, keys: &Keys, worker: u16, asked: &[Asked]) -> Fact {
-    match note {
-        Note::Began { session } => Fact::Began { worker, session },
-        Note::Dead { session, expired } => Fact::Dead { worker, session, expired },
-        Note::Queued { session, request, key, claim } => {
-            Fact::Queued { session, request, key: keys.id_of(session, &key), claim }
+/// What the stream of a worker says, and what it alone makes of its locks.
+pub struct Reader {
+    worker: u16,
+    replica: Replica,
+    /// Whose link a number is.
+    sessions: BTreeMap<u64, SessionId>,
+    dead: BTreeSet<u64>,
+    /// Key and claim of each request that is queued or holds.
+    claims: BTreeMap<(u64, u64), (KeyId, Claim)>,
+    /// Link and request of each hold, by cell and fence.
+    holds: BTreeMap<(u32, Fence), (u64, u64)>,
+}
+
+impl Reader {
+    pub fn new(worker: u16, machine: &Machine) -> Self {
+        Self {
+            worker,
+            replica: machine.replica(),
+            sessions: BTreeMap::new(),
+            dead: BTreeSet::new(),
+            claims: BTreeMap::new(),
+            holds: BTreeMap::new(),
         }
-        Note::Left { session, request, key } => {
-            Fact::Left { session, request, key: keys.id_of(session, &key) }
+    }
+
+    /// Tells what happened in a turn of a machine at its `now`, with what was noted in it.
+    pub fn tell(&mut self, notes: &[Note], machine: &Machine, now: Time, keys: &Keys) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        for note in notes {
+            let worker = self.worker;
+            match *note {
+                Note::Defined { link, session, .. } => {
+                    self.sessions.insert(link, session);
+                    facts.push(Fact::Began { worker, session });
+                }
+                Note::Dead { link, death } => {
+                    self.dead.insert(link);
+                    let (session, expired) = (self.sessions[&link], death == Death::Expired);
+                    facts.push(Fact::Dead { worker, session, expired });
+                }
+                Note::Op { cell, number, ref change, .. } => {
+                    self.tell_op((cell, number), change, keys, &mut facts);
+                    if let (Some(Fact::Granted { alive, .. }), &Noted::Granted { link, .. }) =
+                        (facts.last_mut(), change)
+                    {
+                        *alive = !self.dead.contains(&link)
+                            && machine.is_in_lease(now, link).unwrap_or_default();
+                    }
+                }
+            }
         }
-        Note::Granted { session, request, key, claim, fence, alive } => {
-            Fact::Granted { session, request, key: keys.id_of(session, &key), claim, fence, alive }
+        facts
+    }
+
+    fn tell_op(
+        &mut self,
+        (cell, number): (u32, Fence),
+        change: &Noted,
+        keys: &Keys,
+        facts: &mut Vec<Fact>,
+    ) {
+        match *change {
+            Noted::Granted { link, request, ref source, .. } => {
+                let session = self.sessions[&link];
+                if let NotedSource::Asked { key, claim } = source {
+                    let key = keys.id_of(session, key);
+                    self.claims.insert((link, request), (key, *claim));
+                }
+                let (key, claim) = self.claims[&(link, request)];
+                if *source == NotedSource::Queue {
+                    facts.push(Fact::Left { session, request, key });
+                }
+                self.holds.insert((cell, number), (link, request));
+                let (fence, alive) = (number, true);
+                facts.push(Fact::Granted { session, request, key, claim, fence, alive });
+            }
+            Noted::Ended { fence, cause } => {
+                let by = self.holds.remove(&(cell, fence)).expect("a hold ends that was granted");
+                let (key, _) = self.claims.remove(&by).expect("a hold is of a claim");
+                let (session, forced) = (self.sessions[&by.0], cause == Ending::Forced);
+                facts.push(Fact::Freed { session, key, fence, forced });
+            }
+            Noted::Queued { link, request, ref key, claim, .. } => {
+                let session = self.sessions[&link];
+                let key = keys.id_of(session, key);
+                self.claims.insert((link, request), (key, claim));
+                facts.push(Fact::Queued { session, request, key, claim });
+            }
+            Noted::Left { link, request, .. } => {
+                let (key, _) = self.claims.remove(&(link, request)).expect("it was queued");
+                facts.push(Fact::Left { session: self.sessions[&link], request, key });
+            }
         }
-        Note::Freed { session, key, fence } => {
-            let key = keys.id_of(session, &key);
-            let forced = asked.iter().any(|asked| asked.forces && asked.key == Some(key));
-            Fact::Freed { session, key, fence, forced }
+    }
+
+    /// Whether the stream alone makes the locks that the machine has.
+    pub fn check(&mut self, notes: &[Note], machine: &Machine) -> Result<(), String> {
+        notes.iter().try_for_each(|note| {
+            self.replica.see(note).map_err(|why| format!("{note:?}: {why}"))
+        })?;
+        let (its, ours) = (machine.locks_fingerprint(), self.replica.fingerprint());
+        if its == ours {
+            return Ok(());
         }
+        Err(format!("{its:x} is not {ours:x} after {notes:?}"))
     }
 }
 

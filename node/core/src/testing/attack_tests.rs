@@ -57,7 +57,7 @@ fn namesakes(world: &World) -> [String; 2] {
     let mut seen = BTreeMap::new();
     for name in (0..).map(|number| format!("n{number}")) {
         let place = world.machine.place(NamespaceSeed::of(&name), b"k").unwrap();
-        if let Some(other) = seen.insert((place.at, place.tag), name.clone()) {
+        if let Some(other) = seen.insert(place, name.clone()) {
             return [other, name];
         }
     }

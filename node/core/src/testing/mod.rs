@@ -1,7 +1,8 @@
 //! What tests see of the core, and the parts that a simulation is made of. They know nothing of
 //! each other: a run (`client/tests/sim`) puts them together.
 //!
-//! - [`Note`]: a machine's own log; [`View`]: its logical state, with a canonical fingerprint;
+//! - [`Note`]: the stream of a machine's ops; [`Replica`]: what comes of them alone; [`View`]: a
+//!   machine's logical state, with a canonical fingerprint;
 //! - [`Rng`], [`RateClock`], [`Net`]: chance, clocks that go wrong, and a network that breaks;
 //! - [`Fault`], [`Plan`]: which faults come when;
 //! - [`Recorder`], [`Fact`], [`checks`]: what happened on one clock, and what was promised.
@@ -19,6 +20,7 @@ mod fact;
 mod faults;
 mod net;
 mod recorder;
+mod replica;
 mod rng;
 #[cfg(test)]
 mod scripts;
@@ -26,17 +28,20 @@ mod seen;
 #[cfg(test)]
 mod slice_tests;
 #[cfg(test)]
+mod told;
+#[cfg(test)]
 mod turn_tests;
 mod view;
 #[cfg(test)]
 mod view_tests;
 
+pub use crate::locks::{Death, Ending, Leaving, Note, Noted, NotedSource};
+pub(crate) use audit::same;
 pub use clock::RateClock;
 pub use fact::{Fact, KeyId, Token, Why};
 pub use faults::{Fault, Plan};
 pub use net::{Arrival, DELAY_MAX, Net, Stream};
 pub use recorder::{Book, Check, Hold, Key, Recorder, Violation};
+pub use replica::Replica;
 pub use rng::{Rng, Trace};
-pub use seen::Note;
-pub(crate) use seen::Seen;
-pub use view::{HolderView, KeyView, LinkName, LinkView, View, WaiterView};
+pub use view::{CellView, HolderView, KeyView, LinkName, LinkView, View, WaiterView};

@@ -15,12 +15,13 @@
 //! ```
 //! Keys: `\xHH` is a byte, a trailing `*N` repeats what is before it N times.
 
+use super::Replica;
+use super::told::{hello_told, push_told, reply_told};
 use crate::{
     Action, Amounts, Config, ConnId, Event, Limits, LinkIndex, Machine, Mutant, Party, Role, Time,
 };
 use lockring_proto::{
-    BlockedReason, Claim, Digest, Fence, Hello, HelloReply, HoldId, Holder, Inspection, ListCursor,
-    Listing, Namespace, PROTOCOL, Push, Reply, Request, SessionId, Wait, limits,
+    Claim, Fence, Hello, HoldId, ListCursor, Namespace, PROTOCOL, Request, SessionId, Wait, limits,
 };
 use lockring_ring::{CellBits, CellId, Epoch, NamespaceSeed, RingVersion, hash_key};
 use std::collections::BTreeMap;
@@ -35,6 +36,8 @@ struct Conn {
 
 struct World {
     machine: Machine,
+    /// What the ops alone make.
+    replica: Replica,
     bits: CellBits,
     now: Time,
     conns: BTreeMap<String, Conn>,
@@ -262,8 +265,9 @@ impl World {
             limits,
         };
         words.end();
-        let machine = Machine::new(config, Time(0)).with_mutant(mutant);
-        Self { machine, bits, now: Time(0), conns: BTreeMap::new() }
+        let machine = Machine::new(config, Time(0)).with_mutant(mutant).with_notes();
+        let replica = machine.replica();
+        Self { machine, replica, bits, now: Time(0), conns: BTreeMap::new() }
     }
 
     fn cell(&self, seed: NamespaceSeed, key: &[u8]) -> CellId {
@@ -305,6 +309,14 @@ impl World {
                 self.request(name, requests, out);
             }
         }
+    }
+
+    /// Looks at everything, and whether the ops alone make the same.
+    fn audit(&mut self) -> Result<(), String> {
+        self.machine.audit()?;
+        self.machine.take_notes().iter().try_for_each(|note| self.replica.see(note))?;
+        let (its, ours) = (self.machine.locks_fingerprint(), self.replica.fingerprint());
+        if its == ours { Ok(()) } else { Err("its ops alone make other locks".to_owned()) }
     }
 
     fn open(&mut self, mut words: Words<'_>, out: &mut String) {
@@ -408,123 +420,11 @@ impl World {
     }
 }
 
-fn hello_told(reply: &HelloReply) -> String {
-    match reply {
-        HelloReply::Welcome(welcome) => {
-            let fresh = if welcome.fresh { "fresh" } else { "resumed" };
-            let (inc, ttl, v) = (welcome.incarnation, welcome.ttl_ms, welcome.ring_version);
-            format!("welcome {fresh} inc={inc} ttl={ttl}ms v={v} ns={}", welcome.namespace)
-        }
-        HelloReply::Refused(refusal) => format!("refused {:?}: {}", refusal.kind, refusal.message),
-    }
-}
-
-fn dotted(fence: Fence) -> String {
-    format!("{}.{}", fence.epoch().0, fence.counter())
-}
-
-fn reason_told(reason: &BlockedReason) -> String {
-    match reason {
-        BlockedReason::Held { fence, waiters } => {
-            format!("held under {}, {waiters} in line", dotted(*fence))
-        }
-        BlockedReason::Queue { waiters } => format!("free, {waiters} in line"),
-        BlockedReason::Grace { left_ms } => format!("grace for {left_ms}ms"),
-    }
-}
-
-fn ids_told(holds: &[HoldId]) -> String {
-    let holds: Vec<String> =
-        holds.iter().map(|hold| format!("c{}@{}", hold.cell, dotted(hold.fence))).collect();
-    format!("[{}]", holds.join(" "))
-}
-
-fn claim_told(claim: Claim) -> String {
-    match claim {
-        Claim::Exclusive => "exclusive".to_owned(),
-        Claim::Shared => "shared".to_owned(),
-        Claim::Permits { permits, capacity } => format!("{permits}/{capacity}"),
-    }
-}
-
-fn reply_told(reply: &Reply) -> String {
-    match reply {
-        Reply::Granted { id, fence, version } => {
-            format!("{id} granted {} v={version}", dotted(*fence))
-        }
-        Reply::Released { id, .. } => format!("{id} released"),
-        Reply::Queued { id, ahead, .. } => format!("{id} queued behind {ahead}"),
-        Reply::Busy { id, reason, .. } => format!("{id} busy: {}", reason_told(reason)),
-        Reply::TimedOut { id, reason, .. } => format!("{id} timed out: {}", reason_told(reason)),
-        Reply::Cancelled { id, .. } => format!("{id} cancelled"),
-        Reply::NotHeld { id, .. } => format!("{id} not held"),
-        Reply::Moved { id, version } => format!("{id} moved v={version}"),
-        Reply::Refused { id, refusal } => {
-            format!("{id} refused {:?}: {}", refusal.kind, refusal.message)
-        }
-        Reply::Renewed { id, digest: Digest { count, xor }, .. } => {
-            format!("{id} renewed, digest {count}/{xor:016x}")
-        }
-        Reply::Compared { id, lost, .. } => format!("{id} compared, lost {}", ids_told(lost)),
-        Reply::Ring { id, .. } => format!("{id} ring"),
-        Reply::Inspected { id, inspection } => format!("{id} {}", inspection_told(inspection)),
-        Reply::Listed { id, listing } => format!("{id} {}", listing_told(listing)),
-        Reply::Forced { id, ended, .. } => format!("{id} forced {ended}"),
-        Reply::Goodbye { id } => format!("{id} goodbye"),
-        Reply::Confirmed { id, claim, .. } => format!("{id} confirmed, {}", claim_told(*claim)),
-    }
-}
-
-fn holder_told(holder: &Holder) -> String {
-    let (held, left) = (holder.held_ms, holder.lease_left_ms);
-    let (fence, claim) = (dotted(holder.fence), claim_told(holder.claim));
-    format!("{claim} {fence} for {held}ms lease {left}ms {:?}", holder.label)
-}
-
-fn inspection_told(seen: &Inspection) -> String {
-    let mut told = format!(
-        "inspected c{} epoch {}: {} hold, {} wait",
-        seen.cell, seen.epoch, seen.holder_count, seen.waiter_count
-    );
-    if let Some(capacity) = seen.capacity {
-        let _infallible = write!(told, ", capacity {capacity}");
-    }
-    if seen.grace_left_ms > 0 {
-        let _infallible = write!(told, ", grace {}ms", seen.grace_left_ms);
-    }
-    for holder in &seen.holders {
-        let _infallible = write!(told, "\n    holds {}", holder_told(holder));
-    }
-    for waiter in &seen.waiters {
-        let (claim, waited) = (claim_told(waiter.claim), waiter.waited_ms);
-        let _infallible = write!(told, "\n    waits {claim} for {waited}ms {:?}", waiter.label);
-    }
-    told
-}
-
-fn listing_told(listing: &Listing) -> String {
-    let mut told = match &listing.next {
-        Some(next) => format!("listed, more from {}", next.from),
-        None => "listed, the end".to_owned(),
-    };
-    for row in &listing.rows {
-        let holder = row.holder.as_ref().map_or_else(|| "nobody".to_owned(), holder_told);
-        let (key, holders, waiters) = (row.key.escape_ascii(), row.holders, row.waiters);
-        let _infallible = write!(told, "\n    {key}: {holders} hold, {waiters} wait: {holder}");
-    }
-    told
-}
-
-fn push_told(push: &Push) -> String {
-    match push {
-        Push::Lost { reason, holds } => format!("lost {reason:?} {}", ids_told(holds)),
-        Push::RingChanged { version } => format!("ring v={version}"),
-        Push::Draining => "draining".to_owned(),
-    }
-}
-
 /// The script with its indented lines as the machine makes them now.
-fn replay(script: &str, mutant: Option<Mutant>) -> String {
+///
+/// # Errors
+/// With what does not add up after which line.
+fn replay(script: &str, mutant: Option<Mutant>) -> Result<String, String> {
     let mut out = String::new();
     let mut world: Option<World> = None;
     for line in script.lines().filter(|line| !line.starts_with("  ")) {
@@ -536,12 +436,12 @@ fn replay(script: &str, mutant: Option<Mutant>) -> String {
         match &mut world {
             Some(world) => {
                 world.run(line, &mut out);
-                world.machine.audit().unwrap_or_else(|why| panic!("after {line:?}: {why}"));
+                world.audit().map_err(|why| format!("after {line:?}: {why}"))?;
             }
             None => world = Some(World::new(line, mutant)),
         }
     }
-    out
+    Ok(out)
 }
 
 fn folder() -> std::path::PathBuf {
@@ -554,7 +454,20 @@ fn folder() -> std::path::PathBuf {
 fn scripts_see_seeded_bugs() {
     for (mutant, script) in [(Mutant::HeirFrees, "heir"), (Mutant::UndurableTtl, "ttl_raise")] {
         let recorded = std::fs::read_to_string(folder().join(format!("{script}.script"))).unwrap();
-        assert_ne!(recorded, replay(&recorded, Some(mutant)), "{mutant:?} is alive");
+        let replayed = replay(&recorded, Some(mutant));
+        assert_ne!(Ok(recorded), replayed, "{mutant:?} is alive");
+    }
+}
+
+/// Whatever the ops do not say is missed by who has only them.
+#[test]
+fn ops_that_do_not_tell_all_are_noticed() {
+    for (mutant, script) in
+        [(Mutant::OpForgetsMode, "shared"), (Mutant::ChangeBesideTheDoor, "retry")]
+    {
+        let recorded = std::fs::read_to_string(folder().join(format!("{script}.script"))).unwrap();
+        let why = replay(&recorded, Some(mutant)).expect_err("it is alive");
+        assert!(why.ends_with("its ops alone make other locks"), "{mutant:?}: {why}");
     }
 }
 
@@ -568,7 +481,7 @@ fn scripts_are_as_recorded() {
     let mut changed = Vec::new();
     for path in paths {
         let recorded = std::fs::read_to_string(&path).unwrap();
-        let replayed = replay(&recorded, None);
+        let replayed = replay(&recorded, None).unwrap_or_else(|why| panic!("{path:?}: {why}"));
         if recorded == replayed {
             continue;
         }

@@ -336,7 +336,7 @@ fn those_who_are_told_of_a_drain_are_told_in_slices() {
 fn a_claim_that_may_not_wait_leaves_the_hold_as_it_is() {
     let mut world = holding(1);
     let bytes = world.machine.stats().bytes;
-    world.machine.config.limits.waiters_per_key = 0;
+    world.machine.worker.config.limits.waiters_per_key = 0;
     let refused = world.acquire(2, 1, "key0", Claim::Exclusive);
     assert!(format!("{refused:?}").contains("no more may"), "{refused:?}");
     world.machine.audit().unwrap();

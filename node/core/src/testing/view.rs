@@ -1,14 +1,11 @@
 //! The logical state of a machine: what it would tell anybody, without where it is kept. Two
 //! machines that came to the same state by different ways have equal views and fingerprints.
 
-use super::rng::Trace;
-use crate::machine::Machine;
-use crate::record::Kind;
-use crate::slab::NIL;
-use crate::{ConnId, Time};
-use lockring_proto::{Claim, Digest, Fence, HoldId, SessionId};
+use crate::locks::{CellIndex, Kind, RecordIndex};
+use crate::worker::Worker;
+use crate::{ConnId, LinkIndex, Time};
+use lockring_proto::{Claim, Fence, HoldId, SessionId};
 use std::collections::BTreeMap;
-use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 /// Names a link: its session, and for one that is dying its turn to be freed.
@@ -21,15 +18,28 @@ pub struct View {
     /// The node has no memory left.
     pub full: bool,
     /// Ring version, longest TTL, draining, lease clock's lag, last and next times of note.
-    pub clock: (u64, Duration, bool, Duration, Time, Time, Option<Time>),
-    /// Epoch, counter, epoch wanted and owning version of every cell.
-    pub cells: Vec<(u32, u64, bool, u64)>,
+    pub clock: (u64, Duration, bool, Duration, Time, Time),
+    /// Every cell.
+    pub cells: Vec<CellView>,
     /// Keys in use, by namespace and key.
     pub keys: BTreeMap<(String, Vec<u8>), KeyView>,
     /// Links.
     pub links: BTreeMap<LinkName, LinkView>,
     /// Hellos that wait for a longer TTL: TTL, connection, session.
     pub unconfirmed: Vec<(Duration, ConnId, SessionId)>,
+}
+
+/// A cell.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CellView {
+    /// Epoch and counter.
+    pub number: Fence,
+    /// Its next epoch is asked for.
+    pub wanted: bool,
+    /// The ring version that made its epoch.
+    pub since: u64,
+    /// How long it grants nothing yet.
+    pub grace_left: Option<Duration>,
 }
 
 /// A key in use.
@@ -101,131 +111,70 @@ pub struct LinkView {
     pub spared: (Option<Time>, Option<u32>, bool),
 }
 
-impl Machine {
-    /// The logical state.
-    pub fn view(&self) -> View {
-        let names = self.link_names();
-        let cell = |cell: &crate::table::Cell| {
-            (cell.epoch.0, cell.counter, cell.epoch_wanted, cell.since.0)
-        };
-        View {
-            full: self.books.full,
-            clock: (
-                self.version.0,
-                self.longest_ttl,
-                self.draining,
-                self.lag,
-                self.last_seen,
-                self.no_expiry_before,
-                self.config.opens_at,
-            ),
-            cells: self.cells.iter().map(cell).collect(),
-            keys: self.key_views(&names),
-            links: names.iter().map(|(&link, &name)| (name, self.link_view(link))).collect(),
-            unconfirmed: self
-                .unconfirmed
-                .iter()
-                .map(|&(ttl, conn, link)| (ttl, conn, self.links.get(link).session))
-                .collect(),
-        }
+pub(super) fn view(worker: &Worker) -> View {
+    let links = &worker.links;
+    let name = |(link, turn)| (link, (links.who(link).session, turn));
+    let names: BTreeMap<LinkIndex, LinkName> = links.named().map(name).collect();
+    let (lag, last_seen, no_expiry_before) = links.clock();
+    let (version, longest_ttl) = (worker.version.0, links.longest_ttl());
+    View {
+        full: links.books().is_full(),
+        clock: (version, longest_ttl, worker.draining, lag, last_seen, no_expiry_before),
+        cells: (0..worker.locks.layout().cells()).map(|at| cell(worker, CellIndex(at))).collect(),
+        keys: keys(worker, &names),
+        links: names.iter().map(|(&link, &name)| (name, links.view(link, &worker.locks))).collect(),
+        unconfirmed: links.unconfirmed(),
     }
+}
 
-    /// The logical state in 64 bits.
-    pub fn fingerprint(&self) -> u64 {
-        let mut trace = Trace::default();
-        self.view().hash(&mut trace);
-        trace.finish()
+fn cell(worker: &Worker, cell: CellIndex) -> CellView {
+    CellView {
+        number: worker.locks.number(cell),
+        wanted: worker.cells.is_wanted(cell),
+        since: worker.cells.since(cell, worker.locks.standing(cell)).0,
+        grace_left: worker.cells.grace_left(cell, worker.links.last_seen()),
     }
+}
 
-    fn link_names(&self) -> BTreeMap<u32, LinkName> {
-        let live = self.sessions.iter().map(|(&session, &link)| (link, (session, None)));
-        let dying = self
-            .dying
-            .iter()
-            .chain(&self.dying_thin)
-            .enumerate()
-            .map(|(turn, &link)| (link, (self.links.get(link).session, Some(turn))));
-        let armed =
-            self.leases.iter().map(|&(_, link)| (link, (self.links.get(link).session, None)));
-        armed.chain(live).chain(dying).collect()
-    }
+fn keys(
+    worker: &Worker,
+    names: &BTreeMap<LinkIndex, LinkName>,
+) -> BTreeMap<(String, Vec<u8>), KeyView> {
+    let locks = &worker.locks;
+    let in_use = locks.keys().map(|(_, record)| {
+        let namespace = worker.links.books().namespace_name(locks.namespace(record));
+        let name = (namespace.to_owned(), locks.key(record).to_vec());
+        (name, key(worker, record, names))
+    });
+    in_use.collect()
+}
 
-    fn link_view(&self, link: u32) -> LinkView {
-        let link = self.links.get(link);
-        let namespace = self.namespace_name(link.namespace).to_owned();
-        let Digest { count, xor } = link.digest;
-        LinkView {
-            party: (namespace, link.name.to_string(), link.label.to_string()),
-            conn: (link.incarnation, link.conn),
-            ttl: link.ttl,
-            deadline: link.deadline,
-            digest: (count, xor),
-            comparing: link.comparison.as_ref().map(|comparison| comparison.left()),
-            waiters: link.waiters,
-            fresh: link.fresh,
-            used: link.used,
-            goodbye: link.goodbye,
-            spared: (link.spared_until, link.leaving, link.taken_up),
-        }
-    }
-
-    fn key_views(&self, names: &BTreeMap<u32, LinkName>) -> BTreeMap<(String, Vec<u8>), KeyView> {
-        let records = self.cells.iter().flat_map(|cell| cell.table.iter());
-        records
-            .map(|index| {
-                let record = self.records.get(index);
-                let namespace = self.namespace_name(self.namespace(record)).to_owned();
-                let key = self.key(record).to_vec();
-                ((namespace, key), self.key_view(index, names))
-            })
-            .collect()
-    }
-
-    fn key_view(&self, index: u32, names: &BTreeMap<u32, LinkName>) -> KeyView {
-        let record = self.records.get(index);
-        if !record.is_rich() {
-            let holder = HolderView {
-                link: names[&record.link()],
-                request: record.request(),
-                claim: Claim::Exclusive,
-                fence: record.fence,
-                since: record.since(self.last_seen),
-            };
-            return KeyView { capacity: None, holders: vec![holder], waiters: Vec::new() };
-        }
-        let rich = self.riches.get(record.rich());
-        let mut view = KeyView {
-            capacity: match rich.kind {
-                Kind::Modes => None,
-                Kind::Permits { capacity } => Some(capacity),
-            },
-            holders: Vec::new(),
-            waiters: Vec::new(),
-        };
-        let mut at = rich.holders.head;
-        while at != NIL {
-            let entry = self.entries.get(at);
-            view.holders.push(HolderView {
-                link: names[&entry.link],
-                request: entry.request,
-                claim: entry.claim,
-                fence: entry.fence.expect("a holder has a fence"),
-                since: entry.since,
-            });
-            at = entry.queue_next;
-        }
-        let mut at = rich.waiters.head;
-        while at != NIL {
-            let entry = self.entries.get(at);
-            view.waiters.push(WaiterView {
-                link: names[&entry.link],
-                request: (entry.request, entry.asked_on),
-                claim: entry.claim,
-                since: entry.since,
-                deadline: entry.deadline,
-            });
-            at = entry.queue_next;
-        }
-        view
+fn key(worker: &Worker, record: RecordIndex, names: &BTreeMap<LinkIndex, LinkName>) -> KeyView {
+    let locks = &worker.locks;
+    let mut holders: Vec<HolderView> = locks
+        .holders(record, worker.links.last_seen())
+        .map(|holder| HolderView {
+            link: names[&holder.link],
+            request: locks.request_of(record, holder.fence),
+            claim: holder.claim,
+            fence: holder.fence,
+            since: holder.since,
+        })
+        .collect();
+    holders.reverse();
+    let waiters = locks.waiters(record).map(|entry| WaiterView {
+        link: names[&entry.link],
+        request: (entry.request, entry.asked_on),
+        claim: entry.claim,
+        since: entry.since,
+        deadline: Time(entry.since.0.saturating_add(entry.patience)),
+    });
+    KeyView {
+        capacity: match locks.kind(record) {
+            Kind::Modes => None,
+            Kind::Permits { capacity } => Some(capacity),
+        },
+        waiters: waiters.collect(),
+        holders,
     }
 }

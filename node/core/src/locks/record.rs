@@ -1,10 +1,11 @@
 //! What a key in use costs: a 48-byte record, and a side record for anything but one exclusive
 //! holder of a short key.
 
-use crate::event::ConnId;
-use crate::slab::{Chain, List, NIL, Slot};
+use super::slab::{Chain, Index, List, NIL, Slot, index};
+use crate::event::{ConnId, LinkIndex};
 use lockring_proto::Time;
 use lockring_proto::{Claim, Fence, limits};
+use std::time::Duration;
 
 /// Longest key that lives in the record itself.
 pub(crate) const INLINE_KEY: usize = 24;
@@ -31,6 +32,34 @@ const _: () = assert!(
     "a thin record has room for the highest request id, and for no bit more"
 );
 
+index!(
+    /// A key in use.
+    RecordIndex
+);
+index!(
+    /// What a key in use has beside its record.
+    RichIndex
+);
+index!(
+    /// A hold or a waiter of a rich key.
+    EntryIndex
+);
+
+/// What a record says of its key.
+#[derive(Clone, Copy)]
+pub(crate) enum Shape {
+    Thin(Thin),
+    Rich(RichIndex),
+}
+
+/// One exclusive holder, and nobody queued.
+#[derive(Clone, Copy)]
+pub(crate) struct Thin {
+    pub(crate) link: LinkIndex,
+    pub(crate) request: u64,
+    pub(crate) fence: Fence,
+}
+
 /// A key in use. Thin: one exclusive holder, everything here. Rich: `link` is the index of the
 /// [`Rich`] record and only the key is used here.
 ///
@@ -42,7 +71,7 @@ const _: () = assert!(
 #[derive(Clone, Default)]
 #[repr(C)]
 pub(crate) struct Record {
-    pub(crate) fence: Fence,
+    fence: Fence,
     /// Thin: the link, and above it a part of the request id. Rich: the side record.
     link: u32,
     /// Thin: where it stands among the thin holds of its link, and above it another part.
@@ -70,17 +99,18 @@ impl Record {
 
     /// Makes it thin, as its key must be short.
     #[inline]
-    pub(crate) fn make_thin(&mut self, link: u32, fence: Fence, request: u64, since: Time) {
+    pub(crate) fn make_thin(&mut self, thin: Thin, since: Duration) {
+        let Thin { link, request, fence } = thin;
         assert!(self.shape & LEN_MASK != LONG, "a long key cannot be thin");
         self.shape &= LEN_MASK;
-        self.link = link;
+        self.link = link.0;
         self.position = 0;
         self.fence = fence;
         self.request = request as u32;
         if request > u64::from(u32::MAX) {
             self.set_high_request(request);
         }
-        let [a, b, c, ..] = (since.0 / 1_000_000).to_le_bytes();
+        let [a, b, c, ..] = since.as_secs().to_le_bytes();
         self.since = [a, b, c];
     }
 
@@ -97,29 +127,27 @@ impl Record {
     }
 
     /// Makes it rich.
-    pub(crate) fn make_rich(&mut self, rich: u32) {
+    pub(crate) fn make_rich(&mut self, rich: RichIndex) {
         self.shape = self.shape & LEN_MASK | RICH;
-        self.link = rich;
+        self.link = rich.0;
         self.fence = Fence(0);
         self.request = 0;
         self.since = [0; 3];
     }
 
-    /// The link of a thin record.
-    #[inline]
-    pub(crate) fn link(&self) -> u32 {
-        self.link & LINK_MASK
-    }
-
-    /// The side record of a rich one.
-    #[inline]
-    pub(crate) fn rich(&self) -> u32 {
-        self.link
+    /// What it says.
+    #[inline(always)]
+    pub(crate) fn shape(&self) -> Shape {
+        if self.shape & RICH != 0 {
+            return Shape::Rich(RichIndex(self.link));
+        }
+        let link = LinkIndex(self.link & LINK_MASK);
+        Shape::Thin(Thin { link, request: self.request(), fence: self.fence })
     }
 
     /// The request that made a thin record.
-    #[inline]
-    pub(crate) fn request(&self) -> u64 {
+    #[inline(always)]
+    fn request(&self) -> u64 {
         let shape = u32::from((self.shape & REQUEST_SHAPE) >> REQUEST_SHAPE_SHIFT);
         let high = shape << (32 - POSITION_BITS) | self.position >> POSITION_BITS;
         let high = high << (32 - LINK_BITS) | self.link >> LINK_BITS;
@@ -135,11 +163,6 @@ impl Record {
     #[inline]
     pub(crate) fn set_position(&mut self, position: u32) {
         self.position = self.position & !POSITION_MASK | position;
-    }
-
-    #[inline]
-    pub(crate) fn is_rich(&self) -> bool {
-        self.shape & RICH != 0
     }
 
     /// The key, if it is short.
@@ -166,6 +189,7 @@ impl Record {
 }
 
 impl Slot for Record {
+    type Index = RecordIndex;
     /// A free record is thin and its key empty, which no key in use is.
     #[inline]
     fn set_free(&mut self, next: u32) {
@@ -179,7 +203,7 @@ impl Slot for Record {
 }
 
 /// What a key in use is used as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     Modes,
     Permits { capacity: u32 },
@@ -202,8 +226,8 @@ pub(crate) struct Rich {
     pub(crate) namespace: u16,
     /// Keys above [`INLINE_KEY`] bytes.
     pub(crate) long_key: Option<Box<[u8]>>,
-    pub(crate) holders: List,
-    pub(crate) waiters: List,
+    pub(crate) holders: List<EntryIndex>,
+    pub(crate) waiters: List<EntryIndex>,
     /// Permits held, or 1 while held exclusively.
     pub(crate) used: u32,
     pub(crate) exclusive: bool,
@@ -261,6 +285,7 @@ impl Rich {
 }
 
 impl Slot for Rich {
+    type Index = RichIndex;
     fn set_free(&mut self, next: u32) {
         self.long_key = None;
         self.next_free = next;
@@ -273,8 +298,8 @@ impl Slot for Rich {
 /// A hold or a waiter of a rich key.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
-    pub(crate) record: u32,
-    pub(crate) link: u32,
+    pub(crate) record: RecordIndex,
+    pub(crate) link: LinkIndex,
     pub(crate) request: u64,
     /// The connection that the request, or its last copy, came on: answered there and nowhere else.
     /// A client asks again on each new connection; an answer that crossed that copy would leave the
@@ -283,23 +308,24 @@ pub(crate) struct Entry {
     pub(crate) claim: Claim,
     /// A hold's fence; a waiter has none yet.
     pub(crate) fence: Option<Fence>,
-    /// When it was granted, or came in line.
+    /// When it was granted, or queued.
     pub(crate) since: Time,
-    /// When a waiter gives up.
-    pub(crate) deadline: Time,
-    pub(crate) queue_prev: u32,
-    pub(crate) queue_next: u32,
-    pub(crate) link_prev: u32,
-    pub(crate) link_next: u32,
+    /// How long a waiter waits, in microseconds; as many as there are: for ever.
+    pub(crate) patience: u64,
+    pub(crate) queue_prev: EntryIndex,
+    pub(crate) queue_next: EntryIndex,
+    pub(crate) link_prev: EntryIndex,
+    pub(crate) link_next: EntryIndex,
 }
 
 impl Slot for Entry {
+    type Index = EntryIndex;
     fn set_free(&mut self, next: u32) {
-        self.record = NIL;
-        self.queue_next = next;
+        self.record = RecordIndex::NIL;
+        self.queue_next = EntryIndex(next);
     }
     fn next_free(&self) -> u32 {
-        self.queue_next
+        self.queue_next.0
     }
 }
 
@@ -307,10 +333,10 @@ impl Slot for Entry {
 pub(crate) struct QueueChain;
 
 impl Chain<Entry> for QueueChain {
-    fn prev(value: &mut Entry) -> &mut u32 {
+    fn prev(value: &mut Entry) -> &mut EntryIndex {
         &mut value.queue_prev
     }
-    fn next(value: &mut Entry) -> &mut u32 {
+    fn next(value: &mut Entry) -> &mut EntryIndex {
         &mut value.queue_next
     }
 }
@@ -319,10 +345,10 @@ impl Chain<Entry> for QueueChain {
 pub(crate) struct LinkChain;
 
 impl Chain<Entry> for LinkChain {
-    fn prev(value: &mut Entry) -> &mut u32 {
+    fn prev(value: &mut Entry) -> &mut EntryIndex {
         &mut value.link_prev
     }
-    fn next(value: &mut Entry) -> &mut u32 {
+    fn next(value: &mut Entry) -> &mut EntryIndex {
         &mut value.link_next
     }
 }
@@ -340,13 +366,16 @@ mod tests {
                 for position in ends(u64::from(THIN_MAX) - 1).map(|end| end as u32) {
                     let mut record = Record::default();
                     record.set_key(&[7; INLINE_KEY]);
-                    record.make_rich(u32::MAX - 1);
-                    assert!(record.is_rich() && record.rich() == u32::MAX - 1);
-                    record.make_thin(link, Fence(9), request, Time(0));
+                    let rich = RichIndex(u32::MAX - 1);
+                    record.make_rich(rich);
+                    assert!(matches!(record.shape(), Shape::Rich(kept) if kept == rich));
+                    let thin = Thin { link: LinkIndex(link), request, fence: Fence(9) };
+                    record.make_thin(thin, Duration::ZERO);
                     record.set_position(position);
-                    let kept = (record.link(), record.position(), record.request());
-                    assert_eq!(kept, (link, position, request));
-                    assert!(!record.is_rich() && record.inline_key() == Some(&[7; INLINE_KEY]));
+                    let Shape::Thin(kept) = record.shape() else { panic!("it is thin") };
+                    let kept = (kept.link.0, record.position(), kept.request, kept.fence);
+                    assert_eq!(kept, (link, position, request, Fence(9)));
+                    assert_eq!(record.inline_key(), Some([7; INLINE_KEY].as_slice()));
                 }
             }
         }

@@ -1,11 +1,47 @@
 //! A slab in pages: an index stays valid for the life of its value, growth never moves a value,
 //! untouched memory is never resident, and a page without a value is given back.
 
-/// "No index" in the u32 links of the slab's values.
+/// "No index" where a slot keeps a bare one.
 pub(crate) const NIL: u32 = u32::MAX;
+
+/// What a slab's values are named by: each kind of value by a type of its own.
+pub(crate) trait Index: Copy + PartialEq {
+    /// No value.
+    const NIL: Self;
+    fn new(index: u32) -> Self;
+    fn get(self) -> u32;
+}
+
+/// The index of one kind of value.
+macro_rules! index {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub(crate) struct $name(pub(crate) u32);
+        crate::locks::slab::index!(of $name);
+    };
+    (of $name:path) => {
+        impl crate::locks::slab::Index for $name {
+            const NIL: Self = Self(crate::locks::slab::NIL);
+            #[inline(always)]
+            fn new(index: u32) -> Self {
+                Self(index)
+            }
+            #[inline(always)]
+            fn get(self) -> u32 {
+                self.0
+            }
+        }
+    };
+}
+pub(crate) use index;
+
+index!(of crate::event::LinkIndex);
 
 /// A value that can keep the free list's link while it is free.
 pub(crate) trait Slot {
+    /// What it is named by.
+    type Index: Index;
     /// Drops what the value owns and keeps `next`.
     fn set_free(&mut self, next: u32);
     /// What [`Slot::set_free`] kept.
@@ -79,23 +115,23 @@ impl<T: Slot> Slab<T> {
     }
 
     #[inline]
-    pub(crate) fn insert(&mut self, value: T) -> u32 {
+    pub(crate) fn insert(&mut self, value: T) -> T::Index {
         let at = self.take_page();
         let page = &mut self.pages[at];
         let index = page.free;
         if index == NIL {
             page.slots.push(value);
-            return ((at << PAGE_BITS) + page.slots.len() - 1) as u32;
+            return T::Index::new(((at << PAGE_BITS) + page.slots.len() - 1) as u32);
         }
         let slot = &mut page.slots[index as usize & (PAGE_LEN - 1)];
         page.free = slot.next_free();
         *slot = value;
-        index
+        T::Index::new(index)
     }
 
     /// A slot in use from now on, to be filled in place: it holds a default or a freed value.
     #[inline]
-    pub(crate) fn claim(&mut self) -> u32
+    pub(crate) fn claim(&mut self) -> T::Index
     where
         T: Default,
     {
@@ -104,10 +140,10 @@ impl<T: Slot> Slab<T> {
         let index = page.free;
         if index == NIL {
             page.slots.push(T::default());
-            return ((at << PAGE_BITS) + page.slots.len() - 1) as u32;
+            return T::Index::new(((at << PAGE_BITS) + page.slots.len() - 1) as u32);
         }
         page.free = page.slots[index as usize & (PAGE_LEN - 1)].next_free();
-        index
+        T::Index::new(index)
     }
 
     /// Counts a value in a page that has room for it.
@@ -160,7 +196,8 @@ impl<T: Slot> Slab<T> {
     /// Frees a value in use. Freeing twice would hand one slot to two owners, so callers remove
     /// the index from wherever it is known first.
     #[inline]
-    pub(crate) fn remove(&mut self, index: u32) {
+    pub(crate) fn remove(&mut self, index: T::Index) {
+        let index = index.get();
         assert!(self.len > 0, "slab freed more than it held: {index}");
         self.len -= 1;
         let at = (index >> PAGE_BITS) as usize;
@@ -197,27 +234,37 @@ impl<T: Slot> Slab<T> {
     }
 
     #[inline]
-    pub(crate) fn get(&self, index: u32) -> &T {
+    pub(crate) fn get(&self, index: T::Index) -> &T {
+        let index = index.get();
         &self.pages[(index >> PAGE_BITS) as usize].slots[index as usize & (PAGE_LEN - 1)]
     }
 
     #[inline]
-    pub(crate) fn get_mut(&mut self, index: u32) -> &mut T {
+    pub(crate) fn get_mut(&mut self, index: T::Index) -> &mut T {
+        let index = index.get();
         &mut self.pages[(index >> PAGE_BITS) as usize].slots[index as usize & (PAGE_LEN - 1)]
     }
 
     /// The value or free slot of an index that may be out of date: its memory may be given back.
     #[inline]
-    pub(crate) fn find(&self, index: u32) -> Option<&T> {
+    pub(crate) fn find(&self, index: T::Index) -> Option<&T> {
+        let index = index.get();
         let page = self.pages.get((index >> PAGE_BITS) as usize)?;
         page.slots.get(index as usize & (PAGE_LEN - 1))
     }
 
+    /// As [`Slab::find`], to be changed.
+    pub(crate) fn find_mut(&mut self, index: T::Index) -> Option<&mut T> {
+        let index = index.get();
+        let page = self.pages.get_mut((index >> PAGE_BITS) as usize)?;
+        page.slots.get_mut(index as usize & (PAGE_LEN - 1))
+    }
+
     /// The first index from here on that has memory.
-    pub(crate) fn next_resident(&self, mut from: u32) -> Option<u32> {
+    pub(crate) fn next_resident(&self, mut from: u32) -> Option<T::Index> {
         while from < self.slots() {
-            if self.find(from).is_some() {
-                return Some(from);
+            if self.find(T::Index::new(from)).is_some() {
+                return Some(T::Index::new(from));
             }
             from = ((from >> PAGE_BITS) + 1) << PAGE_BITS;
         }
@@ -226,32 +273,36 @@ impl<T: Slot> Slab<T> {
 }
 
 /// Which pair of fields of a value a list runs through.
-pub(crate) trait Chain<T> {
-    fn prev(value: &mut T) -> &mut u32;
-    fn next(value: &mut T) -> &mut u32;
+pub(crate) trait Chain<T: Slot> {
+    fn prev(value: &mut T) -> &mut T::Index;
+    fn next(value: &mut T) -> &mut T::Index;
 }
 
 /// An intrusive doubly linked list over the values of a slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct List {
-    pub(crate) head: u32,
-    pub(crate) tail: u32,
+pub(crate) struct List<I> {
+    pub(crate) head: I,
+    pub(crate) tail: I,
     pub(crate) len: u32,
 }
 
-impl Default for List {
+impl<I: Index> Default for List<I> {
     fn default() -> Self {
-        Self { head: NIL, tail: NIL, len: 0 }
+        Self { head: I::NIL, tail: I::NIL, len: 0 }
     }
 }
 
-impl List {
+impl<I: Index + std::fmt::Debug> List<I> {
     #[inline]
-    pub(crate) fn push_back<T: Slot, C: Chain<T>>(&mut self, slab: &mut Slab<T>, index: u32) {
+    pub(crate) fn push_back<T: Slot<Index = I>, C: Chain<T>>(
+        &mut self,
+        slab: &mut Slab<T>,
+        index: I,
+    ) {
         let value = slab.get_mut(index);
         *C::prev(value) = self.tail;
-        *C::next(value) = NIL;
-        if self.tail == NIL {
+        *C::next(value) = I::NIL;
+        if self.tail == I::NIL {
             self.head = index;
         } else {
             *C::next(slab.get_mut(self.tail)) = index;
@@ -261,20 +312,20 @@ impl List {
     }
 
     #[inline]
-    pub(crate) fn remove<T: Slot, C: Chain<T>>(&mut self, slab: &mut Slab<T>, index: u32) {
+    pub(crate) fn remove<T: Slot<Index = I>, C: Chain<T>>(&mut self, slab: &mut Slab<T>, index: I) {
         let value = slab.get_mut(index);
         let (prev, next) = (*C::prev(value), *C::next(value));
-        if prev == NIL {
+        if prev == I::NIL {
             self.head = next;
         } else {
             *C::next(slab.get_mut(prev)) = next;
         }
-        if next == NIL {
+        if next == I::NIL {
             self.tail = prev;
         } else {
             *C::prev(slab.get_mut(next)) = prev;
         }
-        assert!(self.len > 0, "list shorter than its values: {index}");
+        assert!(self.len > 0, "list shorter than its values: {index:?}");
         self.len -= 1;
     }
 }
@@ -283,33 +334,41 @@ impl List {
 mod tests {
     use super::*;
 
-    #[derive(Clone, Default)]
+    index!(At);
+
+    #[derive(Clone)]
     struct Node {
-        prev: u32,
-        next: u32,
+        prev: At,
+        next: At,
+    }
+    impl Default for Node {
+        fn default() -> Self {
+            Self { prev: At(0), next: At(0) }
+        }
     }
     impl Slot for Node {
+        type Index = At;
         fn set_free(&mut self, next: u32) {
-            self.next = next;
+            self.next = At(next);
         }
         fn next_free(&self) -> u32 {
-            self.next
+            self.next.0
         }
     }
     struct Only;
     impl Chain<Node> for Only {
-        fn prev(value: &mut Node) -> &mut u32 {
+        fn prev(value: &mut Node) -> &mut At {
             &mut value.prev
         }
-        fn next(value: &mut Node) -> &mut u32 {
+        fn next(value: &mut Node) -> &mut At {
             &mut value.next
         }
     }
 
-    fn order(slab: &Slab<Node>, list: List) -> Vec<u32> {
+    fn order(slab: &Slab<Node>, list: List<At>) -> Vec<At> {
         let mut seen = Vec::new();
         let mut at = list.head;
-        while at != NIL {
+        while at != At::NIL {
             seen.push(at);
             at = slab.get(at).next;
         }
@@ -320,7 +379,7 @@ mod tests {
     fn list_keeps_order_through_removals_at_both_ends_and_between() {
         let mut slab = Slab::new();
         let mut list = List::default();
-        let nodes: Vec<u32> = (0..5).map(|_| slab.insert(Node::default())).collect();
+        let nodes: Vec<At> = (0..5).map(|_| slab.insert(Node::default())).collect();
         for &node in &nodes {
             list.push_back::<Node, Only>(&mut slab, node);
         }
@@ -338,9 +397,9 @@ mod tests {
     fn indexes_survive_growth_over_pages() {
         let mut slab = Slab::new();
         for i in 0..PAGE_LEN as u32 + 3 {
-            assert_eq!(slab.insert(Node { prev: i, next: NIL }), i);
+            assert_eq!(slab.insert(Node { prev: At(i), next: At::NIL }), At(i));
         }
-        assert_eq!(slab.get(PAGE_LEN as u32 + 2).prev, PAGE_LEN as u32 + 2);
+        assert_eq!(slab.get(At(PAGE_LEN as u32 + 2)).prev, At(PAGE_LEN as u32 + 2));
     }
 
     #[test]
@@ -352,11 +411,11 @@ mod tests {
         }
         // Those that stay lie anywhere.
         let stays = |index: u32| index % 4096 == 7;
-        (0..count).filter(|&index| !stays(index)).for_each(|index| slab.remove(index));
+        (0..count).filter(|&index| !stays(index)).for_each(|index| slab.remove(At(index)));
         assert_eq!(slab.resident(), count as usize, "in each page is one that stays");
         // They move to the lowest pages, as they come and go.
         for index in (0..count).rev().filter(|&index| stays(index)) {
-            slab.remove(index);
+            slab.remove(At(index));
             slab.insert(Node::default());
         }
         assert_eq!(slab.len(), 40);
@@ -368,12 +427,12 @@ mod tests {
         let mut slab = Slab::new();
         for round in 0..3 {
             let count = (8 + round) * PAGE_LEN as u32;
-            let indexes: Vec<u32> = (0..count).map(|_| slab.insert(Node::default())).collect();
+            let indexes: Vec<At> = (0..count).map(|_| slab.insert(Node::default())).collect();
             assert_eq!(slab.resident(), count as usize);
-            assert_eq!(slab.next_resident(5), Some(5));
+            assert_eq!(slab.next_resident(5), Some(At(5)));
             indexes.into_iter().for_each(|index| slab.remove(index));
             assert!(slab.resident() <= PAGE_LEN, "{} slots for none", slab.resident());
-            assert!(slab.find(7 * PAGE_LEN as u32).is_none() || slab.find(0).is_none());
+            assert!(slab.find(At(7 * PAGE_LEN as u32)).is_none() || slab.find(At(0)).is_none());
         }
     }
 }

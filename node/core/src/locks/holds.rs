@@ -4,8 +4,8 @@
 //! place. That touches less memory than a list through the records would, whose neighbours lie
 //! anywhere: a position is four bytes of a dense run, and the last hold is mostly the newest.
 
-use crate::record::Record;
-use crate::slab::Slab;
+use super::record::{Record, RecordIndex};
+use super::slab::Slab;
 
 /// A chunk is 16 KiB: it grows by doubling, and growing never copies more than that.
 const CHUNK_BITS: u32 = 12;
@@ -13,7 +13,7 @@ const CHUNK_LEN: u32 = 1 << CHUNK_BITS;
 
 #[derive(Clone, Default)]
 pub(crate) struct Holds {
-    chunks: Vec<Vec<u32>>,
+    chunks: Vec<Vec<RecordIndex>>,
     len: u32,
 }
 
@@ -24,23 +24,23 @@ impl Holds {
 
     /// The record at a position.
     #[inline]
-    pub(crate) fn get(&self, at: u32) -> u32 {
+    pub(crate) fn get(&self, at: u32) -> RecordIndex {
         self.chunks[(at >> CHUNK_BITS) as usize][(at & (CHUNK_LEN - 1)) as usize]
     }
 
     /// The record that is `back` before the last; `None` before the first.
     #[inline]
-    pub(crate) fn nth_last(&self, back: u32) -> Option<u32> {
+    pub(crate) fn nth_last(&self, back: u32) -> Option<RecordIndex> {
         (back < self.len).then(|| self.get(self.len - 1 - back))
     }
 
     #[cfg(test)]
-    fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+    fn iter(&self) -> impl Iterator<Item = RecordIndex> + '_ {
         self.chunks.iter().flatten().copied()
     }
 
     #[inline]
-    pub(crate) fn push(&mut self, records: &mut Slab<Record>, record: u32) {
+    pub(crate) fn push(&mut self, records: &mut Slab<Record>, record: RecordIndex) {
         let chunk = (self.len >> CHUNK_BITS) as usize;
         if chunk == self.chunks.len() {
             self.chunks.push(Vec::new());
@@ -51,9 +51,9 @@ impl Holds {
     }
 
     #[inline]
-    pub(crate) fn remove(&mut self, records: &mut Slab<Record>, record: u32) {
+    pub(crate) fn remove(&mut self, records: &mut Slab<Record>, record: RecordIndex) {
         let at = records.get(record).position();
-        assert!(at < self.len && self.get(at) == record, "record {record} is not held at {at}");
+        assert!(at < self.len && self.get(at) == record, "record {record:?} is not held at {at}");
         self.len -= 1;
         let chunk = (self.len >> CHUNK_BITS) as usize;
         let last = self.chunks[chunk].pop().expect("a chunk ends where the holds do");
@@ -91,11 +91,14 @@ mod tests {
         let mut records = Slab::new();
         let mut holds = held(&mut records, 5);
         for gone in [1, 4, 0] {
-            holds.remove(&mut records, gone);
+            holds.remove(&mut records, RecordIndex(gone));
             assert_sound(&holds, &records);
         }
-        assert_eq!(holds.iter().collect::<Vec<_>>(), [2, 3]);
-        assert_eq!((holds.nth_last(0), holds.nth_last(1)), (Some(3), Some(2)));
+        assert_eq!(holds.iter().collect::<Vec<_>>(), [RecordIndex(2), RecordIndex(3)]);
+        assert_eq!(
+            (holds.nth_last(0), holds.nth_last(1)),
+            (Some(RecordIndex(3)), Some(RecordIndex(2)))
+        );
         assert_eq!(holds.nth_last(2), None);
     }
 
@@ -107,7 +110,7 @@ mod tests {
         assert_eq!(holds.chunks.len(), 3);
         // The first ones first, so that each takes the last into its place.
         for record in 0..count {
-            holds.remove(&mut records, record);
+            holds.remove(&mut records, RecordIndex(record));
         }
         assert_eq!((holds.len(), holds.chunks.len()), (0, 1));
         let record = records.claim();
@@ -120,7 +123,7 @@ mod tests {
     fn a_record_is_taken_out_once() {
         let mut records = Slab::new();
         let mut holds = held(&mut records, 2);
-        holds.remove(&mut records, 1);
-        holds.remove(&mut records, 1);
+        holds.remove(&mut records, RecordIndex(1));
+        holds.remove(&mut records, RecordIndex(1));
     }
 }

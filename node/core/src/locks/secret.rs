@@ -2,7 +2,7 @@
 //! clients, and everybody knows how they are hashed: without it one could fill the places where
 //! another's keys are looked for.
 
-use crate::record::INLINE_KEY;
+use super::record::INLINE_KEY;
 use lockring_ring::KeyHash;
 
 /// The nodes' secret; its parts are random numbers.

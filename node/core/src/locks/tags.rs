@@ -1,7 +1,7 @@
 //! Hash tables of (tag, index): eight bytes a slot, so that growing one moves little and looks at
 //! nothing else.
 
-use crate::slab::NIL;
+use super::slab::NIL;
 use hashbrown::HashTable;
 
 #[derive(Clone, Copy)]

@@ -1,0 +1,137 @@
+//! The role of a worker for a cell, and its transitions.
+//!
+//! ```text
+//! Serving -- recover(opens_at) --> Recovering -- serve() --> Serving
+//! ```
+//! Whatever is not served has a standing that lets no request through, so that only those who are
+//! stopped there ask for the role.
+
+use super::standing::Standing;
+use crate::locks::{CellIndex, Place};
+use lockring_proto::Time;
+use lockring_ring::{CellId, Epoch, RingVersion};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// What a worker is for a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Nothing: another worker has it.
+    None,
+    /// It grants.
+    Serving,
+    /// It grants nothing before this, as holds of an earlier life may still be believed in.
+    Recovering { opens_at: Time },
+}
+
+/// A cell that recovers.
+#[derive(Clone, Copy)]
+struct Recovery {
+    opens_at: Time,
+    /// The ring version that made its epoch.
+    since: RingVersion,
+}
+
+/// The roles of a worker's cells.
+#[derive(Clone, Default)]
+pub(crate) struct Cells {
+    /// All others are served.
+    recovering: BTreeMap<CellIndex, Recovery>,
+    /// The same by when they open.
+    opening: BTreeSet<(Time, CellIndex)>,
+    /// Cells whose epoch was asked to be raised.
+    wanted: BTreeSet<CellIndex>,
+    /// Those among them for which that is still to be said.
+    unsaid: Vec<CellId>,
+}
+
+impl Cells {
+    pub(crate) fn role(&self, cell: CellIndex) -> Role {
+        match self.recovering.get(&cell) {
+            Some(&Recovery { opens_at, .. }) => Role::Recovering { opens_at },
+            None => Role::Serving,
+        }
+    }
+
+    /// The role for the cell of a key.
+    pub(crate) fn role_at(&self, place: Option<Place>) -> Role {
+        place.map_or(Role::None, |place| self.role(place.cell))
+    }
+
+    /// A served cell recovers.
+    pub(crate) fn recover(&mut self, cell: CellIndex, standing: &mut Standing, opens_at: Time) {
+        let since = standing.withhold();
+        let before = self.recovering.insert(cell, Recovery { opens_at, since });
+        assert!(before.is_none(), "{cell:?} recovers already");
+        self.opening.insert((opens_at, cell));
+    }
+
+    /// A cell that recovered is served from now on.
+    pub(crate) fn serve(&mut self, cell: CellIndex, standing: &mut Standing) {
+        let Recovery { opens_at, since } = self.recovering.remove(&cell).expect("it recovers");
+        self.opening.remove(&(opens_at, cell));
+        standing.serve(since);
+    }
+
+    /// The ring version that made the epoch of a cell.
+    pub(crate) fn since(&self, cell: CellIndex, standing: &Standing) -> RingVersion {
+        self.recovering.get(&cell).map_or(standing.since(), |recovery| recovery.since)
+    }
+
+    /// A cell has a new epoch, if this is one.
+    pub(crate) fn raise(
+        &mut self,
+        cell: CellIndex,
+        standing: &mut Standing,
+        epoch: Epoch,
+        version: RingVersion,
+    ) -> bool {
+        if epoch <= standing.epoch() {
+            return false;
+        }
+        standing.raise(epoch);
+        match self.recovering.get_mut(&cell) {
+            Some(recovery) => recovery.since = version,
+            None => standing.serve(version),
+        }
+        self.wanted.remove(&cell);
+        true
+    }
+
+    /// How long nothing is granted in a cell yet.
+    pub(crate) fn grace_left(&self, cell: CellIndex, now: Time) -> Option<Duration> {
+        match self.role(cell) {
+            Role::Recovering { opens_at } if now < opens_at => Some(opens_at.since(now)),
+            _ => None,
+        }
+    }
+
+    /// When the next cell, and the last, may open.
+    pub(crate) fn opens_at(&self) -> Option<(Time, Time)> {
+        Some((self.opening.first()?.0, self.opening.last()?.0))
+    }
+
+    /// A cell that recovers and may open.
+    pub(crate) fn due(&self, now: Time) -> Option<CellIndex> {
+        self.opening.first().filter(|&&(opens_at, _)| opens_at <= now).map(|&(_, cell)| cell)
+    }
+
+    /// A cell's epoch is half used up: another is wanted, and asked for once.
+    #[cold]
+    pub(crate) fn want(&mut self, cell: CellIndex, id: CellId) {
+        if self.wanted.insert(cell) {
+            self.unsaid.push(id);
+        }
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn is_wanted(&self, cell: CellIndex) -> bool {
+        self.wanted.contains(&cell)
+    }
+
+    /// Cells whose next epoch is still to be asked for.
+    #[inline]
+    pub(crate) fn unsaid(&mut self) -> impl Iterator<Item = CellId> + '_ {
+        self.unsaid.drain(..)
+    }
+}

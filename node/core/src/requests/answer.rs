@@ -1,0 +1,73 @@
+//! Answers that several requests give.
+
+use super::Asker;
+use crate::event::{ConnId, LinkIndex};
+use crate::locks::{CellIndex, Place};
+use crate::turn::Turn;
+use crate::worker::Worker;
+use lockring_proto::{BlockedReason, Fence, Refusal, RefusalKind, Reply};
+
+pub(super) fn refuse(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    asker: Asker,
+    kind: RefusalKind,
+    message: impl Into<String>,
+) {
+    worker.stats.refused += 1;
+    worker.stats.over_quota += u64::from(kind == RefusalKind::Quota);
+    let refusal = Box::new(Refusal { kind, message: message.into() });
+    turn.reply(asker.conn, Reply::Refused { id: asker.id, refusal });
+}
+
+pub(super) fn refuse_draining(worker: &mut Worker, turn: &mut Turn<'_>, asker: Asker) {
+    let message = "this node is stopping: ask another";
+    refuse(worker, turn, asker, RefusalKind::Draining, message);
+}
+
+/// The key is to be asked for elsewhere, or by a newer ring.
+pub(super) fn refuse_moved(worker: &mut Worker, turn: &mut Turn<'_>, asker: Asker) {
+    worker.stats.moved += 1;
+    turn.reply(asker.conn, Reply::Moved { id: asker.id, version: turn.version });
+}
+
+#[inline(always)]
+pub(super) fn reply_granted(turn: &mut Turn<'_>, asker: Asker, place: Place, fence: Fence) {
+    let (id, version) = (asker.id, turn.version);
+    turn.answer(asker.conn, place.cell, || Reply::Granted { id, version, fence });
+}
+
+pub(super) fn reply_queued(turn: &mut Turn<'_>, asker: Asker, place: Place, ahead: u32) {
+    let (id, version) = (asker.id, turn.version);
+    turn.answer(asker.conn, place.cell, || Reply::Queued { id, version, ahead });
+}
+
+pub(super) fn reply_busy(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    asker: Asker,
+    place: Place,
+    reason: BlockedReason,
+) {
+    worker.stats.busy += 1;
+    let (id, version) = (asker.id, turn.version);
+    turn.answer(asker.conn, place.cell, || Reply::Busy { id, version, reason });
+}
+
+pub(super) fn reply_not_held(turn: &mut Turn<'_>, asker: Asker, place: Place) {
+    let (id, version) = (asker.id, turn.version);
+    turn.answer(asker.conn, place.cell, || Reply::NotHeld { id, version });
+}
+
+/// Answers a claim that was queued, unless its connection has been replaced since.
+pub(super) fn answer_waiter(
+    worker: &Worker,
+    turn: &mut Turn<'_>,
+    (link, asked_on): (LinkIndex, ConnId),
+    cell: CellIndex,
+    reply: Reply,
+) {
+    if worker.links.conn(link) == Some(asked_on) {
+        turn.answer(asked_on, cell, || reply);
+    }
+}

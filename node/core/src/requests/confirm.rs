@@ -1,0 +1,28 @@
+//! Whether a link holds a key under a fence, and as what.
+
+use super::Asker;
+use super::answer::reply_not_held;
+use crate::locks::Place;
+use crate::turn::Turn;
+use crate::worker::Worker;
+use lockring_proto::{Fence, Reply};
+
+pub(super) fn confirm(
+    worker: &Worker,
+    turn: &mut Turn<'_>,
+    asker: Asker,
+    place: Place,
+    key: &[u8],
+    fence: Fence,
+) {
+    let namespace = worker.locks.namespace_of(asker.link);
+    let found = worker.locks.find(place, namespace, key);
+    let held = found.and_then(|record| worker.locks.held(record, fence));
+    match held {
+        Some((link, claim, _)) if link == asker.link => {
+            let (id, version) = (asker.id, turn.version);
+            turn.answer(asker.conn, place.cell, || Reply::Confirmed { id, version, claim });
+        }
+        _ => reply_not_held(turn, asker, place),
+    }
+}

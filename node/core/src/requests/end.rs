@@ -1,0 +1,36 @@
+//! Ending holds.
+
+use super::grant::grant_waiters;
+use super::leave::emit_end;
+use crate::locks::{Change, Ending, Shape, Spot};
+use crate::turn::Turn;
+use crate::worker::Worker;
+use lockring_proto::Fence;
+
+/// Ends the hold of a key with this fence, which exists, and grants to whoever is next.
+#[inline(always)]
+pub(super) fn end_hold(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    spot: Spot,
+    fence: Fence,
+    cause: Ending,
+) {
+    if let Shape::Rich(_) = worker.locks.shape(spot.record()) {
+        return end_rich_hold(worker, turn, spot, fence, cause);
+    }
+    worker.emit(spot, Change::Ended { fence, cause });
+    worker.queues.freed(spot.cell(), spot.record());
+}
+
+#[inline(never)]
+fn end_rich_hold(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    spot: Spot,
+    fence: Fence,
+    cause: Ending,
+) {
+    emit_end(worker, spot, Change::Ended { fence, cause });
+    grant_waiters(worker, turn, spot);
+}

@@ -1,0 +1,62 @@
+//! Ending every hold of a key, whoever has it.
+
+use super::end::end_hold;
+use super::{Asker, Named};
+use crate::event::ConnId;
+use crate::links::Forcing;
+use crate::locks::{Ending, Place, Spot};
+use crate::turn::{PER_FORCED, Progress, Turn};
+use crate::worker::Worker;
+use lockring_proto::{HoldId, LostReason, Push, Reply, limits};
+
+/// Tells a holder. One that loses many is told of them together, as it looks through all that it
+/// holds for each push.
+fn tell_forced(turn: &mut Turn<'_>, conn: ConnId, hold: HoldId) {
+    const FORCED: LostReason = LostReason::Forced;
+    if let Some((last, Push::Lost { reason: FORCED, holds })) = turn.last_push()
+        && last == conn
+        && holds.len() < limits::HOLDS_PER_FRAME
+    {
+        return holds.push(hold);
+    }
+    turn.push(conn, Push::Lost { reason: FORCED, holds: vec![hold] });
+}
+
+/// Ends every hold of a key that there was when it was asked for, and tells the holders. The next
+/// fence is higher than all of them, as every operation takes the next number.
+pub(super) fn force(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    asker: Asker,
+    place: Place,
+    named: &Named<'_>,
+) -> Progress {
+    let mut forcing = match worker.links.forcing(asker.link).take() {
+        Some(before) if before.id == asker.id => before,
+        _ => {
+            let found = named.find(worker, asker.link, place);
+            let last = found.and_then(|record| worker.locks.last_fence(record));
+            Forcing { id: asker.id, last: last.unwrap_or_default(), ended: 0 }
+        }
+    };
+    // The holders stand in the order of their grants.
+    while let Some(record) = named.find(worker, asker.link, place)
+        && let Some((link, fence)) = worker.locks.first_holder(record)
+        && fence <= forcing.last
+    {
+        if turn.is_over() {
+            *worker.links.forcing(asker.link) = Some(forcing);
+            return Progress::More;
+        }
+        turn.charge(PER_FORCED);
+        forcing.ended += 1;
+        if let Some(conn) = worker.links.conn(link) {
+            tell_forced(turn, conn, worker.locks.hold_id(place.cell, fence));
+        }
+        // Those who wait are granted only when the last is gone, or as far as they fit.
+        end_hold(worker, turn, Spot::used(place, record), fence, Ending::Forced);
+    }
+    let (id, version, ended) = (asker.id, turn.version, forcing.ended);
+    turn.answer(asker.conn, place.cell, || Reply::Forced { id, version, ended });
+    Progress::Done
+}

@@ -1,0 +1,19 @@
+//! Letting waiters go, and whatever else may leave a key free.
+
+use crate::locks::{Change, Entry, EntryIndex, Leaving, Spot};
+use crate::worker::Worker;
+
+/// A waiter goes without a grant. The caller grants to those behind it.
+pub(super) fn drop_waiter(worker: &mut Worker, spot: Spot, waiter: EntryIndex, cause: Leaving) {
+    let &Entry { link, request, .. } = worker.locks.entry(waiter);
+    worker.queues.stop_waiting(worker.locks.deadline(waiter), waiter);
+    emit_end(worker, spot.entry(waiter), Change::Left { link, request, cause });
+}
+
+/// Emits what may leave a key free.
+pub(super) fn emit_end(worker: &mut Worker, spot: Spot, change: Change<'_>) {
+    worker.emit_rare(spot, change);
+    if worker.locks.is_free(spot.record()) {
+        worker.queues.freed(spot.cell(), spot.record());
+    }
+}

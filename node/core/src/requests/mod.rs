@@ -1,0 +1,313 @@
+//! What is done for whoever asks: each request decides by what the parts of the worker show, and
+//! emits the ops that carry it out.
+//!
+//! A batch is hashed and touched before it is applied. At ten million locks an operation costs a
+//! few cache misses; touched ahead, those of a batch overlap instead of adding up.
+
+mod acquire;
+mod answer;
+mod cancel;
+mod compare;
+mod confirm;
+mod end;
+mod force;
+mod goodbye;
+mod grant;
+pub(crate) mod hello;
+mod inspect;
+mod leave;
+pub(crate) mod list;
+mod release;
+pub(crate) mod tick;
+
+use crate::cells::Role as CellRole;
+use crate::event::{Action, ConnId, LinkIndex, Role};
+use crate::links::Part;
+use crate::locks::{Place, Planned, RecordIndex};
+use crate::mutant::mutant;
+use crate::turn::{Progress, Turn, keyed_price, price};
+use crate::worker::Worker;
+use acquire::{Ask, acquire};
+use answer::{refuse, refuse_moved};
+use list::Wanted;
+use lockring_proto::{RefusalKind, Reply, Request, limits};
+use lockring_ring::NamespaceSeed;
+use release::release;
+
+/// What every answer names: the connection, the request and its link.
+#[derive(Clone, Copy)]
+struct Asker {
+    conn: ConnId,
+    link: LinkIndex,
+    id: u64,
+}
+
+/// A key of a namespace; an empty name is the asker's own.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    namespace: &'a str,
+    key: &'a [u8],
+}
+
+impl Named<'_> {
+    /// The record of the key, if it is in use.
+    fn find(&self, worker: &Worker, link: LinkIndex, place: Place) -> Option<RecordIndex> {
+        let namespace = namespace_named(worker, link, self.namespace)?;
+        worker.locks.find(place, namespace, self.key)
+    }
+}
+
+/// The index of a namespace by its name; an empty one is that of the link.
+fn namespace_named(worker: &Worker, link: LinkIndex, name: &str) -> Option<u16> {
+    if name.is_empty() {
+        return Some(worker.locks.namespace_of(link));
+    }
+    worker.links.books().namespace_of(name)
+}
+
+/// The role that a request needs of an identity of the namespace `own`.
+fn required(request: &Request<'_>, own: &str) -> Role {
+    match *request {
+        Request::Acquire { .. }
+        | Request::Release { .. }
+        | Request::Cancel { .. }
+        | Request::Renew { .. }
+        | Request::Compare { .. }
+        | Request::GetRing { .. }
+        | Request::Goodbye { .. }
+        | Request::Confirm { .. } => Role::User,
+        Request::Inspect { namespace, .. } | Request::List { namespace, .. } => {
+            if namespace.is_empty() || namespace == own { Role::User } else { Role::Operator }
+        }
+        Request::Force { .. } => Role::Operator,
+    }
+}
+
+/// The key of a request and the ring version it was routed by.
+fn key_of<'a>(request: &Request<'a>) -> Option<(Named<'a>, u64)> {
+    match *request {
+        Request::Acquire { key, version, .. }
+        | Request::Release { key, version, .. }
+        | Request::Cancel { key, version, .. }
+        | Request::Confirm { key, version, .. } => Some((Named { namespace: "", key }, version)),
+        Request::Inspect { namespace, key, version, .. }
+        | Request::Force { namespace, key, version, .. } => {
+            Some((Named { namespace, key }, version))
+        }
+        Request::Renew { .. }
+        | Request::Compare { .. }
+        | Request::GetRing { .. }
+        | Request::List { .. }
+        | Request::Goodbye { .. } => None,
+    }
+}
+
+/// Runs requests of one connection, as far as a turn goes: how many were taken.
+pub(crate) fn requests(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    plan: &mut Vec<Planned>,
+    (conn, link): (ConnId, LinkIndex),
+    requests: &[Request<'_>],
+) -> usize {
+    if !worker.links.is_in_force(conn, link) && !runs_stale(worker, link) {
+        worker.stats.stale += requests.len() as u64;
+        return requests.len();
+    }
+    worker.links.renew(turn.now, link);
+    worker.links.ran(link);
+    worker.locks.mark_changed(link);
+    worker.links.set_cap(link, &worker.config.limits);
+    // Each costs one at least.
+    let first = &requests[..requests.len().min(worker.config.limits.turn_price as usize)];
+    plan.clear();
+    let seed = worker.locks.seed_of(link);
+    plan.extend(first.iter().map(|request| {
+        let place = key_of(request).and_then(|(Named { namespace, key }, _)| {
+            let other = || NamespaceSeed::of(namespace);
+            let seed = if namespace.is_empty() { seed } else { other() };
+            worker.locks.place(seed, key)
+        });
+        Planned::at(place)
+    }));
+    if plan.len() > 1 {
+        worker.locks.touch(link, plan);
+    }
+    let mut taken = 0;
+    for (request, planned) in first.iter().zip(&*plan) {
+        if turn.is_over() {
+            break;
+        }
+        let asker = Asker { conn, link, id: request.id() };
+        match run(worker, turn, asker, request, planned.place) {
+            Progress::Done => taken += 1,
+            Progress::More => break,
+            Progress::Last => {
+                taken = requests.len();
+                break;
+            }
+        }
+    }
+    worker.stats.requests += taken as u64;
+    taken
+}
+
+fn runs_stale(worker: &Worker, link: LinkIndex) -> bool {
+    mutant!(worker, NoLinkFence) && worker.links.exists(link) && !worker.locks.is_dead(link)
+}
+
+#[inline(always)]
+fn run(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    asker: Asker,
+    request: &Request<'_>,
+    place: Option<Place>,
+) -> Progress {
+    // Nearly all requests are one of two. What holds for others too is told apart by one look.
+    match (request, place) {
+        (&Request::Acquire { version, claim, wait, key, .. }, Some(place))
+            if is_plain(worker, asker.id, place, version, key) =>
+        {
+            turn.charge(keyed_price(key));
+            acquire(worker, turn, &Ask { asker, place, key, claim, wait, grace: None });
+            Progress::Done
+        }
+        (&Request::Release { version, fence, key, .. }, Some(place))
+            if is_plain(worker, asker.id, place, version, key) =>
+        {
+            turn.charge(keyed_price(key));
+            release(worker, turn, asker, place, key, fence);
+            Progress::Done
+        }
+        _ => run_any(worker, turn, asker, request, place),
+    }
+}
+
+/// Whether a request of everybody's role is to be carried out.
+#[inline(always)]
+fn is_plain(worker: &Worker, id: u64, place: Place, version: u64, key: &[u8]) -> bool {
+    id <= limits::REQUEST_ID_MAX
+        && key.len().wrapping_sub(1) < limits::KEY_BYTES_MAX
+        && worker.locks.standing(place.cell).serves(version)
+}
+
+#[inline(never)]
+fn run_any(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    asker: Asker,
+    request: &Request<'_>,
+    place: Option<Place>,
+) -> Progress {
+    turn.charge(price(request));
+    if refuses(worker, turn, asker, request) {
+        return Progress::Done;
+    }
+    if let Some((_, version)) = key_of(request) {
+        return match served(worker, place, version) {
+            Some(place) => run_keyed(worker, turn, asker, request, place),
+            None => {
+                refuse_moved(worker, turn, asker);
+                Progress::Done
+            }
+        };
+    }
+    match *request {
+        Request::Renew { id } => {
+            let digest = worker.locks.digest(asker.link);
+            turn.reply(asker.conn, Reply::Renewed { id, version: turn.version, digest });
+        }
+        Request::Compare { upto, after, through, ref holds, .. } => {
+            let part = Part { upto, after, through, holds };
+            return compare::compare(worker, turn, asker, &part);
+        }
+        Request::GetRing { id } => turn.act(Action::SendRing { conn: asker.conn, id }),
+        Request::List { namespace, cursor, rows, prefix, .. } => {
+            list::list(worker, turn, asker, namespace, &Wanted { cursor, rows, prefix });
+        }
+        Request::Goodbye { .. } => {
+            goodbye::goodbye(worker, turn, asker);
+            return Progress::Last;
+        }
+        _ => unreachable!("{request:?} has a key"),
+    }
+    Progress::Done
+}
+
+/// Where a key is, if this worker is to answer for it to whoever routed by this version.
+fn served(worker: &Worker, place: Option<Place>, version: u64) -> Option<Place> {
+    match worker.cells.role_at(place) {
+        CellRole::None => None,
+        CellRole::Serving | CellRole::Recovering { .. } => place.filter(|place| {
+            let standing = worker.locks.standing(place.cell);
+            let since = worker.cells.since(place.cell, standing);
+            version >= since.0 || mutant!(worker, NoVersionFence)
+        }),
+    }
+}
+
+/// Refuses what is not even looked at; says whether it did.
+fn refuses(worker: &mut Worker, turn: &mut Turn<'_>, asker: Asker, request: &Request<'_>) -> bool {
+    let len = key_of(request).map_or(1, |(Named { key, .. }, _)| key.len());
+    let lawful = (1..=limits::KEY_BYTES_MAX).contains(&len);
+    let own = worker.locks.namespace_of(asker.link);
+    let needed = required(request, worker.links.books().namespace_name(own));
+    let role = worker.links.who(asker.link).role;
+    if lawful && asker.id <= limits::REQUEST_ID_MAX && needed <= role {
+        return false;
+    }
+    refuse_unlawful(worker, turn, asker, len, (needed, role));
+    true
+}
+
+#[cold]
+fn refuse_unlawful(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    asker: Asker,
+    len: usize,
+    (needed, role): (Role, Role),
+) {
+    if asker.id > limits::REQUEST_ID_MAX {
+        let message = "the session's request ids are used up: begin a new session";
+        return refuse(worker, turn, asker, RefusalKind::Malformed, message);
+    }
+    if role < needed {
+        worker.stats.denied += 1;
+        let message = format!("this needs the role {needed}, and the certificate says {role}");
+        return refuse(worker, turn, asker, RefusalKind::Denied, message);
+    }
+    let message = format!("a key has 1 to 512 bytes, not {len}");
+    refuse(worker, turn, asker, RefusalKind::Malformed, message);
+}
+
+fn run_keyed(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    asker: Asker,
+    request: &Request<'_>,
+    place: Place,
+) -> Progress {
+    match *request {
+        Request::Acquire { claim, wait, key, .. } => {
+            let grace = worker.cells.grace_left(place.cell, turn.now);
+            acquire(worker, turn, &Ask { asker, place, key, claim, wait, grace });
+        }
+        Request::Release { fence, key, .. } => release(worker, turn, asker, place, key, fence),
+        Request::Cancel { target, key, .. } => {
+            cancel::cancel(worker, turn, asker, place, key, target);
+        }
+        Request::Confirm { fence, key, .. } => {
+            confirm::confirm(worker, turn, asker, place, key, fence);
+        }
+        Request::Inspect { namespace, key, .. } => {
+            inspect::inspect(worker, turn, asker, place, &Named { namespace, key });
+        }
+        Request::Force { namespace, key, .. } => {
+            return force::force(worker, turn, asker, place, &Named { namespace, key });
+        }
+        _ => unreachable!("{request:?} has no key"),
+    }
+    Progress::Done
+}
