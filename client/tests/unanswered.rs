@@ -6,8 +6,8 @@
 mod fake;
 
 use lockring_client::proto::{
-    Digest, Hello, HelloReply, NodeAddress, NodeInfo, PROTOCOL, Refusal, RefusalKind, Reply,
-    Request, RingChunk, RingRun, Shown, Welcome, codec,
+    Digest, Hello, HelloReply, NodeAddress, NodeInfo, Operation, PROTOCOL, Refusal, RefusalKind,
+    Reply, Request, RingChunk, RingRun, Shown, Welcome, codec,
 };
 use lockring_client::{Client, Error, ErrorKind};
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
@@ -81,7 +81,7 @@ impl Served {
                     Reply::Renewed { id, version: 1, digest: Digest::default() }
                 }
                 Request::Goodbye { id } => Reply::Goodbye { id },
-                Request::Force { id, .. } => {
+                Request::Keyed { id, operation: Operation::Force { .. }, .. } => {
                     forced += 1;
                     if lossy {
                         self.conn.close(VarInt::from_u32(0), b"lost");
@@ -90,7 +90,8 @@ impl Served {
                     Reply::Forced { id, version: 1, ended: 1 }
                 }
                 // It has the ring, and says all the same that the key is another's.
-                Request::Acquire { id, .. } | Request::Inspect { id, .. } => {
+                Request::Keyed { id, operation: Operation::Acquire { .. }, .. }
+                | Request::Keyed { id, operation: Operation::Inspect { .. }, .. } => {
                     Reply::Moved { id, version: 1 }
                 }
                 other => panic!("not expected: {other:?}"),

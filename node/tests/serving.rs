@@ -6,7 +6,8 @@ mod common;
 
 use common::{Raw, config, connect, get, hello};
 use lockring_client::proto::{
-    Claim, Fence, Hello, HelloReply, Refusal, RefusalKind, Reply, Request, Wait, Welcome, codec,
+    Claim, Fence, Hello, HelloReply, Operation, Refusal, RefusalKind, Reply, Request, Wait,
+    Welcome, codec,
 };
 use lockring_client::tls::Bundle;
 use lockring_client::{Client, ErrorKind};
@@ -33,7 +34,12 @@ impl Fixture {
 }
 
 fn acquire(id: u64, key: &[u8]) -> Request<'_> {
-    Request::Acquire { id, version: 1, claim: Claim::Exclusive, wait: Wait::No, key }
+    Request::Keyed {
+        id,
+        version: 1,
+        operation: Operation::Acquire { claim: Claim::Exclusive, wait: Wait::No },
+        key,
+    }
 }
 
 async fn still_serves(fixture: &Fixture) {
@@ -304,10 +310,20 @@ async fn forged_fences_and_foreign_sessions_get_nothing() {
     // Somebody else of the same name, with the right fence: not theirs.
     let (mut other, _) = Raw::greet(&fixture.node, &hello(2)).await;
     for forged in [fence, Fence(fence.0 + 1), Fence(0), Fence(u64::MAX)] {
-        let release = Request::Release { id: 9, version: 1, fence: forged, key: b"k" };
+        let release = Request::Keyed {
+            id: 9,
+            version: 1,
+            operation: Operation::Release { fence: forged },
+            key: b"k",
+        };
         assert!(matches!(other.ask(&release).await, Reply::NotHeld { .. }), "{forged}");
     }
-    let forged = Request::Release { id: 9, version: 1, fence: Fence(1), key: b"k" };
+    let forged = Request::Keyed {
+        id: 9,
+        version: 1,
+        operation: Operation::Release { fence: Fence(1) },
+        key: b"k",
+    };
     assert!(matches!(owner.ask(&forged).await, Reply::NotHeld { .. }));
     // Another identity cannot take up the session, even if it knows the id.
     let authority = lockring_node::authority::Authority::load(fixture.data.path()).unwrap();
@@ -318,7 +334,8 @@ async fn forged_fences_and_foreign_sessions_get_nothing() {
     let refused =
         matches!(reply, HelloReply::Refused(Refusal { kind: RefusalKind::ForeignSession, .. }));
     assert!(refused, "{reply:?}");
-    let release = Request::Release { id: 2, version: 1, fence, key: b"k" };
+    let release =
+        Request::Keyed { id: 2, version: 1, operation: Operation::Release { fence }, key: b"k" };
     assert!(matches!(owner.ask(&release).await, Reply::Released { .. }), "the owner still can");
 }
 
@@ -350,11 +367,10 @@ async fn a_peer_for_which_too_much_lies_unsent_is_cut_off_and_keeps_its_session(
     const HOLDS: u64 = 200_000;
     let fixture = Fixture::start(1);
     let (mut raw, _) = Raw::greet(&fixture.node, &hello(1)).await;
-    let shared = |id| Request::Acquire {
+    let shared = |id| Request::Keyed {
         id,
         version: 1,
-        claim: Claim::Shared,
-        wait: Wait::No,
+        operation: Operation::Acquire { claim: Claim::Shared, wait: Wait::No },
         key: b"shared",
     };
     for ids in (1..=HOLDS).collect::<Vec<_>>().chunks(1000) {
@@ -367,7 +383,12 @@ async fn a_peer_for_which_too_much_lies_unsent_is_cut_off_and_keeps_its_session(
     }
     // It reads no pushes, and each of its holds is one.
     let (mut operator, _) = Raw::greet(&fixture.node, &hello(2)).await;
-    let force = Request::Force { id: 1, version: 1, namespace: "", key: b"shared" };
+    let force = Request::Keyed {
+        id: 1,
+        version: 1,
+        operation: Operation::Force { namespace: "" },
+        key: b"shared",
+    };
     let Reply::Forced { ended, .. } = operator.ask(&force).await else { panic!("not forced") };
     assert_eq!(u64::from(ended), HOLDS);
     assert_eq!(raw.closed().await.0, 21);
@@ -382,7 +403,12 @@ async fn a_peer_that_never_reads_is_held_up_and_nobody_else_is() {
     let mut frames = Vec::new();
     for id in 0..1000 {
         codec::encode_frame(
-            &Request::Inspect { id, version: 1, namespace: "", key: b"k" },
+            &Request::Keyed {
+                id,
+                version: 1,
+                operation: Operation::Inspect { namespace: "" },
+                key: b"k",
+            },
             &mut frames,
         );
     }

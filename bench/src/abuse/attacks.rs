@@ -5,7 +5,7 @@ use super::chain;
 use super::peer::Peer;
 use crate::error::{BenchError, OptionError};
 use crate::lockring::Access;
-use lockring_client::proto::{Claim, ListCursor, Request, SERVER_NAME, Wait};
+use lockring_client::proto::{Claim, ListCursor, Operation, Request, SERVER_NAME, Wait};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -250,7 +250,12 @@ async fn forces(access: &Access, done: &AtomicU64) -> io::Result<()> {
     peer.exchange().await?;
     let mut operator = Peer::connect(access, 10_000).await?;
     let (id, version) = (operator.id(), operator.version);
-    operator.put(&Request::Force { id, version, namespace: "", key: b"shared" });
+    operator.put(&Request::Keyed {
+        id,
+        version,
+        operation: Operation::Force { namespace: "" },
+        key: b"shared",
+    });
     operator.exchange().await?;
     count(done, 1);
     Ok(())

@@ -2,7 +2,7 @@
 
 use crate::lockring::Access;
 use lockring_client::proto::{
-    Claim, Hello, HelloReply, Message, PROTOCOL, Request, SessionId, Wait, codec,
+    Claim, Hello, HelloReply, Message, Operation, PROTOCOL, Request, SessionId, Wait, codec,
 };
 use quinn::{RecvStream, SendStream};
 use std::error::Error as StdError;
@@ -79,7 +79,12 @@ impl Peer {
     /// A claim.
     pub(super) fn acquire(&mut self, claim: Claim, wait: Wait, key: &[u8]) -> u64 {
         let (id, version) = (self.id(), self.version);
-        self.put(&Request::Acquire { id, version, claim, wait, key });
+        self.put(&Request::Keyed {
+            id,
+            version,
+            operation: Operation::Acquire { claim, wait },
+            key,
+        });
         id
     }
 

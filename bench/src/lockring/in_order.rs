@@ -3,7 +3,7 @@
 use crate::keys::Key;
 use crate::protocol::{Answer, Broken, Protocol, Slot};
 use crate::time::Time;
-use lockring_client::proto::{Claim, Fence, Reply, Request, Wait, codec};
+use lockring_client::proto::{Claim, Fence, Operation, Reply, Request, Wait, codec};
 use std::collections::VecDeque;
 
 /// Request ids and fences as wide as those of a long-running session.
@@ -73,7 +73,12 @@ impl InOrderProtocol {
 impl Protocol for InOrderProtocol {
     fn acquire(&mut self, _now: Time, slot: Slot, key: &Key, out: &mut Vec<u8>) {
         let (id, claim, wait) = (FIRST_ID, Claim::Exclusive, Wait::Forever);
-        self.ask(slot, true, &Request::Acquire { id, version: 1, claim, wait, key }, out);
+        self.ask(
+            slot,
+            true,
+            &Request::Keyed { id, version: 1, operation: Operation::Acquire { claim, wait }, key },
+            out,
+        );
     }
 
     fn release(
@@ -85,7 +90,12 @@ impl Protocol for InOrderProtocol {
         out: &mut Vec<u8>,
     ) {
         let (id, fence) = (FIRST_ID, Fence(FENCE));
-        self.ask(slot, false, &Request::Release { id, version: 1, fence, key }, out);
+        self.ask(
+            slot,
+            false,
+            &Request::Keyed { id, version: 1, operation: Operation::Release { fence }, key },
+            out,
+        );
     }
 
     fn receive(

@@ -9,8 +9,8 @@ use crate::lane::{Lane, Pacing, Work};
 use crate::options::KeyDist;
 use crate::safety::{Guarantees, SafetyCheck};
 use lockring_client::proto::{
-    Digest, Fence, HelloReply, HoldId, LostReason, NodeAddress, NodeInfo, PROTOCOL, Push, Reply,
-    Request, RingChunk, RingRun, Welcome, codec,
+    Digest, Fence, HelloReply, HoldId, LostReason, NodeAddress, NodeInfo, Operation, PROTOCOL,
+    Push, Reply, Request, RingChunk, RingRun, Welcome, codec,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -60,8 +60,12 @@ impl Worker {
         while let Some((body, after)) = codec::split_frame(rest).unwrap() {
             let request: Request<'_> = codec::decode_frame(body).unwrap();
             match request {
-                Request::Acquire { id, key, .. } => self.acquire(id, key, &mut replies),
-                Request::Release { id, key, .. } => self.release(id, key, &mut replies),
+                Request::Keyed { id, operation: Operation::Acquire { .. }, key, .. } => {
+                    self.acquire(id, key, &mut replies);
+                }
+                Request::Keyed { id, operation: Operation::Release { .. }, key, .. } => {
+                    self.release(id, key, &mut replies);
+                }
                 Request::Renew { id, .. } => {
                     let renewed = Reply::Renewed { id, version: 1, digest: Digest::default() };
                     codec::encode_frame(&renewed, &mut replies);

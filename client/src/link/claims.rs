@@ -2,7 +2,9 @@
 
 use super::key::Key;
 use super::{ClaimRef, Link, NotGranted, Outcome, Phase};
-use lockring_proto::{Claim as Wanted, Fence, HoldId, ListCursor, Request, Time, Wait, codec};
+use lockring_proto::{
+    Claim as Wanted, Fence, HoldId, ListCursor, Operation, Request, Time, Wait, codec,
+};
 use std::time::Duration;
 
 /// The worker times a wait out; this side does so too, this much later, in case no answer comes.
@@ -373,10 +375,10 @@ impl Link {
         (*sent, *routed) = (now, version);
         let request = match query {
             Query::Inspect(Place { namespace, key }) => {
-                Request::Inspect { id, version, namespace, key }
+                Request::Keyed { id, version, operation: Operation::Inspect { namespace }, key }
             }
             Query::Force(Place { namespace, key }) => {
-                Request::Force { id, version, namespace, key }
+                Request::Keyed { id, version, operation: Operation::Force { namespace }, key }
             }
             Query::Goodbye => Request::Goodbye { id },
             Query::List { namespace, cursor, rows, prefix } => {
@@ -399,11 +401,22 @@ impl Link {
         let request = match claim.state {
             State::Acquiring => {
                 let wait = claim.wait(now);
-                Request::Acquire { id, version, claim: claim.wanted, wait, key }
+                Request::Keyed {
+                    id,
+                    version,
+                    operation: Operation::Acquire { claim: claim.wanted, wait },
+                    key,
+                }
             }
-            State::Releasing { fence, .. } => Request::Release { id, version, fence, key },
-            State::Cancelling { target, .. } => Request::Cancel { id, version, target, key },
-            State::Confirming { fence } => Request::Confirm { id, version, fence, key },
+            State::Releasing { fence, .. } => {
+                Request::Keyed { id, version, operation: Operation::Release { fence }, key }
+            }
+            State::Cancelling { target, .. } => {
+                Request::Keyed { id, version, operation: Operation::Cancel { target }, key }
+            }
+            State::Confirming { fence } => {
+                Request::Keyed { id, version, operation: Operation::Confirm { fence }, key }
+            }
             State::Free | State::Held { .. } => panic!("nothing to send for {:?}", claim.state),
         };
         codec::encode_frame(&request, &mut self.out);

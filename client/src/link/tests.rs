@@ -2,8 +2,8 @@
 
 use super::*;
 use lockring_proto::{
-    BlockedReason, Claim as Wanted, Fence, HelloReply, Refusal, RefusalKind, Reply, Request,
-    Welcome,
+    BlockedReason, Claim as Wanted, Fence, HelloReply, Operation, Refusal, RefusalKind, Reply,
+    Request, Welcome,
 };
 
 const S: u64 = 1_000_000;
@@ -63,7 +63,7 @@ fn acquires(link: &mut Link) -> Vec<(u64, Vec<u8>)> {
     let out = std::mem::take(&mut link.out);
     let mut found = Vec::new();
     let rest = codec::decode_frames(&out, |request: Request<'_>| {
-        if let Request::Acquire { id, key, .. } = request {
+        if let Request::Keyed { id, operation: Operation::Acquire { .. }, key, .. } = request {
             found.push((id, key.to_vec()));
         }
     });

@@ -7,7 +7,8 @@
 
 use lockring_core::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Party, Role};
 use lockring_proto::{
-    Claim, Fence, Hello, Namespace, PROTOCOL, Reply, Request, SessionId, Time, Wait, limits,
+    Claim, Fence, Hello, Namespace, Operation, PROTOCOL, Reply, Request, SessionId, Time, Wait,
+    limits,
 };
 use lockring_ring::{CellBits, Epoch, RingVersion};
 use std::time::{Duration, Instant};
@@ -90,7 +91,12 @@ impl Bench {
             .map(|key| {
                 self.id += 1;
                 let (claim, wait) = (Claim::Exclusive, Wait::Forever);
-                Request::Acquire { id: self.id, version: 1, claim, wait, key }
+                Request::Keyed {
+                    id: self.id,
+                    version: 1,
+                    operation: Operation::Acquire { claim, wait },
+                    key,
+                }
             })
             .collect();
         let took = self.run(&requests);
@@ -109,7 +115,12 @@ impl Bench {
             .zip(fences)
             .map(|(key, &fence)| {
                 self.id += 1;
-                Request::Release { id: self.id, version: 1, fence, key }
+                Request::Keyed {
+                    id: self.id,
+                    version: 1,
+                    operation: Operation::Release { fence },
+                    key,
+                }
             })
             .collect();
         let took = self.run(&requests);

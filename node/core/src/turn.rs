@@ -49,12 +49,7 @@ pub(crate) fn keyed_price(key: &[u8]) -> u32 {
 /// turns out to touch, is charged where they are touched.
 pub(crate) fn price(request: &Request<'_>) -> u32 {
     match *request {
-        Request::Acquire { key, .. }
-        | Request::Release { key, .. }
-        | Request::Cancel { key, .. }
-        | Request::Confirm { key, .. }
-        | Request::Inspect { key, .. }
-        | Request::Force { key, .. } => keyed_price(key),
+        Request::Keyed { key, .. } => keyed_price(key),
         Request::Renew { .. } | Request::Goodbye { .. } => 1,
         // Each frame again, as it may be given many times until all is gathered.
         Request::Compare { ref holds, .. } => 1 + (holds.len() / KEY_BYTES) as u32,

@@ -6,7 +6,7 @@ use crate::cells::queues::Queues;
 use crate::config::Config;
 use crate::event::{CloseReason, LinkIndex};
 use crate::links::Links;
-use crate::locks::{Change, Death, LinkRecord, Locks, Op, Spot};
+use crate::locks::{Death, LinkRecord, Locks, Op, Spot};
 use crate::mutant::mutant;
 use crate::stats::Stats;
 use crate::turn::Turn;
@@ -32,33 +32,23 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Carries out a decision about a cell: it gets the cell's next number, and everything that
-    /// changes with it does so here. The caller has seen that a grant has a number.
+    /// Carries out a decision about a cell, under its next number: everything that changes with it
+    /// does so here.
     #[inline(always)]
-    pub(crate) fn emit(&mut self, spot: Spot, change: Change<'_>) -> Fence {
-        let number = self.number(spot, &change);
-        if number.counter() >= Fence::COUNTER_BUMP {
-            self.want_epoch(spot, number);
+    pub(crate) fn emit(&mut self, spot: Spot, op: Op<'_>) {
+        if op.number.counter() >= Fence::COUNTER_BUMP {
+            self.want_epoch(spot, op.number);
         }
-        self.stats.count(&change);
-        if let Some(turned) = self.locks.apply(spot, &Op { number, change }) {
+        self.stats.count(&op.change);
+        if let Some(turned) = self.locks.apply(spot, &op) {
             self.links.gather_turned(self.locks.hold_id(spot.cell(), turned.fence), &turned);
         }
-        number
     }
 
     /// The same, where it is not worth a copy of the code.
     #[inline(never)]
-    pub(crate) fn emit_rare(&mut self, spot: Spot, change: Change<'_>) -> Fence {
-        self.emit(spot, change)
-    }
-
-    #[inline(always)]
-    fn number(&self, spot: Spot, change: &Change<'_>) -> Fence {
-        if mutant!(self, Uncounted) && !matches!(change, Change::Granted { .. }) {
-            return self.locks.number(spot.cell());
-        }
-        self.locks.next_number(spot.cell())
+    pub(crate) fn emit_rare(&mut self, spot: Spot, op: Op<'_>) {
+        self.emit(spot, op);
     }
 
     /// An epoch is half used up. What is numbered past its end is none of it.

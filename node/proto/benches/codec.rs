@@ -7,7 +7,7 @@
 #![allow(clippy::print_stdout, reason = "a benchmark of its own program prints its figures")]
 
 use lockring_proto::codec::{decode_frames, encode_frame};
-use lockring_proto::{Claim, Fence, Message, Reply, Request, Wait};
+use lockring_proto::{Claim, Fence, Message, Operation, Reply, Request, Wait};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -20,14 +20,18 @@ const KEY: &[u8] = b"key:0000000012345";
 
 fn main() {
     println!("frame      bytes  encode ns  decode ns");
-    row("acquire", |id| Request::Acquire {
+    row("acquire", |id| Request::Keyed {
         id,
         version: 57,
-        claim: Claim::Exclusive,
-        wait: Wait::Forever,
+        operation: Operation::Acquire { claim: Claim::Exclusive, wait: Wait::Forever },
         key: KEY,
     });
-    row("release", |id| Request::Release { id, version: 57, fence: fence(id), key: KEY });
+    row("release", |id| Request::Keyed {
+        id,
+        version: 57,
+        operation: Operation::Release { fence: fence(id) },
+        key: KEY,
+    });
     row("granted", |id| Reply::Granted { id, version: 57, fence: fence(id) });
     row("released", |id| Reply::Released { id, version: 57 });
     row("renew", |id| Request::Renew { id });

@@ -6,7 +6,7 @@
 //! the tests hold both ways to the same bytes and the same values, over arbitrary messages and over
 //! arbitrary bytes.
 
-use crate::{Claim, Fence, Hello, HelloReply, Push, Reply, Request, Wait};
+use crate::{Claim, Fence, Hello, HelloReply, Operation, Push, Reply, Request, Wait};
 use bincode::{BorrowDecode, Encode};
 
 /// Room for the head of a frame, which is all but the bytes of its key: the length, the tag, and
@@ -46,11 +46,13 @@ impl Message<'_> for Push {}
 impl<'a> Message<'a> for Request<'a> {
     #[inline(always)]
     fn put_common(&self, head: &mut Head<'_>) -> Option<&[u8]> {
-        match *self {
-            Self::Acquire { id, version, claim, wait, key } => {
+        let Self::Keyed { id, version, operation, key } = *self else { return None };
+        head.byte(tag::KEYED);
+        head.varint(id);
+        head.varint(version);
+        match operation {
+            Operation::Acquire { claim, wait } => {
                 head.byte(tag::ACQUIRE);
-                head.varint(id);
-                head.varint(version);
                 match claim {
                     Claim::Exclusive => head.byte(tag::EXCLUSIVE),
                     Claim::Shared => head.byte(tag::SHARED),
@@ -64,36 +66,34 @@ impl<'a> Message<'a> for Request<'a> {
                         head.varint(millis);
                     }
                 }
-                head.varint(key.len() as u64);
-                Some(key)
             }
-            Self::Release { id, version, fence, key } => {
+            Operation::Release { fence } => {
                 head.byte(tag::RELEASE);
-                head.varint(id);
-                head.varint(version);
                 head.varint(fence.0);
-                head.varint(key.len() as u64);
-                Some(key)
             }
-            _ => None,
+            _ => return None,
         }
+        head.varint(key.len() as u64);
+        Some(key)
     }
 
     #[inline(always)]
     fn take_common(body: &'a [u8], sink: &mut impl FnMut(Self)) -> bool {
-        let Some((&first, rest)) = body.split_first() else {
+        let Some((id, version, first, rest)) = Rest(body).keyed() else {
             return false;
         };
         if first == tag::ACQUIRE {
-            let Some((id, version, claim, wait, key)) = Rest(rest).acquire() else {
+            let Some((claim, wait, key)) = rest.acquire() else {
                 return false;
             };
-            sink(Self::Acquire { id, version, claim, wait, key });
+            let operation = Operation::Acquire { claim, wait };
+            sink(Self::Keyed { id, version, operation, key });
         } else if first == tag::RELEASE {
-            let Some((id, version, fence, key)) = Rest(rest).release() else {
+            let Some((fence, key)) = rest.release() else {
                 return false;
             };
-            sink(Self::Release { id, version, fence, key });
+            let operation = Operation::Release { fence };
+            sink(Self::Keyed { id, version, operation, key });
         } else {
             return false;
         }
@@ -145,6 +145,7 @@ impl Message<'_> for Reply {
 
 /// Tags of the common shapes, as the codec counts the variants.
 mod tag {
+    pub const KEYED: u8 = 0;
     pub const ACQUIRE: u8 = 0;
     pub const RELEASE: u8 = 1;
     pub const GRANTED: u8 = 0;
@@ -191,10 +192,17 @@ impl Head<'_> {
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
+    /// What every keyed request begins with, and the tag of its operation.
     #[inline(always)]
-    fn acquire(mut self) -> Option<(u64, u64, Claim, Wait, &'a [u8])> {
-        let id = self.varint()?;
-        let version = self.varint()?;
+    fn keyed(mut self) -> Option<(u64, u64, u8, Self)> {
+        if self.byte()? != tag::KEYED {
+            return None;
+        }
+        Some((self.varint()?, self.varint()?, self.byte()?, self))
+    }
+
+    #[inline(always)]
+    fn acquire(mut self) -> Option<(Claim, Wait, &'a [u8])> {
         let claim = match self.byte()? {
             tag::EXCLUSIVE => Claim::Exclusive,
             tag::SHARED => Claim::Shared,
@@ -206,12 +214,12 @@ impl<'a> Rest<'a> {
             tag::MILLIS => Wait::Millis(self.varint()?),
             _ => return None,
         };
-        Some((id, version, claim, wait, self.key()?))
+        Some((claim, wait, self.key()?))
     }
 
     #[inline(always)]
-    fn release(mut self) -> Option<(u64, u64, Fence, &'a [u8])> {
-        Some((self.varint()?, self.varint()?, Fence(self.varint()?), self.key()?))
+    fn release(mut self) -> Option<(Fence, &'a [u8])> {
+        Some((Fence(self.varint()?), self.key()?))
     }
 
     #[inline(always)]

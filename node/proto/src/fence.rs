@@ -28,11 +28,13 @@ impl Fence {
     }
 
     /// The epoch it was granted under.
+    #[inline]
     pub fn epoch(self) -> Epoch {
         Epoch((self.0 >> Self::COUNTER_BITS) as u32)
     }
 
     /// The cell's operation counter at the grant.
+    #[inline]
     pub fn counter(self) -> u64 {
         self.0 & Self::COUNTER_LAST
     }

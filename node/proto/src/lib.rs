@@ -28,7 +28,7 @@ pub use reply::{
     BlockedReason, Holder, Inspection, ListedLock, Listing, LostReason, NodeAddress, NodeInfo,
     Push, Reply, RingChunk, RingRun, WaiterInfo,
 };
-pub use request::{Claim, Digest, HoldId, ListCursor, Request, Wait};
+pub use request::{Claim, Digest, HoldId, ListCursor, Operation, Request, Wait};
 pub use shown::{Shown, ShownError, exact, read_shown, visible_json};
 pub use time::Time;
 

@@ -92,41 +92,17 @@ pub struct ListCursor {
 }
 
 /// A request. `id` numbers the requests of a session, is never used twice and is at most
-/// [`crate::limits::REQUEST_ID_MAX`]; `version` is the ring version the sender routed by.
+/// [`crate::limits::REQUEST_ID_MAX`].
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Request<'a> {
-    /// Claim a key. A copy with the same id finds the hold or waiter of the first.
-    Acquire {
+    /// Do something with a key.
+    Keyed {
         /// Request id.
         id: u64,
-        /// Ring version.
+        /// The ring version the sender routed by.
         version: u64,
-        /// What is claimed.
-        claim: Claim,
-        /// How long to wait.
-        wait: Wait,
-        /// The key.
-        key: &'a [u8],
-    },
-    /// Give back the hold with this fence, and no other.
-    Release {
-        /// Request id.
-        id: u64,
-        /// Ring version.
-        version: u64,
-        /// The hold.
-        fence: Fence,
-        /// The key.
-        key: &'a [u8],
-    },
-    /// Leave the queue, or give back the hold, that request `target` made.
-    Cancel {
-        /// Request id.
-        id: u64,
-        /// Ring version.
-        version: u64,
-        /// The acquire to undo.
-        target: u64,
+        /// What.
+        operation: Operation<'a>,
         /// The key.
         key: &'a [u8],
     },
@@ -155,17 +131,6 @@ pub enum Request<'a> {
         /// Request id.
         id: u64,
     },
-    /// Look at a key. Advisory.
-    Inspect {
-        /// Request id.
-        id: u64,
-        /// Ring version.
-        version: u64,
-        /// The key's namespace; empty: the client's own. Another one needs the role of an operator.
-        namespace: &'a str,
-        /// The key.
-        key: &'a [u8],
-    },
     /// A page of the locks in use at this worker whose keys begin with `prefix`.
     List {
         /// Request id.
@@ -180,35 +145,64 @@ pub enum Request<'a> {
         /// The prefix.
         prefix: &'a [u8],
     },
-    /// End every hold of a key, whoever has it. The next fence is higher. Needs the role of an
-    /// operator.
-    Force {
-        /// Request id.
-        id: u64,
-        /// Ring version.
-        version: u64,
-        /// The key's namespace; empty: the client's own.
-        namespace: &'a str,
-        /// The key.
-        key: &'a [u8],
-    },
     /// End the session at this worker: every hold and waiter of it is gone before the answer, but
     /// for holds that a process before this one may still believe in.
     Goodbye {
         /// Request id.
         id: u64,
     },
-    /// Ask whether this session holds this key under this fence.
-    Confirm {
-        /// Request id.
-        id: u64,
-        /// Ring version.
-        version: u64,
+}
+
+/// What is to be done with a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+pub enum Operation<'a> {
+    /// Claim it. A copy with the same id finds the hold or waiter of the first.
+    Acquire {
+        /// What is claimed.
+        claim: Claim,
+        /// How long to wait.
+        wait: Wait,
+    },
+    /// Give back the hold with this fence, and no other.
+    Release {
         /// The hold.
         fence: Fence,
-        /// The key.
-        key: &'a [u8],
     },
+    /// Leave the queue, or give back the hold, that request `target` made.
+    Cancel {
+        /// The acquire to undo.
+        target: u64,
+    },
+    /// Look at it. Advisory.
+    Inspect {
+        /// The key's namespace; empty: the client's own. Another one needs the role of an operator.
+        namespace: &'a str,
+    },
+    /// End every hold of it, whoever has it. The next fence is higher. Needs the role of an
+    /// operator.
+    Force {
+        /// The key's namespace; empty: the client's own.
+        namespace: &'a str,
+    },
+    /// Ask whether this session holds it under this fence.
+    Confirm {
+        /// The hold.
+        fence: Fence,
+    },
+}
+
+impl<'a> Operation<'a> {
+    /// The namespace that it names for its key; empty: the client's own.
+    #[inline(always)]
+    pub fn namespace(&self) -> &'a str {
+        match *self {
+            Self::Acquire { .. }
+            | Self::Release { .. }
+            | Self::Cancel { .. }
+            | Self::Confirm { .. } => "",
+            Self::Inspect { namespace } | Self::Force { namespace } => namespace,
+        }
+    }
 }
 
 impl Request<'_> {
@@ -216,17 +210,12 @@ impl Request<'_> {
     #[inline]
     pub fn id(&self) -> u64 {
         match *self {
-            Self::Acquire { id, .. }
-            | Self::Release { id, .. }
-            | Self::Cancel { id, .. }
+            Self::Keyed { id, .. }
             | Self::Renew { id, .. }
             | Self::Compare { id, .. }
             | Self::GetRing { id }
-            | Self::Inspect { id, .. }
             | Self::List { id, .. }
-            | Self::Force { id, .. }
-            | Self::Goodbye { id }
-            | Self::Confirm { id, .. } => id,
+            | Self::Goodbye { id } => id,
         }
     }
 }

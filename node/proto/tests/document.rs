@@ -94,9 +94,12 @@ fn tags_are_those_of_the_code() {
     let hello_replies =
         picked(|any| if let Any::HelloReply(reply) = any { Some(reply) } else { None });
     let pushes = picked(|any| if let Any::Push(push) = any { Some(push) } else { None });
-    let (mut claims, mut waits) = (Vec::new(), Vec::new());
+    let (mut claims, mut waits, mut operations) = (Vec::new(), Vec::new(), Vec::new());
     for request in requests() {
-        if let Request::Acquire { claim, wait, .. } = request {
+        if let Request::Keyed { operation, .. } = request {
+            operations.push(operation);
+        }
+        if let Request::Keyed { operation: Operation::Acquire { claim, wait }, .. } = request {
             claims.push(claim);
             waits.push(wait);
         }
@@ -114,6 +117,7 @@ fn tags_are_those_of_the_code() {
     check_enum("### `LostReason`", &pushes.iter().filter_map(lost).collect::<Vec<_>>());
     check_enum("### `HelloReply`", &hello_replies);
     check_enum("### `Request`", &requests());
+    check_enum("### `Operation`", &operations);
     check_enum("### `Reply`", &replies());
     check_enum("### `Push`", &pushes);
     check_enum("### `Claim`", &claims);

@@ -73,6 +73,7 @@ fn requests() -> Vec<Golden> {
     let (id, version, key) = (1, 2, b"key".as_slice());
     let hold = |cell, fence| HoldId { cell, fence: Fence(fence) };
     let cursor = ListCursor { from: 300 };
+    let keyed = |operation| Request::Keyed { id, version, operation, key };
     let compare = Request::Compare {
         id,
         upto: 9,
@@ -83,39 +84,39 @@ fn requests() -> Vec<Golden> {
     [
         (
             "acquire",
-            Request::Acquire { id, version, claim: Claim::Exclusive, wait: Wait::No, key },
-            "090001020000036b6579",
+            keyed(Operation::Acquire { claim: Claim::Exclusive, wait: Wait::No }),
+            "0a000102000000036b6579",
         ),
         (
             "release",
-            Request::Release { id, version, fence: Fence(1 << 40 | 5), key },
-            "10010102fd0500000000010000036b6579",
+            keyed(Operation::Release { fence: Fence(1 << 40 | 5) }),
+            "1100010201fd0500000000010000036b6579",
         ),
         (
             "cancel",
-            Request::Cancel { id, version, target: 0xffff_ffff, key },
-            "0c020102fcffffffff036b6579",
+            keyed(Operation::Cancel { target: 0xffff_ffff }),
+            "0d00010202fcffffffff036b6579",
         ),
-        ("renew", Request::Renew { id }, "020301"),
+        ("renew", Request::Renew { id }, "020101"),
         (
             "compare",
             compare,
-            "240401090001fafd07000000000100000203fd0500000000010000fafd070000 \
+            "240201090001fafd07000000000100000203fd0500000000010000fafd070000 \
              0000010000",
         ),
-        ("get ring", Request::GetRing { id }, "020501"),
-        ("inspect", Request::Inspect { id, version, namespace: "", key }, "0806010200036b6579"),
+        ("get ring", Request::GetRing { id }, "020301"),
+        ("inspect", keyed(Operation::Inspect { namespace: "" }), "090001020300036b6579"),
         (
             "list",
             Request::List { id, namespace: "ns", cursor, rows: 50, prefix: b"pre" },
-            "0d0701026e73fb2c013203707265",
+            "0d0401026e73fb2c013203707265",
         ),
-        ("force", Request::Force { id, version, namespace: "ns", key }, "0a080102026e73036b6579"),
-        ("goodbye", Request::Goodbye { id }, "020901"),
+        ("force", keyed(Operation::Force { namespace: "ns" }), "0b00010204026e73036b6579"),
+        ("goodbye", Request::Goodbye { id }, "020501"),
         (
             "confirm",
-            Request::Confirm { id, version, fence: Fence(1 << 40 | 5), key },
-            "100a0102fd0500000000010000036b6579",
+            keyed(Operation::Confirm { fence: Fence(1 << 40 | 5) }),
+            "1100010205fd0500000000010000036b6579",
         ),
     ]
     .map(|(name, request, hex)| row(name, Any::Request(request), hex))
@@ -127,45 +128,60 @@ fn claims_and_waits() -> Vec<Golden> {
     let key = b"\x00\xff".as_slice();
     let permits = |permits, capacity| Claim::Permits { permits, capacity };
     [
-        ("acquire, shared, 250 ms", 250, Claim::Shared, Wait::Millis(250), "0900fa020102fa0200ff"),
+        (
+            "acquire, shared, 250 ms",
+            250,
+            Claim::Shared,
+            Wait::Millis(250),
+            "0a00fa02000102fa0200ff",
+        ),
         (
             "acquire, 3 permits of 251",
             251,
             permits(3, 251),
             Wait::Forever,
-            "0e00fbfb00020203fbfb00010200ff",
+            "0f00fbfb0002000203fbfb00010200ff",
         ),
         (
             "acquire, id of 16 bits",
             0xffff,
             Claim::Exclusive,
             Wait::Millis(251),
-            "0d00fbffff020002fbfb000200ff",
+            "0e00fbffff02000002fbfb000200ff",
         ),
         (
             "acquire, id of 17 bits",
             0x1_0000,
             Claim::Exclusive,
             Wait::Millis(65_536),
-            "1100fc00000100020002fc000001000200ff",
+            "1200fc0000010002000002fc000001000200ff",
         ),
         (
             "acquire, id of 33 bits",
             1 << 32,
             Claim::Shared,
             Wait::No,
-            "1000fd00000000010000000201000200ff",
+            "1100fd0000000001000000020001000200ff",
         ),
         (
             "acquire, last id",
             u64::MAX,
             Claim::Exclusive,
             Wait::Millis(u64::MAX),
-            "1900fdffffffffffffffff020002fdffffffffffffffff0200ff",
+            "1a00fdffffffffffffffff02000002fdffffffffffffffff0200ff",
         ),
     ]
     .map(|(name, id, claim, wait, hex)| {
-        row(name, Any::Request(Request::Acquire { id, version: 2, claim, wait, key }), hex)
+        row(
+            name,
+            Any::Request(Request::Keyed {
+                id,
+                version: 2,
+                operation: Operation::Acquire { claim, wait },
+                key,
+            }),
+            hex,
+        )
     })
     .into()
 }

@@ -112,18 +112,18 @@ fn request() -> impl Strategy<Value = Request<'static>> {
     let head = || (int(), int());
     prop_oneof![
         (head(), claim(), wait(), key()).prop_map(|((id, version), claim, wait, key)| {
-            Request::Acquire { id, version, claim, wait, key }
+            Request::Keyed { id, version, operation: Operation::Acquire { claim, wait }, key }
         }),
-        (head(), fence(), key()).prop_map(|((id, version), fence, key)| Request::Release {
+        (head(), fence(), key()).prop_map(|((id, version), fence, key)| Request::Keyed {
             id,
             version,
-            fence,
+            operation: Operation::Release { fence },
             key
         }),
-        (head(), int(), key()).prop_map(|((id, version), target, key)| Request::Cancel {
+        (head(), int(), key()).prop_map(|((id, version), target, key)| Request::Keyed {
             id,
             version,
-            target,
+            operation: Operation::Cancel { target },
             key
         }),
         int().prop_map(|id| Request::Renew { id }),
@@ -137,10 +137,10 @@ fn request() -> impl Strategy<Value = Request<'static>> {
             }
         ),
         int().prop_map(|id| Request::GetRing { id }),
-        (head(), text(), key()).prop_map(|((id, version), namespace, key)| Request::Inspect {
+        (head(), text(), key()).prop_map(|((id, version), namespace, key)| Request::Keyed {
             id,
             version,
-            namespace: namespace.leak(),
+            operation: Operation::Inspect { namespace: namespace.leak() },
             key
         }),
         (int(), text(), cursor(), int32(), key()).prop_map(
@@ -152,17 +152,17 @@ fn request() -> impl Strategy<Value = Request<'static>> {
                 prefix
             }
         ),
-        (head(), text(), key()).prop_map(|((id, version), namespace, key)| Request::Force {
+        (head(), text(), key()).prop_map(|((id, version), namespace, key)| Request::Keyed {
             id,
             version,
-            namespace: namespace.leak(),
+            operation: Operation::Force { namespace: namespace.leak() },
             key
         }),
         int().prop_map(|id| Request::Goodbye { id }),
-        (head(), fence(), key()).prop_map(|((id, version), fence, key)| Request::Confirm {
+        (head(), fence(), key()).prop_map(|((id, version), fence, key)| Request::Keyed {
             id,
             version,
-            fence,
+            operation: Operation::Confirm { fence },
             key
         }),
     ]
@@ -398,7 +398,8 @@ proptest! {
     #[test]
     fn long_bodies_come_back(len in prop_oneof![200_usize..600, 65_000_usize..65_520]) {
         let key = vec![7; len];
-        let request = Request::Inspect { id: 1, version: 2, namespace: "", key: &key };
+        let operation = Operation::Inspect { namespace: "" };
+        let request = Request::Keyed { id: 1, version: 2, operation, key: &key };
         let mut frame = Vec::new();
         encode_frame(&request, &mut frame);
         let body = split_frame(&frame).unwrap().unwrap().0;

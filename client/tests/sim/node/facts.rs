@@ -18,27 +18,13 @@ pub struct Asked {
 
 impl Asked {
     pub fn of(request: &Request<'_>, machine: &Machine, keys: &Keys, namespace: &str) -> Self {
-        let (version, key) = match *request {
-            Request::Acquire { version, key, .. }
-            | Request::Release { version, key, .. }
-            | Request::Cancel { version, key, .. }
-            | Request::Inspect { version, key, .. }
-            | Request::Force { version, key, .. }
-            | Request::Confirm { version, key, .. } => (version, Some(key)),
-            Request::Renew { .. }
-            | Request::Compare { .. }
-            | Request::GetRing { .. }
-            | Request::List { .. }
-            | Request::Goodbye { .. } => (0, None),
-        };
-        let namespace = match *request {
-            Request::Inspect { namespace: other, .. } | Request::Force { namespace: other, .. }
-                if !other.is_empty() =>
-            {
-                other
+        let (version, key, other) = match *request {
+            Request::Keyed { version, ref operation, key, .. } => {
+                (version, Some(key), operation.namespace())
             }
-            _ => namespace,
+            _ => (0, None, ""),
         };
+        let namespace = if other.is_empty() { namespace } else { other };
         let seed = NamespaceSeed::of(namespace);
         let since = key.and_then(|key| machine.owned_since(seed, key));
         Self {

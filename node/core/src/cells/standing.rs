@@ -61,18 +61,13 @@ impl Standing {
         self.floor.max(last)
     }
 
-    /// Whether there is another: the epoch is not used up, and not the one past the last.
+    /// The next number; the last one if there is no other: the epoch is used up, or the one past
+    /// the last.
     #[inline(always)]
-    pub(crate) fn has_numbers(&self, last: Fence) -> bool {
+    pub(crate) fn next(&self, last: Fence) -> Result<Fence, Fence> {
         let number = self.number(last);
-        number.counter() < Fence::COUNTER_LAST && number.epoch() < Epoch::LAST
-    }
-
-    /// The next number; at the end of an epoch the last again, as nothing is granted there any
-    /// more.
-    #[inline(always)]
-    pub(crate) fn next(&self, last: Fence) -> Fence {
-        Fence(self.number(last).0 + u64::from(self.has_numbers(last)))
+        let has_more = number.counter() < Fence::COUNTER_LAST && number.epoch() < Epoch::LAST;
+        if has_more { Ok(Fence(number.0 + 1)) } else { Err(number) }
     }
 
     /// Leaves numbers out, to see them run out.

@@ -49,17 +49,33 @@ impl Locks {
     #[inline(always)]
     pub(crate) fn apply(&mut self, spot: Spot, op: &Op<'_>) -> Option<Turned> {
         self.note_op(spot, op);
+        match op.change {
+            Change::Granted { link, request, source: Source::Asked { key, claim }, since }
+                if spot.record == RecordIndex::NIL
+                    && claim == Claim::Exclusive
+                    && key.len() <= INLINE_KEY =>
+            {
+                self.grant_thin(spot, Thin { link, request, fence: op.number }, key, since);
+                None
+            }
+            Change::Ended { fence, .. }
+                if let Shape::Thin(thin) = self.records.get(spot.record).shape() =>
+            {
+                assert!(thin.fence == fence, "{fence} does not hold {:?}", spot.record);
+                self.end_thin(spot, thin, op.number);
+                None
+            }
+            _ => self.apply_rich(spot, op),
+        }
+    }
+
+    /// The same, if the key has more than a thin record before it or after it.
+    #[inline(never)]
+    fn apply_rich(&mut self, spot: Spot, op: &Op<'_>) -> Option<Turned> {
         self.cells[spot.cell.0 as usize].last = op.number;
         match op.change {
             Change::Granted { link, request, source: Source::Asked { key, claim }, since } => {
                 let by = Claimant { link, request };
-                if spot.record == RecordIndex::NIL
-                    && claim == Claim::Exclusive
-                    && key.len() <= INLINE_KEY
-                {
-                    self.grant_thin(spot, by, op.number, key, since);
-                    return None;
-                }
                 self.grant_rich(spot, by, op.number, (key, claim), since)
             }
             Change::Granted { link, request, source: Source::Queue, since } => {
@@ -68,14 +84,7 @@ impl Locks {
                 self.make_holder(spot.cell, entry, op.number, since);
                 self.simplify(spot)
             }
-            Change::Ended { fence, .. } => match self.records.get(spot.record).shape() {
-                Shape::Thin(thin) => {
-                    assert!(thin.fence == fence, "{fence} does not hold {:?}", spot.record);
-                    self.end_thin(spot, thin.link, fence);
-                    None
-                }
-                Shape::Rich(_) => self.end_rich(spot, fence),
-            },
+            Change::Ended { fence, .. } => self.end_rich(spot, fence),
             Change::Queued { link, request, key, claim, since, patience } => {
                 let by = Claimant { link, request };
                 self.queue(spot, by, (key, claim), since, patience)
@@ -134,29 +143,33 @@ impl Locks {
     }
 
     #[inline(always)]
-    fn grant_thin(&mut self, spot: Spot, by: Claimant, fence: Fence, key: &[u8], since: Duration) {
-        let Claimant { link, request } = by;
+    fn grant_thin(&mut self, spot: Spot, thin: Thin, key: &[u8], since: Duration) {
         let index = self.records.claim();
         let record = self.records.get_mut(index);
         record.set_key(key);
-        record.make_thin(Thin { link, request, fence }, since);
-        self.cells[spot.cell.0 as usize].table.insert(spot.tag, index.0);
-        let id = self.hold_id(spot.cell, fence);
-        let holdings = self.holdings.get_mut(link);
+        record.make_thin(thin, since);
+        let cell = &mut self.cells[spot.cell.0 as usize];
+        cell.last = thin.fence;
+        cell.table.insert(spot.tag, index.0);
+        let id = self.hold_id(spot.cell, thin.fence);
+        let holdings = self.holdings.get_mut(thin.link);
         holdings.thin.push(&mut self.records, index);
         holdings.digest.add(id);
         holdings.used = true;
-        self.mark_changed(link);
+        holdings.note_change(thin.link, &mut self.changed);
     }
 
     #[inline(always)]
-    fn end_thin(&mut self, spot: Spot, link: LinkIndex, fence: Fence) {
-        let id = self.hold_id(spot.cell, fence);
-        let holdings = self.holdings.get_mut(link);
+    fn end_thin(&mut self, spot: Spot, thin: Thin, number: Fence) {
+        let id = self.hold_id(spot.cell, thin.fence);
+        let holdings = self.holdings.get_mut(thin.link);
         holdings.digest.remove(id);
         holdings.thin.remove(&mut self.records, spot.record);
-        self.mark_changed(link);
-        self.free_record(spot);
+        holdings.note_change(thin.link, &mut self.changed);
+        let cell = &mut self.cells[spot.cell.0 as usize];
+        cell.last = number;
+        cell.table.remove(spot.tag, spot.record.0);
+        self.records.remove(spot.record);
     }
 
     fn grant_rich(
@@ -239,7 +252,8 @@ impl Locks {
             return None;
         }
         if rich.holders.len == 0 {
-            self.free_record(spot);
+            self.cells[spot.cell.0 as usize].table.remove(spot.tag, spot.record.0);
+            self.records.remove(spot.record);
             self.riches.remove(rich_index);
             return None;
         }
@@ -358,12 +372,5 @@ impl Locks {
             return spot.entry;
         }
         self.entry_by_request(by.link, by.request).expect("the waiter was found")
-    }
-
-    /// Takes a record that nobody holds or waits for out of its cell.
-    #[inline(always)]
-    fn free_record(&mut self, spot: Spot) {
-        self.cells[spot.cell.0 as usize].table.remove(spot.tag, spot.record.0);
-        self.records.remove(spot.record);
     }
 }

@@ -64,11 +64,7 @@ impl Locks {
     /// Notes that what a link has is to be looked at again.
     #[inline(always)]
     pub(crate) fn mark_changed(&mut self, link: LinkIndex) {
-        let holdings = self.holdings.get_mut(link);
-        if !holdings.changed {
-            holdings.changed = true;
-            self.changed.push(link);
-        }
+        self.holdings.get_mut(link).note_change(link, &mut self.changed);
     }
 
     /// A link that has changed since it was last asked for here. Some may not exist any more.

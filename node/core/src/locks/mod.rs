@@ -84,6 +84,16 @@ impl Slot for Holdings {
     }
 }
 
+impl Holdings {
+    #[inline(always)]
+    fn note_change(&mut self, link: LinkIndex, changed: &mut Vec<LinkIndex>) {
+        if !self.changed {
+            self.changed = true;
+            changed.push(link);
+        }
+    }
+}
+
 /// How much a link has: holds, queued claims, and bytes for all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Used {
@@ -169,18 +179,22 @@ impl Locks {
         cell.standing.number(cell.last)
     }
 
-    /// Whether the epoch of a cell has a number for another grant.
-    #[inline(always)]
-    pub(crate) fn has_numbers(&self, cell: CellIndex) -> bool {
-        let cell = &self.cells[cell.0 as usize];
-        cell.standing.has_numbers(cell.last)
-    }
-
-    /// The number of the next op.
+    /// The number of the next op of a cell; at the end of an epoch the last again, as nothing is
+    /// granted there any more.
     #[inline(always)]
     pub(crate) fn next_number(&self, cell: CellIndex) -> Fence {
+        if mutant!(self, Uncounted) {
+            return self.number(cell);
+        }
         let cell = &self.cells[cell.0 as usize];
-        cell.standing.next(cell.last)
+        cell.standing.next(cell.last).unwrap_or_else(|last| last)
+    }
+
+    /// The number of the next op if it is a grant: there may be none.
+    #[inline(always)]
+    pub(crate) fn next_fence(&self, cell: CellIndex) -> Option<Fence> {
+        let cell = &self.cells[cell.0 as usize];
+        cell.standing.next(cell.last).ok()
     }
 
     /// The place of a key, or `None` when its cell belongs to another worker.
@@ -228,15 +242,19 @@ impl Locks {
     #[inline]
     fn is_key(&self, index: RecordIndex, namespace: u16, key: &[u8]) -> bool {
         self.stream.probed();
+        let record = self.records.get(index);
         // The key first: a free record has an empty one, which no request names.
-        self.key(index) == key
-            && (self.namespace(index) == namespace || mutant!(self, NamespaceIgnored))
+        self.key_of(record) == key
+            && (self.namespace_in(record) == namespace || mutant!(self, NamespaceIgnored))
     }
 
     /// The key of a record.
-    #[inline]
     pub(crate) fn key(&self, index: RecordIndex) -> &[u8] {
-        let record = self.records.get(index);
+        self.key_of(self.records.get(index))
+    }
+
+    #[inline(always)]
+    fn key_of<'a>(&'a self, record: &'a Record) -> &'a [u8] {
         record.inline_key().unwrap_or_else(|| {
             let Shape::Rich(rich) = record.shape() else { panic!("a long key is in no record") };
             let rich = self.riches.get(rich);
@@ -245,9 +263,13 @@ impl Locks {
     }
 
     /// The namespace of a record's key.
-    #[inline]
     pub(crate) fn namespace(&self, index: RecordIndex) -> u16 {
-        match self.records.get(index).shape() {
+        self.namespace_in(self.records.get(index))
+    }
+
+    #[inline(always)]
+    fn namespace_in(&self, record: &Record) -> u16 {
+        match record.shape() {
             Shape::Thin(Thin { link, .. }) => self.holdings.get(link).namespace,
             Shape::Rich(rich) => self.riches.get(rich).namespace,
         }

@@ -6,7 +6,7 @@ use super::end::end_hold;
 use super::grant::blocked;
 use crate::amounts::Amounts;
 use crate::locks::{
-    Change, Ending, EntryIndex, INLINE_KEY, Kind, Place, RecordIndex, Shape, Source, Spot,
+    Change, Ending, EntryIndex, INLINE_KEY, Kind, Op, Place, RecordIndex, Shape, Source, Spot,
     THIN_BYTES, Thin, claim_bytes,
 };
 use crate::mutant::mutant;
@@ -80,13 +80,13 @@ fn acquire_free(worker: &mut Worker, turn: &mut Turn<'_>, ask: &Ask<'_>) {
     if worker.draining {
         return refuse_draining(worker, turn, asker);
     }
-    if !worker.locks.has_numbers(place.cell) {
+    let Some(fence) = worker.locks.next_fence(place.cell) else {
         return refuse(worker, turn, asker, RefusalKind::Unavailable, EPOCH_USED_UP);
-    }
+    };
     let (link, request, since) = (asker.link, asker.id, turn.at);
     let source = Source::Asked { key, claim: Claim::Exclusive };
-    let granted = Change::Granted { link, request, source, since };
-    let fence = worker.emit(Spot::free(place), granted);
+    let change = Change::Granted { link, request, source, since };
+    worker.emit(Spot::free(place), Op { number: fence, change });
     reply_granted(turn, asker, place, fence);
 }
 
@@ -169,12 +169,13 @@ fn grant_now(worker: &mut Worker, turn: &mut Turn<'_>, ask: &Ask<'_>, spot: Spot
     if let Some(refused) = over_quota(worker, asker, Amounts::hold(claim_bytes(key))) {
         return refuse(worker, turn, asker, RefusalKind::Quota, refused);
     }
-    if !worker.locks.has_numbers(place.cell) {
+    let Some(fence) = worker.locks.next_fence(place.cell) else {
         return refuse(worker, turn, asker, RefusalKind::Unavailable, EPOCH_USED_UP);
-    }
+    };
     let (link, request, since) = (asker.link, asker.id, turn.at);
     let source = Source::Asked { key, claim };
-    let fence = worker.emit_rare(spot, Change::Granted { link, request, source, since });
+    let change = Change::Granted { link, request, source, since };
+    worker.emit_rare(spot, Op { number: fence, change });
     let entry = worker.locks.last_entry(link).expect("a hold was made");
     worker.locks.answer_on(entry, asker.conn);
     reply_granted(turn, asker, place, fence);
@@ -218,7 +219,9 @@ fn enqueue(worker: &mut Worker, turn: &mut Turn<'_>, ask: &Ask<'_>, record: Opti
     };
     let (link, request, since) = (asker.link, asker.id, turn.at);
     let spot = record.map_or(Spot::free(place), |record| Spot::used(place, record));
-    worker.emit_rare(spot, Change::Queued { link, request, key, claim, since, patience });
+    let number = worker.locks.next_number(place.cell);
+    let change = Change::Queued { link, request, key, claim, since, patience };
+    worker.emit_rare(spot, Op { number, change });
     let entry = worker.locks.last_entry(link).expect("a waiter was made");
     worker.locks.answer_on(entry, asker.conn);
     worker.queues.wait(worker.locks.deadline(entry), entry);

@@ -2,7 +2,7 @@
 
 use super::grant::grant_waiters;
 use super::leave::emit_end;
-use crate::locks::{Change, Ending, Shape, Spot};
+use crate::locks::{Change, Ending, Op, Shape, Spot};
 use crate::turn::Turn;
 use crate::worker::Worker;
 use lockring_proto::Fence;
@@ -19,7 +19,8 @@ pub(super) fn end_hold(
     if let Shape::Rich(_) = worker.locks.shape(spot.record()) {
         return end_rich_hold(worker, turn, spot, fence, cause);
     }
-    worker.emit(spot, Change::Ended { fence, cause });
+    let number = worker.locks.next_number(spot.cell());
+    worker.emit(spot, Op { number, change: Change::Ended { fence, cause } });
     worker.queues.freed(spot.cell(), spot.record());
 }
 

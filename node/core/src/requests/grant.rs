@@ -2,7 +2,7 @@
 
 use super::answer::answer_waiter;
 use super::leave::drop_waiter;
-use crate::locks::{CellIndex, Change, Entry, EntryIndex, Leaving, RecordIndex, Source, Spot};
+use crate::locks::{CellIndex, Change, Entry, EntryIndex, Leaving, Op, RecordIndex, Source, Spot};
 use crate::mutant::mutant;
 use crate::turn::Turn;
 use crate::worker::Worker;
@@ -68,14 +68,14 @@ pub(super) fn slip_in(worker: &mut Worker, turn: &mut Turn<'_>, spot: Spot) {
 }
 
 fn grant_head(worker: &mut Worker, turn: &mut Turn<'_>, spot: Spot, head: EntryIndex) -> bool {
-    if !worker.locks.has_numbers(spot.cell()) {
+    let Some(fence) = worker.locks.next_fence(spot.cell()) else {
         worker.queues.park(spot.cell(), spot.record());
         return false;
-    }
+    };
     let &Entry { link, request, asked_on, .. } = worker.locks.entry(head);
     worker.queues.stop_waiting(worker.locks.deadline(head), head);
-    let granted = Change::Granted { link, request, source: Source::Queue, since: turn.at };
-    let fence = worker.emit_rare(spot.entry(head), granted);
+    let change = Change::Granted { link, request, source: Source::Queue, since: turn.at };
+    worker.emit_rare(spot.entry(head), Op { number: fence, change });
     let reply = Reply::Granted { id: request, version: turn.version, fence };
     answer_waiter(worker, turn, (link, asked_on), spot.cell(), reply);
     true

@@ -1,6 +1,6 @@
 //! Letting waiters go, and whatever else may leave a key free.
 
-use crate::locks::{Change, Entry, EntryIndex, Leaving, Spot};
+use crate::locks::{Change, Entry, EntryIndex, Leaving, Op, Spot};
 use crate::worker::Worker;
 
 /// A waiter goes without a grant. The caller grants to those behind it.
@@ -12,7 +12,8 @@ pub(super) fn drop_waiter(worker: &mut Worker, spot: Spot, waiter: EntryIndex, c
 
 /// Emits what may leave a key free.
 pub(super) fn emit_end(worker: &mut Worker, spot: Spot, change: Change<'_>) {
-    worker.emit_rare(spot, change);
+    let number = worker.locks.next_number(spot.cell());
+    worker.emit_rare(spot, Op { number, change });
     if worker.locks.is_free(spot.record()) {
         worker.queues.freed(spot.cell(), spot.record());
     }

@@ -30,7 +30,7 @@ use crate::worker::Worker;
 use acquire::{Ask, acquire};
 use answer::{refuse, refuse_moved};
 use list::Wanted;
-use lockring_proto::{RefusalKind, Reply, Request, limits};
+use lockring_proto::{Operation, RefusalKind, Reply, Request, limits};
 use lockring_ring::NamespaceSeed;
 use release::release;
 
@@ -67,38 +67,23 @@ fn namespace_named(worker: &Worker, link: LinkIndex, name: &str) -> Option<u16> 
 
 /// The role that a request needs of an identity of the namespace `own`.
 fn required(request: &Request<'_>, own: &str) -> Role {
+    let of = |namespace: &str| {
+        if namespace.is_empty() || namespace == own { Role::User } else { Role::Operator }
+    };
     match *request {
-        Request::Acquire { .. }
-        | Request::Release { .. }
-        | Request::Cancel { .. }
-        | Request::Renew { .. }
-        | Request::Compare { .. }
-        | Request::GetRing { .. }
-        | Request::Goodbye { .. }
-        | Request::Confirm { .. } => Role::User,
-        Request::Inspect { namespace, .. } | Request::List { namespace, .. } => {
-            if namespace.is_empty() || namespace == own { Role::User } else { Role::Operator }
-        }
-        Request::Force { .. } => Role::Operator,
-    }
-}
-
-/// The key of a request and the ring version it was routed by.
-fn key_of<'a>(request: &Request<'a>) -> Option<(Named<'a>, u64)> {
-    match *request {
-        Request::Acquire { key, version, .. }
-        | Request::Release { key, version, .. }
-        | Request::Cancel { key, version, .. }
-        | Request::Confirm { key, version, .. } => Some((Named { namespace: "", key }, version)),
-        Request::Inspect { namespace, key, version, .. }
-        | Request::Force { namespace, key, version, .. } => {
-            Some((Named { namespace, key }, version))
-        }
+        Request::Keyed { operation, .. } => match operation {
+            Operation::Acquire { .. }
+            | Operation::Release { .. }
+            | Operation::Cancel { .. }
+            | Operation::Confirm { .. } => Role::User,
+            Operation::Inspect { namespace } => of(namespace),
+            Operation::Force { .. } => Role::Operator,
+        },
+        Request::List { namespace, .. } => of(namespace),
         Request::Renew { .. }
         | Request::Compare { .. }
         | Request::GetRing { .. }
-        | Request::List { .. }
-        | Request::Goodbye { .. } => None,
+        | Request::Goodbye { .. } => Role::User,
     }
 }
 
@@ -123,12 +108,11 @@ pub(crate) fn requests(
     plan.clear();
     let seed = worker.locks.seed_of(link);
     plan.extend(first.iter().map(|request| {
-        let place = key_of(request).and_then(|(Named { namespace, key }, _)| {
-            let other = || NamespaceSeed::of(namespace);
-            let seed = if namespace.is_empty() { seed } else { other() };
-            worker.locks.place(seed, key)
-        });
-        Planned::at(place)
+        let Request::Keyed { operation, key, .. } = *request else { return Planned::at(None) };
+        let namespace = operation.namespace();
+        let other = || NamespaceSeed::of(namespace);
+        let seed = if namespace.is_empty() { seed } else { other() };
+        Planned::at(worker.locks.place(seed, key))
     }));
     if plan.len() > 1 {
         worker.locks.touch(link, plan);
@@ -165,23 +149,24 @@ fn run(
     place: Option<Place>,
 ) -> Progress {
     // Nearly all requests are one of two. What holds for others too is told apart by one look.
-    match (request, place) {
-        (&Request::Acquire { version, claim, wait, key, .. }, Some(place))
-            if is_plain(worker, asker.id, place, version, key) =>
-        {
-            turn.charge(keyed_price(key));
-            acquire(worker, turn, &Ask { asker, place, key, claim, wait, grace: None });
-            Progress::Done
+    if let (&Request::Keyed { version, operation, key, .. }, Some(place)) = (request, place)
+        && is_plain(worker, asker.id, place, version, key)
+    {
+        match operation {
+            Operation::Acquire { claim, wait } => {
+                turn.charge(keyed_price(key));
+                acquire(worker, turn, &Ask { asker, place, key, claim, wait, grace: None });
+                return Progress::Done;
+            }
+            Operation::Release { fence } => {
+                turn.charge(keyed_price(key));
+                release(worker, turn, asker, place, key, fence);
+                return Progress::Done;
+            }
+            _ => {}
         }
-        (&Request::Release { version, fence, key, .. }, Some(place))
-            if is_plain(worker, asker.id, place, version, key) =>
-        {
-            turn.charge(keyed_price(key));
-            release(worker, turn, asker, place, key, fence);
-            Progress::Done
-        }
-        _ => run_any(worker, turn, asker, request, place),
     }
+    run_any(worker, turn, asker, request, place)
 }
 
 /// Whether a request of everybody's role is to be carried out.
@@ -204,16 +189,16 @@ fn run_any(
     if refuses(worker, turn, asker, request) {
         return Progress::Done;
     }
-    if let Some((_, version)) = key_of(request) {
-        return match served(worker, place, version) {
-            Some(place) => run_keyed(worker, turn, asker, request, place),
-            None => {
-                refuse_moved(worker, turn, asker);
-                Progress::Done
-            }
-        };
-    }
     match *request {
+        Request::Keyed { version, ref operation, key, .. } => {
+            return match served(worker, place, version) {
+                Some(place) => run_keyed(worker, turn, asker, operation, (place, key)),
+                None => {
+                    refuse_moved(worker, turn, asker);
+                    Progress::Done
+                }
+            };
+        }
         Request::Renew { id } => {
             let digest = worker.locks.digest(asker.link);
             turn.reply(asker.conn, Reply::Renewed { id, version: turn.version, digest });
@@ -230,7 +215,6 @@ fn run_any(
             goodbye::goodbye(worker, turn, asker);
             return Progress::Last;
         }
-        _ => unreachable!("{request:?} has a key"),
     }
     Progress::Done
 }
@@ -249,7 +233,7 @@ fn served(worker: &Worker, place: Option<Place>, version: u64) -> Option<Place> 
 
 /// Refuses what is not even looked at; says whether it did.
 fn refuses(worker: &mut Worker, turn: &mut Turn<'_>, asker: Asker, request: &Request<'_>) -> bool {
-    let len = key_of(request).map_or(1, |(Named { key, .. }, _)| key.len());
+    let len = if let Request::Keyed { key, .. } = request { key.len() } else { 1 };
     let lawful = (1..=limits::KEY_BYTES_MAX).contains(&len);
     let own = worker.locks.namespace_of(asker.link);
     let needed = required(request, worker.links.books().namespace_name(own));
@@ -286,28 +270,23 @@ fn run_keyed(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
     asker: Asker,
-    request: &Request<'_>,
-    place: Place,
+    operation: &Operation<'_>,
+    (place, key): (Place, &[u8]),
 ) -> Progress {
-    match *request {
-        Request::Acquire { claim, wait, key, .. } => {
+    match *operation {
+        Operation::Acquire { claim, wait } => {
             let grace = worker.cells.grace_left(place.cell, turn.now);
             acquire(worker, turn, &Ask { asker, place, key, claim, wait, grace });
         }
-        Request::Release { fence, key, .. } => release(worker, turn, asker, place, key, fence),
-        Request::Cancel { target, key, .. } => {
-            cancel::cancel(worker, turn, asker, place, key, target);
-        }
-        Request::Confirm { fence, key, .. } => {
-            confirm::confirm(worker, turn, asker, place, key, fence);
-        }
-        Request::Inspect { namespace, key, .. } => {
+        Operation::Release { fence } => release(worker, turn, asker, place, key, fence),
+        Operation::Cancel { target } => cancel::cancel(worker, turn, asker, place, key, target),
+        Operation::Confirm { fence } => confirm::confirm(worker, turn, asker, place, key, fence),
+        Operation::Inspect { namespace } => {
             inspect::inspect(worker, turn, asker, place, &Named { namespace, key });
         }
-        Request::Force { namespace, key, .. } => {
+        Operation::Force { namespace } => {
             return force::force(worker, turn, asker, place, &Named { namespace, key });
         }
-        _ => unreachable!("{request:?} has no key"),
     }
     Progress::Done
 }

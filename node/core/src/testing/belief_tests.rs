@@ -5,7 +5,8 @@ use super::rng::Rng;
 use super::view_tests::config;
 use crate::{Action, ConnId, Event, Limits, LinkIndex, Machine, Mutant, Party, Role, Time};
 use lockring_proto::{
-    Claim, Fence, Hello, HoldId, Namespace, PROTOCOL, Push, Reply, Request, SessionId, Wait, limits,
+    Claim, Fence, Hello, HoldId, Namespace, Operation, PROTOCOL, Push, Reply, Request, SessionId,
+    Wait, limits,
 };
 use lockring_ring::{CellBits, NamespaceSeed, hash_key};
 use std::collections::BTreeMap;
@@ -195,22 +196,28 @@ impl World {
             return;
         }
         process.next += 1;
-        let (id, version) = (process.next, 1);
+        let id = process.next;
+        let keyed = |key: &'static str, operation| Request::Keyed {
+            id,
+            version: 1,
+            operation,
+            key: key.as_bytes(),
+        };
         let request = match what {
             0..=4 => {
                 let claim = if percent { Claim::Exclusive } else { Claim::Shared };
                 process.asked.insert(id, (key, claim));
-                Request::Acquire { id, version, claim, wait: Wait::Forever, key: key.as_bytes() }
+                keyed(key, Operation::Acquire { claim, wait: Wait::Forever })
             }
             5 | 6 => {
                 let Some((&fence, &(key, _))) = process.held.first_key_value() else { return };
                 process.held.remove(&fence);
-                Request::Release { id, version, fence, key: key.as_bytes() }
+                keyed(key, Operation::Release { fence })
             }
             7 => {
                 let Some((&target, &(key, _))) = process.asked.first_key_value() else { return };
                 process.asked.remove(&target);
-                Request::Cancel { id, version, target, key: key.as_bytes() }
+                keyed(key, Operation::Cancel { target })
             }
             8 | 9 => {
                 let mut holds: Vec<HoldId> =

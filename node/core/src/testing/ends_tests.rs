@@ -4,7 +4,8 @@ use super::Rng;
 use super::view_tests::config;
 use crate::{Action, ConnId, Event, Limits, LinkIndex, Machine, Party, Role, Time};
 use lockring_proto::{
-    Claim, Fence, Hello, HoldId, ListCursor, Namespace, PROTOCOL, Request, SessionId, Wait, limits,
+    Claim, Fence, Hello, HoldId, ListCursor, Namespace, Operation, PROTOCOL, Request, SessionId,
+    Wait, limits,
 };
 use std::time::Duration;
 
@@ -50,8 +51,15 @@ fn request<'a>(rng: &mut Rng, keys: &[&'a [u8]]) -> Request<'a> {
     let (id, version, key) = (number(rng), number(rng), *rng.pick(keys));
     let namespace = *rng.pick(&["", "default", "other", "nobody"]);
     match rng.range(0, 16) {
-        0 => Request::Release { id, version, fence: fence(rng), key },
-        1 => Request::Cancel { id, version, target: number(rng), key },
+        0 => {
+            Request::Keyed { id, version, operation: Operation::Release { fence: fence(rng) }, key }
+        }
+        1 => Request::Keyed {
+            id,
+            version,
+            operation: Operation::Cancel { target: number(rng) },
+            key,
+        },
         2 => Request::Renew { id },
         3 => {
             let mut holds: Vec<HoldId> = (0..rng.range(0, 4)).map(|_| hold(rng)).collect();
@@ -61,15 +69,22 @@ fn request<'a>(rng: &mut Rng, keys: &[&'a [u8]]) -> Request<'a> {
             Request::Compare { id, upto: number(rng), after, through, holds }
         }
         4 => Request::GetRing { id },
-        5 => Request::Inspect { id, version, namespace, key },
+        5 => Request::Keyed { id, version, operation: Operation::Inspect { namespace }, key },
         6 => {
             let cursor = ListCursor { from: number(rng) as u32 };
             Request::List { id, namespace, cursor, rows: number(rng) as u32, prefix: key }
         }
-        7 => Request::Force { id, version, namespace, key },
+        7 => Request::Keyed { id, version, operation: Operation::Force { namespace }, key },
         8 if rng.percent(10) => Request::Goodbye { id },
-        9 => Request::Confirm { id, version, fence: fence(rng), key },
-        _ => Request::Acquire { id, version, claim: claim(rng), wait: wait(rng), key },
+        9 => {
+            Request::Keyed { id, version, operation: Operation::Confirm { fence: fence(rng) }, key }
+        }
+        _ => Request::Keyed {
+            id,
+            version,
+            operation: Operation::Acquire { claim: claim(rng), wait: wait(rng) },
+            key,
+        },
     }
 }
 

@@ -21,7 +21,8 @@ use crate::{
     Action, Amounts, Config, ConnId, Event, Limits, LinkIndex, Machine, Mutant, Party, Role, Time,
 };
 use lockring_proto::{
-    Claim, Fence, Hello, HoldId, ListCursor, Namespace, PROTOCOL, Request, SessionId, Wait, limits,
+    Claim, Fence, Hello, HoldId, ListCursor, Namespace, Operation, PROTOCOL, Request, SessionId,
+    Wait, limits,
 };
 use lockring_ring::{CellBits, CellId, Epoch, NamespaceSeed, RingVersion, hash_key};
 use std::collections::BTreeMap;
@@ -197,12 +198,36 @@ impl Parsed {
         let (id, version, key) = (self.id, self.version, self.key.as_slice());
         let namespace = self.namespace.as_str();
         match self.verb {
-            "acquire" => Request::Acquire { id, version, claim: self.claim, wait: self.wait, key },
-            "release" => Request::Release { id, version, fence: self.fence, key },
-            "cancel" => Request::Cancel { id, version, target: self.target, key },
-            "inspect" => Request::Inspect { id, version, namespace, key },
-            "force" => Request::Force { id, version, namespace, key },
-            "confirm" => Request::Confirm { id, version, fence: self.fence, key },
+            "acquire" => Request::Keyed {
+                id,
+                version,
+                operation: Operation::Acquire { claim: self.claim, wait: self.wait },
+                key,
+            },
+            "release" => Request::Keyed {
+                id,
+                version,
+                operation: Operation::Release { fence: self.fence },
+                key,
+            },
+            "cancel" => Request::Keyed {
+                id,
+                version,
+                operation: Operation::Cancel { target: self.target },
+                key,
+            },
+            "inspect" => {
+                Request::Keyed { id, version, operation: Operation::Inspect { namespace }, key }
+            }
+            "force" => {
+                Request::Keyed { id, version, operation: Operation::Force { namespace }, key }
+            }
+            "confirm" => Request::Keyed {
+                id,
+                version,
+                operation: Operation::Confirm { fence: self.fence },
+                key,
+            },
             "renew" => Request::Renew { id },
             "compare" => {
                 let holds = self.holds.clone().unwrap_or_default();

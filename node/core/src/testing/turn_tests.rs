@@ -2,7 +2,7 @@
 
 use super::view_tests::World;
 use crate::{Action, Event};
-use lockring_proto::{Claim, Fence, HoldId, ListCursor, Push, Reply, Request, Wait};
+use lockring_proto::{Claim, Fence, HoldId, ListCursor, Operation, Push, Reply, Request, Wait};
 use lockring_ring::Epoch;
 
 /// What a turn may cost by default, and what a tick may do.
@@ -10,7 +10,12 @@ const TURN: u64 = 256;
 const SLICE: u64 = 256;
 
 fn acquire(id: u64, claim: Claim, key: &[u8]) -> Request<'_> {
-    Request::Acquire { id, version: 1, claim, wait: Wait::Forever, key }
+    Request::Keyed {
+        id,
+        version: 1,
+        operation: Operation::Acquire { claim, wait: Wait::Forever },
+        key,
+    }
 }
 
 /// As many turns as it takes: what came of them, and how many there were.
@@ -77,7 +82,12 @@ fn listings_and_the_ring_are_dear() {
     assert_eq!(count, 40, "each looks at as much as a turn may cost");
     let (_, count) = turns(&mut world, 2, &vec![Request::GetRing { id: 9001 }; 40]);
     assert_eq!(count, 40);
-    let inspect = Request::Inspect { id: 9002, version: 1, namespace: "", key: b"key1" };
+    let inspect = Request::Keyed {
+        id: 9002,
+        version: 1,
+        operation: Operation::Inspect { namespace: "" },
+        key: b"key1",
+    };
     let (_, count) = turns(&mut world, 2, &vec![inspect; TURN as usize]);
     assert_eq!(count, 3);
 }
@@ -99,7 +109,12 @@ fn answers_are_paid_by_their_bytes() {
 #[test]
 fn a_long_queue_is_granted_in_slices_and_newcomers_stay_behind() {
     let mut world = awaited(4 * SLICE);
-    let release = Request::Release { id: 2, version: 1, fence: fence(1), key: b"k" };
+    let release = Request::Keyed {
+        id: 2,
+        version: 1,
+        operation: Operation::Release { fence: fence(1) },
+        key: b"k",
+    };
     turns(&mut world, 1, &[release]);
     assert_eq!(granted(&world), SLICE);
     let newcomer = world.acquire(1, 3, "k", Claim::Shared);
@@ -129,7 +144,15 @@ fn two_long_queues_are_served_in_turn() {
     for (id, key) in [(3, "k"), (4, "j")] {
         for counter in 1..20 {
             let (version, fence) = (1, fence(counter));
-            world.turn(1, &[Request::Release { id, version, fence, key: key.as_bytes() }]);
+            world.turn(
+                1,
+                &[Request::Keyed {
+                    id,
+                    version,
+                    operation: Operation::Release { fence },
+                    key: key.as_bytes(),
+                }],
+            );
         }
     }
     let served = |world: &World, key: &str| {
@@ -153,7 +176,12 @@ fn dead_heads_are_dropped_in_slices() {
     world.acquire(3, 1, "k", Claim::Exclusive);
     world.walk_to(crate::Time(10_090_000));
     world.now = crate::Time(10_110_000);
-    let release = Request::Release { id: 3, version: 1, fence: fence(1), key: b"k" };
+    let release = Request::Keyed {
+        id: 3,
+        version: 1,
+        operation: Operation::Release { fence: fence(1) },
+        key: b"k",
+    };
     turns(&mut world, 1, &[release]);
     assert_eq!(world.machine.stats().dead_waiters, SLICE);
     let mut before = SLICE;
@@ -176,7 +204,12 @@ fn many_holds_are_forced_in_several_turns_and_later_ones_stay() {
     for id in 1..=4 * TURN {
         world.acquire(1, id, "k", Claim::Shared);
     }
-    let force = [Request::Force { id: 1, version: 1, namespace: "", key: b"k" }];
+    let force = [Request::Keyed {
+        id: 1,
+        version: 1,
+        operation: Operation::Force { namespace: "" },
+        key: b"k",
+    }];
     let (first, taken) = world.turn(2, &force);
     let [Action::Push { push: Push::Lost { holds, .. }, .. }] = &first[..] else {
         panic!("each push has its holder look through all it holds: {} of them", first.len())
@@ -245,8 +278,12 @@ fn a_compare_sees_what_is_there_all_the_time() {
             let key = format!("key{number}");
             world.acquire(2, id, &key, Claim::Exclusive);
             if number % 2 == 0 {
-                let cancel =
-                    Request::Cancel { id: 1 << 20, version: 1, target: id, key: key.as_bytes() };
+                let cancel = Request::Keyed {
+                    id: 1 << 20,
+                    version: 1,
+                    key: key.as_bytes(),
+                    operation: Operation::Cancel { target: id },
+                };
                 world.turn(2, &[cancel]);
             }
         }

@@ -1,7 +1,9 @@
 //! Fingerprints: blind to where state is kept, not to what it is.
 
 use crate::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Mutant, Party, Role, Time};
-use lockring_proto::{Claim, Fence, Hello, Namespace, PROTOCOL, Request, SessionId, Wait, limits};
+use lockring_proto::{
+    Claim, Fence, Hello, Namespace, Operation, PROTOCOL, Request, SessionId, Wait, limits,
+};
 use lockring_ring::{CellBits, Epoch, NamespaceSeed, RingVersion, hash_key};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -138,13 +140,24 @@ impl World {
         claim: Claim,
     ) -> Vec<Action> {
         let (version, wait) = (1, Wait::Forever);
-        self.ask(conn, &Request::Acquire { id, version, claim, wait, key })
+        self.ask(
+            conn,
+            &Request::Keyed { id, version, operation: Operation::Acquire { claim, wait }, key },
+        )
     }
 
     fn release(&mut self, conn: u64, key: &str, counter: u64) {
         self.id += 1;
         let (id, fence) = (1000 + self.id, Fence::new(Epoch(1), counter));
-        self.ask(conn, &Request::Release { id, version: 1, fence, key: key.as_bytes() });
+        self.ask(
+            conn,
+            &Request::Keyed {
+                id,
+                version: 1,
+                operation: Operation::Release { fence },
+                key: key.as_bytes(),
+            },
+        );
     }
 }
 
