@@ -95,7 +95,7 @@ impl Client {
     /// [`ErrorKind::Draining`], [`ErrorKind::Denied`], [`ErrorKind::Invalid`] for a key of 0 or
     /// more than 512 bytes, [`ErrorKind::Closed`].
     pub async fn lock(&self, key: impl AsRef<[u8]>) -> Result<Guard, Error> {
-        self.claim(key.as_ref(), Claim::Exclusive, None).await
+        self.claim(key.as_ref(), Claim::EXCLUSIVE, None).await
     }
 
     /// Takes the lock of a key if it is free now; `None` if it is busy, or if its node has just
@@ -114,7 +114,7 @@ impl Client {
     /// # Errors
     /// As [`Client::lock`].
     pub async fn try_lock(&self, key: impl AsRef<[u8]>) -> Result<Option<Guard>, Error> {
-        self.try_claim(key.as_ref(), Claim::Exclusive).await
+        self.try_claim(key.as_ref(), Claim::EXCLUSIVE).await
     }
 
     pub(crate) async fn claim(

@@ -67,7 +67,7 @@ impl Mutex {
     /// # Errors
     /// As [`Client::lock`]; [`ErrorKind::Timeout`] when the wait is over.
     pub async fn lock(&self) -> Result<Guard, Error> {
-        self.named.claim(Claim::Exclusive).await
+        self.named.claim(Claim::EXCLUSIVE).await
     }
 
     /// Takes the lock if it is free now, whatever the wait; otherwise `None`. Cancel safe.
@@ -83,7 +83,7 @@ impl Mutex {
     /// # Errors
     /// As [`Client::lock`].
     pub async fn try_lock(&self) -> Result<Option<Guard>, Error> {
-        self.named.try_claim(Claim::Exclusive).await
+        self.named.try_claim(Claim::EXCLUSIVE).await
     }
 
     /// An owner of this lock that may enter again while it is inside, up to `limit` times at once;
@@ -251,7 +251,7 @@ impl RwLock {
     /// # Errors
     /// As [`Mutex::lock`].
     pub async fn read(&self) -> Result<Guard, Error> {
-        self.named.claim(Claim::Shared).await
+        self.named.claim(Claim::SHARED).await
     }
 
     /// Takes the lock alone. Cancel safe.
@@ -259,7 +259,7 @@ impl RwLock {
     /// # Errors
     /// As [`Mutex::lock`].
     pub async fn write(&self) -> Result<Guard, Error> {
-        self.named.claim(Claim::Exclusive).await
+        self.named.claim(Claim::EXCLUSIVE).await
     }
 
     /// Shares the lock if that is possible now, whatever the wait; otherwise `None`. Cancel safe.
@@ -267,7 +267,7 @@ impl RwLock {
     /// # Errors
     /// As [`Client::lock`].
     pub async fn try_read(&self) -> Result<Option<Guard>, Error> {
-        self.named.try_claim(Claim::Shared).await
+        self.named.try_claim(Claim::SHARED).await
     }
 
     /// Takes the lock alone if it is free now, whatever the wait; otherwise `None`. Cancel safe.
@@ -285,7 +285,7 @@ impl RwLock {
     /// # Errors
     /// As [`Client::lock`].
     pub async fn try_write(&self) -> Result<Option<Guard>, Error> {
-        self.named.try_claim(Claim::Exclusive).await
+        self.named.try_claim(Claim::EXCLUSIVE).await
     }
 }
 

@@ -37,7 +37,7 @@ fn acquire(id: u64, key: &[u8]) -> Request<'_> {
     Request::Keyed {
         id,
         version: 1,
-        operation: Operation::Acquire { claim: Claim::Exclusive, wait: Wait::No },
+        operation: Operation::Acquire { claim: Claim::EXCLUSIVE, wait: Wait::No },
         key,
     }
 }
@@ -370,7 +370,7 @@ async fn a_peer_for_which_too_much_lies_unsent_is_cut_off_and_keeps_its_session(
     let shared = |id| Request::Keyed {
         id,
         version: 1,
-        operation: Operation::Acquire { claim: Claim::Shared, wait: Wait::No },
+        operation: Operation::Acquire { claim: Claim::SHARED, wait: Wait::No },
         key: b"shared",
     };
     for ids in (1..=HOLDS).collect::<Vec<_>>().chunks(1000) {

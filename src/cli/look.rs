@@ -78,8 +78,7 @@ pub struct ReleaseArgs {
 
 fn claim_name(claim: Claim) -> String {
     match claim {
-        Claim::Exclusive => "X".to_owned(),
-        Claim::Shared => "S".to_owned(),
+        Claim::Mode(mode) => mode.letter().to_string(),
         Claim::Permits { permits, capacity } => format!("{permits}/{capacity}"),
     }
 }

@@ -178,7 +178,7 @@ async fn compares(access: &Access, done: &AtomicU64) -> io::Result<()> {
     let mut peer = Peer::connect(access, 10_000).await?;
     for key in 0..CROWD {
         let key = format!("compared/{key}");
-        peer.acquire(Claim::Exclusive, Wait::No, key.as_bytes());
+        peer.acquire(Claim::EXCLUSIVE, Wait::No, key.as_bytes());
     }
     peer.exchange().await?;
     loop {
@@ -197,7 +197,7 @@ async fn listings(access: &Access, done: &AtomicU64) -> io::Result<()> {
     let mut peer = Peer::connect(access, 10_000).await?;
     for key in 0..2000 {
         let key = format!("{key:0>512}");
-        peer.acquire(Claim::Exclusive, Wait::No, key.as_bytes());
+        peer.acquire(Claim::EXCLUSIVE, Wait::No, key.as_bytes());
     }
     peer.exchange().await?;
     loop {
@@ -213,7 +213,7 @@ async fn listings(access: &Access, done: &AtomicU64) -> io::Result<()> {
 
 /// Queues many claims of one key behind a holder.
 async fn crowd(access: &Access, holder: &mut Peer, claim: Claim, ttl: u64) -> io::Result<Peer> {
-    holder.acquire(Claim::Exclusive, Wait::Forever, b"crowded");
+    holder.acquire(Claim::EXCLUSIVE, Wait::Forever, b"crowded");
     holder.exchange().await?;
     let mut peer = Peer::connect(access, ttl).await?;
     for _ in 0..CROWD {
@@ -225,7 +225,7 @@ async fn crowd(access: &Access, holder: &mut Peer, claim: Claim, ttl: u64) -> io
 
 async fn dead_waiters(access: &Access, done: &AtomicU64) -> io::Result<()> {
     let mut holder = Peer::connect(access, 10_000).await?;
-    let peer = crowd(access, &mut holder, Claim::Exclusive, 1000).await?;
+    let peer = crowd(access, &mut holder, Claim::EXCLUSIVE, 1000).await?;
     drop(peer);
     tokio::time::sleep(Duration::from_millis(1100)).await;
     count(done, 1);
@@ -234,7 +234,7 @@ async fn dead_waiters(access: &Access, done: &AtomicU64) -> io::Result<()> {
 
 async fn shared_grants(access: &Access, done: &AtomicU64) -> io::Result<()> {
     let mut holder = Peer::connect(access, 1000).await?;
-    let mut peer = crowd(access, &mut holder, Claim::Shared, 10_000).await?;
+    let mut peer = crowd(access, &mut holder, Claim::SHARED, 10_000).await?;
     holder.goodbye().await?;
     peer.exchange().await?;
     peer.goodbye().await?;
@@ -245,7 +245,7 @@ async fn shared_grants(access: &Access, done: &AtomicU64) -> io::Result<()> {
 async fn forces(access: &Access, done: &AtomicU64) -> io::Result<()> {
     let mut peer = Peer::connect(access, 10_000).await?;
     for _ in 0..CROWD {
-        peer.acquire(Claim::Shared, Wait::No, b"shared");
+        peer.acquire(Claim::SHARED, Wait::No, b"shared");
     }
     peer.exchange().await?;
     let mut operator = Peer::connect(access, 10_000).await?;
@@ -326,7 +326,7 @@ async fn never_reads(access: &Access, done: &AtomicU64) -> io::Result<()> {
     let mut peer = Peer::connect(access, 10_000).await?;
     loop {
         for _ in 0..1000 {
-            peer.acquire(Claim::Exclusive, Wait::No, b"busy");
+            peer.acquire(Claim::EXCLUSIVE, Wait::No, b"busy");
         }
         peer.flush().await?;
         count(done, 1000);
@@ -337,7 +337,7 @@ async fn long_keys(access: &Access, done: &AtomicU64) -> io::Result<()> {
     let mut peer = Peer::connect(access, 10_000).await?;
     for key in 0..CROWD {
         let key = format!("{key:0>512}");
-        peer.acquire(Claim::Exclusive, Wait::No, key.as_bytes());
+        peer.acquire(Claim::EXCLUSIVE, Wait::No, key.as_bytes());
         if peer.next_is_multiple_of(100) {
             peer.exchange().await?;
             count(done, 100);

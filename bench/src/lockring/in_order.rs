@@ -72,7 +72,7 @@ impl InOrderProtocol {
 
 impl Protocol for InOrderProtocol {
     fn acquire(&mut self, _now: Time, slot: Slot, key: &Key, out: &mut Vec<u8>) {
-        let (id, claim, wait) = (FIRST_ID, Claim::Exclusive, Wait::Forever);
+        let (id, claim, wait) = (FIRST_ID, Claim::EXCLUSIVE, Wait::Forever);
         self.ask(
             slot,
             true,

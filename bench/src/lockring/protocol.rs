@@ -188,7 +188,7 @@ impl Protocol for LockringProtocol {
             token: u64::from(slot.0),
             cell: route.cell.0,
             key,
-            wanted: Claim::Exclusive,
+            wanted: Claim::EXCLUSIVE,
             wait: None,
         };
         self.links[usize::from(route.worker.worker)].acquire(link_time(now), &ask);

@@ -200,12 +200,12 @@ impl Link {
         key: &[u8],
         fence: Fence,
     ) -> ClaimRef {
-        let ask = Ask { token, cell, key, wanted: Wanted::Exclusive, wait: None };
+        let ask = Ask { token, cell, key, wanted: Wanted::EXCLUSIVE, wait: None };
         let slot = self.ask(now, &ask, State::Confirming { fence }, false, Time::NEVER);
         #[cfg(feature = "testing")]
         if self.mutant == Some(super::LinkMutant::AdoptUnasked) {
             let id = self.claims[slot as usize].id;
-            self.confirmed(now, id, Wanted::Exclusive);
+            self.confirmed(now, id, Wanted::EXCLUSIVE);
             return ClaimRef { slot, generation: self.claims[slot as usize].generation };
         }
         self.send_claim(now, slot);

@@ -37,7 +37,7 @@
 //! link.receive(Time(100), &bytes)?;
 //! assert!(link.is_up());
 //!
-//! let ask = Ask { token: 1, cell: 0, key: b"job", wanted: Claim::Exclusive, wait: None };
+//! let ask = Ask { token: 1, cell: 0, key: b"job", wanted: Claim::EXCLUSIVE, wait: None };
 //! let asked: ClaimRef = link.acquire(Time(200), &ask);
 //! let id = 1; // the session's first request
 //! bytes.clear();

@@ -55,7 +55,7 @@ fn says(link: &mut Link, now: Time, reply: &Reply) {
 }
 
 fn ask(link: &mut Link, now: Time, token: u64, key: &[u8], wait: Option<Duration>) -> ClaimRef {
-    link.acquire(now, &Ask { token, cell: 0, key, wanted: Wanted::Exclusive, wait })
+    link.acquire(now, &Ask { token, cell: 0, key, wanted: Wanted::EXCLUSIVE, wait })
 }
 
 /// What it has to send, and forgets: the keys of acquires with their ids.
@@ -240,7 +240,7 @@ fn a_claim_whose_cell_is_anothers_is_told_so_and_not_parked_for_ever() {
 fn a_hold_that_is_taken_up_twice_is_the_later_ones() {
     let mut link = link(10_000, 30_000);
     connect(&mut link, at(0), at(1), false);
-    let claim = Wanted::Exclusive;
+    let claim = Wanted::EXCLUSIVE;
     let first = link.adopt(at(1), 1, 0, b"k", Fence(9));
     says(&mut link, at(2), &Reply::Confirmed { id: 1, version: 1, claim });
     link.send_renewal(at(3));
@@ -281,7 +281,7 @@ fn answers_that_do_not_fit_are_errors_and_never_a_panic() {
             Reply::Released { id, version },
             Reply::NotHeld { id, version },
             Reply::Cancelled { id, version },
-            Reply::Confirmed { id, version, claim: Wanted::Shared },
+            Reply::Confirmed { id, version, claim: Wanted::SHARED },
             Reply::Moved { id, version: u64::MAX },
             Reply::Busy { id, version, reason: BlockedReason::Queue { waiters: 0 } },
             Reply::Queued { id, version: u64::MAX, ahead: u32::MAX },

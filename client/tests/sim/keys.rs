@@ -115,17 +115,17 @@ impl Keys {
             capacity,
         };
         let (base, count, claim) = match rng.range(0, 100) {
-            0..22 => (0, HOT, Claim::Exclusive),
-            22..32 => (HOT, READ, Claim::Exclusive),
-            32..44 => (HOT, READ, Claim::Shared),
+            0..22 => (0, HOT, Claim::EXCLUSIVE),
+            22..32 => (HOT, READ, Claim::EXCLUSIVE),
+            32..44 => (HOT, READ, Claim::SHARED),
             44..54 => (HOT + READ, SEMAPHORES, semaphore(rng, 3)),
             54..58 => {
                 // One key is used as everything.
                 let claims =
-                    [Claim::Exclusive, Claim::Shared, semaphore(rng, 2), semaphore(rng, 4)];
+                    [Claim::EXCLUSIVE, Claim::SHARED, semaphore(rng, 2), semaphore(rng, 4)];
                 (HOT + READ + SEMAPHORES, 1, *rng.pick(&claims))
             }
-            _ => (HOT + READ + SEMAPHORES + 1, COLD, Claim::Exclusive),
+            _ => (HOT + READ + SEMAPHORES + 1, COLD, Claim::EXCLUSIVE),
         };
         (KeyId((base + rng.range(0, count)) as u32), claim)
     }

@@ -191,7 +191,7 @@ impl Run {
         for at in 0..self.clients.len() {
             let mut rng = self.clients[at].rng.fork();
             let own = self.keys.own(at, &mut rng);
-            for (key, claim) in [(own, Claim::Exclusive), (self.keys.read(), Claim::Shared)] {
+            for (key, claim) in [(own, Claim::EXCLUSIVE), (self.keys.read(), Claim::SHARED)] {
                 let client = &mut self.clients[at];
                 let wanted = (key, claim, Some(Duration::ZERO));
                 client.ask(&mut self.hub, &self.keys, &self.node, KEEPER, wanted);

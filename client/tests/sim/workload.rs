@@ -75,10 +75,10 @@ impl Workload {
         if self.role == Role::Hoarder {
             let key = *keys.hoard().get(self.hoarded)?;
             self.hoarded += 1;
-            return Some((key, Claim::Exclusive, Some(Duration::ZERO)));
+            return Some((key, Claim::EXCLUSIVE, Some(Duration::ZERO)));
         }
         if slot == KEEPER {
-            return Some((keys.own(client, rng), Claim::Exclusive, None));
+            return Some((keys.own(client, rng), Claim::EXCLUSIVE, None));
         }
         if rng.percent(1) && rng.percent(60) {
             self.rests = self.slots as u32;

@@ -90,7 +90,7 @@ impl Bench {
             .iter()
             .map(|key| {
                 self.id += 1;
-                let (claim, wait) = (Claim::Exclusive, Wait::Forever);
+                let (claim, wait) = (Claim::EXCLUSIVE, Wait::Forever);
                 Request::Keyed {
                     id: self.id,
                     version: 1,

@@ -23,7 +23,7 @@ fn main() {
     row("acquire", |id| Request::Keyed {
         id,
         version: 57,
-        operation: Operation::Acquire { claim: Claim::Exclusive, wait: Wait::Forever },
+        operation: Operation::Acquire { claim: Claim::EXCLUSIVE, wait: Wait::Forever },
         key: KEY,
     });
     row("release", |id| Request::Keyed {

@@ -6,7 +6,7 @@
 //! the tests hold both ways to the same bytes and the same values, over arbitrary messages and over
 //! arbitrary bytes.
 
-use crate::{Claim, Fence, Hello, HelloReply, Operation, Push, Reply, Request, Wait};
+use crate::{Claim, Fence, Hello, HelloReply, Mode, Operation, Push, Reply, Request, Wait};
 use bincode::{BorrowDecode, Encode};
 
 /// Room for the head of a frame, which is all but the bytes of its key: the length, the tag, and
@@ -54,8 +54,10 @@ impl<'a> Message<'a> for Request<'a> {
             Operation::Acquire { claim, wait } => {
                 head.byte(tag::ACQUIRE);
                 match claim {
-                    Claim::Exclusive => head.byte(tag::EXCLUSIVE),
-                    Claim::Shared => head.byte(tag::SHARED),
+                    Claim::Mode(mode) => {
+                        head.byte(tag::MODE);
+                        head.byte(mode as u8);
+                    }
                     Claim::Permits { .. } => return None,
                 }
                 match wait {
@@ -150,8 +152,7 @@ mod tag {
     pub const RELEASE: u8 = 1;
     pub const GRANTED: u8 = 0;
     pub const RELEASED: u8 = 1;
-    pub const EXCLUSIVE: u8 = 0;
-    pub const SHARED: u8 = 1;
+    pub const MODE: u8 = 0;
     pub const NO: u8 = 0;
     pub const FOREVER: u8 = 1;
     pub const MILLIS: u8 = 2;
@@ -203,11 +204,10 @@ impl<'a> Rest<'a> {
 
     #[inline(always)]
     fn acquire(mut self) -> Option<(Claim, Wait, &'a [u8])> {
-        let claim = match self.byte()? {
-            tag::EXCLUSIVE => Claim::Exclusive,
-            tag::SHARED => Claim::Shared,
-            _ => return None,
-        };
+        if self.byte()? != tag::MODE {
+            return None;
+        }
+        let claim = Claim::Mode(Mode::of_tag(self.byte()?)?);
         let wait = match self.byte()? {
             tag::NO => Wait::No,
             tag::FOREVER => Wait::Forever,

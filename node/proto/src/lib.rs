@@ -13,6 +13,7 @@ mod common;
 mod fence;
 mod hello;
 pub mod limits;
+mod mode;
 mod reply;
 mod request;
 mod shown;
@@ -24,6 +25,7 @@ pub use common::{Head, Message};
 pub use fence::{Fence, Namespace, NamespaceError, SessionId};
 pub use hello::{Hello, HelloReply, Refusal, RefusalKind, Welcome};
 pub use lockring_ring::NamespaceSeed;
+pub use mode::Mode;
 pub use reply::{
     BlockedReason, Holder, Inspection, ListedLock, Listing, LostReason, NodeAddress, NodeInfo,
     Push, Reply, RingChunk, RingRun, WaiterInfo,

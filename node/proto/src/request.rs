@@ -1,6 +1,6 @@
 //! What clients ask. One request is one frame on the request stream.
 
-use crate::Fence;
+use crate::{Fence, Mode};
 use bincode::{BorrowDecode, Decode, Encode};
 
 /// What is claimed of a key.
@@ -8,10 +8,8 @@ use bincode::{BorrowDecode, Decode, Encode};
 /// A key in use has one kind, modes or permits; another kind is refused with the one in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub enum Claim {
-    /// Alone (the DLM's EX).
-    Exclusive,
-    /// Together with other shared holders (the DLM's PR).
-    Shared,
+    /// A lock, in a mode.
+    Mode(Mode),
     /// `permits` of a semaphore with `capacity`; the first holder or waiter sets the capacity.
     Permits {
         /// How many, 1..=capacity.
@@ -19,6 +17,13 @@ pub enum Claim {
         /// Of how many in all.
         capacity: u32,
     },
+}
+
+impl Claim {
+    /// [`Mode::Exclusive`].
+    pub const EXCLUSIVE: Self = Self::Mode(Mode::Exclusive);
+    /// [`Mode::Shared`].
+    pub const SHARED: Self = Self::Mode(Mode::Shared);
 }
 
 /// How long an acquire may wait in line.

@@ -120,6 +120,8 @@ fn tags_are_those_of_the_code() {
     check_enum("### `Operation`", &operations);
     check_enum("### `Reply`", &replies());
     check_enum("### `Push`", &pushes);
+    let mode = |claim: &Claim| if let Claim::Mode(mode) = claim { Some(*mode) } else { None };
+    check_enum("### `Mode`", &claims.iter().filter_map(mode).collect::<Vec<_>>());
     check_enum("### `Claim`", &claims);
     check_enum("### `Wait`", &waits);
     check_enum("### `BlockedReason`", &reasons);

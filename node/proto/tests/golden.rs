@@ -84,8 +84,8 @@ fn requests() -> Vec<Golden> {
     [
         (
             "acquire",
-            keyed(Operation::Acquire { claim: Claim::Exclusive, wait: Wait::No }),
-            "0a000102000000036b6579",
+            keyed(Operation::Acquire { claim: Claim::EXCLUSIVE, wait: Wait::No }),
+            "0b00010200000000036b6579",
         ),
         (
             "release",
@@ -131,44 +131,44 @@ fn claims_and_waits() -> Vec<Golden> {
         (
             "acquire, shared, 250 ms",
             250,
-            Claim::Shared,
+            Claim::SHARED,
             Wait::Millis(250),
-            "0a00fa02000102fa0200ff",
+            "0b00fa0200000102fa0200ff",
         ),
         (
             "acquire, 3 permits of 251",
             251,
             permits(3, 251),
             Wait::Forever,
-            "0f00fbfb0002000203fbfb00010200ff",
+            "0f00fbfb0002000103fbfb00010200ff",
         ),
         (
             "acquire, id of 16 bits",
             0xffff,
-            Claim::Exclusive,
+            Claim::EXCLUSIVE,
             Wait::Millis(251),
-            "0e00fbffff02000002fbfb000200ff",
+            "0f00fbffff0200000002fbfb000200ff",
         ),
         (
             "acquire, id of 17 bits",
             0x1_0000,
-            Claim::Exclusive,
+            Claim::EXCLUSIVE,
             Wait::Millis(65_536),
-            "1200fc0000010002000002fc000001000200ff",
+            "1300fc000001000200000002fc000001000200ff",
         ),
         (
             "acquire, id of 33 bits",
             1 << 32,
-            Claim::Shared,
+            Claim::SHARED,
             Wait::No,
-            "1100fd0000000001000000020001000200ff",
+            "1200fd000000000100000002000001000200ff",
         ),
         (
             "acquire, last id",
             u64::MAX,
-            Claim::Exclusive,
+            Claim::EXCLUSIVE,
             Wait::Millis(u64::MAX),
-            "1a00fdffffffffffffffff02000002fdffffffffffffffff0200ff",
+            "1b00fdffffffffffffffff0200000002fdffffffffffffffff0200ff",
         ),
     ]
     .map(|(name, id, claim, wait, hex)| {
@@ -203,7 +203,7 @@ fn short_replies() -> Vec<Golden> {
         ("renewed", Reply::Renewed { id, version, digest }, "0f0901fb2c0102fdefcdab8967452301"),
         ("forced", Reply::Forced { id, version, ended: 2 }, "060e01fb2c0102"),
         ("goodbye, answered", Reply::Goodbye { id }, "020f01"),
-        ("confirmed", Reply::Confirmed { id, version, claim: Claim::Shared }, "061001fb2c0101"),
+        ("confirmed", Reply::Confirmed { id, version, claim: Claim::SHARED }, "071001fb2c010001"),
     ]
     .map(|(name, reply, hex)| row(name, Any::Reply(reply), hex))
     .into()
@@ -265,14 +265,14 @@ fn long_replies() -> Vec<Golden> {
         (
             "inspected",
             Reply::Inspected { id, inspection: Box::new(inspection()) },
-            "310c010204fb2c010101fd050000000001000000fbe803fb1c25057765622d31 \
-             0101020101fbdc0501620101020003612f62",
+            "320c010204fb2c010101fd05000000000100000000fbe803fb1c25057765622d \
+             310101010101fbdc0501620101020003612f62",
         ),
         (
             "listed",
             Reply::Listed { id, listing: Box::new(listing()) },
-            "270d0102016b01fd050000000001000000fbe803fb1c25057765622d31010001 \
-             6c00000201fb2c01",
+            "280d0102016b01fd05000000000100000000fbe803fb1c25057765622d310100 \
+             016c00000201fb2c01",
         ),
     ]
     .map(|(name, reply, hex)| row(name, Any::Reply(reply), hex))
@@ -322,7 +322,7 @@ pub fn listing() -> Listing {
 pub fn holder() -> Holder {
     Holder {
         fence: Fence(1 << 40 | 5),
-        claim: Claim::Exclusive,
+        claim: Claim::EXCLUSIVE,
         held_ms: 1_000,
         lease_left_ms: 9_500,
         label: "web-1".to_owned(),

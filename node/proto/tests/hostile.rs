@@ -40,7 +40,7 @@ fn length_bombs_are_refused() {
         let bytes = |head: &[u8]| [head, &bomb, &filler].concat();
         // The keys of acquire, release, cancel, inspect, force and confirm, the namespaces of
         // inspect, force and a listing, the holds of a compare, a prefix.
-        refuses_request(&bytes(&[0, 1, 2, 0, 0, 0]));
+        refuses_request(&bytes(&[0, 1, 2, 0, 0, 0, 0]));
         refuses_request(&bytes(&[0, 1, 2, 1, 5]));
         refuses_request(&bytes(&[0, 1, 2, 2, 5]));
         refuses_request(&bytes(&[0, 1, 2, 3, 0]));
@@ -107,6 +107,7 @@ fn unknown_tags_are_an_error() {
             refuses::<Push>(&[[tag].as_slice(), &[9; 40]].concat());
             refuses_request(&[[0, 1, 2, 0, tag].as_slice(), &[9; 40]].concat());
             refuses_request(&[[0, 1, 2, 0, 0, tag].as_slice(), &[9; 40]].concat());
+            refuses_request(&[[0, 1, 2, 0, 0, 0, tag].as_slice(), &[9; 40]].concat());
             refuses::<Reply>(&[[3, 1, 2, tag].as_slice(), &[9; 40]].concat());
         }
         if tag >= 2 {

@@ -37,8 +37,8 @@ fn text() -> impl Strategy<Value = String> {
 
 fn claim() -> impl Strategy<Value = Claim> {
     prop_oneof![
-        Just(Claim::Exclusive),
-        Just(Claim::Shared),
+        Just(Claim::EXCLUSIVE),
+        Just(Claim::SHARED),
         (int32(), int32()).prop_map(|(permits, capacity)| Claim::Permits { permits, capacity }),
     ]
 }

@@ -62,8 +62,7 @@ fn lock_view((namespace, lock): (String, ListedLock)) -> LockView {
         mode: holder
             .as_ref()
             .map_or("", |holder| match holder.claim {
-                Claim::Exclusive => "exclusive",
-                Claim::Shared => "shared",
+                Claim::Mode(mode) => mode.name(),
                 Claim::Permits { .. } => "permits",
             })
             .to_owned(),

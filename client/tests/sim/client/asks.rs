@@ -49,7 +49,7 @@ impl Client {
         let State::Holding(fence) = claimed.state else { return };
         claimed.state = State::Giving;
         let Claimed { key, claim, worker, named, .. } = *claimed;
-        if claim == Claim::Exclusive {
+        if claim == Claim::EXCLUSIVE {
             hub.used(key, fence, true);
         }
         hub.fact(&Fact::Giving { session: self.session, token: Token(token) });

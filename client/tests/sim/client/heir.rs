@@ -28,7 +28,7 @@ impl Client {
             return None;
         }
         let tokens = self.claims.values().filter(|claimed| {
-            matches!(claimed.state, State::Holding(_)) && claimed.claim == Claim::Exclusive
+            matches!(claimed.state, State::Holding(_)) && claimed.claim == Claim::EXCLUSIVE
         });
         let holds = tokens.copied().collect::<Vec<_>>();
         let holds = holds.into_iter().filter(|_| self.rng.percent(70)).collect();

@@ -128,7 +128,7 @@ impl Client {
         }
         let Claimed { slot, key, claim, worker, .. } = *claimed;
         hub.fact(&Fact::Held { session, worker, token: Token(token), key, claim, fence });
-        if claim == Claim::Exclusive {
+        if claim == Claim::EXCLUSIVE {
             hub.used(key, fence, false);
         }
         hub.reach("holds");
@@ -167,7 +167,7 @@ impl Client {
         };
         hub.reach(reached);
         hub.fact(&Fact::Lost { session, token: name, why });
-        if let Some(Claimed { key, state: State::Holding(fence), claim: Claim::Exclusive, .. }) =
+        if let Some(Claimed { key, state: State::Holding(fence), claim: Claim::EXCLUSIVE, .. }) =
             self.claims.get(&token).copied()
             && self.rng.percent(50)
         {

@@ -4,8 +4,8 @@ use super::cell::Spot;
 use super::holds::Holds;
 use super::op::{Change, Definition, LinkRecord, Op, Source};
 use super::record::{
-    Entry, EntryIndex, INLINE_KEY, Kind, LinkChain, QueueChain, Record, RecordIndex, Rich,
-    RichIndex, Shape, Thin,
+    Entry, EntryIndex, INLINE_KEY, LinkChain, QueueChain, Record, RecordIndex, Rich, RichIndex,
+    Shape, Thin,
 };
 use super::slab::{Index as _, List, NIL, Slab};
 use super::{CellIndex, Holdings, Locks, claim_bytes};
@@ -52,7 +52,7 @@ impl Locks {
         match op.change {
             Change::Granted { link, request, source: Source::Asked { key, claim }, since }
                 if spot.record == RecordIndex::NIL
-                    && claim == Claim::Exclusive
+                    && claim == Claim::EXCLUSIVE
                     && key.len() <= INLINE_KEY =>
             {
                 self.grant_thin(spot, Thin { link, request, fence: op.number }, key, since);
@@ -216,7 +216,7 @@ impl Locks {
             return (spot.record, self.expand(spot.record, now));
         }
         let namespace = self.holdings.get(link).namespace;
-        let rich = self.riches.insert(Rich::new(key, namespace, Kind::of(claim)));
+        let rich = self.riches.insert(Rich::new(key, namespace, claim));
         let index = self.records.claim();
         let record = self.records.get_mut(index);
         record.set_key(key);
@@ -233,12 +233,12 @@ impl Locks {
         let key = record.inline_key().expect("a thin record has a short key");
         let holdings = self.holdings.get_mut(link);
         assert!(!holdings.dead, "{link:?} is dead and comes to hold more");
-        let rich = Rich::new(key, holdings.namespace, Kind::Modes);
+        let rich = Rich::new(key, holdings.namespace, Claim::EXCLUSIVE);
         holdings.thin.remove(&mut self.records, index);
         let rich = self.riches.insert(rich);
         self.records.get_mut(index).make_rich(rich);
         let by = Claimant { link, request };
-        let entry = self.new_entry(index, by, Claim::Exclusive, Duration::ZERO);
+        let entry = self.new_entry(index, by, Claim::EXCLUSIVE, Duration::ZERO);
         self.hold(entry, fence, since);
         Some(Turned { record: index, link, request, fence })
     }
@@ -257,8 +257,7 @@ impl Locks {
             self.riches.remove(rich_index);
             return None;
         }
-        let is_simple = rich.exclusive && rich.long_key.is_none();
-        is_simple.then(|| self.make_thin(spot.record, rich_index))
+        rich.is_simple().then(|| self.make_thin(spot.record, rich_index))
     }
 
     fn make_thin(&mut self, index: RecordIndex, rich: RichIndex) -> Turned {

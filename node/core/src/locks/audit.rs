@@ -94,9 +94,8 @@ impl Locks {
         same("waiters of a key", waiters, rich.waiters.len)?;
         counted.holders += holders;
         counted.waiters += waiters;
-        let thin_would_do = rich.exclusive && rich.long_key.is_none();
-        if waiters == 0 && (holders == 0 || thin_would_do) {
-            return Err(format!("a rich record that need not be: {:?}", rich.kind));
+        if waiters == 0 && (holders == 0 || rich.is_simple()) {
+            return Err(format!("a rich record that need not be: {:?}", rich.held));
         }
         Ok(())
     }
@@ -149,7 +148,7 @@ impl Locks {
             }
             Shape::Rich(rich) => {
                 let rich = self.riches.get(rich);
-                (rich.kind, rich.used, rich.exclusive).hash(trace);
+                rich.held.hash(trace);
                 let holders = self.chain(rich.holders.head);
                 for index in holders.chain(self.chain(rich.waiters.head)) {
                     let entry = self.entries.get(index);

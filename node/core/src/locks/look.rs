@@ -147,7 +147,7 @@ impl Locks {
     }
 
     pub(crate) fn kind(&self, record: RecordIndex) -> Kind {
-        self.rich_of(record).map_or(Kind::Modes, |rich| rich.kind)
+        self.rich_of(record).map_or(Kind::Modes, Rich::kind)
     }
 
     /// Whether a claim fits beside the holders of a key.
@@ -187,7 +187,7 @@ impl Locks {
         let (mut only, mut next) = match self.shape(record) {
             Shape::Thin(Thin { link, fence, .. }) => {
                 let since = self.records.get(record).since(now);
-                (Some(Holder { link, claim: Claim::Exclusive, fence, since }), None)
+                (Some(Holder { link, claim: Claim::EXCLUSIVE, fence, since }), None)
             }
             Shape::Rich(rich) => (None, some(self.riches.get(rich).holders.tail)),
         };
@@ -229,7 +229,7 @@ impl Locks {
     ) -> Option<(LinkIndex, Claim, EntryIndex)> {
         match self.records.get(record).shape() {
             Shape::Thin(thin) => {
-                (thin.fence == fence).then_some((thin.link, Claim::Exclusive, EntryIndex::NIL))
+                (thin.fence == fence).then_some((thin.link, Claim::EXCLUSIVE, EntryIndex::NIL))
             }
             Shape::Rich(_) => {
                 let index = self.entry_by_fence(record, fence)?;

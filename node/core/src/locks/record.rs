@@ -4,7 +4,7 @@
 use super::slab::{Chain, Index, List, NIL, Slot, index};
 use crate::event::{ConnId, LinkIndex};
 use lockring_proto::Time;
-use lockring_proto::{Claim, Fence, limits};
+use lockring_proto::{Claim, Fence, Mode, limits};
 use std::time::Duration;
 
 /// Longest key that lives in the record itself.
@@ -212,8 +212,58 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) fn of(claim: Claim) -> Self {
         match claim {
-            Claim::Exclusive | Claim::Shared => Self::Modes,
+            Claim::Mode(_) => Self::Modes,
             Claim::Permits { capacity, .. } => Self::Permits { capacity },
+        }
+    }
+}
+
+/// What is held of a key: modes and permits never meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Held {
+    /// How many hold it in each mode.
+    Modes([u32; Mode::COUNT]),
+    Permits {
+        capacity: u32,
+        used: u32,
+    },
+}
+
+impl Held {
+    /// Nothing yet, of a key that is first claimed as this.
+    fn none(claim: Claim) -> Self {
+        match claim {
+            Claim::Mode(_) => Self::Modes([0; Mode::COUNT]),
+            Claim::Permits { capacity, .. } => Self::Permits { capacity, used: 0 },
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match *self {
+            Self::Modes(_) => Kind::Modes,
+            Self::Permits { capacity, .. } => Kind::Permits { capacity },
+        }
+    }
+
+    /// Whether the claim fits beside the holders. Its kind is that of the key.
+    fn fits(&self, claim: Claim) -> bool {
+        match (self, claim) {
+            (Self::Modes(held), Claim::Mode(mode)) => {
+                Mode::all().all(|other| held[other as usize] == 0 || mode.fits_beside(other))
+            }
+            (Self::Permits { capacity, used }, Claim::Permits { permits, .. }) => {
+                used + permits <= *capacity
+            }
+            (held, claim) => panic!("claim {claim:?} queued on a key of which {held:?} is held"),
+        }
+    }
+
+    /// What of it a claim takes.
+    fn of(&mut self, claim: Claim) -> (&mut u32, u32) {
+        match (self, claim) {
+            (Self::Modes(held), Claim::Mode(mode)) => (&mut held[mode as usize], 1),
+            (Self::Permits { used, .. }, Claim::Permits { permits, .. }) => (used, permits),
+            (held, claim) => panic!("claim {claim:?} granted on a key of which {held:?} is held"),
         }
     }
 }
@@ -221,66 +271,53 @@ impl Kind {
 /// The side record.
 #[derive(Clone)]
 pub(crate) struct Rich {
-    pub(crate) kind: Kind,
-    /// Index in the machine's table of namespaces.
+    pub(crate) held: Held,
+    /// Index in the worker's table of namespaces.
     pub(crate) namespace: u16,
     /// Keys above [`INLINE_KEY`] bytes.
     pub(crate) long_key: Option<Box<[u8]>>,
     pub(crate) holders: List<EntryIndex>,
     pub(crate) waiters: List<EntryIndex>,
-    /// Permits held, or 1 while held exclusively.
-    pub(crate) used: u32,
-    pub(crate) exclusive: bool,
     next_free: u32,
 }
 
 impl Rich {
-    pub(crate) fn new(key: &[u8], namespace: u16, kind: Kind) -> Self {
+    /// Of a key that is first claimed as this.
+    pub(crate) fn new(key: &[u8], namespace: u16, claim: Claim) -> Self {
         Self {
-            kind,
+            held: Held::none(claim),
             namespace,
             long_key: (key.len() > INLINE_KEY).then(|| key.into()),
             holders: List::default(),
             waiters: List::default(),
-            used: 0,
-            exclusive: false,
             next_free: NIL,
         }
     }
 
+    pub(crate) fn kind(&self) -> Kind {
+        self.held.kind()
+    }
+
     /// Whether the claim fits beside the holders. Its kind is that of the key.
     pub(crate) fn fits(&self, claim: Claim) -> bool {
-        match (self.kind, claim) {
-            (Kind::Modes, Claim::Exclusive) => self.holders.len == 0,
-            (Kind::Modes, Claim::Shared) => !self.exclusive,
-            (Kind::Permits { capacity }, Claim::Permits { permits, .. }) => {
-                self.used + permits <= capacity
-            }
-            (kind, claim) => panic!("claim {claim:?} queued on a key of kind {kind:?}"),
-        }
+        self.held.fits(claim)
+    }
+
+    /// Whether it says no more than a thin record could, if nobody is queued.
+    pub(crate) fn is_simple(&self) -> bool {
+        let exclusive = Mode::Exclusive as usize;
+        self.long_key.is_none() && matches!(self.held, Held::Modes(held) if held[exclusive] > 0)
     }
 
     pub(crate) fn take(&mut self, claim: Claim) {
-        match claim {
-            Claim::Exclusive => self.exclusive = true,
-            Claim::Shared => {}
-            Claim::Permits { permits, .. } => self.used += permits,
-        }
+        let (held, more) = self.held.of(claim);
+        *held += more;
     }
 
     pub(crate) fn give(&mut self, claim: Claim) {
-        match claim {
-            Claim::Exclusive => self.exclusive = false,
-            Claim::Shared => {}
-            Claim::Permits { permits, .. } => {
-                assert!(
-                    self.used >= permits,
-                    "permits given back twice: {permits} of {}",
-                    self.used
-                );
-                self.used -= permits;
-            }
-        }
+        let (held, less) = self.held.of(claim);
+        assert!(*held >= less, "given back twice: {less} of {held}");
+        *held -= less;
     }
 }
 

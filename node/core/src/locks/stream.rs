@@ -131,7 +131,7 @@ mod heard {
         fn noted(&self, change: Change<'_>) -> Noted {
             let number = |link| self.holdings.get(link).number;
             let told = |claim| match claim {
-                Claim::Shared if mutant!(self, OpForgetsMode) => Claim::Exclusive,
+                Claim::SHARED if mutant!(self, OpForgetsMode) => Claim::EXCLUSIVE,
                 claim => claim,
             };
             match change {

@@ -69,7 +69,7 @@ fn is_retry(worker: &Worker, thin: Thin, asker: Asker) -> bool {
 #[inline]
 fn acquire_free(worker: &mut Worker, turn: &mut Turn<'_>, ask: &Ask<'_>) {
     let Ask { asker, place, key, claim, grace, .. } = *ask;
-    if claim != Claim::Exclusive || key.len() > INLINE_KEY || grace.is_some() {
+    if claim != Claim::EXCLUSIVE || key.len() > INLINE_KEY || grace.is_some() {
         return acquire_free_rich(worker, turn, ask);
     }
     if worker.locks.hold_count(asker.link) >= worker.links.cap()
@@ -84,7 +84,7 @@ fn acquire_free(worker: &mut Worker, turn: &mut Turn<'_>, ask: &Ask<'_>) {
         return refuse(worker, turn, asker, RefusalKind::Unavailable, EPOCH_USED_UP);
     };
     let (link, request, since) = (asker.link, asker.id, turn.at);
-    let source = Source::Asked { key, claim: Claim::Exclusive };
+    let source = Source::Asked { key, claim: Claim::EXCLUSIVE };
     let change = Change::Granted { link, request, source, since };
     worker.emit(Spot::free(place), Op { number: fence, change });
     reply_granted(turn, asker, place, fence);

@@ -62,7 +62,7 @@ fn grant_one(worker: &mut Worker, turn: &mut Turn<'_>, spot: Spot) -> Option<Hea
 pub(super) fn slip_in(worker: &mut Worker, turn: &mut Turn<'_>, spot: Spot) {
     let Some(head) = worker.locks.first_waiter(spot.record()) else { return };
     let &Entry { link, claim, .. } = worker.locks.entry(head);
-    if claim == Claim::Shared && worker.is_alive(turn, link) {
+    if claim == Claim::SHARED && worker.is_alive(turn, link) {
         grant_head(worker, turn, spot, head);
     }
 }

@@ -37,11 +37,11 @@ fn cost(mutant: Option<Mutant>) -> u64 {
     let low = |key: &[u8]| hash_key(seed, key).low;
     assert!(keys.iter().all(|key| low(key) == low(&keys[0])), "the attack is broken");
     for (number, key) in (1..).zip(&keys) {
-        world.acquire_bytes(1, number, key, Claim::Exclusive);
+        world.acquire_bytes(1, number, key, Claim::EXCLUSIVE);
     }
     let before = world.machine.probes();
     for (number, key) in (1..).zip(&keys[900..]) {
-        world.acquire_bytes(2, number, key, Claim::Exclusive);
+        world.acquire_bytes(2, number, key, Claim::EXCLUSIVE);
     }
     world.machine.probes() - before
 }
@@ -70,7 +70,7 @@ fn equal_keys_of_two_namespaces_are_two() {
         let mut world = World::with_mutant(mutant);
         for (conn, name) in (1..).zip(namesakes(&world)) {
             world.open_in(conn, Namespace::new(&name).unwrap());
-            world.acquire(conn, 1, "k", Claim::Exclusive);
+            world.acquire(conn, 1, "k", Claim::EXCLUSIVE);
         }
         world.run(Event::Tick);
         world.machine.stats().holds

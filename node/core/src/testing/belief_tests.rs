@@ -205,7 +205,7 @@ impl World {
         };
         let request = match what {
             0..=4 => {
-                let claim = if percent { Claim::Exclusive } else { Claim::Shared };
+                let claim = if percent { Claim::EXCLUSIVE } else { Claim::SHARED };
                 process.asked.insert(id, (key, claim));
                 keyed(key, Operation::Acquire { claim, wait: Wait::Forever })
             }
@@ -263,7 +263,7 @@ impl World {
             }
         }
         for (key, holders) in believed {
-            let alone = holders.iter().any(|&(_, _, claim)| claim == Claim::Exclusive);
+            let alone = holders.iter().any(|&(_, _, claim)| claim == Claim::EXCLUSIVE);
             if alone && holders.len() > 1 {
                 return Err(format!("{key} is believed in by {holders:?}"));
             }

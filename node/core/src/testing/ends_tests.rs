@@ -33,8 +33,8 @@ fn hold(rng: &mut Rng) -> HoldId {
 
 fn claim(rng: &mut Rng) -> Claim {
     match rng.range(0, 3) {
-        0 => Claim::Exclusive,
-        1 => Claim::Shared,
+        0 => Claim::EXCLUSIVE,
+        1 => Claim::SHARED,
         _ => Claim::Permits { permits: number(rng) as u32, capacity: number(rng) as u32 },
     }
 }

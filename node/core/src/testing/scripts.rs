@@ -113,8 +113,8 @@ fn fence(text: &str) -> Fence {
 
 fn claim(words: &mut Words<'_>) -> Claim {
     match words.plain.next() {
-        None => Claim::Exclusive,
-        Some("shared") => Claim::Shared,
+        None => Claim::EXCLUSIVE,
+        Some("shared") => Claim::SHARED,
         Some(permits) => {
             let (permits, capacity) = permits.split_once('/').expect("permits/capacity");
             Claim::Permits { permits: number(permits), capacity: number(capacity) }
@@ -165,7 +165,7 @@ impl Parsed {
             version,
             namespace: words.named.remove("in").unwrap_or("").to_owned(),
             key,
-            claim: Claim::Exclusive,
+            claim: Claim::EXCLUSIVE,
             wait: wait(&mut words),
             fence: Fence(0),
             target: words.number("target", 0),

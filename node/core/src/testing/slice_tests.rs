@@ -38,7 +38,7 @@ fn a_session_that_ended_is_in_no_page() {
     world.walk_to(Time(6_000_000));
     // Two renew, the third is left to die.
     for conn in [1, 3] {
-        world.acquire(conn, conn, "k", Claim::Shared);
+        world.acquire(conn, conn, "k", Claim::SHARED);
     }
     world.walk_to(Time(11_000_000));
     let (page, next) = world.machine.list_sessions(world.now, 0, 10);
@@ -50,7 +50,7 @@ fn a_session_that_ended_is_in_no_page() {
 fn a_listing_that_finds_nothing_stops_in_time() {
     let mut world = with_sessions(1);
     for number in 0..2 * MANY {
-        world.acquire(1, 1 + number, &format!("key{number}"), Claim::Exclusive);
+        world.acquire(1, 1 + number, &format!("key{number}"), Claim::EXCLUSIVE);
     }
     let first = world.machine.list_all(world.now, &ListCursor::default(), 90, b"other/");
     let (rows, Some(next)) = first else { panic!("all keys in one page: {first:?}") };
@@ -65,7 +65,7 @@ fn a_key_of_several_namespaces_is_listed_for_each() {
     for (conn, namespace) in (1..).zip(namespaces) {
         world.open_in(conn, namespace);
         for number in 0..40 {
-            world.acquire(conn, 1 + number, &format!("key{number}"), Claim::Exclusive);
+            world.acquire(conn, 1 + number, &format!("key{number}"), Claim::EXCLUSIVE);
         }
     }
     let (mut listed, mut cursor) = (BTreeSet::new(), Some(ListCursor::default()));
@@ -80,7 +80,7 @@ fn a_key_of_several_namespaces_is_listed_for_each() {
 #[test]
 fn leases_that_end_together_end_in_slices() {
     let mut world = with_sessions(MANY);
-    world.acquire(1, 1, "k", Claim::Exclusive);
+    world.acquire(1, 1, "k", Claim::EXCLUSIVE);
     // Ticks, as otherwise the machine would take the silence for a stall of its own.
     world.walk_to(Time(10_090_000));
     assert_eq!(world.machine.stats().expired_links, 0);
@@ -99,7 +99,7 @@ fn leases_that_end_together_end_in_slices() {
 fn the_holds_of_one_link_are_freed_in_slices() {
     let mut world = with_sessions(2);
     for number in 0..MANY {
-        world.acquire(1, 1 + number, &format!("key{number}"), Claim::Exclusive);
+        world.acquire(1, 1 + number, &format!("key{number}"), Claim::EXCLUSIVE);
     }
     world.outlive(2);
     let mut left = Vec::new();
@@ -117,9 +117,9 @@ fn what_nobody_waits_for_takes_its_time() {
     const HOLDS: u64 = 30_000;
     let mut world = with_sessions(2);
     for number in 0..HOLDS {
-        world.acquire(1, 1 + number, &format!("key{number}"), Claim::Exclusive);
+        world.acquire(1, 1 + number, &format!("key{number}"), Claim::EXCLUSIVE);
     }
-    world.acquire(2, 1, "key7", Claim::Exclusive);
+    world.acquire(2, 1, "key7", Claim::EXCLUSIVE);
     world.outlive(2);
     let mut ticks = 0;
     while world.machine.next_deadline() == Some(world.now) || ticks == 0 {
@@ -152,7 +152,7 @@ fn a_lock_of_the_dead_is_free_for_whoever_asks() {
     const HOLDS: u64 = 20_000;
     let mut world = with_sessions(3);
     for (conn, number) in (0..2 * HOLDS).map(|number| (1 + number / HOLDS, number)) {
-        world.acquire(conn, 1 + number, &format!("key{number}"), Claim::Exclusive);
+        world.acquire(conn, 1 + number, &format!("key{number}"), Claim::EXCLUSIVE);
     }
     world.outlive(3);
     world.run(Event::Tick);
@@ -162,7 +162,7 @@ fn a_lock_of_the_dead_is_free_for_whoever_asks() {
     let before = world.machine.stats().holds;
     assert!(before > HOLDS, "most of the second's are left: {before}");
     let key = format!("key{}", 2 * HOLDS - 1);
-    let actions = world.acquire(3, 2, &key, Claim::Exclusive);
+    let actions = world.acquire(3, 2, &key, Claim::EXCLUSIVE);
     assert!(
         matches!(actions[..], [Action::Reply { reply: Reply::Granted { .. }, .. }]),
         "{actions:?}"
@@ -184,8 +184,8 @@ fn memory_of_a_past_peak_is_given_back() {
     let mut world = with_sessions(PEAK / 2);
     for id in 1..=PEAK {
         let conn = 2 + id % (PEAK / 2 - 1);
-        world.acquire(conn, 2 * id, &format!("key{id}"), Claim::Exclusive);
-        world.acquire(1, 2 * id + 1, &format!("key{}", id / 2), Claim::Shared);
+        world.acquire(conn, 2 * id, &format!("key{id}"), Claim::EXCLUSIVE);
+        world.acquire(1, 2 * id + 1, &format!("key{}", id / 2), Claim::SHARED);
     }
     world.machine.audit().unwrap();
     let peak = world.machine.resident();
@@ -209,7 +209,7 @@ fn a_goodbye_with_nothing_held_is_answered_at_once() {
     const HOLDS: u64 = 30_000;
     let mut world = with_sessions(3);
     for number in 0..HOLDS {
-        world.acquire(1, 1 + number, &format!("key{number}"), Claim::Exclusive);
+        world.acquire(1, 1 + number, &format!("key{number}"), Claim::EXCLUSIVE);
     }
     world.outlive(3);
     world.run(Event::Tick);

@@ -39,8 +39,7 @@ fn ids_told(holds: &[HoldId]) -> String {
 
 fn claim_told(claim: Claim) -> String {
     match claim {
-        Claim::Exclusive => "exclusive".to_owned(),
-        Claim::Shared => "shared".to_owned(),
+        Claim::Mode(mode) => mode.name().to_owned(),
         Claim::Permits { permits, capacity } => format!("{permits}/{capacity}"),
     }
 }

@@ -36,7 +36,7 @@ fn holding(count: u64) -> World {
     world.open(1);
     world.open(2);
     for number in 0..count {
-        world.acquire(1, 1 + number, &format!("key{number}"), Claim::Exclusive);
+        world.acquire(1, 1 + number, &format!("key{number}"), Claim::EXCLUSIVE);
     }
     world
 }
@@ -46,9 +46,9 @@ fn awaited(waiters: u64) -> World {
     let mut world = World::new();
     world.open(1);
     world.open(2);
-    world.acquire(1, 1, "k", Claim::Exclusive);
+    world.acquire(1, 1, "k", Claim::EXCLUSIVE);
     for id in 1..=waiters {
-        world.acquire(2, id, "k", Claim::Shared);
+        world.acquire(2, id, "k", Claim::SHARED);
     }
     world
 }
@@ -63,7 +63,7 @@ fn cheap_requests_share_turns() {
     world.open(1);
     let keys: Vec<String> = (0..3 * TURN).map(|number| format!("key{number}")).collect();
     let requests: Vec<Request<'_>> =
-        (1..).zip(&keys).map(|(id, key)| acquire(id, Claim::Exclusive, key.as_bytes())).collect();
+        (1..).zip(&keys).map(|(id, key)| acquire(id, Claim::EXCLUSIVE, key.as_bytes())).collect();
     let (actions, count) = turns(&mut world, 1, &requests);
     assert_eq!((actions.len() as u64, count), (3 * TURN, 3));
 }
@@ -97,7 +97,7 @@ fn answers_are_paid_by_their_bytes() {
     let mut world = World::new();
     world.open(1);
     for number in 0..90 {
-        world.acquire(1, 1 + number, &format!("{number:0500}"), Claim::Exclusive);
+        world.acquire(1, 1 + number, &format!("{number:0500}"), Claim::EXCLUSIVE);
     }
     let cursor = ListCursor::default();
     let list = Request::List { id: 9000, namespace: "", cursor, rows: 90, prefix: b"" };
@@ -117,7 +117,7 @@ fn a_long_queue_is_granted_in_slices_and_newcomers_stay_behind() {
     };
     turns(&mut world, 1, &[release]);
     assert_eq!(granted(&world), SLICE);
-    let newcomer = world.acquire(1, 3, "k", Claim::Shared);
+    let newcomer = world.acquire(1, 3, "k", Claim::SHARED);
     assert!(format!("{newcomer:?}").contains("Queued"), "{newcomer:?}");
     for slices in 2..=4 {
         assert_eq!(world.machine.next_deadline(), Some(world.now), "the rest is due at once");
@@ -136,9 +136,9 @@ fn two_long_queues_are_served_in_turn() {
     world.open(1);
     world.open(2);
     for (id, key) in [(1, "k"), (2, "j")] {
-        world.acquire(1, id, key, Claim::Exclusive);
+        world.acquire(1, id, key, Claim::EXCLUSIVE);
         for number in 0..4 * SLICE {
-            world.acquire(2, number * 4 + id, key, Claim::Shared);
+            world.acquire(2, number * 4 + id, key, Claim::SHARED);
         }
     }
     for (id, key) in [(3, "k"), (4, "j")] {
@@ -172,8 +172,8 @@ fn dead_heads_are_dropped_in_slices() {
     let mut world = awaited(4 * SLICE);
     world.open(3);
     world.walk_to(crate::Time(5_000_000));
-    world.acquire(1, 2, "other", Claim::Exclusive);
-    world.acquire(3, 1, "k", Claim::Exclusive);
+    world.acquire(1, 2, "other", Claim::EXCLUSIVE);
+    world.acquire(3, 1, "k", Claim::EXCLUSIVE);
     world.walk_to(crate::Time(10_090_000));
     world.now = crate::Time(10_110_000);
     let release = Request::Keyed {
@@ -202,7 +202,7 @@ fn many_holds_are_forced_in_several_turns_and_later_ones_stay() {
         world.open(conn);
     }
     for id in 1..=4 * TURN {
-        world.acquire(1, id, "k", Claim::Shared);
+        world.acquire(1, id, "k", Claim::SHARED);
     }
     let force = [Request::Keyed {
         id: 1,
@@ -215,7 +215,7 @@ fn many_holds_are_forced_in_several_turns_and_later_ones_stay() {
         panic!("each push has its holder look through all it holds: {} of them", first.len())
     };
     assert!(holds.len() as u64 <= TURN && taken == 0, "{} at once", holds.len());
-    world.acquire(3, 1, "k", Claim::Shared);
+    world.acquire(3, 1, "k", Claim::SHARED);
     let (actions, count) = turns(&mut world, 2, &force);
     let Some(Action::Reply { reply: Reply::Forced { ended, .. }, .. }) = actions.last() else {
         panic!("not answered: {:?}", actions.last())
@@ -276,7 +276,7 @@ fn a_compare_sees_what_is_there_all_the_time() {
         for number in (0..HOLDS).step_by(97) {
             id += 1;
             let key = format!("key{number}");
-            world.acquire(2, id, &key, Claim::Exclusive);
+            world.acquire(2, id, &key, Claim::EXCLUSIVE);
             if number % 2 == 0 {
                 let cancel = Request::Keyed {
                     id: 1 << 20,
@@ -304,7 +304,7 @@ fn a_compare_of_an_heir_misses_nothing_while_waiters_leave() {
     let mut world = World::new();
     world.open(1);
     for number in 0..HOLDS {
-        world.acquire(1, 1 + number, &format!("key{number}"), Claim::Shared);
+        world.acquire(1, 1 + number, &format!("key{number}"), Claim::SHARED);
     }
     let listed = held(&world);
     world.take_up(1, 9);
@@ -345,7 +345,7 @@ fn orphans_are_ended_over_turns_and_later_holds_are_none() {
         later += 1;
         let key = format!("later{later}");
         // Not on the connection that waits for its compare: as of another process of the session.
-        world.acquire(1, later, &key, Claim::Exclusive);
+        world.acquire(1, later, &key, Claim::EXCLUSIVE);
     }
     assert_eq!(world.machine.stats().orphans, HOLDS);
     assert_eq!(world.machine.stats().holds, later - HOLDS);
@@ -374,7 +374,7 @@ fn a_claim_that_may_not_wait_leaves_the_hold_as_it_is() {
     let mut world = holding(1);
     let bytes = world.machine.stats().bytes;
     world.machine.worker.config.limits.waiters_per_key = 0;
-    let refused = world.acquire(2, 1, "key0", Claim::Exclusive);
+    let refused = world.acquire(2, 1, "key0", Claim::EXCLUSIVE);
     assert!(format!("{refused:?}").contains("no more may"), "{refused:?}");
     world.machine.audit().unwrap();
     assert_eq!(world.machine.stats().bytes, bytes);

@@ -123,7 +123,7 @@ impl World {
     /// Lets the leases of all connections end but that of `conn`, which takes a lock meanwhile.
     pub(super) fn outlive(&mut self, conn: u64) {
         self.walk_to(Time(5_000_000));
-        self.acquire(conn, 1 << 30, "other", Claim::Exclusive);
+        self.acquire(conn, 1 << 30, "other", Claim::EXCLUSIVE);
         self.walk_to(Time(10_090_000));
         self.now = Time(10_110_000);
     }
@@ -182,18 +182,18 @@ fn one_state_reached_by_two_ways_has_one_fingerprint() {
     let mut one = World::new();
     one.open(1);
     one.open(2);
-    one.acquire(1, 1, &left, Claim::Exclusive);
-    one.acquire(2, 2, &left, Claim::Shared);
-    one.acquire(2, 3, &right, Claim::Shared);
-    one.acquire(1, 4, &right, Claim::Shared);
+    one.acquire(1, 1, &left, Claim::EXCLUSIVE);
+    one.acquire(2, 2, &left, Claim::SHARED);
+    one.acquire(2, 3, &right, Claim::SHARED);
+    one.acquire(1, 4, &right, Claim::SHARED);
     // The other way round, over slots that others have used before.
     let mut two = World::new();
     two.open(2);
     two.open(1);
-    two.acquire(2, 3, &right, Claim::Shared);
-    two.acquire(1, 4, &right, Claim::Shared);
-    two.acquire(1, 1, &left, Claim::Exclusive);
-    two.acquire(2, 2, &left, Claim::Shared);
+    two.acquire(2, 3, &right, Claim::SHARED);
+    two.acquire(1, 4, &right, Claim::SHARED);
+    two.acquire(1, 1, &left, Claim::EXCLUSIVE);
+    two.acquire(2, 2, &left, Claim::SHARED);
     assert_eq!(one.machine.view(), two.machine.view());
     assert_eq!(one.machine.fingerprint(), two.machine.fingerprint());
     // They behave alike, too; and the clone is no part of the original.
@@ -212,11 +212,11 @@ fn slots_used_before_leave_no_trace() {
         world.open(1);
         world.open(2);
         for key in [first, second] {
-            world.acquire(1, if *key == left { 1 } else { 2 }, key, Claim::Exclusive);
+            world.acquire(1, if *key == left { 1 } else { 2 }, key, Claim::EXCLUSIVE);
             world.release(1, key, 1);
         }
         for key in [second, first] {
-            world.acquire(2, if *key == left { 3 } else { 4 }, key, Claim::Exclusive);
+            world.acquire(2, if *key == left { 3 } else { 4 }, key, Claim::EXCLUSIVE);
         }
     }
     assert_eq!(one.machine.fingerprint(), two.machine.fingerprint());
@@ -230,8 +230,8 @@ fn every_part_of_the_state_counts() {
     let steps: [&dyn Fn(&mut World); 8] = [
         &|world| world.open(1),
         &|world| world.open(2),
-        &|world| drop(world.acquire(1, 1, &left, Claim::Shared)),
-        &|world| drop(world.acquire(2, 1, &left, Claim::Exclusive)),
+        &|world| drop(world.acquire(1, 1, &left, Claim::SHARED)),
+        &|world| drop(world.acquire(2, 1, &left, Claim::EXCLUSIVE)),
         &|world| drop(world.run(Event::Drain)),
         &|world| drop(world.run(Event::LongestTtl(Duration::from_secs(60)))),
         &|world| drop(world.run(Event::Closed { conn: ConnId(1), link: world.links[&1] })),
@@ -252,7 +252,7 @@ fn two_cells_serve_as_any_number() {
     let mut world = World::new();
     world.open(1);
     for key in [&left, &right] {
-        let actions = world.acquire(1, u64::from(key == &right) + 1, key, Claim::Exclusive);
+        let actions = world.acquire(1, u64::from(key == &right) + 1, key, Claim::EXCLUSIVE);
         assert!(format!("{actions:?}").contains("Granted"), "{actions:?}");
     }
     assert_eq!(world.machine.view().cells.len(), 2);

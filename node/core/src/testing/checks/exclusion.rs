@@ -11,8 +11,8 @@ fn together(claims: impl Iterator<Item = Claim>) -> bool {
     for claim in claims {
         holders += 1;
         match claim {
-            Claim::Exclusive => writers += 1,
-            Claim::Shared => {}
+            Claim::EXCLUSIVE => writers += 1,
+            Claim::SHARED => {}
             Claim::Permits { permits: some, capacity } => {
                 permits += u64::from(some);
                 least = Some(least.map_or(capacity, |least: u32| least.min(capacity)));
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn claims_that_go_together() {
-        let (s, x) = (Claim::Shared, Claim::Exclusive);
+        let (s, x) = (Claim::SHARED, Claim::EXCLUSIVE);
         let p = |permits, capacity| Claim::Permits { permits, capacity };
         for good in [vec![x], vec![s, s], vec![p(1, 3), p(2, 3)]] {
             assert!(together(good.iter().copied()), "{good:?}");

@@ -62,7 +62,7 @@ pub(crate) mod history {
     pub(crate) const K: KeyId = KeyId(0);
     pub(crate) const A: SessionId = SessionId([1; 16]);
     pub(crate) const B: SessionId = SessionId([2; 16]);
-    pub(crate) const X: Claim = Claim::Exclusive;
+    pub(crate) const X: Claim = Claim::EXCLUSIVE;
     pub(crate) const T: Token = Token(1);
 
     pub(crate) fn asked(session: SessionId) -> Fact {

@@ -31,15 +31,15 @@ pub struct Waiters {
 fn head_fits(key: &Key) -> bool {
     let Some(&(_, _, claim)) = key.line.front() else { return false };
     match claim {
-        Claim::Exclusive => key.holders.is_empty(),
-        Claim::Shared => key.holders.iter().all(|held| held.1 == Claim::Shared),
+        Claim::EXCLUSIVE => key.holders.is_empty(),
+        Claim::SHARED => key.holders.iter().all(|held| held.1 == Claim::SHARED),
         Claim::Permits { permits, capacity } => {
             let used: u32 = key
                 .holders
                 .iter()
                 .map(|held| match held.1 {
                     Claim::Permits { permits, .. } => permits,
-                    Claim::Exclusive | Claim::Shared => capacity,
+                    Claim::EXCLUSIVE | Claim::SHARED => capacity,
                 })
                 .sum();
             used + permits <= capacity
