@@ -5,10 +5,31 @@ use super::record::{EntryIndex, Kind, RecordIndex, Shape, Thin};
 use super::slab::Index as _;
 use super::{CellIndex, Locks, Spot, claim_bytes};
 use crate::event::LinkIndex;
-use crate::testing::{Trace, same};
+use crate::testing::same;
 use lockring_proto::{Claim, Digest, Fence, Time};
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
+
+/// A hash that is quick, as there is one for every turn of every simulated run.
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
+}
 
 /// What one pass over the keys in use has counted.
 #[derive(Default)]
@@ -111,17 +132,21 @@ impl Locks {
     /// The parts are summed up, so that they need no order.
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut sum = 0_u64;
-        let mut add = |part: &dyn Fn(&mut Trace)| {
-            let mut trace = Trace::default();
-            part(&mut trace);
-            sum = sum.wrapping_add(trace.finish());
+        let mut add = |part: &dyn Fn(&mut Mix)| {
+            let mut mix = Mix(0);
+            part(&mut mix);
+            sum = sum.wrapping_add(mix.finish());
         };
         for (at, cell) in (0..).map(CellIndex).zip(&self.cells) {
             if cell.last != Fence(0) {
-                add(&|trace| (at, cell.last).hash(trace));
+                add(&|mix| (at, cell.last).hash(mix));
             }
-            for record in cell.table.iter().map(RecordIndex) {
-                add(&|trace| self.hash_key_in_use(at, record, trace));
+        }
+        let mut next = self.records.next_resident(0);
+        while let Some(record) = next {
+            next = self.records.next_resident(record.0 + 1);
+            if !self.is_free(record) {
+                add(&|mix| self.hash_key_in_use(record, mix));
             }
         }
         let mut next = self.holdings.next_resident(0);
@@ -131,29 +156,29 @@ impl Locks {
             if !its.dead || its.digest.count > 0 || its.waiters > 0 {
                 let (digest, bytes) = ((its.digest.count, its.digest.xor), its.rich_bytes);
                 let what = (its.number, its.namespace, its.dead, its.used, its.waiters);
-                add(&|trace| (what, digest, its.thin.len(), its.entries.len, bytes).hash(trace));
+                add(&|mix| (what, digest, its.thin.len(), its.entries.len, bytes).hash(mix));
             }
         }
         sum
     }
 
-    fn hash_key_in_use(&self, cell: CellIndex, record: RecordIndex, trace: &mut Trace) {
-        (cell, self.namespace(record), self.key(record)).hash(trace);
+    fn hash_key_in_use(&self, record: RecordIndex, mix: &mut Mix) {
+        (self.namespace(record), self.key(record)).hash(mix);
         let number = |link| self.holdings.get(link).number;
         match self.shape(record) {
             Shape::Thin(Thin { link, request, fence }) => {
                 // In seconds, as from the end of the clock that tells them.
                 let since = self.records.get(record).since(Time::NEVER);
-                (number(link), request, fence, since).hash(trace);
+                (number(link), request, fence, since).hash(mix);
             }
             Shape::Rich(rich) => {
                 let rich = self.riches.get(rich);
-                rich.held.hash(trace);
+                rich.held.hash(mix);
                 let holders = self.chain(rich.holders.head);
                 for index in holders.chain(self.chain(rich.waiters.head)) {
                     let entry = self.entries.get(index);
                     let by = (number(entry.link), entry.request, entry.claim);
-                    (by, entry.fence, entry.since, entry.patience).hash(trace);
+                    (by, entry.fence, entry.since, entry.patience).hash(mix);
                 }
             }
         }
