@@ -163,8 +163,12 @@ impl Locks {
         self.rich_of(record).map_or(0, |rich| rich.waiters.len)
     }
 
-    /// The head of the queue of a key.
+    /// The head of the queue of a key, which may have gone with its last hold or waiter, and its
+    /// memory too.
     pub(crate) fn first_waiter(&self, record: RecordIndex) -> Option<EntryIndex> {
+        if self.is_free(record) {
+            return None;
+        }
         some(self.rich_of(record)?.waiters.head)
     }
 

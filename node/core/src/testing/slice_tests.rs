@@ -2,7 +2,7 @@
 
 use super::view_tests::World;
 use crate::{Action, Event, Time};
-use lockring_proto::{Claim, ListCursor, Namespace, Reply, Request};
+use lockring_proto::{Claim, ListCursor, Namespace, Operation, Reply, Request};
 use std::collections::BTreeSet;
 
 /// More than any slice or page looks at.
@@ -201,6 +201,25 @@ fn memory_of_a_past_peak_is_given_back() {
     // A page of each slab that is in use, and one in reserve.
     assert!(left <= 4 * 2 * (1 << 14), "{left} slots of {peak} are kept");
     assert!(world.machine.stats().bytes * 1000 < bytes);
+}
+
+/// A long key goes with its last hold, and the page it lay in with the last of many.
+#[test]
+fn keys_whose_memory_is_given_back_are_not_looked_at() {
+    const HOLDS: u64 = 60_000;
+    let mut world = with_sessions(1);
+    let key = |number| format!("{number:0>64}");
+    for number in 0..HOLDS {
+        world.acquire(1, 1 + number, &key(number), Claim::EXCLUSIVE);
+    }
+    for number in 0..HOLDS {
+        let key = key(number);
+        let operation = Operation::Cancel { target: 1 + number };
+        let id = HOLDS + 1 + number;
+        world.ask(1, &Request::Keyed { id, version: 1, operation, key: key.as_bytes() });
+    }
+    world.machine.audit().unwrap();
+    assert_eq!(world.machine.stats().keys, 0);
 }
 
 /// Who says goodbye and has nothing does not wait behind the holds of the dead.
