@@ -1,17 +1,16 @@
 //! A target at work: its server if it was started here, its lanes, and what they count.
 
 use crate::board::{Board, Phase};
+use crate::choices::{Driver, KeyDist};
 use crate::error::BenchError;
 use crate::keys::KeyChooser;
 use crate::lane::{Lane, Pacing, Work};
 use crate::lockring::{self, Caller, InOrderProtocol, LockringProtocol, Pacer, Question};
-use crate::options::{Driver, KeyDist};
 use crate::process::{CpuTime, Spawned, own_cpu};
 use crate::protocol::Protocol;
 use crate::pump::{LaneError, LaneSetting, drive, lock};
 use crate::redis;
-use crate::report::SafetyReport;
-use crate::safety::{Guarantees, SafetyCheck};
+use crate::safety::{Guarantees, SafetyCheck, SafetyReport};
 use crate::stats::Quantiles;
 use crate::target::{Target, TargetKind};
 use crate::time::{Clock, Time};

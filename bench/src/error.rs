@@ -1,5 +1,6 @@
 //! What can go wrong with a run.
 
+use crate::choices::OptionError;
 use crate::pump::LaneError;
 use crate::target::TargetError;
 use std::io;
@@ -126,13 +127,4 @@ impl BenchError {
     pub(crate) fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::System { what, source: source.into() }
     }
-}
-
-/// An option with an impossible value.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("--{option} {given}: {need}")]
-pub struct OptionError {
-    pub(crate) option: &'static str,
-    pub(crate) given: String,
-    pub(crate) need: &'static str,
 }

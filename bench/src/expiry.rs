@@ -11,19 +11,20 @@
 //!   dying one may still believe in its lease is a double grant.
 
 use crate::board::{Board, Phase};
+use crate::choices::{Driver, KeyDist, Output};
 use crate::contender::{Contender, Job, Plan, Reading, Round, not_filled, refused};
 use crate::error::BenchError;
 use crate::keys::KeySpace;
 use crate::lane::{Lane, Work};
 use crate::lockring::{self, Access, LockringProtocol};
-use crate::options::{Driver, ExpiryOptions, KeyDist, Output};
+use crate::options::ExpiryOptions;
 use crate::process::Spawned;
 use crate::progress::Progress;
 use crate::pump::{LaneError, LaneSetting, lock};
-use crate::report::{Outcome, SafetyReport};
+use crate::report::Outcome;
 use crate::report_expiry::{BeforeDuring, ExpiryReport, print_expiry};
 use crate::rounds::one_by_one;
-use crate::safety::{Guarantees, SafetyCheck};
+use crate::safety::{Guarantees, SafetyCheck, SafetyReport};
 use crate::target::{Target, TargetKind};
 use crate::time::{Clock, Time};
 use lockring_client::proto::{ListCursor, limits};

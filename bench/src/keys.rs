@@ -1,6 +1,6 @@
 //! The keys of a run: numbered, 17 bytes each, drawn from a distribution.
 
-use crate::options::KeyDist;
+use crate::choices::KeyDist;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, Zipf};

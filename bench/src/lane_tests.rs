@@ -2,8 +2,8 @@
 //! whose fences fall, and ones that fail.
 
 use super::*;
+use crate::choices::KeyDist;
 use crate::keys::Key;
-use crate::options::KeyDist;
 use crate::safety::{Guarantees, SafetyCheck};
 use std::collections::HashMap;
 

@@ -12,6 +12,7 @@
 mod abuse;
 mod alarm;
 mod board;
+mod choices;
 mod contender;
 mod cores;
 mod error;
@@ -39,22 +40,20 @@ mod time;
 
 pub use abuse::{AbuseReport, measure_abuse, run_abuse};
 pub use board::{Board, Phase};
-pub use error::{BenchError, OptionError};
+pub use choices::{Driver, KeyDist, OptionError, Output};
+pub use error::BenchError;
 pub use expiry::{measure_expiry, run_expiry};
 pub use keys::{KEY_BYTES, Key, KeyChooser, KeySpace, key};
 pub use lane::{Lane, Pacing, Work};
 pub use memory::{measure_memory, run_memory};
-pub use options::{
-    AbuseOptions, Driver, ExpiryOptions, KeyDist, LatencyOptions, MemoryOptions, Output,
-    PairsOptions,
-};
+pub use options::{AbuseOptions, ExpiryOptions, LatencyOptions, MemoryOptions, PairsOptions};
 pub use process::{CpuTime, ResidentBytes, Spawned, own_cpu};
 pub use protocol::{Answer, Broken, Protocol, Slot};
 pub use pump::{LaneError, LaneSetting, drive};
-pub use report::{MemoryReport, Outcome, PairsReport, Ratios, SafetyReport};
+pub use report::{MemoryReport, Outcome, PairsReport, Ratios};
 pub use report_expiry::{BeforeDuring, ExpiryReport};
 pub use rounds::{measure_pairs, run_latency, run_pairs};
-pub use safety::{Guarantees, SafetyCheck};
+pub use safety::{Guarantees, SafetyCheck, SafetyReport};
 pub use signals::is_ignored;
 pub use stats::{LatencyHistogram, Quantiles, Spread, median};
 pub use target::{Target, TargetError, TargetKind};

@@ -1,8 +1,9 @@
 //! `bench memory`: the resident size of a server that holds many locks and is at rest.
 
+use crate::choices::{Driver, Output};
 use crate::contender::{Contender, Job, Plan};
 use crate::error::BenchError;
-use crate::options::{Driver, MemoryOptions, Output};
+use crate::options::MemoryOptions;
 use crate::process::{CpuTime, ResidentBytes, Spawned};
 use crate::progress::Progress;
 use crate::report::{MemoryReport, Outcome, print_memory};

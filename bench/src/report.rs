@@ -1,10 +1,11 @@
 //! What a run prints: JSON for machines, tables for people.
 
+use crate::choices::Output;
 use crate::contender::{Contender, Round};
 use crate::error::BenchError;
-use crate::options::{Output, PairsOptions};
+use crate::options::PairsOptions;
 use crate::print;
-use crate::safety::SafetyCheck;
+use crate::safety::SafetyReport;
 use crate::stats::{Quantiles, Spread, median};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use lockring_client::proto::{Shown, visible_json};
@@ -23,36 +24,6 @@ pub enum Outcome {
 impl Outcome {
     pub(crate) fn of<'a>(mut safety: impl Iterator<Item = &'a SafetyReport>) -> Self {
         if safety.all(SafetyReport::is_clean) { Self::Safe } else { Self::Unsafe }
-    }
-}
-
-/// What the safety check found; null where a target promises no such thing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct SafetyReport {
-    /// Grants of a key that another caller still held.
-    pub double_grants: Option<u64>,
-    /// Grants whose fence was not above the key's last.
-    pub fence_regressions: Option<u64>,
-}
-
-impl SafetyReport {
-    /// What a check has found so far.
-    pub fn of(check: &mut SafetyCheck) -> Self {
-        Self { double_grants: check.double_grants(), fence_regressions: check.fence_regressions() }
-    }
-
-    /// What two checks have found together.
-    pub(crate) fn and(self, other: Self) -> Self {
-        let sum = |own: Option<u64>, other| own.zip(other).map(|(own, other)| own + other);
-        Self {
-            double_grants: sum(self.double_grants, other.double_grants),
-            fence_regressions: sum(self.fence_regressions, other.fence_regressions),
-        }
-    }
-
-    /// Whether nothing was found.
-    pub fn is_clean(&self) -> bool {
-        self.double_grants.unwrap_or(0) == 0 && self.fence_regressions.unwrap_or(0) == 0
     }
 }
 

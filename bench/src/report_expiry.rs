@@ -1,10 +1,11 @@
 //! What `bench expiry` prints.
 
+use crate::choices::Output;
 use crate::contender::Round;
 use crate::error::BenchError;
-use crate::options::Output;
 use crate::print;
-use crate::report::{SafetyReport, count, print_json, row, table};
+use crate::report::{count, print_json, row, table};
+use crate::safety::SafetyReport;
 use comfy_table::Table;
 use lockring_client::proto::Shown;
 use serde::Serialize;

@@ -1,8 +1,9 @@
 //! The runner of `bench pairs` and `bench latency`: targets take turns, round by round.
 
+use crate::choices::Output;
 use crate::contender::{Contender, Job, Plan, Round, after_semicolon};
 use crate::error::BenchError;
-use crate::options::{LatencyOptions, Output, PairsOptions};
+use crate::options::{LatencyOptions, PairsOptions};
 use crate::print;
 use crate::progress::Progress;
 use crate::report::{Outcome, PairsReport, print_pairs};

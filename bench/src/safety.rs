@@ -6,6 +6,7 @@
 //! is shorter than the hold on the server, so a double grant can be missed, most easily with a
 //! hold of zero; it is never reported where there was none.
 
+use serde::Serialize;
 use std::hint::black_box;
 
 /// What the server of a target promises, and is therefore held to.
@@ -151,6 +152,36 @@ impl SafetyCheck {
     pub fn fence_regressions(&mut self) -> Option<u64> {
         self.judge();
         self.guarantees.fenced.then_some(self.fence_regressions)
+    }
+}
+
+/// What the safety check found; null where a target promises no such thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SafetyReport {
+    /// Grants of a key that another caller still held.
+    pub double_grants: Option<u64>,
+    /// Grants whose fence was not above the key's last.
+    pub fence_regressions: Option<u64>,
+}
+
+impl SafetyReport {
+    /// What a check has found so far.
+    pub fn of(check: &mut SafetyCheck) -> Self {
+        Self { double_grants: check.double_grants(), fence_regressions: check.fence_regressions() }
+    }
+
+    /// What two checks have found together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let sum = |own: Option<u64>, other| own.zip(other).map(|(own, other)| own + other);
+        Self {
+            double_grants: sum(self.double_grants, other.double_grants),
+            fence_regressions: sum(self.fence_regressions, other.fence_regressions),
+        }
+    }
+
+    /// Whether nothing was found.
+    pub fn is_clean(&self) -> bool {
+        self.double_grants.unwrap_or(0) == 0 && self.fence_regressions.unwrap_or(0) == 0
     }
 }
 

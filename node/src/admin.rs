@@ -7,9 +7,9 @@ mod pages;
 mod server;
 
 use crate::control::Health;
+use crate::error::StartError;
 use crate::memory::Memory;
-use crate::node::StartError;
-use crate::worker::{Command, Report};
+use crate::messages::{Command, Report};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;

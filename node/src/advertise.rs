@@ -1,6 +1,5 @@
 //! What clients are told of a node's addresses.
 
-use crate::config::NodeConfig;
 use lockring_proto::NodeAddress;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -52,12 +51,16 @@ pub enum AdvertiseError {
     TooLong,
 }
 
-/// The addresses as the ring has them, of a node whose worker 0 listens at this port.
+/// The addresses as the ring has them, of a node of so many workers whose first listens at this
+/// port.
 ///
 /// # Errors
 /// When they are neither one nor one for each worker, or nobody could connect to them.
-pub fn addresses(config: &NodeConfig, listen: u16) -> Result<Vec<NodeAddress>, AdvertiseError> {
-    let (advertised, workers) = (&config.advertise, config.workers);
+pub fn addresses(
+    advertised: &[Advertised],
+    workers: u16,
+    listen: u16,
+) -> Result<Vec<NodeAddress>, AdvertiseError> {
     if advertised.is_empty() {
         return Ok(vec![NodeAddress { host: String::new(), port: listen }]);
     }
@@ -92,14 +95,11 @@ fn is_one_host(ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Data;
 
     fn told(workers: u16, hosts: &[(&str, Option<u16>)]) -> Result<Vec<String>, AdvertiseError> {
-        let mut config = NodeConfig::new(Data::Directory("d".into()));
-        config.workers = workers;
         let advertised = |&(host, port): &(&str, _)| Advertised { host: host.to_owned(), port };
-        config.advertise = hosts.iter().map(advertised).collect();
-        let told = addresses(&config, 7420)?;
+        let advertised: Vec<_> = hosts.iter().map(advertised).collect();
+        let told = addresses(&advertised, workers, 7420)?;
         Ok(told.iter().map(|at| format!("{} {}", at.host, at.port)).collect())
     }
 

@@ -1,8 +1,9 @@
 //! One client connection: its request stream in, its replies and pushes out.
 
-use crate::conns::{Ending, Shared};
+use crate::conns::Ending;
 use crate::identity::{Identity, Role};
 use crate::rated::{Cause, told};
+use crate::state::Shared;
 use crate::ttl::TtlMax;
 use bytes::Bytes;
 use lockring_core::{CloseReason, ConnId, Event, Party};
@@ -70,7 +71,7 @@ impl From<quinn::ConnectionError> for Fault {
 /// Serves a connection until it ends.
 pub async fn serve(conn: Connection, shared: Shared) {
     let peer = conn.remote_address();
-    let turn = |cause| shared.borrow_mut().rated.turn(clock::now(), cause);
+    let turn = |cause| shared.borrow_mut().telemetry.rated.turn(clock::now(), cause);
     let known = party_of(&conn, &shared.borrow().ttl_max);
     let party = match known {
         Ok(party) => party,

@@ -1,22 +1,7 @@
-//! A worker's state: its machine, and what is to be sent on each of its connections.
-//!
-//! Everything of a worker runs in one thread, so the state is in a `RefCell`. It is borrowed for
-//! one turn at a time (take in what came, run the machine, sort its actions into the connections'
-//! buffers) and never across an await.
+//! The connections of a worker, and what is to be sent on each.
 
-use crate::control::{self, Order};
-use crate::rated::Rated;
-use crate::ring_table::RingTable;
-use crate::ttl::TtlMax;
-use crate::worker::Handshakes;
-use lockring_core::{Action, CloseReason, ConnId, Event, LinkIndex, Machine};
-use lockring_proto::{HelloReply, Push, Reply, codec};
-use lockring_ring::{CellId, Epoch, RingVersion};
-use std::cell::RefCell;
+use lockring_core::{CloseReason, ConnId, LinkIndex};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 use tokio::sync::Notify;
 
 /// What others may cause to be sent on one connection before it is closed: grants of claims in line
@@ -56,39 +41,6 @@ struct Conn {
     wake: Rc<Notify>,
 }
 
-/// The state of a worker.
-pub struct WorkerState {
-    machine: Machine,
-    actions: Vec<Action>,
-    /// Connections by slot; the low bits of a [`ConnId`] are its slot.
-    conns: Vec<Option<Conn>>,
-    free: Vec<u32>,
-    serial: u64,
-    ring: RingTable,
-    /// Which worker of the node this is.
-    index: usize,
-    orders: std::sync::mpsc::Sender<Order>,
-    /// When the ticker is to wake next, and how to make it wake earlier.
-    armed: lockring_proto::Time,
-    ticker: Rc<Notify>,
-    /// Links whose connection was gone when it was welcomed.
-    late: Vec<(ConnId, LinkIndex)>,
-    /// Received bytes of the turn, contiguous.
-    pub(crate) scratch: Vec<u8>,
-    /// A turn is under way, or one has panicked and left the machine half-changed.
-    in_turn: bool,
-    pub(crate) ttl_max: TtlMax,
-    /// No new connections: the worker ends.
-    stopping: bool,
-    failed: Rc<Notify>,
-    /// When which log line was written last.
-    pub(crate) rated: Rated,
-    /// Connection attempts since the start.
-    pub(crate) handshakes: Handshakes,
-    /// Counted by the socket.
-    pub(crate) packets_dropped: Arc<AtomicU64>,
-}
-
 /// So many low bits of a [`ConnId`] are its slot.
 const SLOT_BITS: u32 = 24;
 
@@ -96,227 +48,62 @@ fn slot_of(id: ConnId) -> u32 {
     (id.0 & ((1 << SLOT_BITS) - 1)) as u32
 }
 
-/// The state, shared by the tasks of a worker's thread.
-pub type Shared = Rc<RefCell<WorkerState>>;
+/// The connections of a worker.
+#[derive(Default)]
+pub struct Conns {
+    /// By slot; the low bits of a [`ConnId`] are its slot.
+    slots: Vec<Option<Conn>>,
+    free: Vec<u32>,
+    serial: u64,
+}
 
-impl WorkerState {
-    /// A worker with no connections.
-    pub fn new(
-        index: usize,
-        machine: Machine,
-        ring: RingTable,
-        orders: std::sync::mpsc::Sender<Order>,
-        ttl_max: TtlMax,
-    ) -> Self {
-        Self {
-            ttl_max,
-            index,
-            machine,
-            actions: Vec::new(),
-            conns: Vec::new(),
-            free: Vec::new(),
-            serial: 0,
-            ring,
-            orders,
-            armed: lockring_proto::Time::NEVER,
-            ticker: Rc::new(Notify::new()),
-            late: Vec::new(),
-            scratch: Vec::new(),
-            in_turn: false,
-            stopping: false,
-            failed: Rc::new(Notify::new()),
-            rated: Rated::default(),
-            handshakes: Handshakes::default(),
-            packets_dropped: Arc::default(),
-        }
-    }
-
-    /// Notified when a task of this worker has panicked.
-    pub fn failed(&self) -> Rc<Notify> {
-        Rc::clone(&self.failed)
-    }
-
-    /// The machine, to look at.
-    pub fn machine(&self) -> &Machine {
-        &self.machine
-    }
-
-    /// How the ticker is woken.
-    pub fn ticker(&self) -> Rc<Notify> {
-        Rc::clone(&self.ticker)
-    }
-
-    /// A cell has a new epoch, by a newer ring.
-    pub fn epoch_raised(&mut self, cell: CellId, epoch: Epoch, version: RingVersion) {
-        self.ring.raise(cell, epoch, version);
-        self.run(None, Event::EpochRaised { cell, epoch, version });
-    }
-
-    /// Says when the ticker wakes by itself.
-    pub fn arm(&mut self, at: lockring_proto::Time) {
-        self.armed = at;
-    }
-
+impl Conns {
     /// Number of open connections.
-    pub fn connections(&self) -> usize {
-        self.conns.len() - self.free.len()
+    pub fn count(&self) -> usize {
+        self.slots.len() - self.free.len()
     }
 
     /// Enters a new connection.
     pub fn open(&mut self) -> (ConnId, Rc<Notify>) {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.conns.push(None);
-            (self.conns.len() - 1) as u32
+            self.slots.push(None);
+            (self.slots.len() - 1) as u32
         });
         self.serial += 1;
         // Ascending for some thirty years of a thousand connections a second.
         let id = ConnId(self.serial << SLOT_BITS | u64::from(slot));
         let wake = Rc::new(Notify::new());
         let conn = Conn { id, outbox: Outbox::default(), wake: Rc::clone(&wake) };
-        self.conns[slot as usize] = Some(conn);
+        self.slots[slot as usize] = Some(conn);
         (id, wake)
     }
 
-    /// Forgets a connection; the machine gets to know.
-    pub fn close(&mut self, id: ConnId) {
-        let slot = slot_of(id);
-        let Some(conn) = self.conns[slot as usize].take() else { return };
-        self.free.push(slot);
-        if let Some(link) = conn.outbox.link {
-            self.run(None, Event::Closed { conn: id, link });
-        }
+    /// Forgets an open connection; says which link it had.
+    pub fn close(&mut self, id: ConnId) -> Option<LinkIndex> {
+        let conn = self.slots[slot_of(id) as usize].take()?;
+        self.free.push(slot_of(id));
+        conn.outbox.link
     }
 
-    /// The outbox of an open connection.
+    /// The outbox of a connection, if it is open.
     pub fn outbox(&mut self, id: ConnId) -> Option<&mut Outbox> {
         self.conn(id).map(|conn| &mut conn.outbox)
     }
 
     fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
-        self.conns.get_mut(slot_of(id) as usize)?.as_mut().filter(|conn| conn.id == id)
+        self.slots.get_mut(slot_of(id) as usize)?.as_mut().filter(|conn| conn.id == id)
     }
 
-    /// Whether new connections are turned away, as the worker ends.
-    pub fn is_stopping(&self) -> bool {
-        self.stopping
-    }
-
-    /// Tells every connection to close, and lets in no new one.
-    pub fn close_all(&mut self) {
-        self.stopping = true;
-        for conn in self.conns.iter_mut().flatten() {
+    /// Has every connection closed, as the node stops.
+    pub fn end_all(&mut self) {
+        for conn in self.slots.iter_mut().flatten() {
             conn.outbox.close.get_or_insert(Ending::Stopping);
             conn.wake.notify_one();
         }
     }
 
-    /// Runs the machine on one event. The connection `own`, whose task does this, is not woken: it
-    /// flushes by itself.
-    ///
-    /// # Panics
-    /// When an earlier turn has panicked: what it left half-done must not be gone on with.
-    pub fn run(&mut self, own: Option<ConnId>, event: Event<'_>) {
-        self.turn(own, event);
-    }
-
-    /// The same; says how many requests of the event were taken.
-    pub fn turn(&mut self, own: Option<ConnId>, event: Event<'_>) -> usize {
-        assert!(!std::mem::replace(&mut self.in_turn, true), "an earlier turn has panicked");
-        let now = lockring_proto::clock::now();
-        let mut actions = std::mem::take(&mut self.actions);
-        let taken = self.machine.handle(now, event, &mut actions);
-        // Nearly all of it is replies to whoever asked: they skip the look-up of their outbox.
-        let mut replies = match own.and_then(|own| self.outbox(own)) {
-            Some(outbox) => std::mem::take(&mut outbox.replies),
-            None => Vec::new(),
-        };
-        for action in actions.drain(..) {
-            match action {
-                Action::RaiseLongestTtl(ttl) => self.raise_longest_ttl(ttl, &event),
-                other => self.sort(own, &mut replies, other),
-            }
-        }
-        if let Some(outbox) = own.and_then(|own| self.outbox(own)) {
-            outbox.replies = replies;
-        }
-        self.actions = actions;
-        if self.machine.next_deadline().is_some_and(|at| at < self.armed) {
-            self.ticker.notify_one();
-        }
-        self.in_turn = false;
-        // Each is a turn of its own.
-        while let Some((conn, link)) = self.late.pop() {
-            self.run(None, Event::Closed { conn, link });
-        }
-        taken
-    }
-
-    fn raise_longest_ttl(&self, ttl: Duration, event: &Event<'_>) {
-        let by = match event {
-            Event::Opened { party, hello, .. } => {
-                control::who(party.namespace.as_str(), &party.name, hello.label)
-            }
-            _ => String::new(),
-        };
-        self.order(Order::RaiseLongestTtl { worker: self.index, ttl, by });
-    }
-
-    #[inline]
-    fn sort(&mut self, own: Option<ConnId>, replies: &mut Vec<u8>, action: Action) {
-        let turn = (own, replies);
-        match action {
-            Action::Reply { conn, reply } => {
-                self.answer(turn, conn, |bytes| codec::encode_frame(&reply, bytes));
-            }
-            // A welcome and a refusal may come late, when a longer TTL is durable or cannot be.
-            Action::Welcome { conn, link, .. } if self.conn(conn).is_none() => {
-                self.late.push((conn, link));
-            }
-            Action::Welcome { conn, link, reply } => {
-                self.answer(turn, conn, |bytes| codec::encode_frame::<HelloReply>(&reply, bytes));
-                self.post(conn, |outbox| outbox.link = Some(link));
-            }
-            Action::Refuse { conn, reply } => {
-                self.answer(turn, conn, |bytes| codec::encode_frame::<HelloReply>(&reply, bytes));
-                self.post(conn, |outbox| outbox.close = Some(Ending::Refused));
-            }
-            Action::SendRing { conn, id } => {
-                let chunks: Vec<_> = self.ring.chunks().into_iter().map(Box::new).collect();
-                self.answer(turn, conn, |bytes| {
-                    for chunk in chunks {
-                        codec::encode_frame(&Reply::Ring { id, chunk }, bytes);
-                    }
-                });
-            }
-            Action::Push { conn, push } => self.post(conn, |outbox| {
-                codec::encode_frame::<Push>(&push, &mut outbox.pushes);
-            }),
-            Action::Close { conn, reason } => self.post(conn, |outbox| {
-                outbox.close = Some(Ending::Core(reason));
-                outbox.link = None;
-            }),
-            Action::RaiseLongestTtl(_) => unreachable!("the turn has taken it out"),
-            Action::WantEpoch(cell) => self.order(Order::RaiseEpoch(cell)),
-        }
-    }
-
-    /// Gives an answer to a connection: into the buffer of the one whose turn it is, or into the
-    /// outbox of another.
-    fn answer(
-        &mut self,
-        (own, replies): (Option<ConnId>, &mut Vec<u8>),
-        conn: ConnId,
-        encode: impl FnOnce(&mut Vec<u8>),
-    ) {
-        if own == Some(conn) {
-            encode(replies);
-        } else {
-            self.post(conn, |outbox| encode(&mut outbox.replies));
-        }
-    }
-
     /// Changes the outbox of a connection that may be gone, and has its task flush it.
-    fn post(&mut self, id: ConnId, change: impl FnOnce(&mut Outbox)) {
+    pub fn post(&mut self, id: ConnId, change: impl FnOnce(&mut Outbox)) {
         let Some(conn) = self.conn(id) else { return };
         let outbox = &mut conn.outbox;
         if outbox.close != Some(Ending::Slow) {
@@ -327,12 +114,5 @@ impl WorkerState {
             }
         }
         conn.wake.notify_one();
-    }
-
-    fn order(&self, order: Order) {
-        // The control thread outlives the workers; it ends only with the process.
-        if self.orders.send(order).is_err() {
-            tracing::error!("the control thread is gone; longer sessions cannot be confirmed");
-        }
     }
 }

@@ -7,8 +7,8 @@ mod health;
 
 pub use health::Health;
 
+use crate::messages::{Command, Order, Report, who};
 use crate::store::{Store, StoreError};
-use crate::worker::{Command, Report};
 use lockring_proto::limits::TTL_DEFAULT;
 use lockring_ring::{CellId, Epoch, RingVersion};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,29 +31,6 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(5);
 
 /// Who has waited this long for a write that fails is told why.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// What is asked of the control thread.
-#[derive(Debug)]
-pub enum Order {
-    /// Make the longest TTL durable; a session of this worker waits for it.
-    RaiseLongestTtl {
-        /// The worker.
-        worker: usize,
-        /// The TTL.
-        ttl: Duration,
-        /// Whose session it is, for people.
-        by: String,
-    },
-    /// Raise the epoch of a cell.
-    RaiseEpoch(CellId),
-    /// Every worker has ended.
-    Stop {
-        /// Nothing was held and no grace was running when the last one ended.
-        clean: bool,
-        /// Told whether the next start need not wait.
-        done: oneshot::Sender<bool>,
-    },
-}
 
 /// A TTL that the sessions of one worker wait for.
 struct Wanted {
@@ -293,11 +270,6 @@ impl Control {
         }
         recorded.is_ok()
     }
-}
-
-/// A session as people know it, with what its client calls itself: to be shown as any such text.
-pub(crate) fn who(namespace: &str, name: &str, label: &str) -> String {
-    format!("{namespace}/{name} ({label})")
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! request is answered by as many bytes as a worker would answer, as lean as quinn allows.
 
 use crate::endpoint::{self, EndpointKeys};
-use crate::node::StartError;
+use crate::error::StartError;
 use crate::{files, tls};
 use bytes::Bytes;
 use lockring_proto::codec;

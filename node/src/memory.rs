@@ -8,7 +8,7 @@ mod bounds;
 
 pub use bounds::{Bound, MemoryLimit, Of};
 
-use crate::worker::{Command, Report};
+use crate::messages::{Command, Report};
 use bounds::Reading;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

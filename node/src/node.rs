@@ -1,19 +1,21 @@
 //! Assembly: the one place where threads, runtimes and sockets are made.
 
 use crate::admin::{self, Admin, View};
-use crate::advertise::{self, AdvertiseError};
+use crate::advertise;
 use crate::config::{Data, NodeConfig};
-use crate::conns::WorkerState;
-use crate::control::{Control, Health, Order};
+use crate::control::{Control, Health};
 use crate::endpoint::{self, BindError};
-use crate::files::{self, FilesError};
+use crate::error::StartError;
+use crate::files;
 use crate::gate::HandshakeLimits;
 use crate::memory::{Memory, Watch};
+use crate::messages::{Command, Order, Report};
 use crate::ring_table::RingTable;
-use crate::store::{Boot, Store, StoreError};
+use crate::state::WorkerState;
+use crate::store::{Boot, Store};
 use crate::tls;
 use crate::ttl::TtlMax;
-use crate::worker::{self, Command, Report};
+use crate::worker;
 use lockring_core::{Config, Machine};
 use lockring_proto::{NodeAddress, NodeInfo, Shown, Time, clock, limits};
 use lockring_ring::{Epoch, RingVersion};
@@ -29,38 +31,6 @@ use tokio::sync::{mpsc, oneshot};
 /// Beyond the longest lease a restarted node waits this much more, for what no clock counts:
 /// scheduling between a client's send and its reading of the clock.
 const GRACE_MARGIN: Duration = Duration::from_millis(50);
-
-/// Why a node could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The number of workers is not usable.
-    #[error("{0} workers: use a power of two, 1 to 256")]
-    Workers(u16),
-    /// The ports of the workers are counted up beyond the last one there is.
-    #[error("{1} workers need ports from {0} up, beyond 65535: listen at a lower one")]
-    Ports(u16, u16),
-    /// The state could not be used.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The certificates could not be used.
-    #[error(transparent)]
-    Files(#[from] FilesError),
-    /// A port could not be used.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// No run of free ports was found.
-    #[error("found no {0} free ports in a row: name a first one with --listen")]
-    NoPorts(u16),
-    /// Clients cannot be told these addresses.
-    #[error("--advertise: {0}")]
-    Advertise(#[from] AdvertiseError),
-    /// The admin port could not be used.
-    #[error("cannot serve admin HTTP on {0}: {1}; choose another address with --admin")]
-    Admin(SocketAddr, std::io::Error),
-    /// The system gave no thread or runtime.
-    #[error("the system gave no thread: {0}")]
-    System(#[from] std::io::Error),
-}
 
 struct WorkerHandle {
     commands: mpsc::UnboundedSender<Command>,
@@ -137,7 +107,8 @@ impl Node {
         };
         let server = tls::server_config(&files)?;
         let sockets = Sockets::bind(config.listen, config.workers)?;
-        let addresses = advertise::addresses(config, sockets.first.port())?;
+        let addresses =
+            advertise::addresses(&config.advertise, config.workers, sockets.first.port())?;
         let admin = config.admin.map(admin::bind).transpose()?;
         let tag_secret = tag_secret()?;
         // All that may fail at a user's doing has been done: from here on the next start would wait
@@ -428,7 +399,7 @@ impl WorkerStart {
                 let _told_at_the_end = death;
                 let machine = Machine::new(machine, clock::now());
                 let mut state = WorkerState::new(index, machine, ring, orders, ttl_max);
-                state.packets_dropped = dropped;
+                state.telemetry.packets_dropped = dropped;
                 let running = worker::run(endpoint, state, inbox, handshakes);
                 // With the tasks gone, what the last look saw is how it stays.
                 if let Some(last) = tokio::task::LocalSet::new().block_on(&runtime, running) {

@@ -1,95 +1,22 @@
 //! One worker: a thread, a current_thread runtime, a UDP port and a machine of its own.
 
 use crate::connection;
-use crate::conns::{Shared, WorkerState};
 use crate::gate::{Gate, HandshakeLimits, Source, Verdict};
+use crate::messages::{Command, Handshakes, Report};
 use crate::rated::{Cause, told};
-use lockring_core::{Event, SHRINK_SLICE, Seen, Stats};
-use lockring_proto::{ListCursor, ListedLock, Time};
-use lockring_ring::{CellId, Epoch, RingVersion};
+use crate::state::{Shared, WorkerState};
+use lockring_core::{Event, SHRINK_SLICE};
+use lockring_proto::Time;
 use quinn::{Endpoint, Incoming, VarInt};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 
 /// A peer must finish its handshake within this.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// What the rest of the node tells a worker.
-#[derive(Debug)]
-pub enum Command {
-    /// The longest TTL is durable.
-    LongestTtl(Duration),
-    /// A longer TTL cannot be made durable for now, and why.
-    TtlFailed(String),
-    /// A cell has a new epoch.
-    Epoch(CellId, Epoch, RingVersion),
-    /// No new claims.
-    Drain,
-    /// Whether memory is nearly used up: nothing new is admitted then.
-    Memory {
-        /// It is.
-        full: bool,
-    },
-    /// Close every connection and end.
-    Stop,
-    /// A page of locks.
-    Locks(ListCursor, u32, Vec<u8>, oneshot::Sender<LockPage>),
-    /// A page of sessions.
-    Sessions {
-        /// Where the page begins.
-        from: u32,
-        /// At most so many.
-        rows: usize,
-        /// Who asks; with where the next page begins.
-        answer: oneshot::Sender<(Vec<Seen>, Option<u32>)>,
-    },
-    /// A peak has passed: tables keep no more memory than they need.
-    Shrink,
-    /// Say how it is.
-    Report(oneshot::Sender<Report>),
-    /// Have a task panic.
-    #[cfg(test)]
-    Panic,
-}
-
-/// Locks with their namespaces, and where the next page begins.
-pub type LockPage = (Vec<(String, ListedLock)>, Option<ListCursor>);
-
-/// How a worker is.
-#[derive(Clone, Copy, Debug)]
-pub struct Report {
-    /// The machine's counters.
-    pub stats: Stats,
-    /// Open connections.
-    pub connections: usize,
-    /// Connection attempts since the start.
-    pub handshakes: Handshakes,
-    /// The longest TTL of any session at the worker.
-    pub longest_ttl: Duration,
-    /// The worker takes no new claims.
-    pub draining: bool,
-    /// Nothing is granted for this long, as an earlier life of the node may have granted it.
-    pub grace_left: Option<Duration>,
-}
-
-/// Connection attempts, by what was done with them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Handshakes {
-    /// Let in.
-    pub begun: u64,
-    /// Of these, those that failed or were not finished in time.
-    pub failed: u64,
-    /// Sent back to prove their address.
-    pub retried: u64,
-    /// Not answered, as there were too many.
-    pub ignored: u64,
-    /// Packets of handshakes that were dropped unread, as there were too many.
-    pub dropped: u64,
-}
 
 /// Runs a worker until it is told to stop, or the node is dropped. Returns how it was at its very
 /// end, after which nothing can have been granted; `None` if one of its tasks has panicked.
@@ -207,8 +134,8 @@ fn report(state: &WorkerState) -> Report {
         stats: machine.stats(),
         connections: state.connections(),
         handshakes: Handshakes {
-            dropped: state.packets_dropped.load(Ordering::Relaxed),
-            ..state.handshakes
+            dropped: state.telemetry.packets_dropped.load(Ordering::Relaxed),
+            ..state.telemetry.handshakes
         },
         longest_ttl: machine.longest_ttl_in_use(),
         draining: machine.is_draining(),
@@ -226,22 +153,22 @@ async fn accept(endpoint: Endpoint, shared: Shared, limits: HandshakeLimits) {
         let verdict = gate.borrow_mut().judge(now, source, proved);
         match verdict {
             Verdict::Accept => {
-                shared.borrow_mut().handshakes.begun += 1;
+                shared.borrow_mut().telemetry.handshakes.begun += 1;
                 let under_way = UnderWay { gate: Rc::clone(&gate), source };
                 spawn(&shared, handshake(incoming, Rc::clone(&shared), under_way));
                 // Between two handshakes everybody who is connected has a turn.
                 yield_now().await;
             }
             Verdict::Retry => {
-                shared.borrow_mut().handshakes.retried += 1;
+                shared.borrow_mut().telemetry.handshakes.retried += 1;
                 let _its_next_packet_comes_proved = incoming.retry();
             }
             Verdict::Ignore => {
                 let peer = incoming.remote_address();
                 incoming.ignore();
                 let mut shared = shared.borrow_mut();
-                shared.handshakes.ignored += 1;
-                if let Some(left_out) = shared.rated.turn(now, Cause::Limited) {
+                shared.telemetry.handshakes.ignored += 1;
+                if let Some(left_out) = shared.telemetry.rated.turn(now, Cause::Limited) {
                     tracing::warn!(%peer, left_out, "too many handshakes: one is not answered");
                 }
             }
@@ -276,8 +203,10 @@ async fn handshake(incoming: Incoming, shared: Shared, under_way: UnderWay) {
         Err(_) => "not finished in time".to_owned(),
     };
     let mut shared = shared.borrow_mut();
-    shared.handshakes.failed += 1;
-    if let Some(left_out) = shared.rated.turn(lockring_proto::clock::now(), Cause::Handshake) {
+    shared.telemetry.handshakes.failed += 1;
+    if let Some(left_out) =
+        shared.telemetry.rated.turn(lockring_proto::clock::now(), Cause::Handshake)
+    {
         tracing::warn!(%peer, why = %told(&why), left_out, "handshake failed");
     }
 }

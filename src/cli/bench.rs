@@ -1,8 +1,8 @@
 //! `bench`: the load generator's command line.
 
-use super::connect::{Format, Global};
+use super::connect::Global;
 use super::exit::{self, Failure};
-use super::output::Unwritten;
+use super::output::{Format, Unwritten};
 use clap::{Args as ClapArgs, Subcommand};
 use lockring_bench::{
     AbuseOptions, BenchError, Driver, ExpiryOptions, KeyDist, LatencyOptions, MemoryOptions,

@@ -1,6 +1,7 @@
 //! What every client command shares: where the cluster is, who we are, how much is said.
 
 use super::exit::Failure;
+use super::output::Format;
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use lockring_client::{Builder, Client};
@@ -40,17 +41,6 @@ pub struct Global {
     /// Use no colours
     #[arg(long, global = true, env = "LOCKRING_NO_COLOR", value_parser = switch())]
     pub no_color: bool,
-}
-
-/// How data is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people
-    Table,
-    /// One JSON array
-    Json,
-    /// One JSON object a line
-    Jsonl,
 }
 
 /// How log lines look.

@@ -1,6 +1,5 @@
 //! How commands end: exit codes, and errors that carry one.
 
-use super::output;
 use lockring_client::{Error, ErrorKind};
 use nix::sys::signal::{SigSet, Signal, raise};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -103,12 +102,4 @@ impl End {
         // The first process of a container, and signals without a name.
         ExitCode::from(128u8.wrapping_add(number as u8))
     }
-}
-
-/// Prints a failure and turns it into the process's exit code.
-pub fn report(failure: &Failure) -> ExitCode {
-    if !failure.message.is_empty() {
-        output::say(failure);
-    }
-    ExitCode::from(failure.code)
 }

@@ -83,14 +83,14 @@ pub fn main() -> ExitCode {
             return match (error.use_stderr(), error.print()) {
                 (true, _) => ExitCode::from(exit::USAGE),
                 (false, Ok(())) => ExitCode::SUCCESS,
-                (false, Err(unwritten)) => exit::report(&output::Unwritten(unwritten).into()),
+                (false, Err(unwritten)) => output::report(&output::Unwritten(unwritten).into()),
             };
         }
     };
     connect::start_log(&cli.global);
     match run(cli) {
         Ok(code) => code,
-        Err(failure) => exit::report(&failure),
+        Err(failure) => output::report(&failure),
     }
 }
 

@@ -1,14 +1,26 @@
 //! How data is printed: on stdout, and what is said about it on stderr. Nothing here panics where
 //! an output is closed or full, and nothing else in the binary prints.
 
-use super::connect::Format;
 use super::exit::{self, Failure};
+use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use lockring_client::proto::{Shown, exact, visible_json};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// One JSON array
+    Json,
+    /// One JSON object a line
+    Jsonl,
+}
 
 /// Why standard output has not taken something.
 #[derive(Debug)]
@@ -129,4 +141,12 @@ impl Serialize for KeyField {
 /// Milliseconds as people read them.
 pub fn seconds(millis: u64) -> String {
     format!("{:.1}s", millis as f64 / 1000.0)
+}
+
+/// Prints a failure and turns it into the process's exit code.
+pub fn report(failure: &Failure) -> ExitCode {
+    if !failure.message.is_empty() {
+        say(failure);
+    }
+    ExitCode::from(failure.code)
 }

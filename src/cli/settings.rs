@@ -178,7 +178,7 @@ impl Args {
         };
         // By any port if the system is to choose one, which has room above.
         let listen = config.listen.port().max(1);
-        advertise::addresses(&config, listen)
+        advertise::addresses(&config.advertise, config.workers, listen)
             .map_err(|error| Failure::new(exit::USAGE, format!("--advertise: {error}")))?;
         Ok(config)
     }

@@ -3,7 +3,8 @@
 
 use super::chain;
 use super::peer::Peer;
-use crate::error::{BenchError, OptionError};
+use crate::choices::OptionError;
+use crate::error::BenchError;
 use crate::lockring::Access;
 use lockring_client::proto::{Claim, ListCursor, Operation, Request, SERVER_NAME, Wait};
 use std::io;

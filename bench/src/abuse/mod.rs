@@ -13,10 +13,11 @@ mod report;
 
 pub use report::AbuseReport;
 
+use crate::choices::{Driver, KeyDist, Output};
 use crate::contender::{Contender, Job, Plan, Round, refused};
 use crate::error::BenchError;
 use crate::lockring::{self, Access};
-use crate::options::{AbuseOptions, Driver, KeyDist, Output};
+use crate::options::AbuseOptions;
 use crate::process::{ResidentBytes, Spawned};
 use crate::progress::Progress;
 use crate::report::Outcome;

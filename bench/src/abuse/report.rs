@@ -1,9 +1,10 @@
 //! What `bench abuse` prints.
 
+use crate::choices::Output;
 use crate::error::BenchError;
-use crate::options::Output;
 use crate::print;
-use crate::report::{SafetyReport, count, print_json, row, table};
+use crate::report::{count, print_json, row, table};
+use crate::safety::SafetyReport;
 use comfy_table::Table;
 use serde::Serialize;
 

@@ -4,9 +4,9 @@
 
 use super::*;
 use crate::board::{Board, Phase};
+use crate::choices::KeyDist;
 use crate::keys::KeyChooser;
 use crate::lane::{Lane, Pacing, Work};
-use crate::options::KeyDist;
 use crate::safety::{Guarantees, SafetyCheck};
 use lockring_client::proto::{
     Digest, Fence, HelloReply, HoldId, LostReason, NodeAddress, NodeInfo, Operation, PROTOCOL,

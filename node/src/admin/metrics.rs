@@ -1,7 +1,7 @@
 //! The metrics, as Prometheus scrapes them.
 
 use super::{Shared, unavailable};
-use crate::worker::Report;
+use crate::messages::Report;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};

@@ -1,7 +1,7 @@
 //! Pages of locks and of sessions, as JSON.
 
 use super::{Shared, unavailable};
-use crate::worker::Command;
+use crate::messages::Command;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;

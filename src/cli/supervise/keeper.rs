@@ -59,7 +59,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let message = format!("the command cannot be kept: {error}");
-            exit::report(&exit::Failure::new(exit::SOFTWARE, message))
+            output::report(&exit::Failure::new(exit::SOFTWARE, message))
         }
     }
 }

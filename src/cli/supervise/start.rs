@@ -1,6 +1,6 @@
 //! The last step before a command: the process that becomes it.
 
-use super::super::exit;
+use super::super::{exit, output};
 use super::signals::Mask;
 use lockring_client::proto::Shown;
 use nix::sys::signal::{SigSet, Signal};
@@ -44,7 +44,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     pipe.add(Signal::SIGPIPE);
     let _or_else_it_is_the_exit_code = pipe.thread_block();
     let name = Shown(name.as_bytes());
-    exit::report(&exit::Failure::new(code, format!("cannot run {name}: {error}")))
+    output::report(&exit::Failure::new(code, format!("cannot run {name}: {error}")))
 }
 
 /// A script whose interpreter is missing is there, though "not found".

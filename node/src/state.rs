@@ -1,0 +1,259 @@
+//! A worker's state: its machine, its connections, and the ring it answers with.
+//!
+//! Everything of a worker runs in one thread, so the state is in a `RefCell`. It is borrowed for
+//! one turn at a time (take in what came, run the machine, sort its actions into the connections'
+//! buffers) and never across an await.
+
+use crate::conns::{Conns, Ending, Outbox};
+use crate::messages::{Handshakes, Order, who};
+use crate::rated::Rated;
+use crate::ring_table::RingTable;
+use crate::ttl::TtlMax;
+use lockring_core::{Action, ConnId, Event, LinkIndex, Machine};
+use lockring_proto::{HelloReply, Push, Reply, codec};
+use lockring_ring::{CellId, Epoch, RingVersion};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// The state of a worker.
+pub struct WorkerState {
+    machine: Machine,
+    actions: Vec<Action>,
+    conns: Conns,
+    ring: RingTable,
+    /// Which worker of the node this is.
+    index: usize,
+    orders: std::sync::mpsc::Sender<Order>,
+    /// When the ticker is to wake next, and how to make it wake earlier.
+    armed: lockring_proto::Time,
+    ticker: Rc<Notify>,
+    /// Links whose connection was gone when it was welcomed.
+    late: Vec<(ConnId, LinkIndex)>,
+    /// Received bytes of the turn, contiguous.
+    pub(crate) scratch: Vec<u8>,
+    /// A turn is under way, or one has panicked and left the machine half-changed.
+    in_turn: bool,
+    pub(crate) ttl_max: TtlMax,
+    /// No new connections: the worker ends.
+    stopping: bool,
+    failed: Rc<Notify>,
+    pub(crate) telemetry: Telemetry,
+}
+
+/// What people are told of a worker's peers.
+#[derive(Default)]
+pub struct Telemetry {
+    /// When which log line was written last.
+    pub(crate) rated: Rated,
+    /// Connection attempts since the start.
+    pub(crate) handshakes: Handshakes,
+    /// Counted by the socket.
+    pub(crate) packets_dropped: Arc<AtomicU64>,
+}
+
+/// The state, shared by the tasks of a worker's thread.
+pub type Shared = Rc<RefCell<WorkerState>>;
+
+impl WorkerState {
+    /// A worker with no connections.
+    pub fn new(
+        index: usize,
+        machine: Machine,
+        ring: RingTable,
+        orders: std::sync::mpsc::Sender<Order>,
+        ttl_max: TtlMax,
+    ) -> Self {
+        Self {
+            ttl_max,
+            index,
+            machine,
+            actions: Vec::new(),
+            conns: Conns::default(),
+            ring,
+            orders,
+            armed: lockring_proto::Time::NEVER,
+            ticker: Rc::new(Notify::new()),
+            late: Vec::new(),
+            scratch: Vec::new(),
+            in_turn: false,
+            stopping: false,
+            failed: Rc::new(Notify::new()),
+            telemetry: Telemetry::default(),
+        }
+    }
+
+    /// Notified when a task of this worker has panicked.
+    pub fn failed(&self) -> Rc<Notify> {
+        Rc::clone(&self.failed)
+    }
+
+    /// The machine, to look at.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// How the ticker is woken.
+    pub fn ticker(&self) -> Rc<Notify> {
+        Rc::clone(&self.ticker)
+    }
+
+    /// A cell has a new epoch, by a newer ring.
+    pub fn epoch_raised(&mut self, cell: CellId, epoch: Epoch, version: RingVersion) {
+        self.ring.raise(cell, epoch, version);
+        self.run(None, Event::EpochRaised { cell, epoch, version });
+    }
+
+    /// Says when the ticker wakes by itself.
+    pub fn arm(&mut self, at: lockring_proto::Time) {
+        self.armed = at;
+    }
+
+    /// Number of open connections.
+    pub fn connections(&self) -> usize {
+        self.conns.count()
+    }
+
+    /// Enters a new connection.
+    pub fn open(&mut self) -> (ConnId, Rc<Notify>) {
+        self.conns.open()
+    }
+
+    /// Forgets a connection; the machine gets to know.
+    pub fn close(&mut self, id: ConnId) {
+        if let Some(link) = self.conns.close(id) {
+            self.run(None, Event::Closed { conn: id, link });
+        }
+    }
+
+    /// The outbox of an open connection.
+    pub fn outbox(&mut self, id: ConnId) -> Option<&mut Outbox> {
+        self.conns.outbox(id)
+    }
+
+    /// Whether new connections are turned away, as the worker ends.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Tells every connection to close, and lets in no new one.
+    pub fn close_all(&mut self) {
+        self.stopping = true;
+        self.conns.end_all();
+    }
+
+    /// Runs the machine on one event. The connection `own`, whose task does this, is not woken: it
+    /// flushes by itself.
+    ///
+    /// # Panics
+    /// When an earlier turn has panicked: what it left half-done must not be gone on with.
+    pub fn run(&mut self, own: Option<ConnId>, event: Event<'_>) {
+        self.turn(own, event);
+    }
+
+    /// The same; says how many requests of the event were taken.
+    pub fn turn(&mut self, own: Option<ConnId>, event: Event<'_>) -> usize {
+        assert!(!std::mem::replace(&mut self.in_turn, true), "an earlier turn has panicked");
+        let now = lockring_proto::clock::now();
+        let mut actions = std::mem::take(&mut self.actions);
+        let taken = self.machine.handle(now, event, &mut actions);
+        // Nearly all of it is replies to whoever asked: they skip the look-up of their outbox.
+        let mut replies = match own.and_then(|own| self.conns.outbox(own)) {
+            Some(outbox) => std::mem::take(&mut outbox.replies),
+            None => Vec::new(),
+        };
+        for action in actions.drain(..) {
+            match action {
+                Action::RaiseLongestTtl(ttl) => self.raise_longest_ttl(ttl, &event),
+                other => self.sort(own, &mut replies, other),
+            }
+        }
+        if let Some(outbox) = own.and_then(|own| self.conns.outbox(own)) {
+            outbox.replies = replies;
+        }
+        self.actions = actions;
+        if self.machine.next_deadline().is_some_and(|at| at < self.armed) {
+            self.ticker.notify_one();
+        }
+        self.in_turn = false;
+        // Each is a turn of its own.
+        while let Some((conn, link)) = self.late.pop() {
+            self.run(None, Event::Closed { conn, link });
+        }
+        taken
+    }
+
+    fn raise_longest_ttl(&self, ttl: Duration, event: &Event<'_>) {
+        let by = match event {
+            Event::Opened { party, hello, .. } => {
+                who(party.namespace.as_str(), &party.name, hello.label)
+            }
+            _ => String::new(),
+        };
+        self.order(Order::RaiseLongestTtl { worker: self.index, ttl, by });
+    }
+
+    #[inline]
+    fn sort(&mut self, own: Option<ConnId>, replies: &mut Vec<u8>, action: Action) {
+        let turn = (own, replies);
+        match action {
+            Action::Reply { conn, reply } => {
+                self.answer(turn, conn, |bytes| codec::encode_frame(&reply, bytes));
+            }
+            // A welcome and a refusal may come late, when a longer TTL is durable or cannot be.
+            Action::Welcome { conn, link, .. } if self.conns.outbox(conn).is_none() => {
+                self.late.push((conn, link));
+            }
+            Action::Welcome { conn, link, reply } => {
+                self.answer(turn, conn, |bytes| codec::encode_frame::<HelloReply>(&reply, bytes));
+                self.conns.post(conn, |outbox| outbox.link = Some(link));
+            }
+            Action::Refuse { conn, reply } => {
+                self.answer(turn, conn, |bytes| codec::encode_frame::<HelloReply>(&reply, bytes));
+                self.conns.post(conn, |outbox| outbox.close = Some(Ending::Refused));
+            }
+            Action::SendRing { conn, id } => {
+                let chunks: Vec<_> = self.ring.chunks().into_iter().map(Box::new).collect();
+                self.answer(turn, conn, |bytes| {
+                    for chunk in chunks {
+                        codec::encode_frame(&Reply::Ring { id, chunk }, bytes);
+                    }
+                });
+            }
+            Action::Push { conn, push } => self.conns.post(conn, |outbox| {
+                codec::encode_frame::<Push>(&push, &mut outbox.pushes);
+            }),
+            Action::Close { conn, reason } => self.conns.post(conn, |outbox| {
+                outbox.close = Some(Ending::Core(reason));
+                outbox.link = None;
+            }),
+            Action::RaiseLongestTtl(_) => unreachable!("the turn has taken it out"),
+            Action::WantEpoch(cell) => self.order(Order::RaiseEpoch(cell)),
+        }
+    }
+
+    /// Gives an answer to a connection: into the buffer of the one whose turn it is, or into the
+    /// outbox of another.
+    fn answer(
+        &mut self,
+        (own, replies): (Option<ConnId>, &mut Vec<u8>),
+        conn: ConnId,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) {
+        if own == Some(conn) {
+            encode(replies);
+        } else {
+            self.conns.post(conn, |outbox| encode(&mut outbox.replies));
+        }
+    }
+
+    fn order(&self, order: Order) {
+        // The control thread outlives the workers; it ends only with the process.
+        if self.orders.send(order).is_err() {
+            tracing::error!("the control thread is gone; longer sessions cannot be confirmed");
+        }
+    }
+}
