@@ -14,6 +14,6 @@
 #![forbid(unsafe_code)]
 
 pub use lockring_client::{
-    Builder, Client, Error, ErrorKind, Guard, Inspection, Level, Loss, Mutex, Namespaced, Owner,
-    RwLock, Semaphore, Token, TokenError,
+    Blocked, Builder, CancellationToken, Client, Error, ErrorKind, Guard, Level, Loss, Mutex,
+    Owner, RwLock, Semaphore, Token, TokenError, admin,
 };

@@ -27,8 +27,8 @@ use crate::rounds::one_by_one;
 use crate::safety::{Guarantees, SafetyCheck, SafetyReport};
 use crate::target::{Target, TargetKind};
 use crate::time::{Clock, Time};
-use lockring_client::proto::{ListCursor, limits};
-use lockring_client::router::WorkerId;
+use lockring_client::admin::{Cursor, Ring, Worker};
+use lockring_client::proto::limits;
 use lockring_client::{Client, Error};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -338,8 +338,8 @@ struct Observer {
     samples: u32,
     last_grant: Time,
     /// Workers that may still have locks of the dead, the last one listed up to the cursor.
-    workers: Vec<WorkerId>,
-    cursor: ListCursor,
+    workers: Vec<Worker>,
+    cursor: Cursor,
 }
 
 impl Observer {
@@ -360,7 +360,7 @@ impl Observer {
             let (client, board) = (client.clone(), Arc::clone(&doomed.board));
             claims.spawn(claim(client, spread as u32, board, doomed.clock));
         }
-        let workers = client.workers();
+        let workers = client.admin().ring().iter().flat_map(Ring::workers).collect();
         Ok(Self {
             target,
             clock: doomed.clock,
@@ -369,7 +369,7 @@ impl Observer {
             samples,
             last_grant: Time(0),
             workers,
-            cursor: ListCursor::default(),
+            cursor: Cursor::default(),
         })
     }
 
@@ -426,15 +426,15 @@ impl Observer {
     /// one found something.
     async fn any_listed(&mut self) -> Result<bool, Error> {
         while let Some(&worker) = self.workers.last() {
-            let page = self.client.list(worker, &SPACE.prefix(), self.cursor, 1).await?;
-            if !page.rows.is_empty() {
+            let page = self.client.admin().list(worker, &SPACE.prefix(), self.cursor, 1).await?;
+            if !page.locks.is_empty() {
                 return Ok(true);
             }
             match page.next {
                 Some(next) => self.cursor = next,
                 None => {
                     self.workers.pop();
-                    self.cursor = ListCursor::default();
+                    self.cursor = Cursor::default();
                 }
             }
         }

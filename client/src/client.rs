@@ -1,16 +1,15 @@
 //! The client, as a program uses it.
 
+use crate::admin::{Admin, Inspection};
 use crate::builder::Builder;
 use crate::driver::Denial;
 use crate::error::{Error, ErrorKind};
 use crate::guard::Guard;
 use crate::link::NotGranted;
-use crate::namespaced::Namespaced;
 use crate::primitives::{Mutex, RwLock, Semaphore};
-use crate::router::{Ring, Route, WorkerId};
 use crate::session::Session;
 use crate::token::Token;
-use lockring_proto::{Claim, Inspection, ListCursor, Listing, Reply};
+use lockring_proto::Claim;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -182,133 +181,30 @@ impl Client {
     ///
     /// ```no_run
     /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
-    /// use lockring_client::{Inspection, proto::Shown};
-    /// let Inspection { holders, waiter_count, .. } = client.inspect("orders/42").await?;
-    /// for holder in holders {
-    ///     println!("{} holds it under fence {}", Shown(&holder.label), holder.fence);
+    /// let seen = client.inspect("orders/42").await?;
+    /// for holder in seen.holders {
+    ///     println!("{:?} holds it under fence {}", holder.label, holder.fence);
     /// }
-    /// println!("{waiter_count} in line");
+    /// println!("{} queued", seen.waiter_count);
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     /// [`ErrorKind::Unreachable`], [`ErrorKind::Invalid`], [`ErrorKind::Closed`].
     pub async fn inspect(&self, key: impl AsRef<[u8]>) -> Result<Inspection, Error> {
-        self.of_own().inspect(key.as_ref()).await
+        self.admin().inspect(key).await
     }
 
-    /// A page of the locks of one worker whose keys begin with `prefix`, in no order: at most
-    /// `rows`, and never more than 90. Advisory, as [`Client::inspect`].
-    ///
-    /// Cancel safe: it changes nothing.
+    /// Listings, nodes and routes, and ending holds by force. Makes no contact.
     ///
     /// ```no_run
     /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
-    /// use lockring_client::proto::{ListCursor, Shown};
-    /// for worker in client.workers() {
-    ///     let mut next = Some(ListCursor::default());
-    ///     while let Some(cursor) = next {
-    ///         let page = client.list(worker, b"orders/", cursor, 90).await?;
-    ///         for lock in page.rows {
-    ///             println!("{}: {} in line", Shown(&lock.key), lock.waiters);
-    ///         }
-    ///         next = page.next;
-    ///     }
-    /// }
+    /// let ended = client.admin().release_by_force("orders/42").await?;
+    /// println!("{ended} holds ended");
     /// # Ok(()) }
     /// ```
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unreachable`], [`ErrorKind::Closed`].
-    pub async fn list(
-        &self,
-        worker: WorkerId,
-        prefix: &[u8],
-        cursor: ListCursor,
-        rows: u32,
-    ) -> Result<Listing, Error> {
-        self.of_own().list(worker, prefix, cursor, rows).await
-    }
-
-    /// Ends every hold of a key, whoever has it, and says how many. The next fence is higher.
-    ///
-    /// Not cancel safe: a dropped future leaves unknown whether it was carried out.
-    ///
-    /// ```no_run
-    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
-    /// let ended = client.release_by_force("orders/42").await?;
-    /// println!("{ended} holds ended; their guards are lost");
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unreachable`], and then it may have been carried out: it names no fence, so it
-    /// is never repeated unasked. [`ErrorKind::Denied`] without the role of an operator,
-    /// [`ErrorKind::Invalid`], [`ErrorKind::Closed`]: nothing was done.
-    pub async fn release_by_force(&self, key: impl AsRef<[u8]>) -> Result<u32, Error> {
-        self.of_own().release_by_force(key.as_ref()).await
-    }
-
-    /// The locks of another namespace, for an operator. Makes no contact.
-    ///
-    /// ```no_run
-    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
-    /// let seen = client.of_namespace("team-a").inspect("orders/42").await?;
-    /// println!("{} holders", seen.holder_count);
-    /// # Ok(()) }
-    /// ```
-    pub fn of_namespace(&self, namespace: impl Into<String>) -> Namespaced {
-        Namespaced::new(Arc::clone(&self.session), namespace.into())
-    }
-
-    fn of_own(&self) -> Namespaced {
-        self.of_namespace("")
-    }
-
-    /// Where a key goes by the client's copy of the ring. Makes no contact.
-    ///
-    /// ```no_run
-    /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
-    /// let route = client.route("orders/42")?;
-    /// println!("node {}, worker {}", route.worker.node, route.worker.worker);
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`] for a key of 0 or more than 512 bytes.
-    pub fn route(&self, key: impl AsRef<[u8]>) -> Result<Route, Error> {
-        self.session.inner().route(key.as_ref())
-    }
-
-    /// The client's copy of the ring.
-    ///
-    /// ```no_run
-    /// # fn example(client: lockring_client::Client) {
-    /// if let Some(ring) = client.ring() {
-    ///     println!("version {} of {} nodes", ring.version(), ring.nodes().count());
-    /// }
-    /// # }
-    /// ```
-    pub fn ring(&self) -> Option<Arc<Ring>> {
-        self.session.inner().pool.ring()
-    }
-
-    /// Every worker of every node, by the client's copy of the ring.
-    ///
-    /// ```no_run
-    /// # fn example(client: lockring_client::Client) {
-    /// for worker in client.workers() {
-    ///     println!("worker {} of node {}", worker.worker, worker.node);
-    /// }
-    /// # }
-    /// ```
-    pub fn workers(&self) -> Vec<WorkerId> {
-        let Some(ring) = self.ring() else { return Vec::new() };
-        let of = |node: &lockring_proto::NodeInfo| {
-            let id = node.id;
-            (0..node.workers).map(move |worker| WorkerId { node: id, worker }).collect::<Vec<_>>()
-        };
-        ring.nodes().flat_map(of).collect()
+    pub fn admin(&self) -> Admin {
+        Admin::new(Arc::clone(&self.session))
     }
 
     /// The namespace of the identity: keys of different namespaces never meet.
@@ -387,13 +283,6 @@ impl Client {
     pub async fn leave(&self) {
         self.session.close(false).await;
     }
-}
-
-pub(crate) fn unexpected(reply: &Reply) -> Error {
-    Error::new(
-        ErrorKind::Unreachable,
-        format!("the node gave an answer that does not fit: {reply:?}"),
-    )
 }
 
 impl fmt::Debug for Client {

@@ -7,7 +7,7 @@ use crate::identity::ResolveError;
 use crate::link::{Loss, NotGranted};
 use crate::target::TargetError;
 use crate::tls::BundleError;
-use lockring_proto::{BlockedReason, Fence, Refusal, RefusalKind, Shown};
+use lockring_proto::{BlockedReason, Refusal, RefusalKind, Reply, Shown};
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
@@ -75,7 +75,7 @@ pub enum ErrorKind {
 /// ```no_run
 /// # use lockring_client::{Client, Error};
 /// # async fn example(client: Client) -> Result<(), Error> {
-/// match client.release_by_force("orders/42").await {
+/// match client.admin().release_by_force("orders/42").await {
 ///     Ok(ended) => println!("{ended} holds ended"),
 ///     Err(error) if error.is_indeterminate() => {
 ///         let left = client.inspect("orders/42").await?.holder_count;
@@ -89,11 +89,37 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     message: String,
-    blocked: Option<BlockedReason>,
+    blocked: Option<Blocked>,
     maybe: bool,
     /// Trying again does not help, whatever the kind.
     hopeless: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// Why a claim was not granted at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Blocked {
+    /// Somebody holds the key.
+    #[non_exhaustive]
+    Held {
+        /// Highest fence among the holders.
+        fence: u64,
+        /// Claims that are queued.
+        waiters: u32,
+    },
+    /// Nobody holds it, but earlier claims are queued.
+    #[non_exhaustive]
+    Queue {
+        /// Claims that are queued.
+        waiters: u32,
+    },
+    /// The node waits until the leases of its earlier life have surely ended.
+    #[non_exhaustive]
+    Grace {
+        /// For so long.
+        left: Duration,
+    },
 }
 
 impl Error {
@@ -114,6 +140,12 @@ impl Error {
             Loss::Closed => Self::new(ErrorKind::Closed, "the client is closed"),
             loss => Self::new(ErrorKind::Closed, format!("the session has ended: {loss}")),
         }
+    }
+
+    /// An answer to another question.
+    pub(crate) fn unexpected(reply: &Reply) -> Self {
+        let message = format!("the node gave an answer that does not fit: {reply:?}");
+        Self::new(ErrorKind::Unreachable, message)
     }
 
     /// The ring changed faster than a call could follow it.
@@ -198,7 +230,8 @@ impl Error {
         let because = trouble.map_or_else(String::new, |trouble| format!(" ({})", trouble.message));
         match reason {
             NotGranted::Busy(blocked) | NotGranted::TimedOut(Some(blocked)) => {
-                let mut new = Self::new(ErrorKind::Timeout, describe(blocked));
+                let blocked = Blocked::of(blocked);
+                let mut new = Self::new(ErrorKind::Timeout, blocked.to_string());
                 new.blocked = Some(blocked);
                 new
             }
@@ -271,9 +304,9 @@ impl Error {
     /// }
     /// # }
     /// ```
-    pub fn holder(&self) -> Option<Fence> {
+    pub fn holder(&self) -> Option<u64> {
         match self.blocked {
-            Some(BlockedReason::Held { fence, .. }) => Some(fence),
+            Some(Blocked::Held { fence, .. }) => Some(fence),
             _ => None,
         }
     }
@@ -282,31 +315,46 @@ impl Error {
     ///
     /// ```no_run
     /// # async fn example(error: lockring_client::Error) {
-    /// use lockring_client::proto::BlockedReason;
+    /// use lockring_client::Blocked;
     /// match error.blocked() {
-    ///     Some(BlockedReason::Held { waiters, .. }) => println!("held, {waiters} in line"),
-    ///     Some(BlockedReason::Queue { waiters }) => println!("{waiters} in line"),
-    ///     Some(BlockedReason::Grace { left_ms }) => println!("restarted, {left_ms} ms to go"),
-    ///     None => println!("not about waiting: {error}"),
+    ///     Some(Blocked::Held { waiters, .. }) => println!("held, {waiters} queued"),
+    ///     Some(Blocked::Queue { waiters, .. }) => println!("{waiters} queued"),
+    ///     Some(Blocked::Grace { left, .. }) => println!("restarted, {left:?} to go"),
+    ///     _ => println!("not about waiting: {error}"),
     /// }
     /// # }
     /// ```
-    pub fn blocked(&self) -> Option<BlockedReason> {
+    pub fn blocked(&self) -> Option<Blocked> {
         self.blocked
     }
 }
 
-fn describe(blocked: BlockedReason) -> String {
-    match blocked {
-        BlockedReason::Held { fence, waiters } => {
-            format!("held under fence {fence}, {waiters} in line")
+impl Blocked {
+    fn of(reason: BlockedReason) -> Self {
+        match reason {
+            BlockedReason::Held { fence, waiters } => Self::Held { fence: fence.0, waiters },
+            BlockedReason::Queue { waiters } => Self::Queue { waiters },
+            BlockedReason::Grace { left_ms } => {
+                Self::Grace { left: Duration::from_millis(left_ms) }
+            }
         }
-        BlockedReason::Queue { waiters } => format!("{waiters} are in line"),
-        BlockedReason::Grace { left_ms } => format!(
-            "the node has restarted and grants nothing for {:.1} s more, until every earlier \
-             lease has surely ended",
-            left_ms as f64 / 1000.0
-        ),
+    }
+}
+
+impl fmt::Display for Blocked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held { fence, waiters } => {
+                write!(f, "held under fence {fence}, {waiters} in line")
+            }
+            Self::Queue { waiters } => write!(f, "{waiters} are in line"),
+            Self::Grace { left } => write!(
+                f,
+                "the node has restarted and grants nothing for {:.1} s more, until every earlier \
+                 lease has surely ended",
+                left.as_secs_f64()
+            ),
+        }
     }
 }
 

@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 mod builder;
 mod cause;
 mod client;
@@ -30,7 +31,6 @@ mod guard;
 mod hold;
 mod identity;
 pub mod link;
-mod namespaced;
 mod pool;
 mod primitives;
 mod resolve;
@@ -43,11 +43,10 @@ pub mod wire;
 
 pub use builder::Builder;
 pub use client::Client;
-pub use error::{Error, ErrorKind};
+pub use error::{Blocked, Error, ErrorKind};
 pub use guard::Guard;
 pub use link::Loss;
 pub use lockring_proto as proto;
-pub use lockring_proto::Inspection;
-pub use namespaced::Namespaced;
 pub use primitives::{Level, Mutex, Owner, RwLock, Semaphore};
 pub use token::{Token, TokenError};
+pub use tokio_util::sync::CancellationToken;

@@ -435,7 +435,7 @@ impl Inner {
     }
 
     /// Where a key of a namespace goes; of the session's own if it is empty.
-    fn route_in(&self, namespace: &str, key: &[u8]) -> Result<Route, Error> {
+    pub(crate) fn route_in(&self, namespace: &str, key: &[u8]) -> Result<Route, Error> {
         if key.is_empty() || key.len() > limits::KEY_BYTES_MAX {
             let message = format!("a key has 1 to 512 bytes, not {}", key.len());
             return Err(Error::new(ErrorKind::Invalid, message));

@@ -116,7 +116,7 @@ fn ring(port: u16) -> RingChunk {
 fn key_of(client: &Client, second: bool) -> String {
     let wanted = u16::from(second);
     let mut keys = (0..).map(|number| format!("orders/{number}"));
-    keys.find(|key| client.route(key).unwrap().worker.worker == wanted).unwrap()
+    keys.find(|key| client.admin().route(key).unwrap().worker.worker == wanted).unwrap()
 }
 
 async fn connect(endpoint: &Endpoint, folder: &TempDir) -> Client {
@@ -142,7 +142,7 @@ async fn a_closed_client_begins_no_session_at_a_worker_it_has_not_met() {
             for error in [
                 client.lock(&key).await.unwrap_err(),
                 client.inspect(&key).await.unwrap_err(),
-                client.release_by_force(&key).await.unwrap_err(),
+                client.admin().release_by_force(&key).await.unwrap_err(),
             ] {
                 assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
                 assert!(!error.is_indeterminate());
@@ -165,7 +165,7 @@ async fn a_forced_release_without_an_answer_may_have_been_carried_out() {
     let scenario = async {
         let client = connect(&endpoint, &folder).await;
         let key = key_of(&client, false);
-        let error = client.release_by_force(&key).await.unwrap_err();
+        let error = client.admin().release_by_force(&key).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unreachable);
         assert!(error.is_indeterminate());
         let message = error.to_string();
@@ -173,7 +173,7 @@ async fn a_forced_release_without_an_answer_may_have_been_carried_out() {
             assert!(message.contains(said), "{message}");
         }
         // Only the caller may repeat it.
-        assert_eq!(client.release_by_force(&key).await.unwrap(), 1);
+        assert_eq!(client.admin().release_by_force(&key).await.unwrap(), 1);
         client.close().await;
         assert_eq!(node.await.unwrap(), (1, 1));
     };
@@ -226,7 +226,7 @@ async fn a_refused_session_says_so_to_every_caller() {
     let scenario = async {
         let client = connect(&endpoint, &folder).await;
         let key = key_of(&client, false);
-        let error = client.release_by_force(&key).await.unwrap_err();
+        let error = client.admin().release_by_force(&key).await.unwrap_err();
         assert!(error.is_indeterminate(), "it was sent: {error}");
         let _stands = node.await.unwrap();
         for error in [client.inspect(&key).await.unwrap_err(), client.lock(&key).await.unwrap_err()]

@@ -219,15 +219,15 @@ async fn busy(client: &Client, args: &Args, key: &[u8], error: Option<Error>) ->
         (Some(holder), _) => format!(
             "{key} is held by {} for {:.1}s (fence {}, node {}); {} waiting{hint}",
             Shown(&holder.label),
-            holder.held_ms as f64 / 1000.0,
+            holder.held_for.as_secs_f64(),
             holder.fence,
             seen.node,
             seen.waiter_count,
         ),
-        (None, _) if seen.grace_left_ms > 0 => format!(
+        (None, _) if !seen.grace_left.is_zero() => format!(
             "{key} is not granted yet: the node has restarted and waits {:.1}s more until every \
              earlier lease has surely ended{hint}",
-            seen.grace_left_ms as f64 / 1000.0
+            seen.grace_left.as_secs_f64()
         ),
         (None, Some(error)) => format!("{key} was not granted in time: {error}"),
         (None, None) => format!("{key} was busy{hint}"),
@@ -257,7 +257,7 @@ async fn hold(
     if args.grace.is_some_and(|asked| asked > most) {
         tracing::warn!(?grace, "the node gives a shorter TTL: so is the grace, a third of it");
     }
-    let node = client.route(key)?.worker.node;
+    let node = client.admin().route(key)?.worker.node;
     let environment = [
         ("LOCKRING_KEY", key::for_environment(key)),
         ("LOCKRING_FENCE", guard.fence().to_string().into()),

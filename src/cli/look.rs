@@ -5,15 +5,14 @@ use super::exit::{self, Failure};
 use super::key;
 use super::output::{self, KeyField, print_rows, seconds};
 use clap::Args as ClapArgs;
-use lockring_client::Inspection;
-use lockring_client::proto::{
-    Claim, ListCursor, ListedLock, Namespace, NamespaceError, NodeAddress, NodeInfo, Shown,
-};
+use lockring_client::admin::{Address, Cursor, Inspection, Listed, Node, Ring};
+use lockring_client::proto::{Namespace, NamespaceError, Shown};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::io::{BufRead, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Flags of `locks`.
 #[derive(Debug, ClapArgs)]
@@ -76,11 +75,8 @@ pub struct ReleaseArgs {
     of: Of,
 }
 
-fn claim_name(claim: Claim) -> String {
-    match claim {
-        Claim::Mode(mode) => mode.letter().to_string(),
-        Claim::Permits { permits, capacity } => format!("{permits}/{capacity}"),
-    }
+fn millis(span: Duration) -> u64 {
+    span.as_millis() as u64
 }
 
 #[derive(Serialize)]
@@ -97,17 +93,17 @@ struct LockRow {
     node: u32,
 }
 
-fn lock_row(lock: &ListedLock, node: u32) -> LockRow {
+fn lock_row(lock: &Listed, node: u32) -> LockRow {
     let holder = lock.holder.as_ref();
     LockRow {
         key: KeyField(lock.key.clone()),
-        mode: holder.map_or_else(String::new, |holder| claim_name(holder.claim)),
+        mode: holder.map_or_else(String::new, |holder| holder.mode.to_string()),
         holder: holder.map_or_else(String::new, |holder| holder.label.clone()),
-        fence: holder.map(|holder| holder.fence.0),
-        held_ms: holder.map(|holder| holder.held_ms),
-        lease_left_ms: holder.map(|holder| holder.lease_left_ms),
-        holders: lock.holders,
-        waiters: lock.waiters,
+        fence: holder.map(|holder| holder.fence),
+        held_ms: holder.map(|holder| millis(holder.held_for)),
+        lease_left_ms: holder.map(|holder| millis(holder.lease_left)),
+        holders: lock.holder_count,
+        waiters: lock.waiter_count,
         node,
     }
 }
@@ -117,14 +113,14 @@ pub async fn locks(global: &Global, args: &LocksArgs) -> Result<ExitCode, Failur
     let of = args.of.name()?;
     let prefix = args.prefix.as_deref().map_or(Ok(Vec::new()), key::read_prefix)?;
     let client = global.connect(global.builder()).await?;
-    let of = client.of_namespace(of);
+    let of = client.admin().of_namespace(of);
     let mut rows = Vec::new();
     let mut more = false;
-    'workers: for worker in client.workers() {
-        let mut cursor = Some(ListCursor::default());
+    'workers: for worker in of.ring().iter().flat_map(Ring::workers) {
+        let mut cursor = Some(Cursor::default());
         while let Some(at) = cursor {
             let page = of.list(worker, &prefix, at, 100).await?;
-            rows.extend(page.rows.iter().map(|lock| lock_row(lock, worker.node)));
+            rows.extend(page.locks.iter().map(|lock| lock_row(lock, worker.node)));
             cursor = page.next;
             if rows.len() > args.limit {
                 more = true;
@@ -171,18 +167,18 @@ struct PartyRow {
 fn parties(seen: &Inspection) -> Vec<PartyRow> {
     let holders = seen.holders.iter().map(|holder| PartyRow {
         state: "holds",
-        mode: claim_name(holder.claim),
+        mode: holder.mode.to_string(),
         who: holder.label.clone(),
-        fence: Some(holder.fence.0),
-        for_ms: holder.held_ms,
-        lease_left_ms: Some(holder.lease_left_ms),
+        fence: Some(holder.fence),
+        for_ms: millis(holder.held_for),
+        lease_left_ms: Some(millis(holder.lease_left)),
     });
     let waiters = seen.waiters.iter().map(|waiter| PartyRow {
         state: "waits",
-        mode: claim_name(waiter.claim),
+        mode: waiter.mode.to_string(),
         who: waiter.label.clone(),
         fence: None,
-        for_ms: waiter.waited_ms,
+        for_ms: millis(waiter.waited_for),
         lease_left_ms: None,
     });
     holders.chain(waiters).collect()
@@ -192,7 +188,7 @@ fn parties(seen: &Inspection) -> Vec<PartyRow> {
 pub async fn inspect(global: &Global, args: &InspectArgs) -> Result<ExitCode, Failure> {
     let (key, of) = (key::read(&args.key)?, args.of.name()?);
     let client = global.connect(global.builder()).await?;
-    let seen = client.of_namespace(of).inspect(&key).await?;
+    let seen = client.admin().of_namespace(of).inspect(&key).await?;
     client.close().await;
     let columns = ["STATE", "MODE", "WHO", "FENCE", "FOR", "TTL LEFT"];
     print_rows(global.output, &columns, &parties(&seen), |row| {
@@ -214,7 +210,7 @@ pub async fn inspect(global: &Global, args: &InspectArgs) -> Result<ExitCode, Fa
 fn explain(key: &[u8], seen: &Inspection) -> String {
     let key = Shown(key);
     let place = format!("cell {}, epoch {}, node {}", seen.cell, seen.epoch, seen.node);
-    let used = match (seen.holder_count, seen.waiter_count, seen.grace_left_ms) {
+    let used = match (seen.holder_count, seen.waiter_count, millis(seen.grace_left)) {
         (0, 0, 0) => "is free".to_owned(),
         (0, 0, left) => format!("is free, but nothing is granted for {} more", seconds(left)),
         (0, waiters, left) if left > 0 => {
@@ -244,7 +240,7 @@ pub async fn release(global: &Global, args: &ReleaseArgs) -> Result<ExitCode, Fa
         return Err(Failure::new(1, "nothing was changed"));
     }
     let client = global.connect(global.builder()).await?;
-    let ended = client.of_namespace(of).release_by_force(&key).await?;
+    let ended = client.admin().of_namespace(of).release_by_force(&key).await?;
     client.close().await;
     output::line(format_args!("{}: {ended} ended; the next fence is higher", Shown(&key)))?;
     Ok(ExitCode::SUCCESS)
@@ -272,15 +268,15 @@ struct NodeRow {
     address: String,
     workers: u16,
     boot: u64,
-    cells: usize,
+    cells: u32,
     ring_version: u64,
     grace_left_ms: u64,
     grace_for: String,
 }
 
 /// Where clients are told to connect to a node.
-fn address(node: &NodeInfo) -> String {
-    let shown = |at: &NodeAddress| match at.host.parse::<IpAddr>() {
+fn address(node: &Node) -> String {
+    let shown = |at: &Address| match at.host.parse::<IpAddr>() {
         _ if at.host.is_empty() => format!("port {}", at.port),
         Ok(ip) => SocketAddr::new(ip, at.port).to_string(),
         Err(_) => format!("{}:{}", at.host, at.port),
@@ -292,18 +288,18 @@ fn address(node: &NodeInfo) -> String {
 pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
     let client = global.connect(global.builder()).await?;
     let seen = client.inspect("status").await?;
-    let ring = client.ring();
+    let ring = client.admin().ring();
     let rows: Vec<NodeRow> = ring
         .iter()
-        .flat_map(|ring| ring.nodes().map(|node| (ring.version(), ring.cells_of(node.id), node)))
-        .map(|(ring_version, cells, node)| NodeRow {
+        .flat_map(|ring| ring.nodes.iter().map(|node| (ring.version, node)))
+        .map(|(ring_version, node)| NodeRow {
             node: node.id,
             address: address(node),
             workers: node.workers,
             boot: node.boot,
-            cells,
+            cells: node.cells,
             ring_version,
-            grace_left_ms: seen.grace_left_ms,
+            grace_left_ms: millis(seen.grace_left),
             grace_for: seen.grace_for.clone(),
         })
         .collect();
@@ -344,12 +340,12 @@ struct RouteRow {
 pub async fn route(global: &Global, args: &KeyArgs) -> Result<ExitCode, Failure> {
     let key = key::read(&args.key)?;
     let client = global.connect(global.builder()).await?;
-    let route = client.route(&key)?;
+    let route = client.admin().route(&key)?;
     client.close().await;
     let row = RouteRow {
         key: KeyField(key),
-        hash: format!("{:016x}", route.hash.position),
-        cell: route.cell.0,
+        hash: format!("{:016x}", route.position),
+        cell: route.cell,
         node: route.worker.node,
         worker: route.worker.worker,
     };

@@ -88,12 +88,12 @@ pub async fn renew(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     let client = connect(global, token).await?;
     // Taking up the session renews it; whether the hold is still there is looked up.
     let seen = client.inspect(token.key()).await?;
-    let holder = seen.holders.iter().find(|holder| holder.fence.0 == token.fence());
+    let holder = seen.holders.iter().find(|holder| holder.fence == token.fence());
     let Some(holder) = holder else {
         client.close().await;
         return Err(lost(token));
     };
-    let (left_ms, fence) = (holder.lease_left_ms, token.fence());
+    let (left_ms, fence) = (holder.lease_left.as_millis() as u64, token.fence());
     client.leave().await;
     if !global.quiet {
         let (key, left) = (Shown(token.key()), output::seconds(left_ms));

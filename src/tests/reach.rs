@@ -42,7 +42,7 @@ async fn reaches_both_workers(url: &str) {
     for key in (0..).map(|number| format!("orders/{number}")) {
         let guard = ends("locking", client.lock(&key)).await.unwrap();
         ends("releasing", guard.release()).await.unwrap();
-        met.insert(client.route(&key).unwrap().worker.worker);
+        met.insert(client.admin().route(&key).unwrap().worker.worker);
         if met.len() == 2 {
             break;
         }

@@ -36,8 +36,8 @@ async fn validity_is_the_holds_and_not_the_links() {
     let level = owner.enter().await.unwrap();
     let guard = mine.lock("forced").await.unwrap();
     let kept = mine.lock("kept").await.unwrap();
-    other.release_by_force("forced").await.unwrap();
-    other.release_by_force("entered").await.unwrap();
+    other.admin().release_by_force("forced").await.unwrap();
+    other.admin().release_by_force("entered").await.unwrap();
     is_lost(&guard, Loss::Forced).await;
     // The link goes on renewing, and what else it holds is held.
     assert!(kept.is_valid() && kept.lost_reason().is_none());
