@@ -19,6 +19,7 @@ use crate::worker;
 use lockring_core::{Config, Machine};
 use lockring_proto::{NodeAddress, NodeInfo, Shown, Time, clock, limits};
 use lockring_ring::{Epoch, RingVersion};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -303,6 +304,7 @@ fn base(config: &NodeConfig, boot: &Boot, tag_secret: [u64; 4]) -> Config {
         workers: config.workers,
         node: boot.node,
         boot: boot.boot,
+        others: BTreeSet::new(),
         epoch: Epoch(boot.epoch_floor),
         ring_version: RingVersion(u64::from(boot.epoch_floor)),
         longest_ttl: boot.longest_ttl,

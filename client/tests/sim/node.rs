@@ -15,7 +15,7 @@ use lockring_core::{
 };
 use lockring_proto::{Hello, RefusalKind, Reply, Request, SessionId, codec, limits};
 use lockring_ring::{CellBits, CellId, Epoch, RingVersion};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// Simulated cost of an event, of each request in it, and of each hold or waiter that it frees of
@@ -123,6 +123,7 @@ impl Node {
             workers,
             node: 1,
             boot: self.boot,
+            others: BTreeSet::new(),
             epoch: Epoch(self.epoch_floor),
             ring_version: RingVersion(u64::from(self.epoch_floor)),
             longest_ttl: self.longest,

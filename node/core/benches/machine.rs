@@ -44,6 +44,7 @@ impl Bench {
             workers: 1,
             node: 1,
             boot: 1,
+            others: std::collections::BTreeSet::new(),
             epoch: Epoch(1),
             ring_version: RingVersion(1),
             longest_ttl: limits::TTL_DEFAULT,

@@ -2,7 +2,8 @@
 
 use crate::amounts::Amounts;
 use lockring_proto::Time;
-use lockring_ring::{CellBits, Epoch, RingVersion};
+use lockring_ring::{CellBits, CellId, Epoch, RingVersion};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// What a machine is made with; fixed for its life.
@@ -18,6 +19,8 @@ pub struct Config {
     pub node: u32,
     /// Its process life.
     pub boot: u64,
+    /// Cells that other nodes serve.
+    pub others: BTreeSet<CellId>,
     /// The epoch of every cell at the start.
     pub epoch: Epoch,
     /// The ring version at the start.

@@ -30,7 +30,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine that owns every cell of its worker.
+    /// A machine that serves every cell of its worker but for those of other nodes.
     ///
     /// # Panics
     /// When the number of workers is not a power of two within the number of cells, or a limit is
@@ -64,9 +64,13 @@ impl Machine {
             mutant: None,
             config,
         };
-        if let Some(opens_at) = worker.config.opens_at {
-            for cell in (0..worker.locks.layout().cells()).map(CellIndex) {
-                worker.cells.recover(cell, worker.locks.standing_mut(cell), opens_at);
+        for cell in (0..worker.locks.layout().cells()).map(CellIndex) {
+            let id = worker.locks.cell_id(cell);
+            let standing = worker.locks.standing_mut(cell);
+            if worker.config.others.contains(&id) {
+                worker.cells.leave(cell, standing);
+            } else if let Some(opens_at) = worker.config.opens_at {
+                worker.cells.recover(cell, standing, opens_at);
             }
         }
         Self { worker, plan: Vec::new(), telling_drain: None }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Serving -- recover(opens_at) --> Recovering -- serve() --> Serving
+//! Serving -- leave() --> None
 //! ```
 //! Whatever is not served has a standing that lets no request through, so that only those who are
 //! stopped there ask for the role.
@@ -16,7 +17,7 @@ use std::time::Duration;
 /// What a worker is for a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Nothing: another worker has it.
+    /// Nothing: another worker, or another node, has it.
     None,
     /// It grants.
     Serving,
@@ -24,10 +25,11 @@ pub(crate) enum Role {
     Recovering { opens_at: Time },
 }
 
-/// A cell that recovers.
+/// A cell that is not served.
 #[derive(Clone, Copy)]
-struct Recovery {
-    opens_at: Time,
+struct Withheld {
+    /// When it opens, if it recovers.
+    opens_at: Option<Time>,
     /// The ring version that made its epoch.
     since: RingVersion,
 }
@@ -36,8 +38,8 @@ struct Recovery {
 #[derive(Clone, Default)]
 pub(crate) struct Cells {
     /// All others are served.
-    recovering: BTreeMap<CellIndex, Recovery>,
-    /// The same by when they open.
+    withheld: BTreeMap<CellIndex, Withheld>,
+    /// Those that recover, by when they open.
     opening: BTreeSet<(Time, CellIndex)>,
     /// Cells whose epoch was asked to be raised.
     wanted: BTreeSet<CellIndex>,
@@ -47,8 +49,9 @@ pub(crate) struct Cells {
 
 impl Cells {
     pub(crate) fn role(&self, cell: CellIndex) -> Role {
-        match self.recovering.get(&cell) {
-            Some(&Recovery { opens_at, .. }) => Role::Recovering { opens_at },
+        match self.withheld.get(&cell) {
+            Some(&Withheld { opens_at: Some(opens_at), .. }) => Role::Recovering { opens_at },
+            Some(Withheld { opens_at: None, .. }) => Role::None,
             None => Role::Serving,
         }
     }
@@ -60,22 +63,31 @@ impl Cells {
 
     /// A served cell recovers.
     pub(crate) fn recover(&mut self, cell: CellIndex, standing: &mut Standing, opens_at: Time) {
-        let since = standing.withhold();
-        let before = self.recovering.insert(cell, Recovery { opens_at, since });
-        assert!(before.is_none(), "{cell:?} recovers already");
+        self.withhold(cell, standing, Some(opens_at));
         self.opening.insert((opens_at, cell));
+    }
+
+    /// A served cell is another node's.
+    pub(crate) fn leave(&mut self, cell: CellIndex, standing: &mut Standing) {
+        self.withhold(cell, standing, None);
+    }
+
+    fn withhold(&mut self, cell: CellIndex, standing: &mut Standing, opens_at: Option<Time>) {
+        let since = standing.withhold();
+        let before = self.withheld.insert(cell, Withheld { opens_at, since });
+        assert!(before.is_none(), "{cell:?} is not served");
     }
 
     /// A cell that recovered is served from now on.
     pub(crate) fn serve(&mut self, cell: CellIndex, standing: &mut Standing) {
-        let Recovery { opens_at, since } = self.recovering.remove(&cell).expect("it recovers");
-        self.opening.remove(&(opens_at, cell));
+        let Withheld { opens_at, since } = self.withheld.remove(&cell).expect("it is not served");
+        self.opening.remove(&(opens_at.expect("it recovers"), cell));
         standing.serve(since);
     }
 
     /// The ring version that made the epoch of a cell.
     pub(crate) fn since(&self, cell: CellIndex, standing: &Standing) -> RingVersion {
-        self.recovering.get(&cell).map_or(standing.since(), |recovery| recovery.since)
+        self.withheld.get(&cell).map_or_else(|| standing.since(), |withheld| withheld.since)
     }
 
     /// A cell has a new epoch, if this is one.
@@ -90,8 +102,8 @@ impl Cells {
             return false;
         }
         standing.raise(epoch);
-        match self.recovering.get_mut(&cell) {
-            Some(recovery) => recovery.since = version,
+        match self.withheld.get_mut(&cell) {
+            Some(withheld) => withheld.since = version,
             None => standing.serve(version),
         }
         self.wanted.remove(&cell);

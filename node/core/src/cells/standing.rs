@@ -4,14 +4,16 @@
 use lockring_proto::Fence;
 use lockring_ring::{Epoch, RingVersion};
 
-/// Later than every ring version: whoever compares only this lets no request through.
-const NOT_SERVED: RingVersion = RingVersion(u64::MAX);
+/// No ring version is above it: whoever compares only this lets no request through, whatever
+/// version its client claims.
+const NOT_SERVED: u64 = u64::MAX;
 
 #[derive(Clone)]
 pub(crate) struct Standing {
-    /// Requests that were routed by an older ring version are not carried out as they are: the
-    /// version that made the epoch, or one above all while the cell is not served.
-    since: RingVersion,
+    /// Only requests that were routed by a ring version above this are carried out as they are: the
+    /// one before the version that made the epoch, or the last there is while the cell is not
+    /// served.
+    routed_after: u64,
     /// The epoch, and a counter that no op of it reaches.
     floor: Fence,
 }
@@ -22,28 +24,36 @@ fn floor(epoch: Epoch) -> Fence {
     Fence(Fence::new(Epoch(1), 0).0 * u64::from(epoch.0))
 }
 
+/// The ring version before one.
+fn before(version: RingVersion) -> u64 {
+    version.0.checked_sub(1).expect("ring versions begin with 1")
+}
+
 impl Standing {
     pub(crate) fn new(epoch: Epoch, since: RingVersion) -> Self {
-        Self { since, floor: floor(epoch) }
+        Self { routed_after: before(since), floor: floor(epoch) }
     }
 
     /// Whether a request that was routed by this version is to be carried out.
     #[inline(always)]
     pub(crate) fn serves(&self, version: u64) -> bool {
-        version >= self.since.0
+        version > self.routed_after
     }
 
+    /// The version that made the epoch of a cell that is served.
     pub(crate) fn since(&self) -> RingVersion {
-        self.since
+        RingVersion(self.routed_after + 1)
     }
 
     pub(crate) fn serve(&mut self, since: RingVersion) {
-        self.since = since;
+        self.routed_after = before(since);
     }
 
     /// Nothing is served until [`Standing::serve`]; the version since which it was.
     pub(crate) fn withhold(&mut self) -> RingVersion {
-        std::mem::replace(&mut self.since, NOT_SERVED)
+        let since = self.since();
+        self.routed_after = NOT_SERVED;
+        since
     }
 
     pub(crate) fn epoch(&self) -> Epoch {

@@ -281,6 +281,8 @@ impl World {
             workers: words.number("workers", 1) as u16,
             node: 1,
             boot: 1,
+            // The first so many cells.
+            others: (0..words.number("others", 0) as u16).map(CellId).collect(),
             epoch: Epoch(words.number("epoch", 1) as u32),
             ring_version: RingVersion(1),
             longest_ttl: words.span("longest").unwrap_or(Duration::from_secs(10)),

@@ -27,6 +27,7 @@ pub(super) fn config(limits: Limits) -> Config {
         workers: 1,
         node: 1,
         boot: 1,
+        others: std::collections::BTreeSet::new(),
         epoch: Epoch(1),
         ring_version: RingVersion(1),
         longest_ttl: Duration::from_secs(10),
