@@ -1,7 +1,7 @@
 //! The cluster's certificate authority: it alone decides who may speak to a node.
 
 use crate::data_dir::{self, FileError, PUBLIC, SECRET};
-use crate::identity::{Identity, NameError, Role};
+use crate::identity::{CertificateIdentity, IdentityKind, NameError};
 use lockring_proto::{Namespace, SERVER_NAME};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -154,7 +154,7 @@ impl Authority {
         name: &str,
         namespace: &Namespace,
     ) -> Result<String, AuthorityError> {
-        self.issue_bundle(&Identity::user(name, namespace.clone())?)
+        self.issue_bundle(&CertificateIdentity::user(name, namespace.clone())?)
     }
 
     /// As [`Authority::issue_client`], for one who may also release by force, and look at the locks
@@ -167,10 +167,10 @@ impl Authority {
         name: &str,
         namespace: &Namespace,
     ) -> Result<String, AuthorityError> {
-        self.issue_bundle(&Identity::operator(name, namespace.clone())?)
+        self.issue_bundle(&CertificateIdentity::operator(name, namespace.clone())?)
     }
 
-    fn issue_bundle(&self, identity: &Identity) -> Result<String, AuthorityError> {
+    fn issue_bundle(&self, identity: &CertificateIdentity) -> Result<String, AuthorityError> {
         let issued = self.issue(identity)?;
         Ok([self.pem.as_str(), &issued.certificate, &issued.key].concat())
     }
@@ -180,10 +180,10 @@ impl Authority {
     /// # Errors
     /// When the name is not one, or the system gives no randomness.
     pub fn issue_node(&self, name: &str) -> Result<NodeCertificate, AuthorityError> {
-        self.issue(&Identity::node(name)?)
+        self.issue(&CertificateIdentity::node(name)?)
     }
 
-    fn issue(&self, identity: &Identity) -> Result<NodeCertificate, AuthorityError> {
+    fn issue(&self, identity: &CertificateIdentity) -> Result<NodeCertificate, AuthorityError> {
         let key = new_key()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name(&identity.to_string());
@@ -192,7 +192,7 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names = vec![SanType::URI(identity.uri().try_into()?)];
-        if identity.role == Role::Node {
+        if identity.kind == IdentityKind::Node {
             // A client certificate has neither, so a client can never pass for a node.
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
             params.subject_alt_names.push(SanType::DnsName(SERVER_NAME.try_into()?));
@@ -293,23 +293,23 @@ mod tests {
         let (_, client) = X509Certificate::from_der(&bytes).unwrap();
         let usage = client.extended_key_usage().unwrap().unwrap().value;
         assert!(usage.client_auth && !usage.server_auth);
-        let identity = Identity::from_certificate(&bytes.clone().into()).unwrap();
-        assert_eq!(identity, Identity::user("web", namespace).unwrap());
+        let identity = CertificateIdentity::from_certificate(&bytes.clone().into()).unwrap();
+        assert_eq!(identity, CertificateIdentity::user("web", namespace).unwrap());
 
         let bytes = leaf(&authority.issue_node("n1").unwrap().certificate);
         let (_, node) = X509Certificate::from_der(&bytes).unwrap();
         let usage = node.extended_key_usage().unwrap().unwrap().value;
         assert!(usage.client_auth && usage.server_auth && !node.is_ca());
-        let identity = Identity::from_certificate(&bytes.clone().into()).unwrap();
-        assert_eq!(identity, Identity::node("n1").unwrap());
+        let identity = CertificateIdentity::from_certificate(&bytes.clone().into()).unwrap();
+        assert_eq!(identity, CertificateIdentity::node("n1").unwrap());
     }
 
     #[test]
     fn an_operator_is_told_from_a_user() {
         let authority = Authority::create().unwrap();
         let bundle = authority.issue_operator("ops", &Namespace::default()).unwrap();
-        let identity = Identity::from_certificate(&leaf(&bundle).into()).unwrap();
-        assert_eq!(identity, Identity::operator("ops", Namespace::default()).unwrap());
+        let identity = CertificateIdentity::from_certificate(&leaf(&bundle).into()).unwrap();
+        assert_eq!(identity, CertificateIdentity::operator("ops", Namespace::default()).unwrap());
     }
 
     #[test]

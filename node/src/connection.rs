@@ -1,12 +1,12 @@
 //! One client connection: its request stream in, its replies and pushes out.
 
 use crate::conns::Ending;
-use crate::identity::{Identity, Role};
+use crate::identity::{CertificateIdentity, IdentityKind};
 use crate::rated::{Cause, told};
 use crate::state::Shared;
 use crate::ttl::TtlMax;
 use bytes::Bytes;
-use lockring_core::{CloseReason, ConnId, Event, Party};
+use lockring_core::{Access, CloseReason, ConnId, Event, Identity};
 use lockring_proto::codec::{self, FrameError};
 use lockring_proto::{Hello, Request, clock};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
@@ -72,9 +72,9 @@ impl From<quinn::ConnectionError> for Fault {
 pub async fn serve(conn: Connection, shared: Shared) {
     let peer = conn.remote_address();
     let turn = |cause| shared.borrow_mut().telemetry.rated.turn(clock::now(), cause);
-    let known = party_of(&conn, &shared.borrow().ttl_max);
-    let party = match known {
-        Ok(party) => party,
+    let known = identity_of(&conn, &shared.borrow().ttl_max);
+    let identity = match known {
+        Ok(identity) => identity,
         Err(why) => {
             if let Some(left_out) = turn(Cause::Identity) {
                 tracing::warn!(%peer, why = %told(&why), left_out, "connection refused");
@@ -92,13 +92,13 @@ pub async fn serve(conn: Connection, shared: Shared) {
         left: false,
         most: FRAMES_MAX,
     }
-    .run(&party)
+    .run(&identity)
     .await;
     shared.borrow_mut().close(id);
     let (code, reason) = match ended {
         Ok(Ending::Core(reason)) => {
             if let Some(left_out) = turn(Cause::Ended) {
-                tracing::info!(%peer, name = party.name, ?reason, left_out, "link ended");
+                tracing::info!(%peer, name = identity.name, ?reason, left_out, "link ended");
             }
             (VarInt::from_u32(reason as u32), "ended by the node".to_owned())
         }
@@ -108,7 +108,7 @@ pub async fn serve(conn: Connection, shared: Shared) {
         }
         Ok(Ending::Slow) => {
             if let Some(left_out) = turn(Cause::Fault) {
-                tracing::warn!(%peer, name = party.name, left_out, "it does not read");
+                tracing::warn!(%peer, name = identity.name, left_out, "it does not read");
             }
             let why = "too much is unsent: read, then connect again".to_owned();
             (VarInt::from_u32(CODE_SLOW), why)
@@ -130,21 +130,24 @@ pub async fn serve(conn: Connection, shared: Shared) {
 }
 
 /// Who the peer has proved to be: a client, by the one URI of its certificate.
-fn party_of(conn: &Connection, ttl_max: &TtlMax) -> Result<Party, String> {
+fn identity_of(conn: &Connection, ttl_max: &TtlMax) -> Result<Identity, String> {
     let chain = conn
         .peer_identity()
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
     let Some(certificate) = chain.as_ref().and_then(|chain| chain.first()) else {
         return Err("no certificate".to_owned());
     };
-    let identity = Identity::from_certificate(certificate).map_err(|error| error.to_string())?;
-    let role = match identity.role {
-        Role::User => lockring_core::Role::User,
-        Role::Operator => lockring_core::Role::Operator,
-        Role::Node => return Err("a node's certificate cannot be used by a client".to_owned()),
+    let identity =
+        CertificateIdentity::from_certificate(certificate).map_err(|error| error.to_string())?;
+    let access = match identity.kind {
+        IdentityKind::User => Access::User,
+        IdentityKind::Operator => Access::Operator,
+        IdentityKind::Node => {
+            return Err("a node's certificate cannot be used by a client".to_owned());
+        }
     };
     let ttl_max = ttl_max.of(&identity.namespace);
-    Ok(Party { namespace: identity.namespace, name: identity.name, role, ttl_max })
+    Ok(Identity { namespace: identity.namespace, name: identity.name, access, ttl_max })
 }
 
 struct Session<'a> {
@@ -161,8 +164,8 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    async fn run(mut self, party: &Party) -> Result<Ending, Fault> {
-        let hello = tokio::time::timeout(HELLO_TIMEOUT, self.hello(party)).await;
+    async fn run(mut self, identity: &Identity) -> Result<Ending, Fault> {
+        let hello = tokio::time::timeout(HELLO_TIMEOUT, self.hello(identity)).await;
         let (mut send, mut recv) = hello.map_err(|_| Fault::NoHello)??;
         let mut pushes = None;
         let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
@@ -200,12 +203,12 @@ impl Session<'_> {
     }
 
     /// Waits for the stream and the first frame, and gives it to the machine.
-    async fn hello(&mut self, party: &Party) -> Result<(SendStream, RecvStream), Fault> {
+    async fn hello(&mut self, identity: &Identity) -> Result<(SendStream, RecvStream), Fault> {
         let (send, mut recv) = self.conn.accept_bi().await?;
         loop {
             if let Some((body, rest)) = codec::split_frame(&self.carry)? {
                 let hello: Hello<'_> = codec::decode_frame(body)?;
-                let event = Event::Opened { conn: self.id, party, hello };
+                let event = Event::Opened { conn: self.id, identity, hello };
                 self.shared.borrow_mut().run(Some(self.id), event);
                 self.carry = rest.to_vec();
                 self.left = !self.carry.is_empty();

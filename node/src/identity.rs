@@ -16,7 +16,7 @@ const NAME_BYTES_MAX: usize = 64;
 
 /// What a peer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
+pub enum IdentityKind {
     /// A client that uses the locks of its namespace, and looks at them.
     User,
     /// A client that may also release by force, and look at the locks of other namespaces.
@@ -27,9 +27,9 @@ pub enum Role {
 
 /// Who a peer is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Identity {
+pub struct CertificateIdentity {
     /// What it may be.
-    pub role: Role,
+    pub kind: IdentityKind,
     /// The namespace a client's keys live in. A node has none of its own: the default one.
     pub namespace: Namespace,
     /// The name inside that namespace, or among the nodes.
@@ -68,14 +68,14 @@ pub enum IdentityError {
 #[error("\"{}\" is not a name: use 1 to 64 of a-z A-Z 0-9 . _ -", Shown(.0))]
 pub struct NameError(pub String);
 
-impl Identity {
+impl CertificateIdentity {
     /// A user of a namespace.
     ///
     /// # Errors
     /// When the name is not one.
     pub fn user(name: &str, namespace: Namespace) -> Result<Self, NameError> {
         let name = checked_name(name)?;
-        Ok(Self { role: Role::User, namespace, name })
+        Ok(Self { kind: IdentityKind::User, namespace, name })
     }
 
     /// An operator, whose own locks are in a namespace.
@@ -84,7 +84,7 @@ impl Identity {
     /// When the name is not one.
     pub fn operator(name: &str, namespace: Namespace) -> Result<Self, NameError> {
         let name = checked_name(name)?;
-        Ok(Self { role: Role::Operator, namespace, name })
+        Ok(Self { kind: IdentityKind::Operator, namespace, name })
     }
 
     /// A node of the cluster.
@@ -93,7 +93,7 @@ impl Identity {
     /// When the name is not one.
     pub fn node(name: &str) -> Result<Self, NameError> {
         let name = checked_name(name)?;
-        Ok(Self { role: Role::Node, namespace: Namespace::default(), name })
+        Ok(Self { kind: IdentityKind::Node, namespace: Namespace::default(), name })
     }
 
     /// Reads the identity out of a certificate. That the certificate is genuine must already be
@@ -136,21 +136,21 @@ impl Identity {
 
     /// The URI that a certificate of this identity carries.
     pub fn uri(&self) -> String {
-        let Self { role, namespace, name } = self;
-        match role {
-            Role::User => format!("{TRUST_DOMAIN}client/{namespace}/{name}"),
-            Role::Operator => format!("{TRUST_DOMAIN}operator/{namespace}/{name}"),
-            Role::Node => format!("{TRUST_DOMAIN}node/{name}"),
+        let Self { kind, namespace, name } = self;
+        match kind {
+            IdentityKind::User => format!("{TRUST_DOMAIN}client/{namespace}/{name}"),
+            IdentityKind::Operator => format!("{TRUST_DOMAIN}operator/{namespace}/{name}"),
+            IdentityKind::Node => format!("{TRUST_DOMAIN}node/{name}"),
         }
     }
 }
 
-impl fmt::Display for Identity {
+impl fmt::Display for CertificateIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.role {
-            Role::User => write!(f, "user {}/{}", self.namespace, self.name),
-            Role::Operator => write!(f, "operator {}/{}", self.namespace, self.name),
-            Role::Node => write!(f, "node {}", self.name),
+        match self.kind {
+            IdentityKind::User => write!(f, "user {}/{}", self.namespace, self.name),
+            IdentityKind::Operator => write!(f, "operator {}/{}", self.namespace, self.name),
+            IdentityKind::Node => write!(f, "node {}", self.name),
         }
     }
 }
@@ -181,29 +181,32 @@ mod tests {
         SanType::URI(text.try_into().unwrap())
     }
 
-    fn read(names: Vec<SanType>) -> Result<Identity, IdentityError> {
-        Identity::from_certificate(&certificate(names))
+    fn read(names: Vec<SanType>) -> Result<CertificateIdentity, IdentityError> {
+        CertificateIdentity::from_certificate(&certificate(names))
     }
 
     #[test]
     fn reads_every_role_and_writes_it_back() {
         for (text, role) in [
-            ("spiffe://lockring/client/team-a/web.1", Role::User),
-            ("spiffe://lockring/operator/team-a/web.1", Role::Operator),
-            ("spiffe://lockring/node/n_1", Role::Node),
+            ("spiffe://lockring/client/team-a/web.1", IdentityKind::User),
+            ("spiffe://lockring/operator/team-a/web.1", IdentityKind::Operator),
+            ("spiffe://lockring/node/n_1", IdentityKind::Node),
         ] {
             let identity = read(vec![uri(text)]).unwrap();
-            assert_eq!((identity.uri().as_str(), identity.role), (text, role));
+            assert_eq!((identity.uri().as_str(), identity.kind), (text, role));
         }
         let identity = read(vec![uri("spiffe://lockring/client/team-a/web.1")]).unwrap();
-        assert_eq!(identity, Identity::user("web.1", Namespace::new("team-a").unwrap()).unwrap());
+        assert_eq!(
+            identity,
+            CertificateIdentity::user("web.1", Namespace::new("team-a").unwrap()).unwrap()
+        );
     }
 
     #[test]
     fn other_kinds_of_names_do_not_count() {
         let dns = SanType::DnsName("node.lockring".try_into().unwrap());
         let identity = read(vec![dns.clone(), uri("spiffe://lockring/node/a")]).unwrap();
-        assert_eq!(identity, Identity::node("a").unwrap());
+        assert_eq!(identity, CertificateIdentity::node("a").unwrap());
         assert_eq!(read(vec![dns]), Err(IdentityError::NoUri));
         assert_eq!(read(vec![]), Err(IdentityError::NoUri));
     }
@@ -253,18 +256,18 @@ mod tests {
         let good = certificate(vec![uri("spiffe://lockring/node/a")]);
         for length in 0..good.len() {
             let cut = CertificateDer::from(&good[..length]);
-            assert!(Identity::from_certificate(&cut).is_err(), "{length}");
+            assert!(CertificateIdentity::from_certificate(&cut).is_err(), "{length}");
         }
         let mut longer = good.to_vec();
         longer.push(0);
         assert!(matches!(
-            Identity::from_certificate(&longer.into()),
+            CertificateIdentity::from_certificate(&longer.into()),
             Err(IdentityError::Unreadable(_))
         ));
         for index in 0..good.len() {
             let mut flipped = good.to_vec();
             flipped[index] ^= 0x81;
-            let _ = Identity::from_certificate(&flipped.into());
+            let _ = CertificateIdentity::from_certificate(&flipped.into());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the threads of a node tell each other: workers, the control thread, and who asks them.
 
-use lockring_core::{Seen, Stats};
+use lockring_core::{SessionRow, Stats};
 use lockring_proto::{ListCursor, ListedLock};
 use lockring_ring::{CellId, Epoch, RingVersion};
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub enum Command {
         /// At most so many.
         rows: usize,
         /// Who asks; with where the next page begins.
-        answer: oneshot::Sender<(Vec<Seen>, Option<u32>)>,
+        answer: oneshot::Sender<(Vec<SessionRow>, Option<u32>)>,
     },
     /// A peak has passed: tables keep no more memory than they need.
     Shrink,

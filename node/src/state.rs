@@ -188,8 +188,8 @@ impl WorkerState {
 
     fn raise_longest_ttl(&self, ttl: Duration, event: &Event<'_>) {
         let by = match event {
-            Event::Opened { party, hello, .. } => {
-                who(party.namespace.as_str(), &party.name, hello.label)
+            Event::Opened { identity, hello, .. } => {
+                who(identity.namespace.as_str(), &identity.name, hello.label)
             }
             _ => String::new(),
         };

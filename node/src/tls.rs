@@ -6,7 +6,7 @@
 use crate::authority::CA_CERTIFICATE;
 use crate::endpoint;
 use crate::files::{Files, FilesError, NODE_CERTIFICATE};
-use crate::identity::{Identity, Role};
+use crate::identity::{CertificateIdentity, IdentityKind};
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, ring};
@@ -154,10 +154,10 @@ fn check_own(verifier: &dyn ClientCertVerifier, files: &Files) -> Result<(), Str
         }
         other => other.to_string(),
     })?;
-    let identity = Identity::from_certificate(own).map_err(|error| error.to_string())?;
-    match identity.role {
-        Role::Node => Ok(()),
-        Role::User | Role::Operator => {
+    let identity = CertificateIdentity::from_certificate(own).map_err(|error| error.to_string())?;
+    match identity.kind {
+        IdentityKind::Node => Ok(()),
+        IdentityKind::User | IdentityKind::Operator => {
             Err(format!("it is the certificate of {identity}, not of a node"))
         }
     }

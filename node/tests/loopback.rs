@@ -6,7 +6,7 @@ use lockring_client::tls::{self as client_tls, Bundle};
 use lockring_node::authority::Authority;
 use lockring_node::endpoint::{self, BindError, EndpointKeys};
 use lockring_node::files::{Files, ensure_files};
-use lockring_node::identity::Identity;
+use lockring_node::identity::CertificateIdentity;
 use lockring_node::tls::server_config;
 use lockring_proto::{ALPN, Namespace, SERVER_NAME};
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig};
@@ -55,10 +55,10 @@ impl Server {
     }
 }
 
-fn identity(connection: &Connection) -> Identity {
+fn identity(connection: &Connection) -> CertificateIdentity {
     let certificates = connection.peer_identity().unwrap();
     let certificates: Box<Vec<CertificateDer<'static>>> = certificates.downcast().unwrap();
-    Identity::from_certificate(&certificates[0]).unwrap()
+    CertificateIdentity::from_certificate(&certificates[0]).unwrap()
 }
 
 /// Connects; the endpoint must outlive the connection.
@@ -106,8 +106,11 @@ async fn stays_pending(future: impl Future) {
 async fn both_ends_know_each_other_and_exchange_bytes() {
     let server = server();
     let (_endpoint, client, accepted) = pair(&server).await;
-    assert_eq!(identity(&accepted), Identity::operator("local", Namespace::default()).unwrap());
-    assert_eq!(identity(&client), Identity::node("node-1").unwrap());
+    assert_eq!(
+        identity(&accepted),
+        CertificateIdentity::operator("local", Namespace::default()).unwrap()
+    );
+    assert_eq!(identity(&client), CertificateIdentity::node("node-1").unwrap());
     let data: Box<HandshakeData> = accepted.handshake_data().unwrap().downcast().unwrap();
     assert_eq!(data.protocol.as_deref(), Some(ALPN));
 
@@ -130,7 +133,7 @@ async fn the_namespace_comes_from_the_certificate() {
     let ((_endpoint, client), accepted) =
         tokio::join!(connect(config(&bundle), server.addr), server.accept());
     let _client = client.unwrap();
-    assert_eq!(identity(&accepted.unwrap()), Identity::user("web", namespace).unwrap());
+    assert_eq!(identity(&accepted.unwrap()), CertificateIdentity::user("web", namespace).unwrap());
 }
 
 #[tokio::test]

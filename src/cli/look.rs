@@ -155,7 +155,7 @@ pub async fn locks(global: &Global, args: &LocksArgs) -> Result<ExitCode, Failur
 }
 
 #[derive(Serialize)]
-struct PartyRow {
+struct ClaimRow {
     state: &'static str,
     mode: String,
     who: String,
@@ -164,8 +164,8 @@ struct PartyRow {
     lease_left_ms: Option<u64>,
 }
 
-fn parties(seen: &Inspection) -> Vec<PartyRow> {
-    let holders = seen.holders.iter().map(|holder| PartyRow {
+fn claims_of(seen: &Inspection) -> Vec<ClaimRow> {
+    let holders = seen.holders.iter().map(|holder| ClaimRow {
         state: "holds",
         mode: holder.mode.to_string(),
         who: holder.label.clone(),
@@ -173,7 +173,7 @@ fn parties(seen: &Inspection) -> Vec<PartyRow> {
         for_ms: millis(holder.held_for),
         lease_left_ms: Some(millis(holder.lease_left)),
     });
-    let waiters = seen.waiters.iter().map(|waiter| PartyRow {
+    let waiters = seen.waiters.iter().map(|waiter| ClaimRow {
         state: "waits",
         mode: waiter.mode.to_string(),
         who: waiter.label.clone(),
@@ -191,7 +191,7 @@ pub async fn inspect(global: &Global, args: &InspectArgs) -> Result<ExitCode, Fa
     let seen = client.admin().of_namespace(of).inspect(&key).await?;
     client.close().await;
     let columns = ["STATE", "MODE", "WHO", "FENCE", "FOR", "TTL LEFT"];
-    print_rows(global.output, &columns, &parties(&seen), |row| {
+    print_rows(global.output, &columns, &claims_of(&seen), |row| {
         vec![
             row.state.to_owned(),
             row.mode.clone(),

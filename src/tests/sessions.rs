@@ -104,10 +104,10 @@ async fn whoever_ends_a_session_tells_all_its_guards() {
     let (one, two, mine) = held(["c", "d"]).await;
     let theirs = mine.into_token(one);
     let builder = Client::builder().session(theirs.session()).ttl(theirs.ttl());
-    let heir = builder.connect(&node.url()).await.unwrap();
+    let successor = builder.connect(&node.url()).await.unwrap();
     is_lost(&two, Loss::Superseded).await;
     assert_eq!(mine.lock("e").await.unwrap_err().kind(), ErrorKind::Closed);
-    drop((heir, token));
+    drop((successor, token));
 }
 
 #[test]
@@ -164,8 +164,8 @@ async fn a_token_proves_nothing_until_the_node_says_so() {
     };
     let take_up = async |token: &Token, node: &Node| {
         let builder = Client::builder().session(token.session()).ttl(token.ttl());
-        let heir = builder.connect(&node.url()).await.unwrap();
-        (ends("adopting", heir.adopt(token)).await, heir)
+        let successor = builder.connect(&node.url()).await.unwrap();
+        (ends("adopting", successor.adopt(token)).await, successor)
     };
     let (alive, node) = token(60).await;
     let (guard, _heir) = take_up(&alive, &node).await;

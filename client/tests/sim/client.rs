@@ -14,7 +14,7 @@ use heir::Estate;
 use lockring_client::link::{ClaimRef, Link, LinkConfig, LinkMutant, Outcome, RequestIds, Serves};
 use lockring_client::router::Ring;
 use lockring_core::testing::{DELAY_MAX, Fact, KeyId, RateClock, Rng, Stream};
-use lockring_core::{ConnId, Party, Role, Time};
+use lockring_core::{Access, ConnId, Identity, Time};
 use lockring_proto::{
     Claim, Fence, HoldId, Namespace, Push, Reply, RingChunk, SessionId, codec, limits,
 };
@@ -159,11 +159,11 @@ impl Client {
         Way { conn, client: self.index, life: self.life, worker }
     }
 
-    pub fn party(&self) -> Party {
-        Party {
+    pub fn identity(&self) -> Identity {
+        Identity {
             namespace: Namespace::new(name_of(space_of(self.index))).expect("a namespace"),
             name: format!("client-{}", self.index),
-            role: Role::Operator,
+            access: Access::Operator,
             ttl_max: limits::TTL_MAX,
         }
     }
@@ -199,7 +199,7 @@ impl Client {
             1 => life as u8,
             _ => self.rng.draw() as u8,
         }));
-        let long = self.workload.role == crate::workload::Role::Worker && self.rng.percent(4);
+        let long = self.workload.part == crate::workload::Part::Worker && self.rng.percent(4);
         let ttls: &[u64] = if long { &[10_000, 60_000] } else { &[1000, 1500, 2000, 3000] };
         self.ttl = Duration::from_millis(*self.rng.pick(ttls));
         self.ids = RequestIds::default();
@@ -295,7 +295,7 @@ impl Client {
         let config = LinkConfig {
             session: self.session,
             ids: self.ids.clone(),
-            label: self.party().name,
+            label: self.identity().name,
             ttl: self.ttl,
             unreachable_after: Duration::from_secs(3),
         };
@@ -334,7 +334,7 @@ impl Client {
     pub fn stands(&mut self, hub: &mut Hub, node: &mut Node, way: Way) {
         let now = self.local(hub);
         let reached = !hub.net.is_broken(way.conn) && hub.now >= self.cut_off_until;
-        let accepted = reached && node.accept(way, self.party());
+        let accepted = reached && node.accept(way, self.identity());
         let Some(lane) = self.lanes.get_mut(&way.worker) else { return };
         lane.dialling = false;
         if accepted {

@@ -11,7 +11,7 @@ use control::LONGEST_LEAST;
 use facts::{Asked, Reader, account, freed, says_fresh, tell_answers};
 use lockring_core::testing::{Fact, RateClock, Stream};
 use lockring_core::{
-    Action, Config, ConnId, Event as Input, Limits, LinkIndex, Machine, Mutant, Party, Time,
+    Action, Config, ConnId, Event as Input, Identity, Limits, LinkIndex, Machine, Mutant, Time,
 };
 use lockring_proto::{Hello, RefusalKind, Reply, Request, SessionId, codec, limits};
 use lockring_ring::{CellBits, CellId, Epoch, RingVersion};
@@ -36,7 +36,7 @@ enum Came {
 
 struct Peer {
     way: Way,
-    party: Party,
+    identity: Identity,
     session: Option<SessionId>,
     link: Option<LinkIndex>,
 }
@@ -247,9 +247,9 @@ impl Node {
     }
 
     /// A connection stands. `false`: nobody is there.
-    pub fn accept(&mut self, way: Way, party: Party) -> bool {
+    pub fn accept(&mut self, way: Way, identity: Identity) -> bool {
         if self.up {
-            let peer = Peer { way, party, session: None, link: None };
+            let peer = Peer { way, identity, session: None, link: None };
             self.workers[way.worker as usize].peers.insert(way.conn, peer);
         }
         self.up
@@ -376,8 +376,8 @@ impl Node {
             rest = after;
             let hello: Hello<'_> = codec::decode_frame(body).expect("a hello comes first");
             peer.session = Some(hello.session);
-            let party = peer.party.clone();
-            self.turn(hub, keys, index, Input::Opened { conn, party: &party, hello }, 1);
+            let identity = peer.identity.clone();
+            self.turn(hub, keys, index, Input::Opened { conn, identity: &identity, hello }, 1);
         }
         let mut requests: Vec<Request<'_>> = Vec::new();
         let mut starts = vec![rest];
@@ -413,7 +413,7 @@ impl Node {
             _ => (None, [].as_slice()),
         };
         let peer = conn.and_then(|conn| worker.peers.get(&conn));
-        let space = peer.map_or("", |peer| peer.party.namespace.as_str()).to_owned();
+        let space = peer.map_or("", |peer| peer.identity.namespace.as_str()).to_owned();
         let asked: Vec<Asked> =
             asked.iter().map(|request| Asked::of(request, &worker.machine, keys, &space)).collect();
         let mut actions = Vec::new();

@@ -4,9 +4,9 @@ use crate::client::{Client, State};
 use crate::hub::{Event, Hub, Step, Way};
 use crate::keys::Keys;
 use crate::node::Node;
-use crate::workload::{KEEPER, Role, Workload};
+use crate::workload::{KEEPER, Part, Workload};
 use lockring_client::link::{LinkMutant, Place, Query};
-use lockring_core::testing::{Fact, Fault, KeyId, LinkName, Plan, Rng, Stream, Violation};
+use lockring_core::testing::{Fact, Fault, FaultPlan, KeyId, LinkName, Rng, Stream, Violation};
 use lockring_core::{Mutant, Time};
 use lockring_proto::{Claim, Reply, limits};
 use lockring_ring::CellId;
@@ -42,7 +42,7 @@ pub struct Run {
     keys: Keys,
     node: Node,
     clients: Vec<Client>,
-    plan: Plan,
+    plan: FaultPlan,
     faults: u64,
 }
 
@@ -67,7 +67,7 @@ impl Run {
         let slow = bug == Some(Bug::SlowClocks);
         let mut hub = Hub::new(Rng::new(seed), verbose);
         let span = Duration::from_millis(hub.rng.range(8_000, 14_000));
-        let plan = Plan::draw(&mut hub.rng.fork(), span);
+        let plan = FaultPlan::draw(&mut hub.rng.fork(), span);
         let workers = *hub.rng.pick(&[1, 2]);
         let count = hub.rng.range(5, 9) as usize;
         let hoarder = hub.rng.percent(50);
@@ -76,13 +76,13 @@ impl Run {
         node.clean_in_grace = bug == Some(Bug::CleanInGrace);
         let clients = (0..count)
             .map(|index| {
-                let role = match index {
-                    0 => Role::Operator,
-                    1 if hoarder => Role::Hoarder,
-                    _ => Role::Worker,
+                let part = match index {
+                    0 => Part::Operator,
+                    1 if hoarder => Part::Hoarder,
+                    _ => Part::Worker,
                 };
                 let mut rng = hub.rng.fork();
-                let workload = Workload::new(role, &mut rng);
+                let workload = Workload::new(part, &mut rng);
                 Client::new(index, rng, workload, on_client, slow)
             })
             .collect();
@@ -171,7 +171,7 @@ impl Run {
         let keeps = |client: &Client| {
             client.claims.values().all(|claim| {
                 matches!(claim.state, State::Holding(_))
-                    && (claim.slot == KEEPER || client.workload.role == Role::Hoarder)
+                    && (claim.slot == KEEPER || client.workload.part == Part::Hoarder)
             })
         };
         let linked = |client: &Client| client.links().all(|(_, link)| link.is_up());
@@ -370,7 +370,7 @@ impl Run {
                         if let Some(after) = client.workload.gives_up(&mut rng, slot) {
                             client.plan(hub, after, Step::GiveUp(token));
                         }
-                        if client.workload.role == Role::Hoarder {
+                        if client.workload.part == Part::Hoarder {
                             client.plan(hub, Duration::from_micros(300), Step::Claim(slot));
                         }
                     }
@@ -462,7 +462,7 @@ impl Run {
     fn leave(&mut self, whom: usize) {
         let Self { hub, node, clients, .. } = self;
         let client = &mut clients[whom];
-        if !client.down && !client.is_paused(hub) && client.workload.role == Role::Worker {
+        if !client.down && !client.is_paused(hub) && client.workload.part == Part::Worker {
             hub.reach("goodbyes in mid-run");
             client.say_goodbye(hub, node);
             client.plan(hub, Duration::from_millis(400), Step::Die);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Which part a client plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum Part {
     /// Several tasks, each asking for one key after the other, and one that keeps keys of its own.
     Worker,
     /// Takes hundreds of keys and dies.
@@ -20,7 +20,7 @@ pub enum Role {
 /// A client's plans.
 #[derive(Clone, Debug)]
 pub struct Workload {
-    pub role: Role,
+    pub part: Part,
     slots: usize,
     /// Slots rest until the next claim of this many.
     rests: u32,
@@ -37,13 +37,13 @@ fn micros(rng: &mut Rng, mean: u64) -> Duration {
 }
 
 impl Workload {
-    pub fn new(role: Role, rng: &mut Rng) -> Self {
-        let slots = match role {
-            Role::Worker => rng.range(2, 5) as usize,
-            Role::Hoarder => 1,
-            Role::Operator => 0,
+    pub fn new(part: Part, rng: &mut Rng) -> Self {
+        let slots = match part {
+            Part::Worker => rng.range(2, 5) as usize,
+            Part::Hoarder => 1,
+            Part::Operator => 0,
         };
-        Self { role, slots, rests: 0, hoarded: 0, closing: false }
+        Self { part, slots, rests: 0, hoarded: 0, closing: false }
     }
 
     /// The first steps of a new life.
@@ -52,10 +52,10 @@ impl Workload {
         self.rests = 0;
         let mut steps: Vec<_> =
             (0..self.slots).map(|slot| (micros(rng, 20_000), Step::Claim(slot))).collect();
-        if self.role == Role::Operator {
+        if self.part == Part::Operator {
             steps.push((micros(rng, 20_000), Step::List));
         }
-        if self.role == Role::Hoarder {
+        if self.part == Part::Hoarder {
             steps.push((Duration::from_micros(rng.range(2_000_000, 6_000_000)), Step::Die));
         }
         steps
@@ -72,7 +72,7 @@ impl Workload {
         if self.closing {
             return None;
         }
-        if self.role == Role::Hoarder {
+        if self.part == Part::Hoarder {
             let key = *keys.hoard().get(self.hoarded)?;
             self.hoarded += 1;
             return Some((key, Claim::EXCLUSIVE, Some(Duration::ZERO)));
@@ -94,14 +94,14 @@ impl Workload {
 
     /// When a claim that waits is given up, if at all.
     pub fn gives_up(&self, rng: &mut Rng, slot: usize) -> Option<Duration> {
-        let patient = self.role != Role::Worker || slot == KEEPER || !rng.percent(12);
+        let patient = self.part != Part::Worker || slot == KEEPER || !rng.percent(12);
         (!patient).then(|| micros(rng, 15_000))
     }
 
     /// How long a hold is kept. `None`: for good.
     pub fn holds(&mut self, rng: &mut Rng, slot: usize, ttl: Duration) -> Option<Duration> {
-        match self.role {
-            Role::Hoarder => None,
+        match self.part {
+            Part::Hoarder => None,
             _ if slot == KEEPER => Some(ttl * rng.range(1, 6) as u32),
             _ if rng.percent(2) => Some(ttl + micros(rng, 500_000)),
             _ => Some(micros(rng, 25_000)),

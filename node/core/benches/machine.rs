@@ -5,7 +5,7 @@
 #![allow(clippy::print_stdout, reason = "a benchmark of its own program prints its figures")]
 #![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "it measures time")]
 
-use lockring_core::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Party, Role};
+use lockring_core::{Access, Action, Config, ConnId, Event, Identity, Limits, LinkIndex, Machine};
 use lockring_proto::{
     Claim, Fence, Hello, Namespace, Operation, PROTOCOL, Reply, Request, SessionId, Time, Wait,
     limits,
@@ -55,10 +55,10 @@ impl Bench {
         };
         let now = Time(1_000_000);
         let mut machine = Machine::new(config, now);
-        let party = Party {
+        let identity = Identity {
             namespace: Namespace::default(),
             name: "bench".to_owned(),
-            role: Role::User,
+            access: Access::User,
             ttl_max: limits::TTL_MAX,
         };
         let hello = Hello {
@@ -70,7 +70,11 @@ impl Bench {
             label: "bench",
         };
         let mut actions = Vec::new();
-        machine.handle(now, Event::Opened { conn: ConnId(1), party: &party, hello }, &mut actions);
+        machine.handle(
+            now,
+            Event::Opened { conn: ConnId(1), identity: &identity, hello },
+            &mut actions,
+        );
         let Some(&Action::Welcome { link, .. }) = actions.first() else {
             panic!("not welcomed: {actions:?}")
         };

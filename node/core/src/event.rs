@@ -17,14 +17,14 @@ pub struct LinkIndex(pub u32);
 
 /// What an identity may do, each role all that those before it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
+pub enum Access {
     /// Use the locks of its namespace, and look at them.
     User,
     /// Release by force, and look at the locks of other namespaces.
     Operator,
 }
 
-impl fmt::Display for Role {
+impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::User => "user",
@@ -35,13 +35,13 @@ impl fmt::Display for Role {
 
 /// Who a connection has proved to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Party {
+pub struct Identity {
     /// Where its keys live.
     pub namespace: Namespace,
     /// Its name in the certificate.
     pub name: String,
     /// What it may do.
-    pub role: Role,
+    pub access: Access,
     /// The highest TTL of its namespace: a session that asks for more gets this.
     pub ttl_max: Duration,
 }
@@ -54,7 +54,7 @@ pub enum Event<'a> {
         /// The connection.
         conn: ConnId,
         /// Who it is.
-        party: &'a Party,
+        identity: &'a Identity,
         /// What it said.
         hello: Hello<'a>,
     },

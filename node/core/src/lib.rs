@@ -37,10 +37,10 @@ mod worker;
 
 pub use amounts::Amounts;
 pub use config::{Config, Limits};
-pub use event::{Action, CloseReason, ConnId, Event, LinkIndex, Party, Role};
+pub use event::{Access, Action, CloseReason, ConnId, Event, Identity, LinkIndex};
 pub use lockring_proto::Time;
 pub use machine::{Machine, SHRINK_SLICE};
 #[cfg(any(test, feature = "testing"))]
 pub use mutant::Mutant;
-pub use requests::list::Seen;
+pub use requests::list::SessionRow;
 pub use stats::Stats;

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::event::{Action, Event};
 use crate::links::Links;
 use crate::locks::{CellIndex, LINKS_MAX, Locks, Planned, THIN_MAX};
-use crate::requests::list::{self, Seen, Wanted};
+use crate::requests::list::{self, SessionRow, Wanted};
 use crate::requests::{hello, requests, tick};
 use crate::stats::Stats;
 use crate::turn::{TURN_PRICE_MIN, Turn};
@@ -87,8 +87,8 @@ impl Machine {
         let turn = &mut Turn::new(now, worker.version, &worker.config.limits, out);
         let mut taken = 0;
         match event {
-            Event::Opened { conn, party, hello } => {
-                hello::opened(worker, turn, conn, party, &hello);
+            Event::Opened { conn, identity, hello } => {
+                hello::opened(worker, turn, conn, identity, &hello);
             }
             Event::Requests { conn, link, requests: batch } => {
                 taken = requests(worker, turn, plan, (conn, link), batch);
@@ -184,7 +184,12 @@ impl Machine {
 
     /// A page of the sessions of this worker, and where the next page begins: a position, not an
     /// id, as ids are secrets. A session keeps its position.
-    pub fn list_sessions(&self, now: Time, from: u32, rows: usize) -> (Vec<Seen>, Option<u32>) {
+    pub fn list_sessions(
+        &self,
+        now: Time,
+        from: u32,
+        rows: usize,
+    ) -> (Vec<SessionRow>, Option<u32>) {
         list::sessions(&self.worker, now, from, rows)
     }
 

@@ -37,7 +37,7 @@ pub enum Mutant {
     /// A second connection of a session makes a second link.
     TwoLinks,
     /// A process that takes a session up frees holds in which the one before may still believe.
-    HeirFrees,
+    SuccessorFrees,
     /// Ends and changes of queues take no number of their cell's counter.
     Uncounted,
     /// A session's long TTL is confirmed before it is durable.

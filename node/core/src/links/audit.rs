@@ -82,7 +82,7 @@ impl Links {
         let namespace = self.books.namespace_name(who.holder.namespace).to_owned();
         let Digest { count, xor } = locks.digest(link);
         LinkView {
-            party: (namespace, who.name.to_string(), who.label.to_string()),
+            identity: (namespace, who.name.to_string(), who.label.to_string()),
             conn: (*incarnation, *conn),
             ttl: lease.ttl,
             deadline: lease.deadline,

@@ -4,7 +4,7 @@ use super::lease::Lease;
 use super::{Before, Link, Links, Who, amounts};
 use crate::amounts::Amounts;
 use crate::config::{Config, Limits};
-use crate::event::{ConnId, LinkIndex, Party};
+use crate::event::{ConnId, Identity, LinkIndex};
 use crate::locks::slab::NIL;
 use crate::locks::{Definition, Locks, Used};
 use crate::mutant::mutant;
@@ -16,14 +16,14 @@ use std::time::Duration;
 #[derive(Clone, Copy)]
 pub(crate) struct Arrival<'a> {
     pub(crate) conn: ConnId,
-    pub(crate) party: &'a Party,
+    pub(crate) identity: &'a Identity,
     pub(crate) hello: &'a Hello<'a>,
 }
 
 impl Arrival<'_> {
     /// The TTL it gets, whatever it asks for.
     fn ttl(&self) -> Duration {
-        let most = self.party.ttl_max.max(limits::TTL_MIN);
+        let most = self.identity.ttl_max.max(limits::TTL_MIN);
         limits::clamp_ttl(Duration::from_millis(self.hello.ttl_ms)).min(most)
     }
 
@@ -66,10 +66,10 @@ impl Links {
         link: LinkIndex,
         arrival: &Arrival<'_>,
     ) -> Result<(), HelloReply> {
-        let Arrival { party, hello, .. } = *arrival;
+        let Arrival { identity, hello, .. } = *arrival;
         let known = self.links.get(link);
         let namespace = self.books.namespace_name(known.who.holder.namespace);
-        if namespace != party.namespace.as_str() || *known.who.name != *party.name {
+        if namespace != identity.namespace.as_str() || *known.who.name != *identity.name {
             let message = "the session id is in use by another identity: make a new one";
             return Err(refusal(RefusalKind::ForeignSession, message));
         }
@@ -88,7 +88,7 @@ impl Links {
         arrival: &Arrival<'_>,
         entries: u32,
     ) {
-        let Arrival { conn, party, hello } = *arrival;
+        let Arrival { conn, identity, hello } = *arrival;
         let known = self.links.get_mut(link);
         let before = &mut known.before;
         before.taken_up |= hello.incarnation == 0;
@@ -98,7 +98,7 @@ impl Links {
         known.conn = Some(conn);
         known.comparison = None;
         known.forcing = None;
-        known.who.role = party.role;
+        known.who.access = identity.access;
         known.who.label = hello.label.into();
         if hello.incarnation == 0 {
             known.incarnation += 1;
@@ -117,9 +117,9 @@ impl Links {
         arrival: &Arrival<'_>,
         locks: &mut Locks,
     ) -> LinkIndex {
-        let Arrival { conn, party, hello } = *arrival;
+        let Arrival { conn, identity, hello } = *arrival;
         let ttl = arrival.ttl();
-        let holder = self.books.join(party.namespace.as_str(), party.name.as_str());
+        let holder = self.books.join(identity.namespace.as_str(), identity.name.as_str());
         let deadline = self.lease_now(now).after(limits::honoured(ttl));
         self.begun += 1;
         let defined = locks.define(Definition {
@@ -127,13 +127,13 @@ impl Links {
             session: hello.session,
             ttl,
             namespace: holder.namespace,
-            seed: NamespaceSeed::of(party.namespace.as_str()),
+            seed: NamespaceSeed::of(identity.namespace.as_str()),
         });
         let who = Who {
             session: hello.session,
             holder,
-            role: party.role,
-            name: party.name.as_str().into(),
+            access: identity.access,
+            name: identity.name.as_str().into(),
             label: hello.label.into(),
         };
         let before =
@@ -159,19 +159,19 @@ impl Links {
     }
 
     /// Why another session may not begin, if so.
-    pub(crate) fn may_begin(&self, party: &Party, limits: &Limits) -> Option<String> {
+    pub(crate) fn may_begin(&self, identity: &Identity, limits: &Limits) -> Option<String> {
         if self.books.is_full() {
             return Some("the node has no memory left for more sessions".to_owned());
         }
         if self.links.len() >= limits.links {
             return Some(format!("this worker has its limit of {} sessions", limits.links));
         }
-        let Some(namespace) = self.books.namespace_of(party.namespace.as_str()) else {
+        let Some(namespace) = self.books.namespace_of(identity.namespace.as_str()) else {
             let most = usize::from(limits.namespaces);
             let full = self.books.namespace_count() >= most;
             return full.then(|| format!("this worker has its limit of {most} namespaces"));
         };
-        let identity = self.books.identity_of(namespace, &party.name);
+        let identity = self.books.identity_of(namespace, &identity.name);
         let nothing = Used { holds: 0, waiters: 0, bytes: 0 };
         let more = amounts(nothing);
         self.books.refuses_shared(namespace, identity, more, limits)

@@ -143,7 +143,7 @@ impl Links {
     /// Until when that is, on the lease clock.
     pub(crate) fn spared_until(&self, now: Time, link: LinkIndex) -> Option<Time> {
         let spared = self.links.get(link).before.spared_until?;
-        (spared >= self.lease_now(now) && !mutant!(self, HeirFrees)).then_some(spared)
+        (spared >= self.lease_now(now) && !mutant!(self, SuccessorFrees)).then_some(spared)
     }
 
     /// The lease of a link ends then, and not before.

@@ -17,8 +17,8 @@ pub(crate) use lease::Due;
 
 use crate::amounts::Amounts;
 use crate::config::{Config, Limits};
-use crate::event::{ConnId, LinkIndex, Role};
-use crate::locks::slab::{Slab, Slot};
+use crate::event::{Access, ConnId, LinkIndex};
+use crate::locks::slab::{Slab, SlabValue};
 use crate::locks::{Holdings, Turned, Used};
 use accounts::Holder;
 use lease::{Lease, LeaseClock};
@@ -42,7 +42,7 @@ pub(crate) struct Who {
     /// Its accounts.
     holder: Holder,
     /// Of the connection in force.
-    pub(crate) role: Role,
+    pub(crate) access: Access,
     pub(crate) name: Box<str>,
     pub(crate) label: Box<str>,
 }
@@ -95,7 +95,7 @@ struct Link {
     next_free: u32,
 }
 
-impl Slot for Link {
+impl SlabValue for Link {
     type Index = LinkIndex;
     fn set_free(&mut self, next: u32) {
         self.conn = None;

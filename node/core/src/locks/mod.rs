@@ -40,7 +40,7 @@ use lockring_proto::{Digest, Fence, HoldId};
 use lockring_ring::{CellId, KeyHash, NamespaceSeed, hash_key};
 use record::{Record, Rich};
 use secret::Secret;
-use slab::{Index as _, List, Slab, Slot};
+use slab::{Index as _, List, Slab, SlabValue};
 use stream::Stream;
 use tags::Index;
 
@@ -72,7 +72,7 @@ pub(crate) struct Holdings {
     next_free: u32,
 }
 
-impl Slot for Holdings {
+impl SlabValue for Holdings {
     type Index = LinkIndex;
     fn set_free(&mut self, next: u32) {
         self.thin = Holds::default();

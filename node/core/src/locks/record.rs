@@ -1,7 +1,7 @@
 //! What a key in use costs: a 48-byte record, and a side record for anything but one exclusive
 //! holder of a short key.
 
-use super::slab::{Chain, Index, List, NIL, Slot, index};
+use super::slab::{Chain, Index, List, NIL, SlabValue, index};
 use crate::event::{ConnId, LinkIndex};
 use lockring_proto::Time;
 use lockring_proto::{Claim, Fence, Mode, limits};
@@ -188,7 +188,7 @@ impl Record {
     }
 }
 
-impl Slot for Record {
+impl SlabValue for Record {
     type Index = RecordIndex;
     /// A free record is thin and its key empty, which no key in use is.
     #[inline]
@@ -321,7 +321,7 @@ impl Rich {
     }
 }
 
-impl Slot for Rich {
+impl SlabValue for Rich {
     type Index = RichIndex;
     fn set_free(&mut self, next: u32) {
         self.long_key = None;
@@ -355,7 +355,7 @@ pub(crate) struct Entry {
     pub(crate) link_next: EntryIndex,
 }
 
-impl Slot for Entry {
+impl SlabValue for Entry {
     type Index = EntryIndex;
     fn set_free(&mut self, next: u32) {
         self.record = RecordIndex::NIL;

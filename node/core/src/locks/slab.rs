@@ -39,12 +39,12 @@ pub(crate) use index;
 index!(of crate::event::LinkIndex);
 
 /// A value that can keep the free list's link while it is free.
-pub(crate) trait Slot {
+pub(crate) trait SlabValue {
     /// What it is named by.
     type Index: Index;
     /// Drops what the value owns and keeps `next`.
     fn set_free(&mut self, next: u32);
-    /// What [`Slot::set_free`] kept.
+    /// What [`SlabValue::set_free`] kept.
     fn next_free(&self) -> u32;
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct Slab<T> {
     vacant: Vec<u32>,
 }
 
-impl<T: Slot> Slab<T> {
+impl<T: SlabValue> Slab<T> {
     pub(crate) fn new() -> Self {
         Self {
             pages: Vec::new(),
@@ -273,7 +273,7 @@ impl<T: Slot> Slab<T> {
 }
 
 /// Which pair of fields of a value a list runs through.
-pub(crate) trait Chain<T: Slot> {
+pub(crate) trait Chain<T: SlabValue> {
     fn prev(value: &mut T) -> &mut T::Index;
     fn next(value: &mut T) -> &mut T::Index;
 }
@@ -294,7 +294,7 @@ impl<I: Index> Default for List<I> {
 
 impl<I: Index + std::fmt::Debug> List<I> {
     #[inline]
-    pub(crate) fn push_back<T: Slot<Index = I>, C: Chain<T>>(
+    pub(crate) fn push_back<T: SlabValue<Index = I>, C: Chain<T>>(
         &mut self,
         slab: &mut Slab<T>,
         index: I,
@@ -312,7 +312,11 @@ impl<I: Index + std::fmt::Debug> List<I> {
     }
 
     #[inline]
-    pub(crate) fn remove<T: Slot<Index = I>, C: Chain<T>>(&mut self, slab: &mut Slab<T>, index: I) {
+    pub(crate) fn remove<T: SlabValue<Index = I>, C: Chain<T>>(
+        &mut self,
+        slab: &mut Slab<T>,
+        index: I,
+    ) {
         let value = slab.get_mut(index);
         let (prev, next) = (*C::prev(value), *C::next(value));
         if prev == I::NIL {
@@ -346,7 +350,7 @@ mod tests {
             Self { prev: At(0), next: At(0) }
         }
     }
-    impl Slot for Node {
+    impl SlabValue for Node {
         type Index = At;
         fn set_free(&mut self, next: u32) {
             self.next = At(next);

@@ -5,7 +5,7 @@ use super::slab::NIL;
 use hashbrown::HashTable;
 
 #[derive(Clone, Copy)]
-pub(crate) struct Slot {
+pub(crate) struct TagEntry {
     tag: u32,
     pub(crate) index: u32,
 }
@@ -17,7 +17,7 @@ fn spread(tag: u32) -> u64 {
 }
 
 #[derive(Clone, Default)]
-pub(crate) struct Tags(HashTable<Slot>);
+pub(crate) struct Tags(HashTable<TagEntry>);
 
 impl Tags {
     pub(crate) fn len(&self) -> usize {
@@ -54,7 +54,7 @@ impl Tags {
 
     #[inline(always)]
     pub(crate) fn insert(&mut self, tag: u32, index: u32) {
-        self.0.insert_unique(spread(tag), Slot { tag, index }, |slot| spread(slot.tag));
+        self.0.insert_unique(spread(tag), TagEntry { tag, index }, |slot| spread(slot.tag));
     }
 
     fn remove(&mut self, tag: u32, index: u32) {

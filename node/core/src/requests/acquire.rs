@@ -1,6 +1,6 @@
 //! Claiming a key.
 
-use super::Asker;
+use super::RequestContext;
 use super::answer::{refuse, refuse_draining, reply_busy, reply_granted, reply_queued};
 use super::end::end_hold;
 use super::grant::blocked;
@@ -20,8 +20,8 @@ const EPOCH_USED_UP: &str =
 
 /// A request for a key: who asks, for what, and how patiently.
 #[derive(Clone, Copy)]
-pub(super) struct Ask<'a> {
-    pub(super) asker: Asker,
+pub(super) struct AcquireRequest<'a> {
+    pub(super) context: RequestContext,
     pub(super) place: Place,
     pub(super) key: &'a [u8],
     pub(super) claim: Claim,
@@ -31,88 +31,88 @@ pub(super) struct Ask<'a> {
 }
 
 #[inline(always)]
-pub(super) fn acquire(worker: &mut Worker, turn: &mut Turn<'_>, ask: &Ask<'_>) {
-    let Ask { asker, place, key, claim, wait, .. } = *ask;
-    let namespace = worker.locks.namespace_of(asker.link);
+pub(super) fn acquire(worker: &mut Worker, turn: &mut Turn<'_>, request: &AcquireRequest<'_>) {
+    let AcquireRequest { context, place, key, claim, wait, .. } = *request;
+    let namespace = worker.locks.namespace_of(context.link);
     let Some(record) = worker.locks.find(place, namespace, key) else {
-        return acquire_free(worker, turn, ask);
+        return acquire_free(worker, turn, request);
     };
     if let Shape::Thin(thin) = worker.locks.shape(record) {
         if worker.locks.is_dead(thin.link) {
             // Its turn to be freed has not come yet; for this key it has now.
             let spot = Spot::used(place, record);
             end_hold(worker, turn, spot, thin.fence, Ending::Expired);
-            return acquire_free(worker, turn, ask);
+            return acquire_free(worker, turn, request);
         }
-        if is_retry(worker, thin, asker) {
+        if is_retry(worker, thin, context) {
             worker.stats.retries += 1;
-            return reply_granted(turn, asker, place, thin.fence);
+            return reply_granted(turn, context, place, thin.fence);
         }
         if wait == Wait::No && Kind::of(claim) == Kind::Modes {
             let reason = BlockedReason::Held { fence: thin.fence, waiters: 0 };
-            return reply_busy(worker, turn, asker, place, reason);
+            return reply_busy(worker, turn, context, place, reason);
         }
     }
-    acquire_used(worker, turn, ask, record);
+    acquire_used(worker, turn, request, record);
 }
 
 /// Whether a thin hold was made by this very request.
 #[inline(always)]
-fn is_retry(worker: &Worker, thin: Thin, asker: Asker) -> bool {
+fn is_retry(worker: &Worker, thin: Thin, context: RequestContext) -> bool {
     if mutant!(worker, NamesakeHold) {
-        return worker.links.who(thin.link).name == worker.links.who(asker.link).name;
+        return worker.links.who(thin.link).name == worker.links.who(context.link).name;
     }
-    thin.link == asker.link && thin.request == asker.id && !mutant!(worker, NoRequestId)
+    thin.link == context.link && thin.request == context.id && !mutant!(worker, NoRequestId)
 }
 
 /// The key is free.
 #[inline]
-fn acquire_free(worker: &mut Worker, turn: &mut Turn<'_>, ask: &Ask<'_>) {
-    let Ask { asker, place, key, claim, grace, .. } = *ask;
+fn acquire_free(worker: &mut Worker, turn: &mut Turn<'_>, request: &AcquireRequest<'_>) {
+    let AcquireRequest { context, place, key, claim, grace, .. } = *request;
     if claim != Claim::EXCLUSIVE || key.len() > INLINE_KEY || grace.is_some() {
-        return acquire_free_rich(worker, turn, ask);
+        return acquire_free_rich(worker, turn, request);
     }
-    if worker.locks.hold_count(asker.link) >= worker.links.cap()
-        && let Some(refused) = over_quota(worker, asker, Amounts::hold(THIN_BYTES))
+    if worker.locks.hold_count(context.link) >= worker.links.cap()
+        && let Some(refused) = over_quota(worker, context, Amounts::hold(THIN_BYTES))
     {
-        return refuse(worker, turn, asker, RefusalKind::Quota, refused);
+        return refuse(worker, turn, context, RefusalKind::Quota, refused);
     }
     if worker.draining {
-        return refuse_draining(worker, turn, asker);
+        return refuse_draining(worker, turn, context);
     }
     let Some(fence) = worker.locks.next_fence(place.cell) else {
-        return refuse(worker, turn, asker, RefusalKind::Unavailable, EPOCH_USED_UP);
+        return refuse(worker, turn, context, RefusalKind::Unavailable, EPOCH_USED_UP);
     };
-    let (link, request, since) = (asker.link, asker.id, turn.at);
+    let (link, request, since) = (context.link, context.id, turn.at);
     let source = Source::Asked { key, claim: Claim::EXCLUSIVE };
     let change = Change::Granted { link, request, source, since };
     worker.emit(Spot::free(place), Op { number: fence, change });
-    reply_granted(turn, asker, place, fence);
+    reply_granted(turn, context, place, fence);
 }
 
 /// The key is free, and more than a thin record is needed.
 #[inline(never)]
-fn acquire_free_rich(worker: &mut Worker, turn: &mut Turn<'_>, ask: &Ask<'_>) {
-    let Ask { asker, place, claim, wait, grace, .. } = *ask;
+fn acquire_free_rich(worker: &mut Worker, turn: &mut Turn<'_>, request: &AcquireRequest<'_>) {
+    let AcquireRequest { context, place, claim, wait, grace, .. } = *request;
     if let (Some(left), Wait::No) = (grace, wait) {
         let reason = BlockedReason::Grace { left_ms: left.as_millis() as u64 };
-        return reply_busy(worker, turn, asker, place, reason);
+        return reply_busy(worker, turn, context, place, reason);
     }
     if let Claim::Permits { permits, capacity } = claim
         && (capacity > limits::CAPACITY_MAX || !(1..=capacity).contains(&permits))
     {
         let message = format!("{permits} permits of {capacity}: claim 1 to all, of at most 2^30");
-        return refuse(worker, turn, asker, RefusalKind::Malformed, message);
+        return refuse(worker, turn, context, RefusalKind::Malformed, message);
     }
     if worker.draining {
-        return refuse_draining(worker, turn, asker);
+        return refuse_draining(worker, turn, context);
     }
-    if is_in_use(worker, turn, asker, None) {
+    if is_in_use(worker, turn, context, None) {
         return;
     }
     match grace {
-        None => grant_now(worker, turn, ask, Spot::free(place)),
-        Some(_) => enqueue(worker, turn, ask, None),
+        None => grant_now(worker, turn, request, Spot::free(place)),
+        Some(_) => enqueue(worker, turn, request, None),
     }
 }
 
@@ -120,20 +120,20 @@ fn acquire_free_rich(worker: &mut Worker, turn: &mut Turn<'_>, ask: &Ask<'_>) {
 fn is_in_use(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     used: Option<(Place, RecordIndex)>,
 ) -> bool {
     if mutant!(worker, NoRequestId) {
         return false;
     }
-    let Some(entry) = worker.locks.entry_by_request(asker.link, asker.id) else { return false };
+    let Some(entry) = worker.locks.entry_by_request(context.link, context.id) else { return false };
     match used {
         Some((place, record)) if worker.locks.entry(entry).record == record => {
-            acquire_again(worker, turn, asker, place, entry);
+            acquire_again(worker, turn, context, place, entry);
         }
         _ => {
-            let message = format!("request id {} is in use for another key", asker.id);
-            refuse(worker, turn, asker, RefusalKind::Malformed, message);
+            let message = format!("request id {} is in use for another key", context.id);
+            refuse(worker, turn, context, RefusalKind::Malformed, message);
         }
     }
     true
@@ -141,100 +141,110 @@ fn is_in_use(
 
 /// The key has a record.
 #[inline(never)]
-fn acquire_used(worker: &mut Worker, turn: &mut Turn<'_>, ask: &Ask<'_>, record: RecordIndex) {
-    let Ask { asker, place, claim, wait, grace, .. } = *ask;
-    if is_in_use(worker, turn, asker, Some((place, record))) {
+fn acquire_used(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    request: &AcquireRequest<'_>,
+    record: RecordIndex,
+) {
+    let AcquireRequest { context, place, claim, wait, grace, .. } = *request;
+    if is_in_use(worker, turn, context, Some((place, record))) {
         return;
     }
     if let Some(conflict) = kind_conflict(worker.locks.kind(record), claim) {
-        return refuse(worker, turn, asker, RefusalKind::KindConflict, conflict);
+        return refuse(worker, turn, context, RefusalKind::KindConflict, conflict);
     }
     if worker.draining {
-        return refuse_draining(worker, turn, asker);
+        return refuse_draining(worker, turn, context);
     }
     let nobody_waits = worker.locks.queue_len(record) == 0;
     if nobody_waits && grace.is_none() && worker.locks.fits(record, claim) {
-        return grant_now(worker, turn, ask, Spot::used(place, record));
+        return grant_now(worker, turn, request, Spot::used(place, record));
     }
     if wait == Wait::No {
         let reason = blocked(worker, turn, place.cell, record);
-        return reply_busy(worker, turn, asker, place, reason);
+        return reply_busy(worker, turn, context, place, reason);
     }
-    enqueue(worker, turn, ask, Some(record));
+    enqueue(worker, turn, request, Some(record));
 }
 
 /// Grants what needs more than a thin record.
-fn grant_now(worker: &mut Worker, turn: &mut Turn<'_>, ask: &Ask<'_>, spot: Spot) {
-    let Ask { asker, place, key, claim, .. } = *ask;
-    if let Some(refused) = over_quota(worker, asker, Amounts::hold(claim_bytes(key))) {
-        return refuse(worker, turn, asker, RefusalKind::Quota, refused);
+fn grant_now(worker: &mut Worker, turn: &mut Turn<'_>, request: &AcquireRequest<'_>, spot: Spot) {
+    let AcquireRequest { context, place, key, claim, .. } = *request;
+    if let Some(refused) = over_quota(worker, context, Amounts::hold(claim_bytes(key))) {
+        return refuse(worker, turn, context, RefusalKind::Quota, refused);
     }
     let Some(fence) = worker.locks.next_fence(place.cell) else {
-        return refuse(worker, turn, asker, RefusalKind::Unavailable, EPOCH_USED_UP);
+        return refuse(worker, turn, context, RefusalKind::Unavailable, EPOCH_USED_UP);
     };
-    let (link, request, since) = (asker.link, asker.id, turn.at);
+    let (link, request, since) = (context.link, context.id, turn.at);
     let source = Source::Asked { key, claim };
     let change = Change::Granted { link, request, source, since };
     worker.emit_rare(spot, Op { number: fence, change });
     let entry = worker.locks.last_entry(link).expect("a hold was made");
-    worker.locks.answer_on(entry, asker.conn);
-    reply_granted(turn, asker, place, fence);
+    worker.locks.answer_on(entry, context.conn);
+    reply_granted(turn, context, place, fence);
 }
 
 fn acquire_again(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     place: Place,
     entry: EntryIndex,
 ) {
     let found = worker.locks.entry(entry);
     let (record, fence) = (found.record, found.fence);
     worker.stats.retries += 1;
-    worker.locks.answer_on(entry, asker.conn);
+    worker.locks.answer_on(entry, context.conn);
     #[cfg(any(test, feature = "testing"))]
     worker.locks.seeded_change(entry, turn.now);
     match fence {
-        Some(fence) => reply_granted(turn, asker, place, fence),
+        Some(fence) => reply_granted(turn, context, place, fence),
         None => {
             let ahead = worker.locks.queue_len(record).saturating_sub(1);
-            reply_queued(turn, asker, place, ahead);
+            reply_queued(turn, context, place, ahead);
         }
     }
 }
 
-fn enqueue(worker: &mut Worker, turn: &mut Turn<'_>, ask: &Ask<'_>, record: Option<RecordIndex>) {
-    let Ask { asker, place, key, claim, wait, grace } = *ask;
-    if let Some(refused) = over_quota(worker, asker, Amounts::waiter(claim_bytes(key))) {
-        return refuse(worker, turn, asker, RefusalKind::Quota, refused);
+fn enqueue(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    request: &AcquireRequest<'_>,
+    record: Option<RecordIndex>,
+) {
+    let AcquireRequest { context, place, key, claim, wait, grace } = *request;
+    if let Some(refused) = over_quota(worker, context, Amounts::waiter(claim_bytes(key))) {
+        return refuse(worker, turn, context, RefusalKind::Quota, refused);
     }
     let ahead = record.map_or(0, |record| worker.locks.queue_len(record));
     if ahead >= worker.config.limits.waiters_per_key {
         let message = format!("{ahead} claims wait for this key, and no more may");
-        return refuse(worker, turn, asker, RefusalKind::Quota, message);
+        return refuse(worker, turn, context, RefusalKind::Quota, message);
     }
     let patience = match wait {
         Wait::No | Wait::Forever => None,
         Wait::Millis(ms) => Some(Duration::from_millis(ms)),
     };
-    let (link, request, since) = (asker.link, asker.id, turn.at);
+    let (link, request, since) = (context.link, context.id, turn.at);
     let spot = record.map_or(Spot::free(place), |record| Spot::used(place, record));
     let number = worker.locks.next_number(place.cell);
     let change = Change::Queued { link, request, key, claim, since, patience };
     worker.emit_rare(spot, Op { number, change });
     let entry = worker.locks.last_entry(link).expect("a waiter was made");
-    worker.locks.answer_on(entry, asker.conn);
+    worker.locks.answer_on(entry, context.conn);
     worker.queues.wait(worker.locks.deadline(entry), entry);
     if grace.is_some() {
         worker.queues.park(place.cell, worker.locks.entry(entry).record);
     }
-    reply_queued(turn, asker, place, ahead);
+    reply_queued(turn, context, place, ahead);
 }
 
-/// Why the asker may not have more, if so.
-fn over_quota(worker: &mut Worker, asker: Asker, more: Amounts) -> Option<String> {
-    let used = worker.locks.used_by(asker.link);
-    worker.links.over_quota(asker.link, used, more, &worker.config.limits)
+/// Why the context may not have more, if so.
+fn over_quota(worker: &mut Worker, context: RequestContext, more: Amounts) -> Option<String> {
+    let used = worker.locks.used_by(context.link);
+    worker.links.over_quota(context.link, used, more, &worker.config.limits)
 }
 
 /// Why the claim cannot go with what the key is used as, if so.

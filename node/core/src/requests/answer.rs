@@ -1,6 +1,6 @@
 //! Answers that several requests give.
 
-use super::Asker;
+use super::RequestContext;
 use crate::event::{ConnId, LinkIndex};
 use crate::locks::{CellIndex, Place};
 use crate::turn::Turn;
@@ -10,53 +10,58 @@ use lockring_proto::{BlockedReason, Fence, Refusal, RefusalKind, Reply};
 pub(super) fn refuse(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     kind: RefusalKind,
     message: impl Into<String>,
 ) {
     worker.stats.refused += 1;
     worker.stats.over_quota += u64::from(kind == RefusalKind::Quota);
     let refusal = Box::new(Refusal { kind, message: message.into() });
-    turn.reply(asker.conn, Reply::Refused { id: asker.id, refusal });
+    turn.reply(context.conn, Reply::Refused { id: context.id, refusal });
 }
 
-pub(super) fn refuse_draining(worker: &mut Worker, turn: &mut Turn<'_>, asker: Asker) {
+pub(super) fn refuse_draining(worker: &mut Worker, turn: &mut Turn<'_>, context: RequestContext) {
     let message = "this node is stopping: ask another";
-    refuse(worker, turn, asker, RefusalKind::Draining, message);
+    refuse(worker, turn, context, RefusalKind::Draining, message);
 }
 
 /// The key is to be asked for elsewhere, or by a newer ring.
-pub(super) fn refuse_moved(worker: &mut Worker, turn: &mut Turn<'_>, asker: Asker) {
+pub(super) fn refuse_moved(worker: &mut Worker, turn: &mut Turn<'_>, context: RequestContext) {
     worker.stats.moved += 1;
-    turn.reply(asker.conn, Reply::Moved { id: asker.id, version: turn.version });
+    turn.reply(context.conn, Reply::Moved { id: context.id, version: turn.version });
 }
 
 #[inline(always)]
-pub(super) fn reply_granted(turn: &mut Turn<'_>, asker: Asker, place: Place, fence: Fence) {
-    let (id, version) = (asker.id, turn.version);
-    turn.answer(asker.conn, place.cell, || Reply::Granted { id, version, fence });
+pub(super) fn reply_granted(
+    turn: &mut Turn<'_>,
+    context: RequestContext,
+    place: Place,
+    fence: Fence,
+) {
+    let (id, version) = (context.id, turn.version);
+    turn.answer(context.conn, place.cell, || Reply::Granted { id, version, fence });
 }
 
-pub(super) fn reply_queued(turn: &mut Turn<'_>, asker: Asker, place: Place, ahead: u32) {
-    let (id, version) = (asker.id, turn.version);
-    turn.answer(asker.conn, place.cell, || Reply::Queued { id, version, ahead });
+pub(super) fn reply_queued(turn: &mut Turn<'_>, context: RequestContext, place: Place, ahead: u32) {
+    let (id, version) = (context.id, turn.version);
+    turn.answer(context.conn, place.cell, || Reply::Queued { id, version, ahead });
 }
 
 pub(super) fn reply_busy(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     place: Place,
     reason: BlockedReason,
 ) {
     worker.stats.busy += 1;
-    let (id, version) = (asker.id, turn.version);
-    turn.answer(asker.conn, place.cell, || Reply::Busy { id, version, reason });
+    let (id, version) = (context.id, turn.version);
+    turn.answer(context.conn, place.cell, || Reply::Busy { id, version, reason });
 }
 
-pub(super) fn reply_not_held(turn: &mut Turn<'_>, asker: Asker, place: Place) {
-    let (id, version) = (asker.id, turn.version);
-    turn.answer(asker.conn, place.cell, || Reply::NotHeld { id, version });
+pub(super) fn reply_not_held(turn: &mut Turn<'_>, context: RequestContext, place: Place) {
+    let (id, version) = (context.id, turn.version);
+    turn.answer(context.conn, place.cell, || Reply::NotHeld { id, version });
 }
 
 /// Answers a claim that was queued, unless its connection has been replaced since.

@@ -1,6 +1,6 @@
 //! Undoing a claim by the request that made it: it leaves the queue, or its hold ends.
 
-use super::Asker;
+use super::RequestContext;
 use super::answer::reply_not_held;
 use super::end::end_hold;
 use super::grant::grant_waiters;
@@ -15,20 +15,20 @@ use lockring_proto::Reply;
 pub(super) fn cancel(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     place: Place,
     key: &[u8],
     target: u64,
 ) {
-    let namespace = worker.locks.namespace_of(asker.link);
+    let namespace = worker.locks.namespace_of(context.link);
     let found = worker.locks.find(place, namespace, key);
     let undone =
-        found.is_some_and(|record| undo(worker, turn, asker.link, (place, record), target));
+        found.is_some_and(|record| undo(worker, turn, context.link, (place, record), target));
     if !undone {
-        return reply_not_held(turn, asker, place);
+        return reply_not_held(turn, context, place);
     }
-    let (id, version) = (asker.id, turn.version);
-    turn.answer(asker.conn, place.cell, || Reply::Cancelled { id, version });
+    let (id, version) = (context.id, turn.version);
+    turn.answer(context.conn, place.cell, || Reply::Cancelled { id, version });
 }
 
 fn undo(

@@ -12,7 +12,7 @@
 
 use super::answer::refuse;
 use super::end::end_hold;
-use super::{Asker, tick};
+use super::{RequestContext, tick};
 use crate::event::LinkIndex;
 use crate::links::{Comparison, Gather, Held, Part, Step};
 use crate::locks::{Ending, EntryIndex, RecordIndex, Shape, Spot};
@@ -27,41 +27,45 @@ const STEPS_PER_PRICE: u32 = 4;
 pub(super) fn compare(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     part: &Part<'_>,
 ) -> Progress {
     if part.holds.len() > limits::HOLDS_PER_FRAME || !part.holds.is_sorted() {
         let message = "the holds of a compare come in ascending order, at most 4096 a frame";
-        refuse(worker, turn, asker, RefusalKind::Malformed, message);
+        refuse(worker, turn, context, RefusalKind::Malformed, message);
         return Progress::Done;
     }
     // Both turn the list of the link's entries, each to see all of them once.
-    while worker.links.is_leaving(asker.link) {
+    while worker.links.is_leaving(context.link) {
         if turn.is_over() {
             return Progress::More;
         }
         turn.charge(PER_GATHERED);
-        tick::free_one_leaving(worker, turn, asker.link);
+        tick::free_one_leaving(worker, turn, context.link);
     }
-    let mut comparison = comparison_for(worker, asker, part);
-    let progress = match gather(worker, turn, asker.link, &mut comparison) {
-        Progress::Done => walk(worker, turn, asker, part, &mut comparison),
+    let mut comparison = comparison_for(worker, context, part);
+    let progress = match gather(worker, turn, context.link, &mut comparison) {
+        Progress::Done => walk(worker, turn, context, part, &mut comparison),
         other => other,
     };
     if progress == Progress::More || part.through.is_some() {
-        *worker.links.comparison(asker.link) = Some(comparison);
+        *worker.links.comparison(context.link) = Some(comparison);
     }
     progress
 }
 
 /// What the link holds, up to where a frame begins: as it was gathered for the frame before, if
 /// this one goes on where that one ended, or is that one; else it is to be gathered.
-fn comparison_for(worker: &mut Worker, asker: Asker, part: &Part<'_>) -> Box<Comparison> {
-    let before = worker.links.comparison(asker.link).take();
-    before.filter(|before| before.goes_on(part, asker.id)).unwrap_or_else(|| {
-        let thin = worker.locks.thin_count(asker.link);
-        let entries = worker.locks.entry_count(asker.link);
-        Box::new(Comparison::new(part, asker.id, thin, entries))
+fn comparison_for(
+    worker: &mut Worker,
+    context: RequestContext,
+    part: &Part<'_>,
+) -> Box<Comparison> {
+    let before = worker.links.comparison(context.link).take();
+    before.filter(|before| before.goes_on(part, context.id)).unwrap_or_else(|| {
+        let thin = worker.locks.thin_count(context.link);
+        let entries = worker.locks.entry_count(context.link);
+        Box::new(Comparison::new(part, context.id, thin, entries))
     })
 }
 
@@ -114,11 +118,11 @@ fn held_rich(worker: &Worker, entry: EntryIndex) -> Option<Held> {
 fn walk(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     part: &Part<'_>,
     comparison: &mut Comparison,
 ) -> Progress {
-    let spared = worker.links.is_spared(turn.now, asker.link);
+    let spared = worker.links.is_spared(turn.now, context.link);
     let mut steps = 0;
     loop {
         steps += 1;
@@ -128,8 +132,8 @@ fn walk(
                 return Progress::More;
             }
         }
-        match comparison.step(part, asker.id) {
-            Step::Orphan(held) if !spared => end_orphan(worker, turn, asker.link, &held),
+        match comparison.step(part, context.id) {
+            Step::Orphan(held) if !spared => end_orphan(worker, turn, context.link, &held),
             Step::Orphan(_) | Step::Nothing => {}
             Step::End => break,
         }
@@ -137,7 +141,7 @@ fn walk(
     let lost = comparison.finish(part);
     worker.stats.lost += lost.len() as u64;
     turn.charge(lost.len() as u32 / STEPS_PER_PRICE);
-    turn.reply(asker.conn, Reply::Compared { id: asker.id, version: turn.version, lost });
+    turn.reply(context.conn, Reply::Compared { id: context.id, version: turn.version, lost });
     Progress::Done
 }
 

@@ -1,6 +1,6 @@
 //! Whether a link holds a key under a fence, and as what.
 
-use super::Asker;
+use super::RequestContext;
 use super::answer::reply_not_held;
 use crate::locks::Place;
 use crate::turn::Turn;
@@ -10,19 +10,19 @@ use lockring_proto::{Fence, Reply};
 pub(super) fn confirm(
     worker: &Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     place: Place,
     key: &[u8],
     fence: Fence,
 ) {
-    let namespace = worker.locks.namespace_of(asker.link);
+    let namespace = worker.locks.namespace_of(context.link);
     let found = worker.locks.find(place, namespace, key);
     let held = found.and_then(|record| worker.locks.held(record, fence));
     match held {
-        Some((link, claim, _)) if link == asker.link => {
-            let (id, version) = (asker.id, turn.version);
-            turn.answer(asker.conn, place.cell, || Reply::Confirmed { id, version, claim });
+        Some((link, claim, _)) if link == context.link => {
+            let (id, version) = (context.id, turn.version);
+            turn.answer(context.conn, place.cell, || Reply::Confirmed { id, version, claim });
         }
-        _ => reply_not_held(turn, asker, place),
+        _ => reply_not_held(turn, context, place),
     }
 }

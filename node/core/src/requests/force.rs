@@ -1,7 +1,7 @@
 //! Ending every hold of a key, whoever has it.
 
 use super::end::end_hold;
-use super::{Asker, Named};
+use super::{Named, RequestContext};
 use crate::event::ConnId;
 use crate::links::Forcing;
 use crate::locks::{Ending, Place, Spot};
@@ -27,25 +27,25 @@ fn tell_forced(turn: &mut Turn<'_>, conn: ConnId, hold: HoldId) {
 pub(super) fn force(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     place: Place,
     named: &Named<'_>,
 ) -> Progress {
-    let mut forcing = match worker.links.forcing(asker.link).take() {
-        Some(before) if before.id == asker.id => before,
+    let mut forcing = match worker.links.forcing(context.link).take() {
+        Some(before) if before.id == context.id => before,
         _ => {
-            let found = named.find(worker, asker.link, place);
+            let found = named.find(worker, context.link, place);
             let last = found.and_then(|record| worker.locks.last_fence(record));
-            Forcing { id: asker.id, last: last.unwrap_or_default(), ended: 0 }
+            Forcing { id: context.id, last: last.unwrap_or_default(), ended: 0 }
         }
     };
     // The holders stand in the order of their grants.
-    while let Some(record) = named.find(worker, asker.link, place)
+    while let Some(record) = named.find(worker, context.link, place)
         && let Some((link, fence)) = worker.locks.first_holder(record)
         && fence <= forcing.last
     {
         if turn.is_over() {
-            *worker.links.forcing(asker.link) = Some(forcing);
+            *worker.links.forcing(context.link) = Some(forcing);
             return Progress::More;
         }
         turn.charge(PER_FORCED);
@@ -56,7 +56,7 @@ pub(super) fn force(
         // Those who wait are granted only when the last is gone, or as far as they fit.
         end_hold(worker, turn, Spot::used(place, record), fence, Ending::Forced);
     }
-    let (id, version, ended) = (asker.id, turn.version, forcing.ended);
-    turn.answer(asker.conn, place.cell, || Reply::Forced { id, version, ended });
+    let (id, version, ended) = (context.id, turn.version, forcing.ended);
+    turn.answer(context.conn, place.cell, || Reply::Forced { id, version, ended });
     Progress::Done
 }

@@ -1,6 +1,6 @@
 //! Connections that come and go.
 
-use crate::event::{Action, CloseReason, ConnId, LinkIndex, Party};
+use crate::event::{Action, CloseReason, ConnId, Identity, LinkIndex};
 use crate::links::{Arrival, refusal};
 use crate::locks::Death;
 use crate::turn::Turn;
@@ -13,10 +13,10 @@ pub(crate) fn opened(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
     conn: ConnId,
-    party: &Party,
+    identity: &Identity,
     hello: &Hello<'_>,
 ) {
-    match admit(worker, turn, &Arrival { conn, party, hello }) {
+    match admit(worker, turn, &Arrival { conn, identity, hello }) {
         Ok(link) => match worker.links.must_wait(conn, link) {
             Some(ttl) => turn.act(Action::RaiseLongestTtl(ttl)),
             None => welcome(worker, turn, conn, link),
@@ -54,7 +54,7 @@ fn begin(
         let message = "this node is stopping: connect to another";
         return Err(refusal(RefusalKind::Draining, message));
     }
-    if let Some(refused) = worker.links.may_begin(arrival.party, &worker.config.limits) {
+    if let Some(refused) = worker.links.may_begin(arrival.identity, &worker.config.limits) {
         worker.stats.over_quota += 1;
         return Err(refusal(RefusalKind::Quota, refused));
     }

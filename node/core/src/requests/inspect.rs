@@ -1,8 +1,8 @@
 //! Looking at a key. Advisory: nothing here changes or promises anything.
 
 use super::list::tell_holder;
-use super::{Asker, Named};
-use crate::event::Role;
+use super::{Named, RequestContext};
+use crate::event::Access;
 use crate::locks::{Kind, Place, RecordIndex};
 use crate::turn::{PER_TOLD, Turn};
 use crate::worker::Worker;
@@ -14,12 +14,12 @@ const TOLD: usize = 16;
 pub(super) fn inspect(
     worker: &Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     place: Place,
     named: &Named<'_>,
 ) {
     let grace_left = worker.cells.grace_left(place.cell, turn.now);
-    let may_know = worker.links.who(asker.link).role >= Role::Operator;
+    let may_know = worker.links.who(context.link).access >= Access::Operator;
     let mut inspection = Inspection {
         version: turn.version,
         node: worker.config.node,
@@ -35,13 +35,13 @@ pub(super) fn inspect(
             .filter(|_| may_know)
             .map_or_else(String::new, |_| worker.config.grace_for.clone()),
     };
-    if let Some(record) = named.find(worker, asker.link, place) {
+    if let Some(record) = named.find(worker, context.link, place) {
         tell_key(worker, turn, record, &mut inspection);
     }
     let told = inspection.holders.len() + inspection.waiters.len();
     turn.charge(PER_TOLD * told as u32);
-    let (id, inspection) = (asker.id, Box::new(inspection));
-    turn.answer(asker.conn, place.cell, || Reply::Inspected { id, inspection });
+    let (id, inspection) = (context.id, Box::new(inspection));
+    turn.answer(context.conn, place.cell, || Reply::Inspected { id, inspection });
 }
 
 fn tell_key(worker: &Worker, turn: &Turn<'_>, record: RecordIndex, inspection: &mut Inspection) {

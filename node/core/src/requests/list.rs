@@ -1,6 +1,6 @@
 //! Pages of keys and of sessions. Advisory: nothing here changes or promises anything.
 
-use super::{Asker, namespace_named};
+use super::{RequestContext, namespace_named};
 use crate::locks::{Holder, RecordIndex};
 use crate::mutant::mutant;
 use crate::turn::{ANSWER_BYTES, LOOKS_PER_PRICE, Turn};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// A session, as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct SessionRow {
     /// Where its keys live.
     pub namespace: String,
     /// The name in its certificate.
@@ -66,18 +66,18 @@ pub(super) fn tell_holder(worker: &Worker, now: Time, holder: &Holder) -> Told {
 pub(super) fn list(
     worker: &Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     namespace: &str,
     wanted: &Wanted<'_>,
 ) {
     let mut listing = Box::new(Listing { rows: Vec::new(), next: None });
-    if let Some(namespace) = namespace_named(worker, asker.link, namespace) {
+    if let Some(namespace) = namespace_named(worker, context.link, namespace) {
         let page = page(worker, turn.now, Some(namespace), wanted);
         turn.charge(page.price);
         listing.rows.extend(page.rows.into_iter().map(|(_, row)| row));
         listing.next = page.next;
     }
-    turn.reply(asker.conn, Reply::Listed { id: asker.id, listing });
+    turn.reply(context.conn, Reply::Listed { id: context.id, listing });
 }
 
 /// A page of the sessions of this worker, and where the next page begins. A session keeps its
@@ -87,7 +87,7 @@ pub(crate) fn sessions(
     now: Time,
     from: u32,
     rows: usize,
-) -> (Vec<Seen>, Option<u32>) {
+) -> (Vec<SessionRow>, Option<u32>) {
     let mut seen = Vec::new();
     let (mut next, mut looks) = (from, 0);
     while let Some(link) = worker.links.next_position(next) {
@@ -97,7 +97,7 @@ pub(crate) fn sessions(
         (next, looks) = (link.0 + 1, looks + 1);
         if worker.links.is_session(link) {
             let (who, books) = (worker.links.who(link), worker.links.books());
-            seen.push(Seen {
+            seen.push(SessionRow {
                 namespace: books.namespace_name(worker.locks.namespace_of(link)).to_owned(),
                 name: who.name.to_string(),
                 label: who.label.to_string(),

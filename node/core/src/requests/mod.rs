@@ -20,14 +20,14 @@ pub(crate) mod list;
 mod release;
 pub(crate) mod tick;
 
-use crate::cells::Role as CellRole;
-use crate::event::{Action, ConnId, LinkIndex, Role};
+use crate::cells::Role;
+use crate::event::{Access, Action, ConnId, LinkIndex};
 use crate::links::Part;
 use crate::locks::{Place, Planned, RecordIndex};
 use crate::mutant::mutant;
 use crate::turn::{Progress, Turn, keyed_price, price};
 use crate::worker::Worker;
-use acquire::{Ask, acquire};
+use acquire::{AcquireRequest, acquire};
 use answer::{refuse, refuse_moved};
 use list::Wanted;
 use lockring_proto::{Operation, RefusalKind, Reply, Request, limits};
@@ -36,13 +36,13 @@ use release::release;
 
 /// What every answer names: the connection, the request and its link.
 #[derive(Clone, Copy)]
-struct Asker {
+struct RequestContext {
     conn: ConnId,
     link: LinkIndex,
     id: u64,
 }
 
-/// A key of a namespace; an empty name is the asker's own.
+/// A key of a namespace; an empty name is the context's own.
 #[derive(Clone, Copy)]
 struct Named<'a> {
     namespace: &'a str,
@@ -66,24 +66,24 @@ fn namespace_named(worker: &Worker, link: LinkIndex, name: &str) -> Option<u16> 
 }
 
 /// The role that a request needs of an identity of the namespace `own`.
-fn required(request: &Request<'_>, own: &str) -> Role {
+fn required(request: &Request<'_>, own: &str) -> Access {
     let of = |namespace: &str| {
-        if namespace.is_empty() || namespace == own { Role::User } else { Role::Operator }
+        if namespace.is_empty() || namespace == own { Access::User } else { Access::Operator }
     };
     match *request {
         Request::Keyed { operation, .. } => match operation {
             Operation::Acquire { .. }
             | Operation::Release { .. }
             | Operation::Cancel { .. }
-            | Operation::Confirm { .. } => Role::User,
+            | Operation::Confirm { .. } => Access::User,
             Operation::Inspect { namespace } => of(namespace),
-            Operation::Force { .. } => Role::Operator,
+            Operation::Force { .. } => Access::Operator,
         },
         Request::List { namespace, .. } => of(namespace),
         Request::Renew { .. }
         | Request::Compare { .. }
         | Request::GetRing { .. }
-        | Request::Goodbye { .. } => Role::User,
+        | Request::Goodbye { .. } => Access::User,
     }
 }
 
@@ -122,8 +122,8 @@ pub(crate) fn requests(
         if turn.is_over() {
             break;
         }
-        let asker = Asker { conn, link, id: request.id() };
-        match run(worker, turn, asker, request, planned.place) {
+        let context = RequestContext { conn, link, id: request.id() };
+        match run(worker, turn, context, request, planned.place) {
             Progress::Done => taken += 1,
             Progress::More => break,
             Progress::Last => {
@@ -144,29 +144,33 @@ fn runs_stale(worker: &Worker, link: LinkIndex) -> bool {
 fn run(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     request: &Request<'_>,
     place: Option<Place>,
 ) -> Progress {
     // Nearly all requests are one of two. What holds for others too is told apart by one look.
     if let (&Request::Keyed { version, operation, key, .. }, Some(place)) = (request, place)
-        && is_plain(worker, asker.id, place, version, key)
+        && is_plain(worker, context.id, place, version, key)
     {
         match operation {
             Operation::Acquire { claim, wait } => {
                 turn.charge(keyed_price(key));
-                acquire(worker, turn, &Ask { asker, place, key, claim, wait, grace: None });
+                acquire(
+                    worker,
+                    turn,
+                    &AcquireRequest { context, place, key, claim, wait, grace: None },
+                );
                 return Progress::Done;
             }
             Operation::Release { fence } => {
                 turn.charge(keyed_price(key));
-                release(worker, turn, asker, place, key, fence);
+                release(worker, turn, context, place, key, fence);
                 return Progress::Done;
             }
             _ => {}
         }
     }
-    run_any(worker, turn, asker, request, place)
+    run_any(worker, turn, context, request, place)
 }
 
 /// Whether a request of everybody's role is to be carried out.
@@ -181,38 +185,38 @@ fn is_plain(worker: &Worker, id: u64, place: Place, version: u64, key: &[u8]) ->
 fn run_any(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     request: &Request<'_>,
     place: Option<Place>,
 ) -> Progress {
     turn.charge(price(request));
-    if refuses(worker, turn, asker, request) {
+    if refuses(worker, turn, context, request) {
         return Progress::Done;
     }
     match *request {
         Request::Keyed { version, ref operation, key, .. } => {
             return match served(worker, place, version) {
-                Some(place) => run_keyed(worker, turn, asker, operation, (place, key)),
+                Some(place) => run_keyed(worker, turn, context, operation, (place, key)),
                 None => {
-                    refuse_moved(worker, turn, asker);
+                    refuse_moved(worker, turn, context);
                     Progress::Done
                 }
             };
         }
         Request::Renew { id } => {
-            let digest = worker.locks.digest(asker.link);
-            turn.reply(asker.conn, Reply::Renewed { id, version: turn.version, digest });
+            let digest = worker.locks.digest(context.link);
+            turn.reply(context.conn, Reply::Renewed { id, version: turn.version, digest });
         }
         Request::Compare { upto, after, through, ref holds, .. } => {
             let part = Part { upto, after, through, holds };
-            return compare::compare(worker, turn, asker, &part);
+            return compare::compare(worker, turn, context, &part);
         }
-        Request::GetRing { id } => turn.act(Action::SendRing { conn: asker.conn, id }),
+        Request::GetRing { id } => turn.act(Action::SendRing { conn: context.conn, id }),
         Request::List { namespace, cursor, rows, prefix, .. } => {
-            list::list(worker, turn, asker, namespace, &Wanted { cursor, rows, prefix });
+            list::list(worker, turn, context, namespace, &Wanted { cursor, rows, prefix });
         }
         Request::Goodbye { .. } => {
-            goodbye::goodbye(worker, turn, asker);
+            goodbye::goodbye(worker, turn, context);
             return Progress::Last;
         }
     }
@@ -222,8 +226,8 @@ fn run_any(
 /// Where a key is, if this worker is to answer for it to whoever routed by this version.
 fn served(worker: &Worker, place: Option<Place>, version: u64) -> Option<Place> {
     match worker.cells.role_at(place) {
-        CellRole::None => None,
-        CellRole::Serving | CellRole::Recovering { .. } => place.filter(|place| {
+        Role::None => None,
+        Role::Serving | Role::Recovering { .. } => place.filter(|place| {
             let standing = worker.locks.standing(place.cell);
             let since = worker.cells.since(place.cell, standing);
             version >= since.0 || mutant!(worker, NoVersionFence)
@@ -232,16 +236,21 @@ fn served(worker: &Worker, place: Option<Place>, version: u64) -> Option<Place> 
 }
 
 /// Refuses what is not even looked at; says whether it did.
-fn refuses(worker: &mut Worker, turn: &mut Turn<'_>, asker: Asker, request: &Request<'_>) -> bool {
+fn refuses(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    context: RequestContext,
+    request: &Request<'_>,
+) -> bool {
     let len = if let Request::Keyed { key, .. } = request { key.len() } else { 1 };
     let lawful = (1..=limits::KEY_BYTES_MAX).contains(&len);
-    let own = worker.locks.namespace_of(asker.link);
+    let own = worker.locks.namespace_of(context.link);
     let needed = required(request, worker.links.books().namespace_name(own));
-    let role = worker.links.who(asker.link).role;
-    if lawful && asker.id <= limits::REQUEST_ID_MAX && needed <= role {
+    let access = worker.links.who(context.link).access;
+    if lawful && context.id <= limits::REQUEST_ID_MAX && needed <= access {
         return false;
     }
-    refuse_unlawful(worker, turn, asker, len, (needed, role));
+    refuse_unlawful(worker, turn, context, len, (needed, access));
     true
 }
 
@@ -249,43 +258,43 @@ fn refuses(worker: &mut Worker, turn: &mut Turn<'_>, asker: Asker, request: &Req
 fn refuse_unlawful(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     len: usize,
-    (needed, role): (Role, Role),
+    (needed, access): (Access, Access),
 ) {
-    if asker.id > limits::REQUEST_ID_MAX {
+    if context.id > limits::REQUEST_ID_MAX {
         let message = "the session's request ids are used up: begin a new session";
-        return refuse(worker, turn, asker, RefusalKind::Malformed, message);
+        return refuse(worker, turn, context, RefusalKind::Malformed, message);
     }
-    if role < needed {
+    if access < needed {
         worker.stats.denied += 1;
-        let message = format!("this needs the role {needed}, and the certificate says {role}");
-        return refuse(worker, turn, asker, RefusalKind::Denied, message);
+        let message = format!("this needs the role {needed}, and the certificate says {access}");
+        return refuse(worker, turn, context, RefusalKind::Denied, message);
     }
     let message = format!("a key has 1 to 512 bytes, not {len}");
-    refuse(worker, turn, asker, RefusalKind::Malformed, message);
+    refuse(worker, turn, context, RefusalKind::Malformed, message);
 }
 
 fn run_keyed(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     operation: &Operation<'_>,
     (place, key): (Place, &[u8]),
 ) -> Progress {
     match *operation {
         Operation::Acquire { claim, wait } => {
             let grace = worker.cells.grace_left(place.cell, turn.now);
-            acquire(worker, turn, &Ask { asker, place, key, claim, wait, grace });
+            acquire(worker, turn, &AcquireRequest { context, place, key, claim, wait, grace });
         }
-        Operation::Release { fence } => release(worker, turn, asker, place, key, fence),
-        Operation::Cancel { target } => cancel::cancel(worker, turn, asker, place, key, target),
-        Operation::Confirm { fence } => confirm::confirm(worker, turn, asker, place, key, fence),
+        Operation::Release { fence } => release(worker, turn, context, place, key, fence),
+        Operation::Cancel { target } => cancel::cancel(worker, turn, context, place, key, target),
+        Operation::Confirm { fence } => confirm::confirm(worker, turn, context, place, key, fence),
         Operation::Inspect { namespace } => {
-            inspect::inspect(worker, turn, asker, place, &Named { namespace, key });
+            inspect::inspect(worker, turn, context, place, &Named { namespace, key });
         }
         Operation::Force { namespace } => {
-            return force::force(worker, turn, asker, place, &Named { namespace, key });
+            return force::force(worker, turn, context, place, &Named { namespace, key });
         }
     }
     Progress::Done

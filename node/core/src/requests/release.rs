@@ -1,6 +1,6 @@
 //! Giving a hold back by its fence.
 
-use super::Asker;
+use super::RequestContext;
 use super::answer::reply_not_held;
 use super::end::end_hold;
 use crate::locks::{Ending, Place, RecordIndex, Spot};
@@ -13,16 +13,16 @@ use lockring_proto::{Fence, Reply};
 pub(super) fn release(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
-    asker: Asker,
+    context: RequestContext,
     place: Place,
     key: &[u8],
     fence: Fence,
 ) {
-    let namespace = worker.locks.namespace_of(asker.link);
+    let namespace = worker.locks.namespace_of(context.link);
     let found = worker.locks.find(place, namespace, key);
     let held = found.and_then(|record| Some((record, worker.locks.held(record, fence)?)));
     let released = match held {
-        Some((record, (link, _, entry))) if link == asker.link => {
+        Some((record, (link, _, entry))) if link == context.link => {
             let spot = Spot::used(place, record).entry(entry);
             end_hold(worker, turn, spot, fence, Ending::Released);
             true
@@ -30,11 +30,11 @@ pub(super) fn release(
         _ if mutant!(worker, ReleaseWithoutFence) => end_any(worker, turn, place, found),
         _ => false,
     };
-    let (id, version) = (asker.id, turn.version);
+    let (id, version) = (context.id, turn.version);
     if released {
-        turn.answer(asker.conn, place.cell, || Reply::Released { id, version });
+        turn.answer(context.conn, place.cell, || Reply::Released { id, version });
     } else {
-        reply_not_held(turn, asker, place);
+        reply_not_held(turn, context, place);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::rng::Rng;
 use super::view_tests::config;
-use crate::{Action, ConnId, Event, Limits, LinkIndex, Machine, Mutant, Party, Role, Time};
+use crate::{Access, Action, ConnId, Event, Identity, Limits, LinkIndex, Machine, Mutant, Time};
 use lockring_proto::{
     Claim, Fence, Hello, HoldId, Namespace, Operation, PROTOCOL, Push, Reply, Request, SessionId,
     Wait, limits,
@@ -128,16 +128,17 @@ impl World {
         }
     }
 
-    /// A process connects: a new one, the heir of whoever has the session, or one that was there.
+    /// A process connects: a new one, the successor of whoever has the session, or one that was
+    /// there.
     fn hello(&mut self, session: u64, mut process: Process, incarnation: u64) {
         self.conns += 1;
         let conn = ConnId(self.conns);
         process.connected = false;
         self.processes.insert(conn, process);
-        let party = Party {
+        let identity = Identity {
             namespace: Namespace::default(),
             name: "c".to_owned(),
-            role: Role::User,
+            access: Access::User,
             ttl_max: limits::TTL_MAX,
         };
         let hello = Hello {
@@ -148,7 +149,7 @@ impl World {
             ring_version: 1,
             label: "",
         };
-        self.handle(Event::Opened { conn, party: &party, hello });
+        self.handle(Event::Opened { conn, identity: &identity, hello });
     }
 
     fn arrive(&mut self) {
@@ -312,6 +313,6 @@ fn no_key_is_granted_while_another_process_believes_in_it() {
 
 /// What the test above would see.
 #[test]
-fn holds_that_an_heir_frees_are_believed_in() {
-    assert!((0..RUNS).any(|seed| run(seed, Some(Mutant::HeirFrees)).is_err()));
+fn holds_that_a_successor_frees_are_believed_in() {
+    assert!((0..RUNS).any(|seed| run(seed, Some(Mutant::SuccessorFrees)).is_err()));
 }

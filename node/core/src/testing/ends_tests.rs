@@ -2,7 +2,7 @@
 
 use super::Rng;
 use super::view_tests::config;
-use crate::{Action, ConnId, Event, Limits, LinkIndex, Machine, Party, Role, Time};
+use crate::{Access, Action, ConnId, Event, Identity, Limits, LinkIndex, Machine, Time};
 use lockring_proto::{
     Claim, Fence, Hello, HoldId, ListCursor, Namespace, Operation, PROTOCOL, Request, SessionId,
     Wait, limits,
@@ -112,11 +112,16 @@ fn numbers_at_their_ends_break_nothing() {
             now = now.after(Duration::from_millis(*rng.pick(&[0, 1, 20, 60, 3_000])));
             match rng.range(0, 10) {
                 0 | 1 => {
-                    let (role, ttl_max) = (Role::Operator, Duration::from_millis(number(&mut rng)));
+                    let (access, ttl_max) =
+                        (Access::Operator, Duration::from_millis(number(&mut rng)));
                     let (namespace, name) = (Namespace::default(), "c".to_owned());
-                    let party = Party { namespace, name, role, ttl_max };
+                    let identity = Identity { namespace, name, access, ttl_max };
                     let (conn, hello) = (ConnId(turn), hello(&mut rng));
-                    machine.handle(now, Event::Opened { conn, party: &party, hello }, &mut actions);
+                    machine.handle(
+                        now,
+                        Event::Opened { conn, identity: &identity, hello },
+                        &mut actions,
+                    );
                 }
                 2 => {
                     machine.handle(now, Event::Tick, &mut actions);

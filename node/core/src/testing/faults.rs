@@ -53,7 +53,7 @@ pub enum Fault {
 
 /// The faults of a run, in order.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct FaultPlan {
     faults: std::vec::IntoIter<(Time, Fault)>,
 }
 
@@ -61,7 +61,7 @@ fn millis(rng: &mut Rng, low: u64, high: u64) -> Duration {
     Duration::from_millis(rng.range(low, high))
 }
 
-impl Plan {
+impl FaultPlan {
     /// Faults for a run of `span`, ending with a storm. Kills of the node are kept apart, as
     /// nothing is granted for a while after each.
     pub fn draw(rng: &mut Rng, span: Duration) -> Self {
@@ -109,7 +109,7 @@ impl Plan {
     }
 }
 
-impl Iterator for Plan {
+impl Iterator for FaultPlan {
     type Item = (Time, Fault);
 
     fn next(&mut self) -> Option<Self::Item> {

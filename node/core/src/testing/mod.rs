@@ -4,7 +4,7 @@
 //! - [`Note`]: the stream of a machine's ops; [`Replica`]: what comes of them alone; [`View`]: a
 //!   machine's logical state, with a canonical fingerprint;
 //! - [`Rng`], [`RateClock`], [`Net`]: chance, clocks that go wrong, and a network that breaks;
-//! - [`Fault`], [`Plan`]: which faults come when;
+//! - [`Fault`], [`FaultPlan`]: which faults come when;
 //! - [`Recorder`], [`Fact`], [`checks`]: what happened on one clock, and what was promised.
 
 #[cfg(test)]
@@ -39,7 +39,7 @@ pub use crate::locks::{Death, Ending, Leaving, Note, Noted, NotedSource};
 pub(crate) use audit::same;
 pub use clock::RateClock;
 pub use fact::{Fact, KeyId, Token, Why};
-pub use faults::{Fault, Plan};
+pub use faults::{Fault, FaultPlan};
 pub use net::{Arrival, DELAY_MAX, Net, Stream};
 pub use recorder::{Book, Check, Hold, Key, Recorder, Violation};
 pub use replica::Replica;

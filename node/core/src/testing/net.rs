@@ -30,7 +30,7 @@ pub enum Arrival {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Lane {
+struct StreamState {
     /// When the last frame sent is due: the next is not earlier.
     last_due: Time,
     /// After a break: frames due later are lost...
@@ -42,7 +42,7 @@ struct Lane {
 #[derive(Clone, Debug)]
 struct Pipe {
     base: Duration,
-    lanes: BTreeMap<Stream, Lane>,
+    streams: BTreeMap<Stream, StreamState>,
     broken: bool,
 }
 
@@ -71,7 +71,7 @@ impl Net {
         self.next += 1;
         let id = ConnId(self.next);
         let base = Duration::from_micros(100 + self.rng.tailed(1500).min(20_000));
-        self.pipes.insert(id, Pipe { base, lanes: BTreeMap::new(), broken: false });
+        self.pipes.insert(id, Pipe { base, streams: BTreeMap::new(), broken: false });
         (id, now.after(base * 2))
     }
 
@@ -88,9 +88,9 @@ impl Net {
         if now < self.slow_until {
             delay += self.slow_by * (self.rng.range(0, 1000) as u32) / 1000;
         }
-        let lane = pipe.lanes.entry(stream).or_default();
-        lane.last_due = lane.last_due.max(now.after(delay));
-        Some(lane.last_due)
+        let state = pipe.streams.entry(stream).or_default();
+        state.last_due = state.last_due.max(now.after(delay));
+        Some(state.last_due)
     }
 
     /// Breaks a connection. Of each stream some suffix of what is under way is lost, and the rest
@@ -98,15 +98,15 @@ impl Net {
     pub fn cut(&mut self, now: Time, conn: ConnId) {
         let Some(pipe) = self.pipes.get_mut(&conn).filter(|pipe| !pipe.broken) else { return };
         pipe.broken = true;
-        for lane in pipe.lanes.values_mut() {
-            let under_way = lane.last_due.since(now).as_micros() as u64;
-            lane.lost_after = Some(match self.rng.range(0, 3) {
+        for state in pipe.streams.values_mut() {
+            let under_way = state.last_due.since(now).as_micros() as u64;
+            state.lost_after = Some(match self.rng.range(0, 3) {
                 0 => now,
-                1 => lane.last_due,
+                1 => state.last_due,
                 _ => Time(now.0 + self.rng.range(0, under_way + 1)),
             });
             if self.rng.percent(50) {
-                lane.late = Duration::from_micros(self.rng.range(0, 1_500_000));
+                state.late = Duration::from_micros(self.rng.range(0, 1_500_000));
             }
         }
     }
@@ -123,15 +123,15 @@ impl Net {
 
     /// A frame is due: is it here? One that is `held` was held up before.
     pub fn arrives(&self, due: Time, conn: ConnId, stream: Stream, held: bool) -> Arrival {
-        let Some(lane) = self.pipes.get(&conn).and_then(|pipe| pipe.lanes.get(&stream)) else {
+        let Some(state) = self.pipes.get(&conn).and_then(|pipe| pipe.streams.get(&stream)) else {
             return Arrival::Never;
         };
-        match lane.lost_after {
+        match state.lost_after {
             None => Arrival::Now,
             Some(_) if held => Arrival::Now,
             Some(lost_after) if due > lost_after => Arrival::Never,
-            Some(_) if lane.late.is_zero() => Arrival::Now,
-            Some(_) => Arrival::Later(due.after(lane.late)),
+            Some(_) if state.late.is_zero() => Arrival::Now,
+            Some(_) => Arrival::Later(due.after(state.late)),
         }
     }
 }

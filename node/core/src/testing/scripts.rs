@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! node opens=10s slice=2       first line: how the machine is made
-//! open A session=a inc=1       a hello on A (ttl= ttl_max= party= role= ns= label= proto=)
+//! open A session=a inc=1       a hello on A (ttl= ttl_max= identity= role= ns= label= proto=)
 //! A acquire 1 k wait=2s        a request: id, key, then options; `;` puts several into one batch
 //! A release 2 k 1.1            a fence is epoch.counter; v=N is the sender's ring version
 //! A inspect 3 k in=team        in a namespace, that is named; also for `list` and `force`
@@ -18,7 +18,8 @@
 use super::Replica;
 use super::told::{hello_told, push_told, reply_told};
 use crate::{
-    Action, Amounts, Config, ConnId, Event, Limits, LinkIndex, Machine, Mutant, Party, Role, Time,
+    Access, Action, Amounts, Config, ConnId, Event, Identity, Limits, LinkIndex, Machine, Mutant,
+    Time,
 };
 use lockring_proto::{
     Claim, Fence, Hello, HoldId, ListCursor, Namespace, Operation, PROTOCOL, Request, SessionId,
@@ -354,10 +355,10 @@ impl World {
         let namespace = Namespace::new(words.named.remove("ns").unwrap_or("default"));
         let namespace = namespace.expect("a namespace");
         let seed = NamespaceSeed::of(namespace.as_str());
-        let party = words.named.remove("party").unwrap_or(session).to_owned();
-        let role = match words.named.remove("role") {
-            None | Some("user") => Role::User,
-            Some("operator") => Role::Operator,
+        let identity = words.named.remove("identity").unwrap_or(session).to_owned();
+        let access = match words.named.remove("role") {
+            None | Some("user") => Access::User,
+            Some("operator") => Access::Operator,
             Some(other) => panic!("{other:?} is no role"),
         };
         let ttl_max = words.span("ttl_max").unwrap_or(limits::TTL_MAX);
@@ -373,8 +374,8 @@ impl World {
         };
         words.end();
         let conn = Conn { id: ConnId(self.conns.len() as u64), link: None, seed };
-        let party = Party { namespace, name: party, role, ttl_max };
-        let event = Event::Opened { conn: conn.id, party: &party, hello };
+        let identity = Identity { namespace, name: identity, access, ttl_max };
+        let event = Event::Opened { conn: conn.id, identity: &identity, hello };
         self.conns.insert(name.to_owned(), conn);
         self.handle(event, out);
     }
@@ -475,11 +476,13 @@ fn folder() -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts")
 }
 
-/// The simulator's heirs come after a crash alone, so that nobody believes in what they free; and
-/// it notices an undurable TTL by what follows from it.
+/// The simulator's successors come after a crash alone, so that nobody believes in what they free;
+/// and it notices an undurable TTL by what follows from it.
 #[test]
 fn scripts_see_seeded_bugs() {
-    for (mutant, script) in [(Mutant::HeirFrees, "heir"), (Mutant::UndurableTtl, "ttl_raise")] {
+    for (mutant, script) in
+        [(Mutant::SuccessorFrees, "successor"), (Mutant::UndurableTtl, "ttl_raise")]
+    {
         let recorded = std::fs::read_to_string(folder().join(format!("{script}.script"))).unwrap();
         let replayed = replay(&recorded, Some(mutant));
         assert_ne!(Ok(recorded), replayed, "{mutant:?} is alive");

@@ -299,7 +299,7 @@ fn a_compare_sees_what_is_there_all_the_time() {
 /// While the holds of a session that was taken up are gathered, those who waited for the process
 /// before are looked for among them.
 #[test]
-fn a_compare_of_an_heir_misses_nothing_while_waiters_leave() {
+fn a_compare_of_a_successor_misses_nothing_while_waiters_leave() {
     const HOLDS: u64 = 3 * TURN;
     let mut world = World::new();
     world.open(1);

@@ -87,7 +87,7 @@ pub struct WaiterView {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LinkView {
     /// Namespace, name and label.
-    pub party: (String, String, String),
+    pub identity: (String, String, String),
     /// Incarnation and connection in force.
     pub conn: (u64, Option<ConnId>),
     /// TTL.

@@ -1,6 +1,8 @@
 //! Fingerprints: blind to where state is kept, not to what it is.
 
-use crate::{Action, Config, ConnId, Event, Limits, LinkIndex, Machine, Mutant, Party, Role, Time};
+use crate::{
+    Access, Action, Config, ConnId, Event, Identity, Limits, LinkIndex, Machine, Mutant, Time,
+};
 use lockring_proto::{
     Claim, Fence, Hello, Namespace, Operation, PROTOCOL, Request, SessionId, Wait, limits,
 };
@@ -88,8 +90,8 @@ impl World {
     }
 
     fn greet(&mut self, session: u64, conn: u64, namespace: Namespace, incarnation: u64) {
-        let (role, ttl_max) = (Role::Operator, limits::TTL_MAX);
-        let party = Party { namespace, name: format!("c{session}"), role, ttl_max };
+        let (access, ttl_max) = (Access::Operator, limits::TTL_MAX);
+        let identity = Identity { namespace, name: format!("c{session}"), access, ttl_max };
         let hello = Hello {
             protocol: PROTOCOL,
             session: SessionId(u128::from(session).to_be_bytes()),
@@ -98,7 +100,7 @@ impl World {
             ring_version: 1,
             label: "",
         };
-        self.run(Event::Opened { conn: ConnId(conn), party: &party, hello });
+        self.run(Event::Opened { conn: ConnId(conn), identity: &identity, hello });
     }
 
     /// As many turns as it takes.

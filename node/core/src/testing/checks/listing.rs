@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// No key that is held from a listing's beginning to its end is missed, and none is shown twice.
 #[derive(Default)]
 pub struct Listing {
-    running: BTreeMap<SessionId, Seen>,
+    running: BTreeMap<SessionId, Coverage>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct Coverage {
     /// Held ever since, and not shown yet.
     missing: BTreeSet<KeyId>,
     /// Not in use at some time since: one may be in use anew, and elsewhere.
@@ -34,7 +34,7 @@ impl Check for Listing {
                 let held =
                     |key: &&KeyId| book.keys.get(key).is_some_and(|key| !key.holders.is_empty());
                 let missing = of.iter().filter(held).copied().collect();
-                self.running.insert(*session, Seen { missing, ..Seen::default() });
+                self.running.insert(*session, Coverage { missing, ..Coverage::default() });
             }
             Fact::Freed { key, .. } => {
                 for seen in self.running.values_mut() {
