@@ -12,7 +12,6 @@
 
 use crate::board::{Board, Phase};
 use crate::choices::{Driver, KeyDist, Output};
-use crate::contender::{Contender, Job, Plan, Reading, Round, not_filled, refused};
 use crate::error::BenchError;
 use crate::keys::KeySpace;
 use crate::lane::{Lane, Work};
@@ -26,6 +25,7 @@ use crate::report_expiry::{BeforeDuring, ExpiryReport, print_expiry};
 use crate::rounds::one_by_one;
 use crate::safety::{Guarantees, SafetyCheck, SafetyReport};
 use crate::target::{Target, TargetKind};
+use crate::target_run::{Job, Measurement, Reading, TargetRun, Workload, not_filled, refused};
 use crate::time::{Clock, Time};
 use lockring_client::admin::{Cursor, Ring, Worker};
 use lockring_client::proto::limits;
@@ -270,14 +270,14 @@ impl Doomed {
 
 /// The sessions that live.
 struct Others {
-    working: Contender,
-    renewing: Contender,
+    working: TargetRun,
+    renewing: TargetRun,
 }
 
 /// What was measured of them.
 struct Rounds {
-    pairs: Round,
-    renewals: Round,
+    pairs: Measurement,
+    renewals: Measurement,
 }
 
 impl Others {
@@ -287,7 +287,7 @@ impl Others {
         access: &Access,
         clock: Clock,
     ) -> Result<Self, BenchError> {
-        let plan = |rate| Plan {
+        let workload = |rate| Workload {
             callers: WORKERS,
             connections: 1,
             keys: WORK_KEYS,
@@ -296,9 +296,9 @@ impl Others {
             job: Job::Pairs { dist: KeyDist::Uniform, hold: Duration::ZERO, rate: Some(rate) },
         };
         let name = || target.to_string();
-        let (pairs, renewals) = (plan(PAIRS_PER_S), plan(RENEWALS_PER_S));
-        let working = Contender::launch_own(name(), server, access, &pairs, clock).await?;
-        let renewing = Contender::launch_keepalives(name(), access, &renewals, clock).await?;
+        let (pairs, renewals) = (workload(PAIRS_PER_S), workload(RENEWALS_PER_S));
+        let working = TargetRun::launch_own(name(), server, access, &pairs, clock).await?;
+        let renewing = TargetRun::launch_keepalives(name(), access, &renewals, clock).await?;
         Ok(Self { working, renewing })
     }
 

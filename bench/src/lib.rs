@@ -13,7 +13,6 @@ mod abuse;
 mod alarm;
 mod board;
 mod choices;
-mod contender;
 mod cores;
 mod error;
 mod expiry;
@@ -36,6 +35,7 @@ mod signals;
 mod slots;
 mod stats;
 mod target;
+mod target_run;
 mod time;
 
 pub use abuse::{AbuseReport, measure_abuse, run_abuse};

@@ -1,7 +1,6 @@
 //! `bench memory`: the resident size of a server that holds many locks and is at rest.
 
 use crate::choices::{Driver, Output};
-use crate::contender::{Contender, Job, Plan};
 use crate::error::BenchError;
 use crate::options::MemoryOptions;
 use crate::process::{CpuTime, ResidentBytes, Spawned};
@@ -9,6 +8,7 @@ use crate::progress::Progress;
 use crate::report::{MemoryReport, Outcome, print_memory};
 use crate::rounds::one_by_one;
 use crate::target::{Target, TargetKind};
+use crate::target_run::{Job, TargetRun, Workload};
 use crate::time::{Clock, Time};
 use std::time::Duration;
 
@@ -73,23 +73,23 @@ async fn measure(
     let callers = CALLERS.min(locks);
     let connections = CONNECTIONS.min(callers);
     let (driver, job) = (Driver::Lean, Job::Fill);
-    let plan = Plan { callers, connections, keys: locks, lease: LEASE, driver, job };
+    let workload = Workload { callers, connections, keys: locks, lease: LEASE, driver, job };
     let clock = Clock::start();
     progress.say(&format!("starting {target}"));
-    let mut contender = Contender::start(target, &plan, clock).await?;
-    let mut idle = Look::take(&contender, clock)?;
-    contender.sleep(LOOK).await?;
-    let empty = Look::take(&contender, clock)?;
+    let mut run = TargetRun::start(target, &workload, clock).await?;
+    let mut idle = Look::take(&run, clock)?;
+    run.sleep(LOOK).await?;
+    let empty = Look::take(&run, clock)?;
     let idle_share = IDLE_SHARE.max(1.5 * empty.share_since(&idle));
     let say = |held| progress.say(&format!("{target}: {held} of {locks} locks held"));
-    contender.fill(locks, say).await?;
+    run.fill(locks, say).await?;
     progress.say(&format!("{target}: waiting until the server is at rest"));
     let filled_at = clock.now();
     let (mut in_a_row, mut at_rest) = (0, false);
-    idle = Look::take(&contender, clock)?;
+    idle = Look::take(&run, clock)?;
     while !at_rest && clock.now() < filled_at + REST_WITHIN {
-        contender.sleep(LOOK).await?;
-        let look = Look::take(&contender, clock)?;
+        run.sleep(LOOK).await?;
+        let look = Look::take(&run, clock)?;
         let rests = look.share_since(&idle) <= idle_share && look.same_size_as(&idle);
         in_a_row = if rests { in_a_row + 1 } else { 0 };
         at_rest = in_a_row == LOOKS;
@@ -103,7 +103,7 @@ async fn measure(
         empty_rss_bytes: empty.resident.0,
         at_rest,
         rest_s: clock.now().nanos_since(filled_at) as f64 / 1e9,
-        safety: contender.safety(),
+        safety: run.safety(),
     })
 }
 
@@ -115,8 +115,8 @@ struct Look {
 }
 
 impl Look {
-    fn take(contender: &Contender, clock: Clock) -> Result<Self, BenchError> {
-        let pid = contender.server().map(Spawned::pid);
+    fn take(run: &TargetRun, clock: Clock) -> Result<Self, BenchError> {
+        let pid = run.server().map(Spawned::pid);
         let Some(pid) = pid else {
             unreachable!("targets without a server of their own are refused");
         };

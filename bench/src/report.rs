@@ -1,12 +1,12 @@
 //! What a run prints: JSON for machines, tables for people.
 
 use crate::choices::Output;
-use crate::contender::{Contender, Round};
 use crate::error::BenchError;
 use crate::options::PairsOptions;
 use crate::print;
 use crate::safety::SafetyReport;
 use crate::stats::{Quantiles, Spread, median};
+use crate::target_run::{Measurement, TargetRun};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use lockring_client::proto::{Shown, visible_json};
 use serde::Serialize;
@@ -84,7 +84,7 @@ pub struct Ratios {
     pub acquire_p50: Option<Spread>,
 }
 
-impl Round {
+impl Measurement {
     fn pairs_per_s(&self) -> f64 {
         self.pairs as f64 / self.seconds
     }
@@ -105,8 +105,8 @@ impl Round {
 }
 
 impl Ratios {
-    fn of(own: &[Round], first: &[Round]) -> Option<Self> {
-        let over = |figure: fn(&Round) -> Option<f64>| {
+    fn of(own: &[Measurement], first: &[Measurement]) -> Option<Self> {
+        let over = |figure: fn(&Measurement) -> Option<f64>| {
             let ratios = own.iter().zip(first).filter_map(|(own, first)| {
                 figure(first).filter(|&base| base > 0.0).and_then(|base| Some(figure(own)? / base))
             });
@@ -123,28 +123,28 @@ impl Ratios {
 impl PairsReport {
     /// Of a target's rounds; none if no pair was completed in any.
     pub(crate) fn new(
-        contender: &Contender,
+        run: &TargetRun,
         options: &PairsOptions,
-        rounds: &[Round],
-        first: Option<&[Round]>,
+        rounds: &[Measurement],
+        first: Option<&[Measurement]>,
     ) -> Option<Self> {
         let over =
-            |figure: &dyn Fn(&Round) -> Option<f64>| median(rounds.iter().filter_map(figure));
-        let quantiles = |figure: fn(&Round) -> Option<Quantiles>| {
+            |figure: &dyn Fn(&Measurement) -> Option<f64>| median(rounds.iter().filter_map(figure));
+        let quantiles = |figure: fn(&Measurement) -> Option<Quantiles>| {
             Quantiles::medians(&rounds.iter().filter_map(figure).collect::<Vec<_>>())
         };
-        let server_us = over(&Round::server_us_per_pair);
+        let server_us = over(&Measurement::server_us_per_pair);
         let worst = rounds.iter().filter_map(|round| round.acquire).map(|q| q.max_us);
-        let (errors, first_error) = contender.errors();
+        let (errors, first_error) = run.errors();
         Some(Self {
-            target: contender.target().to_owned(),
+            target: run.target().to_owned(),
             pairs_per_s: over(&|round| Some(round.pairs_per_s()))?,
             server_cpu_us_per_pair: server_us,
             client_cpu_us_per_pair: over(&|round| round.us_per_pair(Some(round.client_cpu_ns)))?,
             acquire: quantiles(|round| round.acquire)?,
             release: quantiles(|round| round.release)?,
             errors,
-            safety: contender.safety(),
+            safety: run.safety(),
             pairs_per_server_cpu_s: server_us.map(|us| 1e6 / us),
             server_cores: over(&|round| Some(round.cores(round.server_cpu_ns?))),
             client_cores: over(&|round| Some(round.cores(round.client_cpu_ns)))?,
@@ -156,7 +156,7 @@ impl PairsReport {
             connections: options.connections,
             keys: options.keys,
             dist: options.dist.to_string(),
-            driver: contender.driver().to_string(),
+            driver: run.driver().to_string(),
         })
     }
 }
@@ -323,11 +323,18 @@ mod tests {
         assert_eq!(texts, ["a\\x0ab", "-"]);
     }
 
-    fn round(pairs: u64, server_cpu_ns: Option<u64>) -> Round {
+    fn round(pairs: u64, server_cpu_ns: Option<u64>) -> Measurement {
         let flat =
             Quantiles { p50_us: 50.0, p90_us: 90.0, p99_us: 99.0, p999_us: 99.9, max_us: 100.0 };
         let (acquire, release) = (Some(flat), Some(flat));
-        Round { seconds: 2.0, pairs, server_cpu_ns, client_cpu_ns: 1_000_000, acquire, release }
+        Measurement {
+            seconds: 2.0,
+            pairs,
+            server_cpu_ns,
+            client_cpu_ns: 1_000_000,
+            acquire,
+            release,
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What `bench expiry` prints.
 
 use crate::choices::Output;
-use crate::contender::Round;
 use crate::error::BenchError;
 use crate::print;
 use crate::report::{count, print_json, row, table};
 use crate::safety::SafetyReport;
+use crate::target_run::Measurement;
 use comfy_table::Table;
 use lockring_client::proto::Shown;
 use serde::Serialize;
@@ -21,8 +21,8 @@ pub struct BeforeDuring {
 
 impl BeforeDuring {
     /// The p99 of acquires in two rounds, neither of them empty.
-    pub(crate) fn of(before: Round, during: Round) -> Self {
-        let p99 = |round: Round| round.acquire.map_or(0.0, |acquire| acquire.p99_us);
+    pub(crate) fn of(before: Measurement, during: Measurement) -> Self {
+        let p99 = |round: Measurement| round.acquire.map_or(0.0, |acquire| acquire.p99_us);
         Self { before: p99(before), during: p99(during) }
     }
 

@@ -1,7 +1,6 @@
 //! The runner of `bench pairs` and `bench latency`: targets take turns, round by round.
 
 use crate::choices::Output;
-use crate::contender::{Contender, Job, Plan, Round, after_semicolon};
 use crate::error::BenchError;
 use crate::options::{LatencyOptions, PairsOptions};
 use crate::print;
@@ -9,6 +8,7 @@ use crate::progress::Progress;
 use crate::report::{Outcome, PairsReport, print_pairs};
 use crate::signals;
 use crate::target::Target;
+use crate::target_run::{Job, Measurement, TargetRun, Workload, after_semicolon};
 use crate::time::Clock;
 use lockring_client::proto::Shown;
 use std::time::Duration;
@@ -117,49 +117,49 @@ async fn measure(options: &PairsOptions) -> Result<Vec<PairsReport>, BenchError>
     let (count, length) = options.rounds();
     let ramp = RAMP_MAX.min(length / 10);
     let progress = Progress::new();
-    let mut contenders = start_all(options, &progress).await?;
-    let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); contenders.len()];
+    let mut runs = start_all(options, &progress).await?;
+    let mut rounds: Vec<Vec<Measurement>> = vec![Vec::new(); runs.len()];
     for number in 0..=count {
-        for (contender, measured) in contenders.iter_mut().zip(&mut rounds) {
-            progress.say(&format!("round {number} of {count}: {}", contender.target()));
-            let round = contender.round(ramp, length).await?;
+        for (run, measured) in runs.iter_mut().zip(&mut rounds) {
+            progress.say(&format!("round {number} of {count}: {}", run.target()));
+            let round = run.round(ramp, length).await?;
             // The first is for warming up.
             if number > 0 {
                 measured.push(round);
             }
         }
     }
-    report_all(options, &contenders, &rounds)
+    report_all(options, &runs, &rounds)
 }
 
 async fn start_all(
     options: &PairsOptions,
     progress: &Progress,
-) -> Result<Vec<Contender>, BenchError> {
+) -> Result<Vec<TargetRun>, BenchError> {
     let &PairsOptions { callers, connections, keys, dist, hold, rate, driver, .. } = options;
     let job = Job::Pairs { dist, hold, rate };
-    let plan = Plan { callers, connections, keys, lease: LEASE, driver, job };
+    let workload = Workload { callers, connections, keys, lease: LEASE, driver, job };
     let clock = Clock::start();
-    let mut contenders = Vec::new();
+    let mut runs = Vec::new();
     for target in &options.targets {
         progress.say(&format!("starting {target}"));
-        contenders.push(Contender::start(target, &plan, clock).await?);
+        runs.push(TargetRun::start(target, &workload, clock).await?);
     }
-    Ok(contenders)
+    Ok(runs)
 }
 
 fn report_all(
     options: &PairsOptions,
-    contenders: &[Contender],
-    rounds: &[Vec<Round>],
+    runs: &[TargetRun],
+    rounds: &[Vec<Measurement>],
 ) -> Result<Vec<PairsReport>, BenchError> {
     let mut reports = Vec::new();
-    for (number, (contender, own)) in contenders.iter().zip(rounds).enumerate() {
+    for (number, (run, own)) in runs.iter().zip(rounds).enumerate() {
         let first = (number > 0).then_some(rounds[0].as_slice());
-        let report = PairsReport::new(contender, options, own, first);
+        let report = PairsReport::new(run, options, own, first);
         reports.push(report.ok_or_else(|| BenchError::NothingMeasured {
-            target: contender.target().to_owned(),
-            first_error: after_semicolon(contender.errors().1.map(Shown)),
+            target: run.target().to_owned(),
+            first_error: after_semicolon(run.errors().1.map(Shown)),
         })?);
     }
     Ok(reports)

@@ -14,7 +14,6 @@ mod report;
 pub use report::AbuseReport;
 
 use crate::choices::{Driver, KeyDist, Output};
-use crate::contender::{Contender, Job, Plan, Round, refused};
 use crate::error::BenchError;
 use crate::lockring::{self, Access};
 use crate::options::AbuseOptions;
@@ -22,6 +21,7 @@ use crate::process::{ResidentBytes, Spawned};
 use crate::progress::Progress;
 use crate::report::Outcome;
 use crate::rounds::block_on;
+use crate::target_run::{Job, Measurement, TargetRun, Workload, refused};
 use crate::time::Clock;
 use attacks::{Attack, on_thread_of_its_own};
 use lockring_client::proto::limits;
@@ -86,7 +86,7 @@ pub fn measure_abuse(options: &AbuseOptions) -> Result<Vec<AbuseReport>, BenchEr
 struct Scene {
     access: Access,
     pid: u32,
-    victim: Contender,
+    victim: TargetRun,
     clock: Clock,
 }
 
@@ -96,8 +96,8 @@ impl Scene {
         let (server, access): (Spawned, Access) =
             lockring::spawn_node(&given, options.binary.as_deref(), 1).await?;
         let (pid, clock) = (server.pid(), Clock::start());
-        let plan = plan(CALLERS, Some(PAIRS_PER_S));
-        let victim = Contender::launch_own(given, Some(server), &access, &plan, clock).await?;
+        let workload = workload(CALLERS, Some(PAIRS_PER_S));
+        let victim = TargetRun::launch_own(given, Some(server), &access, &workload, clock).await?;
         Ok(Self { access, pid, victim, clock })
     }
 
@@ -107,7 +107,7 @@ impl Scene {
     }
 
     /// A round of the victim's, and the most memory that the node had in it.
-    async fn round(&mut self, length: Duration) -> Result<(Round, u64), BenchError> {
+    async fn round(&mut self, length: Duration) -> Result<(Measurement, u64), BenchError> {
         self.victim.work();
         self.victim.sleep(RAMP).await?;
         let begun = self.victim.begin_round()?;
@@ -121,7 +121,7 @@ impl Scene {
     }
 
     /// The same beside honest peers.
-    async fn honest_round(&mut self, length: Duration) -> Result<Round, BenchError> {
+    async fn honest_round(&mut self, length: Duration) -> Result<Measurement, BenchError> {
         let (access, given, clock) =
             (self.access.clone(), self.victim.target().to_owned(), self.clock);
         let (rested, at_rest) = oneshot::channel();
@@ -146,15 +146,15 @@ async fn honest_load(
     length: Duration,
 ) -> Result<(), BenchError> {
     let access = access.anew().map_err(|problem| refused(&given, problem))?;
-    let plan = plan(HONEST_CALLERS, None);
-    let mut peers = Contender::launch_own(given, None, &access, &plan, clock).await?;
+    let workload = workload(HONEST_CALLERS, None);
+    let mut peers = TargetRun::launch_own(given, None, &access, &workload, clock).await?;
     peers.work();
     peers.sleep(length).await?;
     peers.rest().await
 }
 
-fn plan(callers: u32, rate: Option<f64>) -> Plan {
-    Plan {
+fn workload(callers: u32, rate: Option<f64>) -> Workload {
+    Workload {
         callers,
         connections: 1,
         keys: KEYS,
@@ -172,7 +172,7 @@ async fn measure(options: &AbuseOptions, attack: Attack) -> Result<AbuseReport, 
     let (during, peak) = scene.round(options.duration).await?;
     let done = assault.end();
     let (errors, first_error) = scene.victim.errors();
-    let p99 = |round: Round| round.acquire.map_or(0.0, |acquire| acquire.p99_us);
+    let p99 = |round: Measurement| round.acquire.map_or(0.0, |acquire| acquire.p99_us);
     let p99_ratio = p99(during) / p99(honest).max(1.0);
     let verdict = Verdict {
         p99_ratio,

@@ -26,9 +26,9 @@ use tokio::task::{JoinError, JoinSet};
 /// After a round, and in a fill, something must be answered within this.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
-/// What all contenders of a run are to do.
+/// What all targets are given to do.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct Workload {
     pub(crate) callers: u32,
     pub(crate) connections: u32,
     pub(crate) keys: u32,
@@ -46,7 +46,7 @@ pub(crate) enum Job {
     Fill,
 }
 
-impl Plan {
+impl Workload {
     /// First and number of a connection's callers: equal shares, the remainder to the first ones.
     fn callers_of(&self, connection: u32) -> (u32, u32) {
         share(self.callers, self.connections, connection)
@@ -82,7 +82,7 @@ fn share(total: u32, parts: u32, index: u32) -> (u32, u32) {
 
 /// One measured round.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Round {
+pub(crate) struct Measurement {
     pub(crate) seconds: f64,
     pub(crate) pairs: u64,
     pub(crate) server_cpu_ns: Option<u64>,
@@ -99,7 +99,7 @@ pub(crate) struct Reading {
 }
 
 /// A target at work. Dropping it ends its lanes, and its server if it was started here.
-pub(crate) struct Contender {
+pub(crate) struct TargetRun {
     target: String,
     driver: Driver,
     clock: Clock,
@@ -109,74 +109,74 @@ pub(crate) struct Contender {
     server: Option<Spawned>,
 }
 
-impl Contender {
+impl TargetRun {
     /// Starts the server if need be, and connects.
     pub(crate) async fn start(
         target: &Target,
-        plan: &Plan,
+        workload: &Workload,
         clock: Clock,
     ) -> Result<Self, BenchError> {
         let given = target.to_string();
         match target.kind() {
             TargetKind::RedisSpawn => {
                 let (server, port) = redis::spawn(&given).await?;
-                let ends = redis_ends(&given, "127.0.0.1", port, plan).await?;
-                Ok(Self::launch(given, Some(server), Guarantees::EXCLUSION, ends, plan, clock))
+                let ends = redis_ends(&given, "127.0.0.1", port, workload).await?;
+                Ok(Self::launch(given, Some(server), Guarantees::EXCLUSION, ends, workload, clock))
             }
             TargetKind::Redis { host, port } => {
-                let ends = redis_ends(&given, host, *port, plan).await?;
-                Ok(Self::launch(given, None, Guarantees::EXCLUSION, ends, plan, clock))
+                let ends = redis_ends(&given, host, *port, workload).await?;
+                Ok(Self::launch(given, None, Guarantees::EXCLUSION, ends, workload, clock))
             }
             TargetKind::Lockring { url } => {
                 let access = lockring::reach(&given, url).await?;
-                Self::launch_own(given, None, &access, plan, clock).await
+                Self::launch_own(given, None, &access, workload, clock).await
             }
             TargetKind::LockringSpawn { path, workers } => {
                 let (server, access) =
                     lockring::spawn_node(&given, path.as_deref(), *workers).await?;
-                Self::launch_own(given, Some(server), &access, plan, clock).await
+                Self::launch_own(given, Some(server), &access, workload, clock).await
             }
             TargetKind::EchoSpawn => {
                 let (server, access) = lockring::spawn(&given, None, &["echo-server"]).await?;
                 let mut ends = Vec::new();
-                for _ in 0..plan.connections {
+                for _ in 0..workload.connections {
                     let wire = access.wire().await;
                     let wire = wire.map_err(|error| refused(&given, error.to_string()))?;
                     ends.push((InOrderProtocol::new(Question::Echo), wire.into_stream()));
                 }
-                Ok(Self::launch(given, Some(server), Guarantees::NONE, ends, plan, clock))
+                Ok(Self::launch(given, Some(server), Guarantees::NONE, ends, workload, clock))
             }
         }
     }
 
-    /// Our own server, driven as the plan says.
+    /// Our own server, driven as the workload says.
     pub(crate) async fn launch_own(
         target: String,
         server: Option<Spawned>,
         access: &lockring::Access,
-        plan: &Plan,
+        workload: &Workload,
         clock: Clock,
     ) -> Result<Self, BenchError> {
-        let mut contender = Self::idle(target, server, Guarantees::FENCED, plan, clock);
-        match plan.driver {
-            Driver::Lean => contender.spawn_links(access, plan).await?,
-            Driver::Api => contender.spawn_callers(access, plan).await?,
+        let mut run = Self::idle(target, server, Guarantees::FENCED, workload, clock);
+        match workload.driver {
+            Driver::Lean => run.spawn_links(access, workload).await?,
+            Driver::Api => run.spawn_callers(access, workload).await?,
         }
-        contender.driver = plan.driver;
-        Ok(contender)
+        run.driver = workload.driver;
+        Ok(run)
     }
 
     /// Lanes over the client's own links.
     async fn spawn_links(
         &mut self,
         access: &lockring::Access,
-        plan: &Plan,
+        workload: &Workload,
     ) -> Result<(), BenchError> {
-        for connection in 0..plan.connections {
-            let (first, callers) = plan.callers_of(connection);
+        for connection in 0..workload.connections {
+            let (first, callers) = workload.callers_of(connection);
             let end = LockringProtocol::connect(access, callers, limits::TTL_DEFAULT).await;
             let (protocol, wires) = end.map_err(|problem| refused(&self.target, problem))?;
-            let lane = Lane::new(protocol, plan.work_of(connection), first, callers);
+            let lane = Lane::new(protocol, workload.work_of(connection), first, callers);
             let setting = self.setting();
             self.lanes.spawn(async { lockring::drive(lane, wires, setting).await.map(drop) });
         }
@@ -187,16 +187,16 @@ impl Contender {
     async fn spawn_callers(
         &mut self,
         access: &lockring::Access,
-        plan: &Plan,
+        workload: &Workload,
     ) -> Result<(), BenchError> {
-        for connection in 0..plan.connections {
+        for connection in 0..workload.connections {
             let client = access.client().await;
             let client = client.map_err(|error| refused(&self.target, error.to_string()))?;
-            let Work::Pairs { chooser, pacing, hold } = plan.work_of(connection) else {
+            let Work::Pairs { chooser, pacing, hold } = workload.work_of(connection) else {
                 unreachable!("only pairs are driven by tasks")
             };
             let pacer = Pacer::of(pacing).map_err(BenchError::system("making a timer"))?;
-            let (first, callers) = plan.callers_of(connection);
+            let (first, callers) = workload.callers_of(connection);
             for number in first..first + callers {
                 let caller = Caller {
                     client: client.clone(),
@@ -213,31 +213,31 @@ impl Contender {
         Ok(())
     }
 
-    /// A session that does nothing but keep itself alive at every worker, at the plan's rate.
+    /// A session that does nothing but keep itself alive at every worker, at the workload's rate.
     pub(crate) async fn launch_keepalives(
         target: String,
         access: &lockring::Access,
-        plan: &Plan,
+        workload: &Workload,
         clock: Clock,
     ) -> Result<Self, BenchError> {
         let end = LockringProtocol::connect(access, 0, limits::TTL_DEFAULT).await;
         let (_, wires) = end.map_err(|problem| refused(&target, problem))?;
-        let plan = Plan { connections: wires.len() as u32, ..plan.clone() };
+        let workload = Workload { connections: wires.len() as u32, ..workload.clone() };
         let ends = wires
             .into_iter()
             .map(|wire| (InOrderProtocol::new(Question::Renewal), wire.into_stream()));
-        Ok(Self::launch(target, None, Guarantees::NONE, ends.collect(), &plan, clock))
+        Ok(Self::launch(target, None, Guarantees::NONE, ends.collect(), &workload, clock))
     }
 
-    /// A contender without lanes.
+    /// A target without lanes.
     fn idle(
         target: String,
         server: Option<Spawned>,
         guarantees: Guarantees,
-        plan: &Plan,
+        workload: &Workload,
         clock: Clock,
     ) -> Self {
-        let safety = SafetyCheck::new(guarantees, plan.keys);
+        let safety = SafetyCheck::new(guarantees, workload.keys);
         let board = Arc::new(Mutex::new(Board::new(safety)));
         let (phase, _) = watch::channel(Phase::Paused);
         let driver = Driver::Lean;
@@ -257,21 +257,21 @@ impl Contender {
         server: Option<Spawned>,
         guarantees: Guarantees,
         ends: Vec<(P, S)>,
-        plan: &Plan,
+        workload: &Workload,
         clock: Clock,
     ) -> Self
     where
         P: Protocol,
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut contender = Self::idle(target, server, guarantees, plan, clock);
-        let setting = contender.setting();
+        let mut run = Self::idle(target, server, guarantees, workload, clock);
+        let setting = run.setting();
         for (connection, (protocol, stream)) in (0..).zip(ends) {
-            let (first, callers) = plan.callers_of(connection);
-            let lane = Lane::new(protocol, plan.work_of(connection), first, callers);
-            contender.lanes.spawn(drive(lane, stream, setting.clone()));
+            let (first, callers) = workload.callers_of(connection);
+            let lane = Lane::new(protocol, workload.work_of(connection), first, callers);
+            run.lanes.spawn(drive(lane, stream, setting.clone()));
         }
-        contender
+        run
     }
 
     /// The target as given.
@@ -314,7 +314,7 @@ impl Contender {
         &mut self,
         ramp: Duration,
         length: Duration,
-    ) -> Result<Round, BenchError> {
+    ) -> Result<Measurement, BenchError> {
         self.work();
         self.sleep(ramp).await?;
         let begun = self.begin_round()?;
@@ -343,7 +343,7 @@ impl Contender {
         Ok(begun)
     }
 
-    /// Acquires every key of the plan once; `say` hears how many are held.
+    /// Acquires every key of the workload once; `say` hears how many are held.
     pub(crate) async fn fill(&mut self, keys: u32, say: impl Fn(u64)) -> Result<(), BenchError> {
         self.work();
         let (mut last, mut moved_at) = (0, self.clock.now());
@@ -384,7 +384,7 @@ impl Contender {
         let source = match ended {
             Ok(Err(source)) => source,
             // A lane ends well only when the phase's sender, which is here, is gone.
-            Ok(Ok(())) => unreachable!("a lane ended while its contender lives"),
+            Ok(Ok(())) => unreachable!("a lane ended while its run lives"),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
         // A dying server's connections close a moment before it can be reaped.
@@ -404,12 +404,12 @@ impl Contender {
     }
 
     /// Says what was measured since.
-    pub(crate) fn end_round(&self, before: &Reading) -> Result<Round, BenchError> {
+    pub(crate) fn end_round(&self, before: &Reading) -> Result<Measurement, BenchError> {
         let after = self.reading()?;
         let mut board = self.board();
         board.recording = false;
         let server = after.server.zip(before.server);
-        Ok(Round {
+        Ok(Measurement {
             seconds: after.at.nanos_since(before.at) as f64 / 1e9,
             pairs: board.pairs,
             server_cpu_ns: server.map(|(after, before)| after.nanos_since(before)),
@@ -463,12 +463,12 @@ async fn redis_ends(
     target: &str,
     host: &str,
     port: u16,
-    plan: &Plan,
+    workload: &Workload,
 ) -> Result<Vec<(redis::RedisProtocol, TcpStream)>, BenchError> {
     let mut ends = Vec::new();
-    for connection in 0..plan.connections {
-        let (_, callers) = plan.callers_of(connection);
-        let end = redis::connect(host, port, callers, plan.lease).await;
+    for connection in 0..workload.connections {
+        let (_, callers) = workload.callers_of(connection);
+        let end = redis::connect(host, port, callers, workload.lease).await;
         ends.push(end.map_err(|source| BenchError::Connect {
             target: target.to_owned(),
             address: format!("{host} port {port}"),
@@ -499,10 +499,11 @@ mod tests {
     fn an_open_loop_spreads_its_starts_over_the_connections() {
         let job = Job::Pairs { dist: KeyDist::Uniform, hold: Duration::ZERO, rate: Some(1000.0) };
         let lease = Duration::from_secs(10);
-        let plan = Plan { callers: 8, connections: 4, keys: 10, lease, driver: Driver::Lean, job };
+        let workload =
+            Workload { callers: 8, connections: 4, keys: 10, lease, driver: Driver::Lean, job };
         for (connection, expected) in [(0, 0), (1, 1_000_000), (3, 3_000_000)] {
             let Work::Pairs { pacing: Pacing::Open { interval_ns, offset_ns }, .. } =
-                plan.work_of(connection)
+                workload.work_of(connection)
             else {
                 panic!("not an open loop");
             };
