@@ -81,7 +81,7 @@ impl Authority {
     ///
     /// # Errors
     /// When the system gives no randomness.
-    pub fn create() -> Result<Self, AuthorityError> {
+    pub(crate) fn create() -> Result<Self, AuthorityError> {
         let key = new_key()?;
         let mut params = CertificateParams::default();
         // Part of the key in the name lets people, and error messages, tell two clusters apart.
@@ -122,7 +122,7 @@ impl Authority {
     ///
     /// # Errors
     /// When one is there already, or cannot be written.
-    pub fn save(&self, dir: &Path) -> Result<(), AuthorityError> {
+    pub(crate) fn save(&self, dir: &Path) -> Result<(), AuthorityError> {
         let (key, certificate) = (dir.join(CA_KEY), dir.join(CA_CERTIFICATE));
         for path in [&key, &certificate] {
             if path.symlink_metadata().is_ok() {
@@ -135,12 +135,13 @@ impl Authority {
     }
 
     /// The authority's certificate as PEM: what a peer must trust.
-    pub fn pem(&self) -> &str {
+    #[cfg(test)]
+    pub(crate) fn pem(&self) -> &str {
         &self.pem
     }
 
     /// The authority's certificate.
-    pub fn certificate(&self) -> &CertificateDer<'static> {
+    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
     }
 
@@ -179,7 +180,7 @@ impl Authority {
     ///
     /// # Errors
     /// When the name is not one, or the system gives no randomness.
-    pub fn issue_node(&self, name: &str) -> Result<NodeCertificate, AuthorityError> {
+    pub(crate) fn issue_node(&self, name: &str) -> Result<NodeCertificate, AuthorityError> {
         self.issue(&CertificateIdentity::node(name)?)
     }
 

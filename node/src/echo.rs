@@ -22,7 +22,7 @@ const RELEASE_BYTES: usize = 7;
 ///
 /// # Errors
 /// When certificates or the port cannot be used.
-pub fn run(
+pub fn run_echo(
     data_dir: &Path,
     listen: SocketAddr,
     ready: impl FnOnce(SocketAddr),

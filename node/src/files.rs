@@ -30,8 +30,6 @@ const FIRST_CLIENT: &str = "local";
 pub struct Files {
     /// The directory they are in, for messages.
     pub dir: PathBuf,
-    /// The authority itself, on nodes that can issue certificates.
-    pub authority: Option<Authority>,
     /// What peers must be signed by. Never empty.
     pub roots: Vec<CertificateDer<'static>>,
     /// The node's certificate, then any between it and the authority. Never empty.
@@ -121,7 +119,7 @@ pub fn ensure_files(data_dir: &Path) -> Result<Files, FilesError> {
         let bundle = authority.issue_operator(FIRST_CLIENT, &Namespace::default())?;
         data_dir::write(&at(CLIENT_BUNDLE), bundle.as_bytes(), SECRET)?;
     }
-    load(data_dir, authority)
+    load(data_dir)
 }
 
 /// Makes the certificates of a node in memory, by an authority that nothing remembers. Only the
@@ -145,7 +143,6 @@ pub fn in_memory(client: &Path) -> Result<Files, FilesError> {
         chain: vec![certificate],
         key,
         client: Some(client.to_owned()),
-        authority: Some(authority),
     })
 }
 
@@ -156,7 +153,7 @@ fn issue_node(authority: &Authority, data_dir: &Path) -> Result<(), FilesError> 
     Ok(())
 }
 
-fn load(data_dir: &Path, authority: Option<Authority>) -> Result<Files, FilesError> {
+fn load(data_dir: &Path) -> Result<Files, FilesError> {
     let client = data_dir.join(CLIENT_BUNDLE);
     Ok(Files {
         dir: data_dir.to_owned(),
@@ -164,7 +161,6 @@ fn load(data_dir: &Path, authority: Option<Authority>) -> Result<Files, FilesErr
         chain: read_certificates(&data_dir.join(NODE_CERTIFICATE))?,
         key: read_key(&data_dir.join(NODE_KEY))?,
         client: client.exists().then_some(client),
-        authority,
     })
 }
 
@@ -232,7 +228,7 @@ mod tests {
         let (_base, dir) = started();
         let before = contents(&dir);
         let files = ensure_files(&dir).unwrap();
-        assert!(files.authority.is_some() && files.client.is_some());
+        assert!(files.client.is_some());
         server_config(&files).unwrap();
         assert_eq!(contents(&dir), before);
     }
@@ -256,7 +252,7 @@ mod tests {
             fs::remove_file(dir.join(name)).unwrap();
         }
         let files = ensure_files(&dir).unwrap();
-        assert!(files.authority.is_none() && files.client.is_none());
+        assert!(files.client.is_none());
         server_config(&files).unwrap();
     }
 

@@ -6,42 +6,50 @@
 //!
 //! [`node`] assembles threads, runtimes and sockets; everything else is futures over them. A
 //! [`worker`] owns one machine of the core and its connections; [`control`] does what must be
-//! durable.
+//! durable. What is exported is what the binary needs.
 
 #![forbid(unsafe_code)]
 
-pub mod admin;
-pub mod advertise;
-pub mod authority;
+mod admin;
+mod advertise;
+mod authority;
 mod bucket;
-pub mod config;
-pub mod connection;
-pub mod conns;
-pub mod control;
-pub mod data_dir;
-pub mod echo;
-pub mod endpoint;
-pub mod error;
-pub mod files;
-pub mod gate;
-pub mod identity;
-pub mod memory;
-pub mod messages;
-pub mod node;
-pub mod rated;
-pub mod ring_table;
+mod config;
+mod connection;
+mod conns;
+mod control;
+mod data_dir;
+mod echo;
+mod endpoint;
+mod error;
+mod files;
+mod gate;
+mod identity;
+mod memory;
+mod messages;
+mod node;
+mod rated;
+mod ring_table;
 mod sieve;
-pub mod state;
-pub mod store;
-pub mod tls;
-pub mod ttl;
-pub mod worker;
+mod state;
+mod store;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod ttl;
+mod worker;
 
+pub use advertise::{AdvertiseError, Advertised, addresses};
+pub use authority::{Authority, AuthorityError};
 pub use config::{Data, NodeConfig};
+pub use data_dir::{FileError, write_new_secret};
+pub use echo::run_echo;
+pub use endpoint::BindError;
 pub use error::StartError;
 pub use gate::HandshakeLimits;
 pub use lockring_core::{Amounts, Limits};
 pub use lockring_ring::CellBits;
 pub use memory::MemoryLimit;
 pub use node::{Node, NodeStatus, Stopped};
+pub use store::{Former, Recovered, Store, StoreError};
 pub use ttl::TtlMax;

@@ -6,7 +6,7 @@
 
 mod bounds;
 
-pub use bounds::{Bound, MemoryLimit, Of};
+pub use bounds::{Bound, MemoryLimit};
 
 use crate::messages::{Command, Report};
 use bounds::Reading;

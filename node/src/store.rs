@@ -186,7 +186,7 @@ impl Store {
     ///
     /// # Errors
     /// When another process has it, or it cannot be written, or is damaged.
-    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open(data_dir: &Path) -> Result<Self, StoreError> {
         data_dir::prepare(data_dir)?;
         let lock = lock(data_dir)?;
         let (state, mark) = (data_dir.join(STATE), data_dir.join(MARK));
@@ -218,7 +218,7 @@ impl Store {
     ///
     /// # Errors
     /// When the system gives no randomness.
-    pub fn in_memory() -> Result<Self, StoreError> {
+    pub(crate) fn in_memory() -> Result<Self, StoreError> {
         let record = Record::new().map_err(StoreError::NoRandomness)?;
         let memory = Path::new("memory");
         let database = Database::builder()
@@ -276,7 +276,7 @@ impl Store {
     ///
     /// # Errors
     /// When the epochs are used up, or the write fails.
-    pub fn boot(&self) -> Result<Boot, StoreError> {
+    pub(crate) fn boot(&self) -> Result<Boot, StoreError> {
         self.update(|record| {
             let was_clean = record.clean;
             record.boot += 1;
@@ -300,7 +300,7 @@ impl Store {
     ///
     /// # Errors
     /// When the epochs are used up, or the write fails.
-    pub fn raise_epoch_floor(&self) -> Result<u32, StoreError> {
+    pub(crate) fn raise_epoch_floor(&self) -> Result<u32, StoreError> {
         self.update(|record| {
             record.epoch_floor = next_epoch(record.epoch_floor)?;
             Ok(record.epoch_floor)
@@ -312,7 +312,7 @@ impl Store {
     ///
     /// # Errors
     /// When the write fails; the session must then not be confirmed.
-    pub fn raise_longest_ttl(&self, ttl: Duration, by: &str) -> Result<(), StoreError> {
+    pub(crate) fn raise_longest_ttl(&self, ttl: Duration, by: &str) -> Result<(), StoreError> {
         self.update(|record| {
             if whole_millis(ttl) > record.longest_ttl_ms {
                 record.set_longest(whole_millis(ttl), by);
@@ -325,7 +325,7 @@ impl Store {
     ///
     /// # Errors
     /// When the write fails.
-    pub fn set_longest_ttl(&self, ttl: Duration, by: &str) -> Result<(), StoreError> {
+    pub(crate) fn set_longest_ttl(&self, ttl: Duration, by: &str) -> Result<(), StoreError> {
         self.update(|record| {
             record.set_longest(whole_millis(ttl), by);
             Ok(())
@@ -337,7 +337,7 @@ impl Store {
     ///
     /// # Errors
     /// When the write fails; the next start is then a careful one.
-    pub fn mark_clean_stop(&self) -> Result<(), StoreError> {
+    pub(crate) fn mark_clean_stop(&self) -> Result<(), StoreError> {
         self.update(|record| {
             record.clean = true;
             Ok(())
@@ -349,7 +349,7 @@ impl Store {
     ///
     /// # Errors
     /// When it would not.
-    pub fn probe(&self) -> Result<(), StoreError> {
+    pub(crate) fn probe(&self) -> Result<(), StoreError> {
         self.update(|_| Ok(()))
     }
 

@@ -3,7 +3,7 @@
 use super::exit::{self, Failure};
 use super::output;
 use clap::{Subcommand, ValueEnum};
-use lockring_node::authority::Authority;
+use lockring_node::Authority;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -53,8 +53,7 @@ pub fn run(command: &Command) -> Result<ExitCode, Failure> {
     };
     let bundle = issued.map_err(|error| usage(&error))?;
     let path = out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.pem")));
-    lockring_node::data_dir::write_new_secret(&path, bundle.as_bytes())
-        .map_err(|error| config(&error))?;
+    lockring_node::write_new_secret(&path, bundle.as_bytes()).map_err(|error| config(&error))?;
     output::line(path.display())?;
     Ok(ExitCode::SUCCESS)
 }

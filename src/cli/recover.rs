@@ -5,7 +5,7 @@ use super::server::failed;
 use super::{duration, output};
 use clap::Args as ClapArgs;
 use lockring_client::proto::Shown;
-use lockring_node::store::Store;
+use lockring_node::Store;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;

@@ -4,7 +4,7 @@ use super::exit::{self, Failure};
 use super::output;
 use super::settings::{self, Args};
 use clap::Args as ClapArgs;
-use lockring_node::{Node, StartError, echo};
+use lockring_node::{Node, StartError};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -145,7 +145,7 @@ async fn serve(mut node: Node, signals: &mut Signals) -> ExitCode {
 
 /// Runs the echo until killed.
 pub fn run_echo(args: &EchoArgs) -> Result<ExitCode, Failure> {
-    echo::run(&args.data_dir, args.listen, |at| say(format_args!("ready on {at}")))
+    lockring_node::run_echo(&args.data_dir, args.listen, |at| say(format_args!("ready on {at}")))
         .map_err(failed)?;
     Ok(ExitCode::SUCCESS)
 }

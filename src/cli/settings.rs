@@ -6,8 +6,7 @@ use super::{connect, duration, size};
 use clap::Args as ClapArgs;
 use lockring_client::proto::{Namespace, limits};
 use lockring_client::target::Host;
-use lockring_node::advertise::{self, Advertised};
-use lockring_node::{Data, HandshakeLimits, MemoryLimit, NodeConfig, TtlMax};
+use lockring_node::{Advertised, Data, HandshakeLimits, MemoryLimit, NodeConfig, TtlMax};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -178,7 +177,7 @@ impl Args {
         };
         // By any port if the system is to choose one, which has room above.
         let listen = config.listen.port().max(1);
-        advertise::addresses(&config.advertise, config.workers, listen)
+        lockring_node::addresses(&config.advertise, config.workers, listen)
             .map_err(|error| Failure::new(exit::USAGE, format!("--advertise: {error}")))?;
         Ok(config)
     }

@@ -1,4 +1,5 @@
-//! What programs see of the library, kept as a list, so that a change of it is seen in review.
+//! What programs see of the library, and the binary of the node, kept as a list, so that a change
+//! of it is seen in review.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
@@ -118,10 +119,16 @@ fn lines(name: &str, items: &[Item]) -> Vec<String> {
 }
 
 fn variant_line(variant: &syn::Variant) -> String {
-    let inside = variant.fields.iter();
-    let inside = inside.map(|field| format!("{}: {}", text(&field.ident), text(&field.ty)));
-    let inside = inside.collect::<Vec<_>>().join(", ");
-    let inside = if inside.is_empty() { inside } else { format!(" {{ {inside} }}") };
+    let named = |field: &syn::Field| match &field.ident {
+        Some(name) => format!("{}: {}", text(name), text(&field.ty)),
+        None => text(&field.ty),
+    };
+    let inside = variant.fields.iter().map(named).collect::<Vec<_>>().join(", ");
+    let inside = match &variant.fields {
+        Fields::Unit => String::new(),
+        Fields::Named(_) => format!(" {{ {inside} }}"),
+        Fields::Unnamed(_) => format!("({inside})"),
+    };
     format!("    {}{inside}{}", variant.ident, open_ended(&variant.attrs))
 }
 
@@ -137,11 +144,12 @@ fn functions(item: &syn::ItemImpl) -> impl Iterator<Item = String> {
 fn surface() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let client = root.join("client/src");
-    let admin = client.join("admin");
+    let (admin, node) = (client.join("admin"), root.join("node/src"));
     let mut found = String::new();
     for (prefix, folder, but, file) in [
         ("lockring::", &client, &admin, root.join("src/lib.rs")),
         ("lockring::admin::", &admin, &client, admin.join("mod.rs")),
+        ("lockring_node::", &node, &node.join("tests"), node.join("lib.rs")),
     ] {
         let mut all = Vec::new();
         items(folder, but, &mut all);
@@ -173,7 +181,7 @@ fn the_public_surface_is_as_listed() {
     };
     assert!(
         listed == surface,
-        "the library's public surface has changed; if that is meant, have it listed anew with \
+        "the public surface has changed; if that is meant, have it listed anew with \
          `SURFACE=write cargo test --test surface`:\n{}{}",
         change(&surface, &listed, '-'),
         change(&listed, &surface, '+')

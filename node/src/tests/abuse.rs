@@ -1,14 +1,10 @@
 //! One bad peer never slows, fills or stops a node: what the shell does about it.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
-mod common;
-
-use common::{config, connect, get, get_as};
+use super::common::{config, connect, get, get_as};
+use crate::authority::Authority;
+use crate::{HandshakeLimits, MemoryLimit, Node, NodeConfig};
 use lockring_client::ErrorKind;
 use lockring_client::proto::{ALPN, SERVER_NAME};
-use lockring_node::authority::Authority;
-use lockring_node::{HandshakeLimits, MemoryLimit, Node, NodeConfig};
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;

@@ -1,13 +1,11 @@
 //! Real QUIC on 127.0.0.1: who gets in, who does not, and what a connection may do.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
+use crate::authority::Authority;
+use crate::endpoint::{self, BindError, EndpointKeys};
+use crate::files::{Files, ensure_files};
+use crate::identity::CertificateIdentity;
+use crate::tls::server_config;
 use lockring_client::tls::{self as client_tls, Bundle};
-use lockring_node::authority::Authority;
-use lockring_node::endpoint::{self, BindError, EndpointKeys};
-use lockring_node::files::{Files, ensure_files};
-use lockring_node::identity::CertificateIdentity;
-use lockring_node::tls::server_config;
 use lockring_proto::{ALPN, Namespace, SERVER_NAME};
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig};
 use quinn::{Connection, ConnectionError};
@@ -32,6 +30,7 @@ fn any_port() -> SocketAddr {
 
 struct Server {
     _dir: tempfile::TempDir,
+    authority: Authority,
     files: Files,
     endpoint: quinn::Endpoint,
     addr: SocketAddr,
@@ -42,14 +41,11 @@ fn server() -> Server {
     let files = ensure_files(dir.path()).unwrap();
     let endpoint = endpoint::bind(any_port(), &keys(7), server_config(&files).unwrap()).unwrap();
     let addr = endpoint.local_addr().unwrap();
-    Server { _dir: dir, files, endpoint, addr }
+    let authority = Authority::load(dir.path()).unwrap();
+    Server { _dir: dir, authority, files, endpoint, addr }
 }
 
 impl Server {
-    fn authority(&self) -> &Authority {
-        self.files.authority.as_ref().unwrap()
-    }
-
     async fn accept(&self) -> Result<Connection, ConnectionError> {
         self.endpoint.accept().await.unwrap().await
     }
@@ -129,7 +125,7 @@ async fn both_ends_know_each_other_and_exchange_bytes() {
 async fn the_namespace_comes_from_the_certificate() {
     let server = server();
     let namespace = Namespace::new("team-a").unwrap();
-    let bundle = server.authority().issue_client("web", &namespace).unwrap();
+    let bundle = server.authority.issue_client("web", &namespace).unwrap();
     let ((_endpoint, client), accepted) =
         tokio::join!(connect(config(&bundle), server.addr), server.accept());
     let _client = client.unwrap();
@@ -153,7 +149,7 @@ async fn streams_and_datagrams_are_limited() {
 /// A client made by hand, with or without the certificate of a bundle, that offers a protocol.
 fn handmade(server: &Server, bundle: Option<&str>, protocol: &[u8]) -> quinn::ClientConfig {
     let mut roots = RootCertStore::empty();
-    roots.add(server.authority().certificate().clone()).unwrap();
+    roots.add(server.authority.certificate().clone()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -183,7 +179,7 @@ async fn a_client_of_another_cluster_is_refused() {
     let foreign = Authority::create().unwrap();
     let bundle = foreign.issue_client("local", &Namespace::default()).unwrap();
     // It trusts this cluster, so that it is the server who must refuse.
-    let bundle = bundle.replace(foreign.pem(), server.authority().pem());
+    let bundle = bundle.replace(foreign.pem(), server.authority.pem());
     refused(&server, config(&bundle)).await;
 }
 
@@ -197,7 +193,7 @@ async fn a_client_refuses_a_foreign_server() {
 #[tokio::test]
 async fn another_wire_version_is_refused() {
     let server = server();
-    let bundle = server.authority().issue_client("a", &Namespace::default()).unwrap();
+    let bundle = server.authority.issue_client("a", &Namespace::default()).unwrap();
     refused(&server, handmade(&server, Some(&bundle), b"lockring/0")).await;
     // The same client is let in when it offers the right one.
     let right = handmade(&server, Some(&bundle), ALPN);
@@ -209,10 +205,10 @@ async fn another_wire_version_is_refused() {
 #[tokio::test]
 async fn a_client_certificate_cannot_serve() {
     let server = server();
-    let bundle = server.authority().issue_client("local", &Namespace::default()).unwrap();
+    let bundle = server.authority.issue_client("local", &Namespace::default()).unwrap();
     let dir = server.files.dir.clone();
-    let (ca, rest) = bundle.split_at(server.authority().pem().len());
-    assert_eq!(ca, server.authority().pem());
+    let (ca, rest) = bundle.split_at(server.authority.pem().len());
+    assert_eq!(ca, server.authority.pem());
     let (certificate, key) = rest.split_at(rest.find("-----BEGIN PRIVATE KEY").unwrap());
     std::fs::write(dir.join("node.pem"), certificate).unwrap();
     std::fs::write(dir.join("node.key"), key).unwrap();
@@ -249,7 +245,8 @@ async fn ipv6_works_alike() {
         bound => bound.unwrap(),
     };
     let addr = endpoint.local_addr().unwrap();
-    let server = Server { _dir: dir, files, endpoint, addr };
+    let authority = Authority::load(dir.path()).unwrap();
+    let server = Server { _dir: dir, authority, files, endpoint, addr };
     pair(&server).await;
 }
 

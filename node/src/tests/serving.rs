@@ -1,17 +1,13 @@
 //! A real node over real QUIC: what clients get, and what it makes of bad input.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
-mod common;
-
-use common::{Raw, config, connect, get, hello};
+use super::common::{Raw, config, connect, get, hello};
+use crate::{Node, Stopped};
 use lockring_client::proto::{
     Claim, Fence, Hello, HelloReply, Operation, Refusal, RefusalKind, Reply, Request, Wait,
     Welcome, codec,
 };
 use lockring_client::tls::Bundle;
 use lockring_client::{Client, ErrorKind};
-use lockring_node::{Node, Stopped};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -326,7 +322,7 @@ async fn forged_fences_and_foreign_sessions_get_nothing() {
     };
     assert!(matches!(owner.ask(&forged).await, Reply::NotHeld { .. }));
     // Another identity cannot take up the session, even if it knows the id.
-    let authority = lockring_node::authority::Authority::load(fixture.data.path()).unwrap();
+    let authority = crate::authority::Authority::load(fixture.data.path()).unwrap();
     let thief = authority.issue_client("thief", &lockring_client::proto::Namespace::default());
     let bundle = Bundle::parse(thief.unwrap().as_bytes()).unwrap();
     let mut stolen = Raw::open_as(&fixture.node, &bundle).await;

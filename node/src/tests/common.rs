@@ -1,11 +1,11 @@
 //! What the tests of real nodes share.
 
+use crate::{CellBits, Data, Node, NodeConfig};
 use lockring_client::Client;
 use lockring_client::proto::{
     Hello, HelloReply, PROTOCOL, Reply, Request, SERVER_NAME, SessionId, codec,
 };
 use lockring_client::tls::{self, Bundle};
-use lockring_node::{CellBits, Data, Node, NodeConfig};
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use std::path::Path;
 use std::time::Duration;
@@ -29,7 +29,6 @@ pub async fn connect(node: &Node) -> Client {
 }
 
 /// What `kill -9` would leave of a data directory now.
-#[allow(dead_code, reason = "not every test kills")]
 pub fn crash_image(data: &Path) -> TempDir {
     let image = TempDir::new().unwrap();
     for entry in std::fs::read_dir(data).unwrap() {
@@ -42,7 +41,6 @@ pub fn crash_image(data: &Path) -> TempDir {
 }
 
 /// A hello of a session.
-#[allow(dead_code, reason = "not every test speaks for itself")]
 pub fn hello(session: u8) -> Hello<'static> {
     Hello {
         protocol: PROTOCOL,
@@ -69,7 +67,6 @@ pub struct Raw {
     pub bytes: Vec<u8>,
 }
 
-#[allow(dead_code, reason = "not every test needs every step")]
 impl Raw {
     pub async fn open(node: &Node) -> Self {
         Self::open_as(node, &Bundle::load(node.client_bundle().unwrap()).unwrap()).await
@@ -131,7 +128,6 @@ impl Raw {
 }
 
 /// An HTTP request's status and body.
-#[allow(dead_code, reason = "not every test looks")]
 pub async fn get(at: std::net::SocketAddr, path: &str) -> (u16, String) {
     get_as(at, path, &at.to_string()).await
 }

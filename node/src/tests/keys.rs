@@ -1,13 +1,9 @@
 //! Private keys are written as OpenSSL 3, and what is built on it, can read them.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
-mod common;
-
-use common::{config, connect};
-use lockring_node::Node;
-use lockring_node::authority::Authority;
-use lockring_node::files::ensure_files;
+use super::common::{config, connect};
+use crate::Node;
+use crate::authority::Authority;
+use crate::files::ensure_files;
 use lockring_proto::Namespace;
 use rcgen::{KeyPair, PublicKeyData};
 use rustls_pki_types::PrivatePkcs8KeyDer;
@@ -23,7 +19,8 @@ const WITH_KEYS: [&str; 4] = ["ca.key", "node.key", "client.pem", "ann.pem"];
 
 fn written() -> TempDir {
     let dir = TempDir::new().unwrap();
-    let authority = ensure_files(dir.path()).unwrap().authority.unwrap();
+    ensure_files(dir.path()).unwrap();
+    let authority = Authority::load(dir.path()).unwrap();
     let ann = authority.issue_client("ann", &Namespace::default()).unwrap();
     fs::write(dir.path().join("ann.pem"), ann).unwrap();
     dir
@@ -83,7 +80,6 @@ fn openssl(dir: &Path, arguments: &[&str]) -> Option<Output> {
         Ok(output) => Some(output),
         Err(error) => {
             assert!(std::env::var_os("CI").is_none(), "no openssl in CI: {error}");
-            #[expect(clippy::explicit_write, reason = "eprintln is kept back when a test passes")]
             writeln!(std::io::stderr(), "NOT TESTED, no openssl to be run: {error}").unwrap();
             None
         }

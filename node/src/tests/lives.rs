@@ -1,13 +1,9 @@
 //! A node's lives: what one owes to the one before, and what it writes down for the next.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
-mod common;
-
-use common::{Raw, config, connect, crash_image, get, hello};
+use super::common::{Raw, config, connect, crash_image, get, hello};
+use crate::store::{Boot, Store};
+use crate::{Node, NodeConfig, Stopped, TtlMax};
 use lockring_client::proto::{Hello, HelloReply, RefusalKind};
-use lockring_node::store::{Boot, Store};
-use lockring_node::{Node, NodeConfig, Stopped, TtlMax};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
