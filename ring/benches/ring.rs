@@ -206,7 +206,7 @@ impl Cells {
     fn after(&self, change: Change) -> Self {
         let plan = plan(&self.0, &[change]).expect("the change fits");
         let version = RingVersion(self.0.version().0 + 1);
-        Self(self.0.follow(&plan, version).expect("the plan fits"))
+        Self(plan.apply(&self.0, version).expect("the plan fits"))
     }
 }
 

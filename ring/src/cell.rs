@@ -21,7 +21,7 @@ impl Epoch {
     pub const LAST: Self = Self((1 << 23) - 1);
 }
 
-/// Version of the whole ring: the index of its control log entry.
+/// Version of the whole ring: it grows with each change that a client has to know of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RingVersion(pub u64);
 

@@ -1,7 +1,7 @@
-//! What changed between two versions of the table, in the form the wire carries.
+//! What changed between two versions of the table.
 
 use crate::cell::{CellBits, CellId, RingVersion};
-use crate::node::{Node, NodeId};
+use crate::node::{Node, NodeId, RingNode};
 use crate::table::{RingTable, Run, TableError};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +18,7 @@ pub struct Patch {
 
 /// The way from one version of a ring to a later one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Diff {
+pub struct Diff<N = Node> {
     /// The version it starts from.
     pub from: RingVersion,
     /// The version it leads to.
@@ -26,7 +26,7 @@ pub struct Diff {
     /// log2 of the number of cells of both.
     pub bits: CellBits,
     /// Nodes that are new or not what they were, by id.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<N>,
     /// Nodes that are no longer there, by id.
     pub gone: Vec<NodeId>,
     /// Cells that changed, in order.
@@ -75,12 +75,12 @@ impl From<TableError> for DiffError {
     }
 }
 
-impl Diff {
+impl<N: RingNode + Clone + PartialEq> Diff<N> {
     /// What leads from `old` to `new`.
     ///
     /// # Errors
     /// When the two are not versions of one ring, the older first.
-    pub fn between(old: &RingTable, new: &RingTable) -> Result<Self, DiffError> {
+    pub fn between(old: &RingTable<N>, new: &RingTable<N>) -> Result<Self, DiffError> {
         if old.bits() != new.bits() {
             return Err(DiffError::Bits(old.bits()));
         }
@@ -94,14 +94,14 @@ impl Diff {
                 changed.insert(cell, Run { cells: 1, placement: now.0, epoch: now.1 });
             }
         }
-        let is_new = |node: &&Node| old.node(node.id) != Some(*node);
-        let is_gone = |node: &&Node| new.node(node.id).is_none();
+        let is_new = |node: &&N| old.node(node.id()) != Some(*node);
+        let is_gone = |node: &&N| new.node(node.id()).is_none();
         Ok(Self {
             from: old.version(),
             to: new.version(),
             bits: new.bits(),
             nodes: new.nodes().iter().filter(is_new).cloned().collect(),
-            gone: old.nodes().iter().filter(is_gone).map(|node| node.id).collect(),
+            gone: old.nodes().iter().filter(is_gone).map(RingNode::id).collect(),
             patches: patches(&changed),
         })
     }
@@ -110,15 +110,15 @@ impl Diff {
     ///
     /// # Errors
     /// When it does not start from `old`, or is malformed.
-    pub fn apply(&self, old: &RingTable) -> Result<RingTable, DiffError> {
+    pub fn apply(&self, old: &RingTable<N>) -> Result<RingTable<N>, DiffError> {
         if self.bits != old.bits() {
             return Err(DiffError::Bits(self.bits));
         }
         if self.from != old.version() || self.to < self.from {
             return Err(DiffError::Gap { at: old.version(), from: self.from });
         }
-        let mut nodes: BTreeMap<NodeId, Node> =
-            old.nodes().iter().chain(&self.nodes).map(|node| (node.id, node.clone())).collect();
+        let mut nodes: BTreeMap<NodeId, N> =
+            old.nodes().iter().chain(&self.nodes).map(|node| (node.id(), node.clone())).collect();
         let mut table = old.clone();
         table.set_nodes(nodes.values().cloned().collect())?;
         for (cells, run) in self.places()? {
@@ -152,8 +152,8 @@ impl Diff {
             let one = Run { cells: 1, ..*run };
             changed.extend(cells.map(|cell| (CellId(cell as u16), one)));
         }
-        let mut nodes: BTreeMap<NodeId, &Node> =
-            self.nodes.iter().chain(&later.nodes).map(|node| (node.id, node)).collect();
+        let mut nodes: BTreeMap<NodeId, &N> =
+            self.nodes.iter().chain(&later.nodes).map(|node| (node.id(), node)).collect();
         nodes.retain(|id, _| !later.gone.contains(id));
         let mut gone: Vec<NodeId> = self.gone.iter().chain(&later.gone).copied().collect();
         gone.retain(|id| !nodes.contains_key(id));

@@ -17,6 +17,6 @@ mod table;
 pub use cell::{CellBits, CellBitsError, CellId, Epoch, RingVersion};
 pub use diff::{Diff, DiffError, Patch};
 pub use hash::{KeyHash, NamespaceSeed, hash_key};
-pub use node::{MAX_NODES, Node, NodeError, NodeId};
+pub use node::{BootId, MAX_NODES, Node, NodeError, NodeId, RingNode};
 pub use planner::{Change, Plan, PlanError, plan};
 pub use table::{Move, Placement, RingTable, Run, Share, TableError};

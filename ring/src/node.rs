@@ -13,6 +13,20 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// One life of a node's process: a node that starts anew has another, and an empty memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BootId(pub u64);
+
+/// What every ring table knows of a node. What else it knows is its user's: the planner's nodes
+/// have weights and failure domains, a client's have addresses.
+pub trait RingNode {
+    /// Its name.
+    fn id(&self) -> NodeId;
+
+    /// Workers it runs, a power of two: cell `c` belongs to its worker `c % workers`.
+    fn workers(&self) -> u16;
+}
+
 /// What the placement of cells depends on, and nothing else of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -27,6 +41,16 @@ pub struct Node {
     pub host: String,
     /// Workers it runs, a power of two: cell `c` belongs to its worker `c % workers`.
     pub workers: u16,
+}
+
+impl RingNode for Node {
+    fn id(&self) -> NodeId {
+        self.id
+    }
+
+    fn workers(&self) -> u16 {
+        self.workers
+    }
 }
 
 /// Why a set of nodes cannot carry a ring.
@@ -58,13 +82,13 @@ impl std::error::Error for NodeError {}
 pub const MAX_NODES: usize = 1024;
 
 /// Sorts nodes by id and checks them.
-pub(crate) fn sorted(mut nodes: Vec<Node>) -> Result<Vec<Node>, NodeError> {
-    nodes.sort_by_key(|node| node.id);
-    if let Some(twins) = nodes.windows(2).find(|twins| twins[0].id == twins[1].id) {
-        return Err(NodeError::Twice(twins[0].id));
+pub(crate) fn sorted<N: RingNode>(mut nodes: Vec<N>) -> Result<Vec<N>, NodeError> {
+    nodes.sort_by_key(RingNode::id);
+    if let Some(twins) = nodes.windows(2).find(|twins| twins[0].id() == twins[1].id()) {
+        return Err(NodeError::Twice(twins[0].id()));
     }
-    if let Some(node) = nodes.iter().find(|node| !node.workers.is_power_of_two()) {
-        return Err(NodeError::Workers(node.id, node.workers));
+    if let Some(node) = nodes.iter().find(|node| !node.workers().is_power_of_two()) {
+        return Err(NodeError::Workers(node.id(), node.workers()));
     }
     if nodes.len() > MAX_NODES {
         return Err(NodeError::TooMany(nodes.len()));

@@ -24,8 +24,9 @@ mod owners;
 mod split;
 mod targets;
 
+use crate::cell::RingVersion;
 use crate::node::{Node, NodeError, NodeId, sorted};
-use crate::table::{Move, RingTable};
+use crate::table::{Move, RingTable, TableError};
 use board::Board;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -55,6 +56,24 @@ pub struct Plan {
     pub takeover: Vec<Move>,
     /// What restores copies and balance. At most one move a cell; they may be done in any order.
     pub moves: Vec<Move>,
+}
+
+impl Plan {
+    /// The table after all of it.
+    ///
+    /// # Errors
+    /// When it was made for another table, or the version does not grow.
+    pub fn apply(&self, old: &RingTable, version: RingVersion) -> Result<RingTable, TableError> {
+        let mut table = old.clone();
+        table.advance(version)?;
+        let leaving = old.nodes().iter().filter(|old| !self.nodes.iter().any(|n| n.id == old.id));
+        table.set_nodes(self.nodes.iter().chain(leaving).cloned().collect())?;
+        self.failover.iter().try_for_each(|change| table.apply(change))?;
+        self.takeover.iter().try_for_each(|change| table.take_over(change))?;
+        self.moves.iter().try_for_each(|change| table.apply(change))?;
+        table.set_nodes(self.nodes.clone())?;
+        Ok(table)
+    }
 }
 
 /// Why there is no plan.

@@ -1,8 +1,7 @@
 //! The ring table: who owns each cell, who backs it up, and under which epoch.
 
 use crate::cell::{CellBits, CellId, Epoch, RingVersion};
-use crate::node::{Node, NodeError, NodeId, sorted};
-use crate::planner::Plan;
+use crate::node::{Node, NodeError, NodeId, RingNode, sorted};
 use std::fmt;
 
 /// The nodes that hold a cell.
@@ -102,21 +101,21 @@ impl From<NodeError> for TableError {
 /// In place of a node's index: no backup.
 const NONE: u16 = u16::MAX;
 
-/// The whole ring at one version.
+/// The whole ring at one version, with whatever its user knows of a node ([`RingNode`]).
 ///
 /// Nodes are held once, sorted by id; a cell has the index of its owner. Two bytes a cell keep the
 /// 16384 cells of the usual ring in 32 KiB, the first-level cache of most processors.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RingTable {
+pub struct RingTable<N = Node> {
     version: RingVersion,
     bits: CellBits,
-    nodes: Vec<Node>,
+    nodes: Vec<N>,
     owners: Vec<u16>,
     backups: Vec<u16>,
     epochs: Vec<Epoch>,
 }
 
-impl RingTable {
+impl<N: RingNode> RingTable<N> {
     /// The ring of a cluster's first node: it owns every cell.
     ///
     /// # Errors
@@ -124,10 +123,10 @@ impl RingTable {
     pub fn founded(
         version: RingVersion,
         bits: CellBits,
-        node: Node,
+        node: N,
         epoch: Epoch,
     ) -> Result<Self, TableError> {
-        let placement = Placement { owner: node.id, backup: None };
+        let placement = Placement { owner: node.id(), backup: None };
         let all = Run { cells: bits.cells(), placement, epoch };
         Self::from_runs(version, bits, vec![node], &[all])
     }
@@ -139,7 +138,7 @@ impl RingTable {
     pub fn from_runs(
         version: RingVersion,
         bits: CellBits,
-        nodes: Vec<Node>,
+        nodes: Vec<N>,
         runs: &[Run],
     ) -> Result<Self, TableError> {
         let cells = runs.iter().map(|run| u64::from(run.cells)).sum();
@@ -197,17 +196,17 @@ impl RingTable {
     }
 
     /// All nodes, by id.
-    pub fn nodes(&self) -> &[Node] {
+    pub fn nodes(&self) -> &[N] {
         &self.nodes
     }
 
     /// Place of a node among [`nodes`](Self::nodes).
     pub fn node_index(&self, id: NodeId) -> Option<usize> {
-        self.nodes.binary_search_by_key(&id, |node| node.id).ok()
+        self.nodes.binary_search_by_key(&id, RingNode::id).ok()
     }
 
     /// A node.
-    pub fn node(&self, id: NodeId) -> Option<&Node> {
+    pub fn node(&self, id: NodeId) -> Option<&N> {
         self.node_index(id).map(|index| &self.nodes[index])
     }
 
@@ -221,11 +220,16 @@ impl RingTable {
     /// Owner of a ring position.
     #[inline]
     pub fn owner_at(&self, position: u64) -> NodeId {
-        self.nodes[self.owner_index(position)].id
+        self.nodes[self.owner_index(position)].id()
+    }
+
+    /// The node that grants for a cell; `None` if there is no such cell.
+    pub fn owner(&self, cell: CellId) -> Option<&N> {
+        self.owners.get(usize::from(cell.0)).map(|&index| &self.nodes[usize::from(index)])
     }
 
     /// All cells.
-    pub fn cells(&self) -> impl Iterator<Item = CellId> + use<> {
+    pub fn cells(&self) -> impl Iterator<Item = CellId> + use<N> {
         (0..self.bits.cells()).map(|cell| CellId(cell as u16))
     }
 
@@ -235,7 +239,7 @@ impl RingTable {
     /// When there is no such cell.
     pub fn placement(&self, cell: CellId) -> Placement {
         let cell = usize::from(cell.0);
-        let id = |index: u16| self.nodes[usize::from(index)].id;
+        let id = |index: u16| self.nodes[usize::from(index)].id();
         let backup = self.backups[cell];
         Placement { owner: id(self.owners[cell]), backup: (backup != NONE).then(|| id(backup)) }
     }
@@ -250,7 +254,7 @@ impl RingTable {
 
     /// What each node holds, in the order of [`nodes`](Self::nodes).
     pub fn shares(&self) -> Vec<Share> {
-        let nothing = |node: &Node| Share { node: node.id, owned: 0, backed: 0 };
+        let nothing = |node: &N| Share { node: node.id(), owned: 0, backed: 0 };
         let mut shares: Vec<Share> = self.nodes.iter().map(nothing).collect();
         for (&owner, &backup) in self.owners.iter().zip(&self.backups) {
             shares[usize::from(owner)].owned += 1;
@@ -323,6 +327,23 @@ impl RingTable {
         Ok(())
     }
 
+    /// The next version, in which a cell has a new epoch under the same owner.
+    ///
+    /// # Errors
+    /// As [`raise`](Self::raise) and [`advance`](Self::advance); the table is then unchanged.
+    pub fn renew(
+        &mut self,
+        cell: CellId,
+        epoch: Epoch,
+        version: RingVersion,
+    ) -> Result<(), TableError> {
+        if version <= self.version {
+            return Err(TableError::Version(version));
+        }
+        self.raise(cell, epoch)?;
+        self.advance(version)
+    }
+
     /// Gives the table a new version.
     ///
     /// # Errors
@@ -340,9 +361,9 @@ impl RingTable {
     /// # Errors
     /// When they do not fit together, or a node with cells is not among them. The table is then
     /// unchanged.
-    pub fn set_nodes(&mut self, nodes: Vec<Node>) -> Result<(), TableError> {
+    pub fn set_nodes(&mut self, nodes: Vec<N>) -> Result<(), TableError> {
         let nodes = sorted(nodes)?;
-        let place = |id| nodes.binary_search_by_key(&id, |node| node.id).ok();
+        let place = |id| nodes.binary_search_by_key(&id, RingNode::id).ok();
         let mut to: Vec<u16> = Vec::with_capacity(self.nodes.len());
         for share in self.shares() {
             match place(share.node) {
@@ -356,21 +377,5 @@ impl RingTable {
         }
         self.nodes = nodes;
         Ok(())
-    }
-
-    /// The table after all of a plan.
-    ///
-    /// # Errors
-    /// When the plan was made for another table, or the version does not grow.
-    pub fn follow(&self, plan: &Plan, version: RingVersion) -> Result<Self, TableError> {
-        let mut table = self.clone();
-        table.advance(version)?;
-        let leaving = self.nodes.iter().filter(|old| !plan.nodes.iter().any(|n| n.id == old.id));
-        table.set_nodes(plan.nodes.iter().chain(leaving).cloned().collect())?;
-        plan.failover.iter().try_for_each(|change| table.apply(change))?;
-        plan.takeover.iter().try_for_each(|change| table.take_over(change))?;
-        plan.moves.iter().try_for_each(|change| table.apply(change))?;
-        table.set_nodes(plan.nodes.clone())?;
-        Ok(table)
     }
 }

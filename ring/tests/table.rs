@@ -31,7 +31,7 @@ fn four() -> RingTable {
 
 fn after(table: &RingTable, changes: &[Change]) -> RingTable {
     let version = RingVersion(table.version().0 + 1);
-    table.follow(&plan(table, changes).unwrap(), version).unwrap()
+    plan(table, changes).unwrap().apply(table, version).unwrap()
 }
 
 #[test]
@@ -43,6 +43,8 @@ fn a_table_answers() {
     assert_eq!(table.owner_at(u64::MAX), NodeId(2));
     assert_eq!(table.owner_index(1 << 63), 1);
     assert_eq!(table.epoch(CellId(3)), Epoch(6));
+    assert_eq!(table.owner(CellId(3)).map(|node| node.id), Some(NodeId(2)));
+    assert_eq!(table.owner(CellId(4)), None);
     let shares: Vec<_> = table.shares().iter().map(|share| (share.owned, share.backed)).collect();
     assert_eq!(shares, [(2, 1), (2, 2)]);
     assert_eq!(table.runs().len(), 3);
@@ -105,6 +107,14 @@ fn epochs_and_versions_only_grow() {
     assert_eq!(table.placement(CellId(0)), change.from, "a refused move changes nothing");
     assert_eq!(table.advance(RingVersion(7)), Err(TableError::Version(RingVersion(7))));
     table.advance(RingVersion(9)).unwrap();
+    let before = table.clone();
+    let older = TableError::Version(RingVersion(9));
+    assert_eq!(table.renew(CellId(1), Epoch(7), RingVersion(9)), Err(older));
+    let same = TableError::Epoch(CellId(1), Epoch(5));
+    assert_eq!(table.renew(CellId(1), Epoch(5), RingVersion(10)), Err(same));
+    assert_eq!(table, before, "a refused step changes nothing");
+    table.renew(CellId(1), Epoch(7), RingVersion(10)).unwrap();
+    assert_eq!((table.epoch(CellId(1)), table.version()), (Epoch(7), RingVersion(10)));
 }
 
 #[test]
@@ -193,7 +203,7 @@ fn back_with_an_empty_memory() {
     let table = four();
     let made = plan(&table, &[Change::Crash(NodeId(2)), Change::Join(node(2))]).unwrap();
     assert_eq!((made.failover.len(), made.takeover.len(), made.nodes.len()), (3, 1, 2));
-    let new = table.follow(&made, RingVersion(8)).unwrap();
+    let new = made.apply(&table, RingVersion(8)).unwrap();
     assert!(new.epoch(CellId(3)) > table.epoch(CellId(3)));
     let same = Move { cell: CellId(3), from: at(2, None), to: at(2, None) };
     let mut reopened = table.clone();

@@ -199,7 +199,7 @@ impl History {
         let old = self.table.clone();
         let made = plan(&old, &changes).unwrap();
         let version = RingVersion(old.version().0 + 1);
-        let new = old.follow(&made, version).unwrap();
+        let new = made.apply(&old, version).unwrap();
         check_failover(&old, &made, &changes);
         check_epochs(&old, &new, &made);
         let settled = settle(&old, &made);
@@ -238,7 +238,7 @@ impl History {
         let leave: Vec<Change> =
             middle.nodes().iter().filter(gone).map(|node| Change::Leave(node.id)).collect();
         let rest = plan(&middle, &leave).unwrap();
-        let end = middle.follow(&rest, RingVersion(new.version().0 + 1)).unwrap();
+        let end = rest.apply(&middle, RingVersion(new.version().0 + 1)).unwrap();
         let count = Count::new(&end);
         count.check_roles();
         count.check_owned();
@@ -350,7 +350,7 @@ fn targets_of_a_plain_fleet() {
         for change in joins.chain(leaves) {
             let made = plan(&table, std::slice::from_ref(&change)).unwrap();
             let settled = settle(&table, &made);
-            let new = table.follow(&made, RingVersion(table.version().0 + 1)).unwrap();
+            let new = made.apply(&table, RingVersion(table.version().0 + 1)).unwrap();
             let count = Count::new(&new);
             count.check_roles();
             count.check_owned();
