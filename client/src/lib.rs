@@ -47,6 +47,7 @@ pub use error::{Blocked, Error, ErrorKind};
 pub use guard::Guard;
 pub use link::Loss;
 pub use lockring_proto as proto;
+pub use lockring_ring as ring;
 pub use primitives::{Level, Mutex, Owner, RwLock, Semaphore};
 pub use token::{Token, TokenError};
 pub use tokio_util::sync::CancellationToken;

@@ -10,7 +10,7 @@ use crate::target::{Host, Seed};
 use crate::tls::{self, Bundle};
 use crate::wire::{Wire, WireError};
 use dashmap::DashMap;
-use lockring_ring::NamespaceSeed;
+use lockring_ring::{NamespaceSeed, NodeId};
 use quinn::{ClientConfig, Endpoint};
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -37,7 +37,7 @@ pub(crate) struct Pool {
     endpoints: DashMap<bool, Endpoint>,
     /// By which seed a node was found, with the port of worker 0: for nodes whose ring entry names
     /// no host.
-    found_at: DashMap<u32, Seed>,
+    found_at: DashMap<NodeId, Seed>,
     /// Counts what was learnt of where workers are.
     learnt: watch::Sender<u64>,
 }
@@ -198,7 +198,7 @@ impl Pool {
         let Some(ring) = self.ring() else { return Ok(None) };
         let Some(node) = ring.node(worker.node) else { return Ok(None) };
         let gone = || {
-            let WorkerId { node, worker } = worker;
+            let WorkerId { node: NodeId(node), worker } = worker;
             WireError::Ended(format!("node {node} has no worker {worker} any more"))
         };
         let (host, port) = node.address(worker.worker).ok_or_else(gone)?;

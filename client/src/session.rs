@@ -12,12 +12,12 @@ use crate::link::{
     IdHasher, Key, Link, LinkConfig, Loss, NotGranted, Outcome, Query, RequestIds, Serves,
 };
 use crate::pool::Pool;
-use crate::router::{Ring, Route, WorkerId};
+use crate::router::{Ring, RingUnderWay, Route, WorkerId};
 use crate::token::Token;
 use crate::wire::{Wire, WireError, WireEvent};
 use dashmap::DashMap;
 use lockring_proto::{Claim, Fence, Namespace, Refusal, Reply, SessionId, Welcome, clock, limits};
-use lockring_ring::NamespaceSeed;
+use lockring_ring::{CellId, NamespaceSeed, NodeId};
 use std::future::Future;
 use std::hash::BuildHasherDefault;
 use std::pin::Pin;
@@ -90,8 +90,8 @@ impl Uplink for LinkUplink {
 
     fn routes(&self) -> Option<(u64, Serves)> {
         let (ring, worker) = (self.pool.ring()?, self.worker);
-        let version = ring.version();
-        Some((version, Arc::new(move |cell| ring.worker_of(cell) == Some(worker))))
+        let version = ring.version().0;
+        Some((version, Arc::new(move |cell| ring.worker_of(CellId(cell)) == Some(worker))))
     }
 
     fn lost_contact(&self) {
@@ -137,8 +137,8 @@ async fn greet(
     incarnation: u64,
 ) -> Result<(Welcome, Ring), Error> {
     link.greet(clock::now(), incarnation);
-    let mut welcome = None;
-    let mut parts = Vec::new();
+    let (mut welcome, mut ring) = (None, None);
+    let mut parts = RingUnderWay::default();
     loop {
         for outcome in std::mem::take(link.outcomes()) {
             match outcome {
@@ -147,16 +147,17 @@ async fn greet(
                     link.ask_for_ring(clock::now());
                 }
                 Outcome::Rejected(refusal) => return Err(Error::refused(refusal)),
-                Outcome::Ring(part) => parts.push(*part),
+                Outcome::Ring(part) => {
+                    ring = parts
+                        .take(*part)
+                        .map_err(|error| Error::new(ErrorKind::Config, error.to_string()))?;
+                }
                 _ => {}
             }
         }
-        if parts.last().is_some_and(|part| part.last)
-            && let Some(welcome) = welcome.take()
-        {
-            let ring = Ring::assemble(&parts)
-                .map_err(|error| Error::new(ErrorKind::Config, error.to_string()))?;
-            return Ok((welcome, ring));
+        match (welcome.take(), ring.take()) {
+            (Some(welcome), Some(ring)) => return Ok((welcome, ring)),
+            (before, _) => welcome = before,
         }
         wire.send(link.outgoing());
         let event = wire.next().await.map_err(|error| Error::of_trouble(pool.trouble(&error)))?;
@@ -203,7 +204,7 @@ impl Session {
             .map_err(|_| Error::new(ErrorKind::Unreachable, "the node does not answer a hello"))?;
         let (welcome, ring) = greeted?;
         pool.learn(ring);
-        let worker = WorkerId { node: welcome.node, worker: welcome.worker };
+        let worker = WorkerId { node: NodeId(welcome.node), worker: welcome.worker };
         pool.found(worker, &reached);
         let namespace = Namespace::new(&welcome.namespace)
             .map_err(|error| Error::new(ErrorKind::Config, error.to_string()))?;
@@ -341,7 +342,7 @@ impl Inner {
         self.pool.tell(&handle.commands);
         let (pool, session) = (Arc::clone(&self.pool), Arc::downgrade(self));
         let uplink = Arc::new(LinkUplink { pool, session, worker });
-        link.is_to(worker.node, worker.worker);
+        link.is_to(worker.node.0, worker.worker);
         if let Some((version, serves)) = uplink.routes() {
             link.ring_is(clock.now(), version, serves);
         }
@@ -370,10 +371,9 @@ impl Inner {
     /// A worker cannot be reached: the first worker of each node may know a ring without it.
     fn ask_around(self: &Arc<Self>) {
         let Some(ring) = self.pool.ring() else { return };
-        let nodes: Vec<u32> = ring.nodes().map(|node| node.id).collect();
-        for node in nodes {
+        for node in ring.nodes() {
             // If the session is over there is nobody to ask for.
-            let _unless_it_is_over = self.link(WorkerId { node, worker: 0 });
+            let _unless_it_is_over = self.link(WorkerId { node: node.id, worker: 0 });
         }
     }
 

@@ -6,9 +6,10 @@
 mod fake;
 
 use lockring_client::proto::{
-    Digest, Hello, HelloReply, NodeAddress, NodeInfo, Operation, PROTOCOL, Refusal, RefusalKind,
-    Reply, Request, RingChunk, RingRun, Shown, Welcome, codec,
+    BootId, Digest, Hello, HelloReply, NodeAddress, NodeId, NodeInfo, Operation, PROTOCOL, Refusal,
+    RefusalKind, Reply, Request, RingChunk, Shown, Welcome, codec,
 };
+use lockring_client::ring::{CellBits, Epoch, RingTable, RingVersion};
 use lockring_client::{Client, Error, ErrorKind};
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 use std::fs;
@@ -107,9 +108,11 @@ impl Served {
 /// A ring of one node with two workers, only the first of which is there.
 fn ring(port: u16) -> RingChunk {
     let addresses = vec![NodeAddress { host: "127.0.0.1".to_owned(), port }];
-    let node = NodeInfo { id: 1, addresses, workers: 2, boot: 1 };
-    let all = RingRun { cells: 2, owner: 1, backup: None, epoch: 1 };
-    RingChunk { version: 1, cell_bits: 1, nodes: vec![node], first: 0, runs: vec![all], last: true }
+    let node = NodeInfo { id: NodeId(1), addresses, workers: 2, boot: BootId(1) };
+    let bits = CellBits::new(1).unwrap();
+    let table = RingTable::founded(RingVersion(1), bits, node, Epoch(1)).unwrap();
+    let [part] = RingChunk::whole(&table).try_into().unwrap();
+    part
 }
 
 /// A key of a worker. It is the second worker's if `second`.

@@ -1,10 +1,8 @@
 //! What clients are told of a node's addresses.
 
 use lockring_proto::NodeAddress;
+use lockring_proto::limits::HOSTS_BYTES_MAX;
 use std::net::{IpAddr, Ipv4Addr};
-
-/// Bytes of all hosts together: with them the first part of a ring stays below 32 KiB.
-const HOST_BYTES_MAX: usize = 15 << 10;
 
 /// An address that clients are told: of the node, or of one of its workers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +45,7 @@ pub enum AdvertiseError {
     #[error("port 0 cannot be connected to: advertise 1 to 65535")]
     NoPort,
     /// They do not fit what a client is sent of a ring.
-    #[error("the hosts together are longer than {HOST_BYTES_MAX} bytes: advertise shorter names")]
+    #[error("the hosts together are longer than {HOSTS_BYTES_MAX} bytes: advertise shorter names")]
     TooLong,
 }
 
@@ -68,7 +66,7 @@ pub fn addresses(
     if entries != 1 && entries != usize::from(workers) {
         return Err(AdvertiseError::Entries { entries, workers });
     }
-    if advertised.iter().map(|at| at.host.len()).sum::<usize>() > HOST_BYTES_MAX {
+    if advertised.iter().map(|at| at.host.len()).sum::<usize>() > HOSTS_BYTES_MAX {
         return Err(AdvertiseError::TooLong);
     }
     let above = if entries == 1 { workers - 1 } else { 0 };

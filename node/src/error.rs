@@ -4,13 +4,14 @@ use crate::advertise::AdvertiseError;
 use crate::endpoint::BindError;
 use crate::files::FilesError;
 use crate::store::StoreError;
+use lockring_proto::limits::WORKERS_MAX;
 use std::net::SocketAddr;
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The number of workers is not usable.
-    #[error("{0} workers: use a power of two, 1 to 256")]
+    #[error("{0} workers: use a power of two, 1 to {max}", max = WORKERS_MAX)]
     Workers(u16),
     /// The ports of the workers are counted up beyond the last one there is.
     #[error("{1} workers need ports from {0} up, beyond 65535: listen at a lower one")]

@@ -29,7 +29,6 @@ mod memory;
 mod messages;
 mod node;
 mod rated;
-mod ring_table;
 mod sieve;
 mod state;
 mod store;

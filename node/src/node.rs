@@ -10,7 +10,6 @@ use crate::files;
 use crate::gate::HandshakeLimits;
 use crate::memory::{Memory, Watch};
 use crate::messages::{Command, Order, Report};
-use crate::ring_table::RingTable;
 use crate::state::WorkerState;
 use crate::store::{Boot, Store};
 use crate::tls;
@@ -18,7 +17,7 @@ use crate::ttl::TtlMax;
 use crate::worker;
 use lockring_core::{Config, Machine};
 use lockring_proto::{NodeAddress, NodeInfo, Shown, Time, clock, limits};
-use lockring_ring::{Epoch, RingVersion};
+use lockring_ring::{BootId, Epoch, NodeId, RingTable, RingVersion};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -95,7 +94,7 @@ impl Node {
     /// # Errors
     /// When its directory, certificates or ports cannot be used. Nothing runs then.
     pub fn start(config: &NodeConfig) -> Result<Self, StartError> {
-        if !config.workers.is_power_of_two() || config.workers > 256 {
+        if !config.workers.is_power_of_two() || config.workers > limits::WORKERS_MAX {
             return Err(StartError::Workers(config.workers));
         }
         let (port, workers) = (config.listen.port(), config.workers);
@@ -328,9 +327,11 @@ fn ring(
     boot: &Boot,
     addresses: Vec<NodeAddress>,
     version: RingVersion,
-) -> RingTable {
-    let node = NodeInfo { id: boot.node, addresses, workers: config.workers, boot: boot.boot };
-    RingTable::new(version, config.cell_bits, node, Epoch(boot.epoch_floor))
+) -> RingTable<NodeInfo> {
+    let (id, boot_id) = (NodeId(boot.node), BootId(boot.boot));
+    let node = NodeInfo { id, addresses, workers: config.workers, boot: boot_id };
+    let founded = RingTable::founded(version, config.cell_bits, node, Epoch(boot.epoch_floor));
+    founded.expect("the workers were looked at, and no store gives the last epoch")
 }
 
 /// Bound UDP sockets with consecutive ports.
@@ -376,7 +377,7 @@ struct WorkerStart {
     keys: endpoint::EndpointKeys,
     server: quinn::ServerConfig,
     machine: Config,
-    ring: RingTable,
+    ring: RingTable<NodeInfo>,
     orders: std_mpsc::Sender<Order>,
     ttl_max: TtlMax,
     handshakes: HandshakeLimits,

@@ -7,11 +7,10 @@
 use crate::conns::{Conns, Ending, Outbox};
 use crate::messages::{Handshakes, Order, who};
 use crate::rated::Rated;
-use crate::ring_table::RingTable;
 use crate::ttl::TtlMax;
 use lockring_core::{Action, ConnId, Event, LinkIndex, Machine};
-use lockring_proto::{HelloReply, Push, Reply, codec};
-use lockring_ring::{CellId, Epoch, RingVersion};
+use lockring_proto::{HelloReply, NodeInfo, Push, Reply, RingChunk, codec};
+use lockring_ring::{CellId, Epoch, RingTable, RingVersion};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +23,7 @@ pub struct WorkerState {
     machine: Machine,
     actions: Vec<Action>,
     conns: Conns,
-    ring: RingTable,
+    ring: RingTable<NodeInfo>,
     /// Which worker of the node this is.
     index: usize,
     orders: std::sync::mpsc::Sender<Order>,
@@ -63,7 +62,7 @@ impl WorkerState {
     pub fn new(
         index: usize,
         machine: Machine,
-        ring: RingTable,
+        ring: RingTable<NodeInfo>,
         orders: std::sync::mpsc::Sender<Order>,
         ttl_max: TtlMax,
     ) -> Self {
@@ -103,7 +102,8 @@ impl WorkerState {
 
     /// A cell has a new epoch, by a newer ring.
     pub fn epoch_raised(&mut self, cell: CellId, epoch: Epoch, version: RingVersion) {
-        self.ring.raise(cell, epoch, version);
+        let raised = self.ring.renew(cell, epoch, version);
+        raised.expect("the control thread raises epoch and version at once");
         self.run(None, Event::EpochRaised { cell, epoch, version });
     }
 
@@ -216,7 +216,8 @@ impl WorkerState {
                 self.conns.post(conn, |outbox| outbox.close = Some(Ending::Refused));
             }
             Action::SendRing { conn, id } => {
-                let chunks: Vec<_> = self.ring.chunks().into_iter().map(Box::new).collect();
+                let chunks: Vec<_> =
+                    RingChunk::whole(&self.ring).into_iter().map(Box::new).collect();
                 self.answer(turn, conn, |bytes| {
                     for chunk in chunks {
                         codec::encode_frame(&Reply::Ring { id, chunk }, bytes);

@@ -4,8 +4,8 @@ use crate::keys::Key;
 use crate::protocol::{Answer, Broken, Protocol, Slot};
 use crate::time::Time;
 use lockring_client::link::{Ask, ClaimRef, Link, LinkConfig, Outcome, RequestIds};
-use lockring_client::proto::{self, Claim, NamespaceSeed, SessionId, Shown};
-use lockring_client::router::Ring;
+use lockring_client::proto::{self, Claim, NamespaceSeed, NodeId, SessionId, Shown};
+use lockring_client::router::{Ring, RingUnderWay};
 use lockring_client::wire::{Wire, WireEvent};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,9 +47,9 @@ impl LockringProtocol {
             let mut link = Link::new(config.clone(), link_time(Time(0)));
             let wire = wires.last_mut().expect("one was added just now");
             let (welcome, ring) = greet(wire, &mut link).await?;
-            link.ring_is(link_time(Time(0)), ring.version(), Arc::new(|_| true));
+            link.ring_is(link_time(Time(0)), ring.version().0, Arc::new(|_| true));
             links.push(link);
-            match ring.node(welcome.node) {
+            match ring.node(NodeId(welcome.node)) {
                 Some(node) if links.len() < usize::from(node.workers) => {
                     wires.push(access.wire_to(node, links.len() as u16).await?);
                 }
@@ -154,7 +154,7 @@ fn config(ttl: Duration) -> Result<LinkConfig, String> {
 async fn greet(wire: &mut Wire, link: &mut Link) -> Result<(proto::Welcome, Ring), String> {
     let now = link_time(Time(0));
     link.greet(now, 1);
-    let (mut welcome, mut parts) = (None, Vec::new());
+    let (mut welcome, mut ring, mut parts) = (None, None, RingUnderWay::default());
     loop {
         for outcome in std::mem::take(link.outcomes()) {
             match outcome {
@@ -162,16 +162,16 @@ async fn greet(wire: &mut Wire, link: &mut Link) -> Result<(proto::Welcome, Ring
                     welcome = Some(said);
                     link.ask_for_ring(now);
                 }
-                Outcome::Ring(part) => parts.push(*part),
+                Outcome::Ring(part) => {
+                    ring = parts.take(*part).map_err(|error| error.to_string())?;
+                }
                 Outcome::Rejected(refusal) => return Err(Shown(refusal.message).to_string()),
                 _ => {}
             }
         }
-        if parts.last().is_some_and(|part| part.last)
-            && let Some(welcome) = welcome.take()
-        {
-            let ring = Ring::assemble(&parts).map_err(|error| error.to_string())?;
-            return Ok((welcome, ring));
+        match (welcome.take(), ring.take()) {
+            (Some(welcome), Some(ring)) => return Ok((welcome, ring)),
+            (before, _) => welcome = before,
         }
         wire.send(link.outgoing());
         if wire.next().await.map_err(|error| error.to_string())? == WireEvent::Replies {

@@ -9,9 +9,10 @@ use crate::keys::KeyChooser;
 use crate::lane::{Lane, Pacing, Work};
 use crate::safety::{Guarantees, SafetyCheck};
 use lockring_client::proto::{
-    Digest, Fence, HelloReply, HoldId, LostReason, NodeAddress, NodeInfo, Operation, PROTOCOL,
-    Push, Reply, Request, RingChunk, RingRun, Welcome, codec,
+    BootId, Digest, Fence, HelloReply, HoldId, LostReason, NodeAddress, NodeId, NodeInfo,
+    Operation, PROTOCOL, Push, Reply, Request, Welcome, codec,
 };
+use lockring_client::ring::{CellBits, Epoch, RingTable, RingVersion};
 use std::collections::{BTreeMap, VecDeque};
 
 const WORKERS: u16 = 2;
@@ -114,17 +115,9 @@ impl Worker {
 
 fn ring() -> Ring {
     let addresses = vec![NodeAddress { host: String::new(), port: 1 }];
-    let node = NodeInfo { id: 7, addresses, workers: WORKERS, boot: 1 };
-    let run = RingRun { cells: 16, owner: 7, backup: None, epoch: 1 };
-    let chunk = RingChunk {
-        version: 1,
-        cell_bits: 4,
-        nodes: vec![node],
-        first: 0,
-        runs: vec![run],
-        last: true,
-    };
-    Ring::assemble(&[chunk]).unwrap()
+    let node = NodeInfo { id: NodeId(7), addresses, workers: WORKERS, boot: BootId(1) };
+    let bits = CellBits::new(4).unwrap();
+    Ring::new(RingTable::founded(RingVersion(1), bits, node, Epoch(1)).unwrap()).unwrap()
 }
 
 /// A link that a worker has welcomed.

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::link::{Place, Query};
 use crate::router::{self, WorkerId};
 use crate::session::Session;
-use lockring_proto::Reply;
+use lockring_proto::{NodeId, Reply};
 use std::fmt;
 use std::sync::Arc;
 
@@ -112,7 +112,7 @@ impl Admin {
     ) -> Result<Page, Error> {
         let namespace = self.namespace.clone();
         let query = Query::List { namespace, cursor: cursor.0, rows, prefix: prefix.to_vec() };
-        let worker = WorkerId { node: worker.node, worker: worker.worker };
+        let worker = WorkerId { node: NodeId(worker.node), worker: worker.worker };
         match self.session.query(worker, query).await? {
             Reply::Listed { listing, .. } => Ok(Page::of(*listing)),
             other => Err(Error::unexpected(&other)),
@@ -158,7 +158,7 @@ impl Admin {
     pub fn route(&self, key: impl AsRef<[u8]>) -> Result<Route, Error> {
         let router::Route { cell, worker, hash } =
             self.session.inner().route_in(&self.namespace, key.as_ref())?;
-        let worker = Worker { node: worker.node, worker: worker.worker };
+        let worker = Worker { node: worker.node.0, worker: worker.worker };
         Ok(Route { position: hash.position, cell: cell.0, worker })
     }
 
@@ -174,18 +174,18 @@ impl Admin {
     pub fn ring(&self) -> Option<Ring> {
         let ring = self.session.inner().pool.ring()?;
         let node = |node: &lockring_proto::NodeInfo| Node {
-            id: node.id,
+            id: node.id.0,
             addresses: node
                 .addresses
                 .iter()
                 .map(|at| Address { host: at.host.clone(), port: at.port })
                 .collect(),
             workers: node.workers,
-            boot: node.boot,
-            cells: ring.cells_of(node.id) as u32,
+            boot: node.boot.0,
+            cells: ring.cells_of(node.id),
         };
-        let nodes = ring.nodes().map(node).collect();
-        Some(Ring { version: ring.version(), cells: ring.bits().cells(), nodes })
+        let nodes = ring.nodes().iter().map(node).collect();
+        Some(Ring { version: ring.version().0, cells: ring.bits().cells(), nodes })
     }
 }
 

@@ -11,11 +11,11 @@ use crate::cause::Trouble;
 use crate::clock::{Alarm, Clock};
 use crate::hold::{HoldState, Lease};
 use crate::link::{ClaimRef, IdHasher, Key, Link, Loss, NotGranted, Outcome, Query, Serves};
-use crate::router::Ring;
+use crate::router::{Ring, RingUnderWay};
 use crate::wire::{Wire, WireError, WireEvent};
 use ending::Closing;
 use hashbrown::HashMap;
-use lockring_proto::{Claim, Fence, Refusal, Reply, RingChunk, Time};
+use lockring_proto::{Claim, Fence, Refusal, Reply, Time};
 use std::future::{Future, poll_fn};
 use std::hash::BuildHasherDefault;
 use std::pin::Pin;
@@ -213,7 +213,7 @@ pub(crate) struct Driver<U: Uplink> {
     /// Being handed out.
     outcomes: Vec<Outcome>,
     next_internal: u64,
-    parts: Vec<RingChunk>,
+    ring: RingUnderWay,
     backoff: Duration,
     jitter: u64,
     /// Tries to connect in a row that failed.
@@ -281,7 +281,7 @@ impl<U: Uplink> Driver<U> {
             stepped_back: false,
             outcomes: Vec::new(),
             next_internal: INTERNAL,
-            parts: Vec::new(),
+            ring: RingUnderWay::default(),
             backoff: Duration::ZERO,
             jitter: clock.now().0 | 1,
             failures: 0,

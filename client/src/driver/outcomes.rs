@@ -4,7 +4,6 @@ use super::{Answer, Caller, Denial, Driver, Grant, Released, Uplink};
 use crate::cause::Trouble;
 use crate::hold::{HoldState, Lease};
 use crate::link::{ClaimRef, Loss, NotGranted, Outcome};
-use crate::router::{Ring, RingError};
 use lockring_proto::{Fence, Refusal, RefusalKind, Reply, RingChunk, Shown, Time};
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,17 +136,9 @@ impl<U: Uplink> Driver<U> {
     }
 
     fn ring_part(&mut self, now: Time, part: RingChunk) {
-        let last = part.last;
-        if part.first == 0 {
-            self.parts.clear();
-        }
-        self.parts.push(part);
-        if !last {
-            return;
-        }
-        let ring: Result<Ring, RingError> = Ring::assemble(&std::mem::take(&mut self.parts));
-        match ring {
-            Ok(ring) => {
+        match self.ring.take(part) {
+            Ok(None) => return,
+            Ok(Some(ring)) => {
                 self.uplink.learnt(ring);
                 if let Some((version, serves)) = self.uplink.routes() {
                     self.link.ring_is(now, version, serves);

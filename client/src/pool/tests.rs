@@ -4,7 +4,8 @@
 mod fake;
 
 use super::*;
-use lockring_proto::{NodeAddress, NodeInfo, RingChunk, RingRun};
+use lockring_proto::{NodeAddress, NodeInfo};
+use lockring_ring::{BootId, CellBits, Epoch, NodeId, RingTable, RingVersion};
 use quinn::ServerConfig;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Instant;
@@ -13,7 +14,7 @@ use std::time::Instant;
 const HERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const THERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
-const NODE: u32 = 1;
+const NODE: NodeId = NodeId(1);
 
 /// A cluster's certificates: what its nodes listen with, and what a client trusts.
 struct Cluster {
@@ -69,11 +70,10 @@ fn free_port() -> u16 {
 
 fn ring(version: u64, host: &str, port: u16) -> Ring {
     let addresses = vec![NodeAddress { host: host.to_owned(), port }];
-    let node = NodeInfo { id: NODE, addresses, workers: 2, boot: 1 };
-    let all = RingRun { cells: 2, owner: NODE, backup: None, epoch: 1 };
-    let (nodes, runs) = (vec![node], vec![all]);
-    let chunk = RingChunk { version, cell_bits: 1, nodes, first: 0, runs, last: true };
-    Ring::assemble(&[chunk]).unwrap()
+    let node = NodeInfo { id: NODE, addresses, workers: 2, boot: BootId(1) };
+    let bits = CellBits::new(1).unwrap();
+    let table = RingTable::founded(RingVersion(version), bits, node, Epoch(1)).unwrap();
+    Ring::new(table).unwrap()
 }
 
 fn worker(worker: u16) -> WorkerId {

@@ -12,13 +12,11 @@ use crate::keys::{name_of, space_of};
 use crate::node::Node;
 use heir::Estate;
 use lockring_client::link::{ClaimRef, Link, LinkConfig, LinkMutant, Outcome, RequestIds, Serves};
-use lockring_client::router::Ring;
+use lockring_client::router::{Ring, RingUnderWay};
 use lockring_core::testing::{DELAY_MAX, Fact, KeyId, RateClock, Rng, Stream};
 use lockring_core::{Access, ConnId, Identity, Time};
-use lockring_proto::{
-    Claim, Fence, HoldId, Namespace, Push, Reply, RingChunk, SessionId, codec, limits,
-};
-use lockring_ring::NamespaceSeed;
+use lockring_proto::{Claim, Fence, HoldId, Namespace, Push, Reply, SessionId, codec, limits};
+use lockring_ring::{CellId, NamespaceSeed};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +31,9 @@ const QUERY: u64 = 1 << 40;
 /// The version of a ring, and which cells are a worker's by it.
 fn routes(ring: &Ring, worker: u16) -> (u64, Serves) {
     let ring = ring.clone();
-    let node = ring.nodes().next().map_or(0, |node| node.workers);
-    (ring.version(), Arc::new(move |cell| cell & (node - 1) == worker))
+    let version = ring.version().0;
+    let is_its = move |cell| ring.worker_of(CellId(cell)).is_some_and(|at| at.worker == worker);
+    (version, Arc::new(is_its))
 }
 
 /// What a claim is up to.
@@ -70,7 +69,7 @@ struct Lane {
     inbox: [Vec<u8>; 2],
     /// Holds that the worker pushed as lost on this connection.
     told_lost: BTreeSet<HoldId>,
-    parts: Vec<RingChunk>,
+    ring: RingUnderWay,
 }
 
 /// A client.
@@ -319,7 +318,7 @@ impl Client {
                 valid,
                 inbox,
                 told_lost: BTreeSet::new(),
-                parts: Vec::new(),
+                ring: RingUnderWay::default(),
             }
         })
     }

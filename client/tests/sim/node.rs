@@ -7,14 +7,16 @@ mod stop;
 
 use crate::hub::{Event, Hub, Order, Way};
 use crate::keys::Keys;
-use control::LONGEST_LEAST;
+use control::{LONGEST_LEAST, founded};
 use facts::{Asked, Reader, account, freed, says_fresh, tell_answers};
 use lockring_core::testing::{Fact, RateClock, Stream};
 use lockring_core::{
     Action, Config, ConnId, Event as Input, Identity, Limits, LinkIndex, Machine, Mutant, Time,
 };
-use lockring_proto::{Hello, RefusalKind, Reply, Request, SessionId, codec, limits};
-use lockring_ring::{CellBits, CellId, Epoch, RingVersion};
+use lockring_proto::{
+    Hello, NodeInfo, RefusalKind, Reply, Request, RingChunk, SessionId, codec, limits,
+};
+use lockring_ring::{CellBits, CellId, Epoch, RingTable, RingVersion};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -66,7 +68,7 @@ pub struct Node {
     boot: u64,
     epoch_floor: u32,
     longest: Duration,
-    epochs: Vec<Epoch>,
+    ring: RingTable<NodeInfo>,
     opens_at: Option<Time>,
     up: bool,
     /// The last life ended in order, with nothing held.
@@ -92,7 +94,7 @@ impl Node {
             boot: 0,
             epoch_floor: 0,
             longest: LONGEST_LEAST,
-            epochs: Vec::new(),
+            ring: founded(bits, workers, 0, 0),
             opens_at: None,
             up: false,
             was_clean: false,
@@ -109,7 +111,7 @@ impl Node {
         self.boot += 1;
         self.epoch_floor += 1;
         self.opens_at = opens_at;
-        self.epochs = vec![Epoch(self.epoch_floor); self.bits.cells() as usize];
+        self.ring = founded(self.bits, workers, self.boot, self.epoch_floor);
         self.workers = (0..workers).map(|index| self.worker(hub, index, workers)).collect();
         for worker in 0..workers {
             self.arm(hub, worker);
@@ -317,7 +319,7 @@ impl Node {
         let event = match order {
             Order::LongestTtl(ttl) => Input::LongestTtl(ttl),
             Order::Epoch(cell) => {
-                let epoch = self.epochs[cell.0 as usize];
+                let epoch = self.ring.epoch(cell);
                 Input::EpochRaised { cell, epoch, version: RingVersion(u64::from(epoch.0)) }
             }
         };
@@ -549,7 +551,7 @@ impl Node {
             }
             Action::Close { conn, .. } => self.hang_up(hub, index, conn),
             Action::SendRing { conn, id } => {
-                for chunk in self.ring() {
+                for chunk in RingChunk::whole(&self.ring) {
                     let reply = Reply::Ring { id, chunk: Box::new(chunk) };
                     self.send(hub, index, conn, &reply, at);
                 }

@@ -16,6 +16,7 @@ pub mod limits;
 mod mode;
 mod reply;
 mod request;
+mod ring;
 mod shown;
 mod time;
 #[cfg(feature = "transport")]
@@ -24,13 +25,13 @@ pub mod transport;
 pub use common::{Head, Message};
 pub use fence::{Fence, Namespace, NamespaceError, SessionId};
 pub use hello::{Hello, HelloReply, Refusal, RefusalKind, Welcome};
-pub use lockring_ring::NamespaceSeed;
+pub use lockring_ring::{BootId, NamespaceSeed, NodeId};
 pub use mode::Mode;
 pub use reply::{
-    BlockedReason, Holder, Inspection, ListedLock, Listing, LostReason, NodeAddress, NodeInfo,
-    Push, Reply, RingChunk, RingRun, WaiterInfo,
+    BlockedReason, Holder, Inspection, ListedLock, Listing, LostReason, Push, Reply, WaiterInfo,
 };
 pub use request::{Claim, Digest, HoldId, ListCursor, Operation, Request, Wait};
+pub use ring::{NodeAddress, NodeInfo, RingChunk, RingError, RingNews, RingParts, RingRun};
 pub use shown::{Shown, ShownError, exact, read_shown, visible_json};
 pub use time::Time;
 

@@ -35,6 +35,12 @@ pub const HOLDS_PER_FRAME: usize = 4096;
 /// Most rows in one page of a listing: with every key and label at its longest, they fit a frame.
 pub const LIST_ROWS_MAX: u32 = 90;
 
+/// Most workers of a node.
+pub const WORKERS_MAX: u16 = 256;
+
+/// Most bytes of all hosts by which clients reach a node: with them it fits a part of a ring.
+pub const HOSTS_BYTES_MAX: usize = 15 << 10;
+
 /// Shortest session TTL; shorter ones are clamped, and the reply says so.
 pub const TTL_MIN: Duration = Duration::from_secs(1);
 

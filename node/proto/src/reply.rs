@@ -1,6 +1,6 @@
 //! What nodes answer, and what they push unasked.
 
-use crate::{Claim, Digest, Fence, HoldId, ListCursor, Refusal};
+use crate::{Claim, Digest, Fence, HoldId, ListCursor, Refusal, RingChunk};
 use bincode::{Decode, Encode};
 
 /// The answer to a request, on the same stream. `version` is the ring version of the node.
@@ -191,90 +191,6 @@ pub enum LostReason {
     Forced,
     /// The link's lease ended.
     Expired,
-}
-
-/// A node as the ring knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct NodeInfo {
-    /// Its id; never used twice in a cluster.
-    pub id: u32,
-    /// Where clients reach it: one address, from whose port those of all workers are counted up, or
-    /// one for each worker.
-    pub addresses: Vec<NodeAddress>,
-    /// Number of workers, a power of two.
-    pub workers: u16,
-    /// Process life.
-    pub boot: u64,
-}
-
-/// Where clients reach a node, or one worker of it.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct NodeAddress {
-    /// A name, or an address, of version 6 without brackets; empty: the one they came by, with
-    /// the port that they came by or the one below.
-    pub host: String,
-    /// The UDP port.
-    pub port: u16,
-}
-
-impl NodeInfo {
-    /// Host and port by which clients reach a worker. `None`: there is no such worker, or what is
-    /// told of the node names no way to it.
-    ///
-    /// ```
-    /// use lockring_proto::{NodeAddress, NodeInfo};
-    ///
-    /// let at = |port| NodeAddress { host: "n4".to_owned(), port };
-    /// let counted = NodeInfo { id: 4, addresses: vec![at(7400)], workers: 2, boot: 1 };
-    /// assert_eq!(counted.address(1), Some(("n4", 7401)));
-    /// assert_eq!(counted.address(2), None);
-    /// let each = NodeInfo { addresses: vec![at(7400), at(65535)], ..counted.clone() };
-    /// assert_eq!(each.address(1), Some(("n4", 65535)));
-    /// for addresses in [vec![], vec![at(65535)], vec![at(1), at(2), at(3)]] {
-    ///     assert_eq!(NodeInfo { addresses, ..counted.clone() }.address(1), None);
-    /// }
-    /// ```
-    pub fn address(&self, worker: u16) -> Option<(&str, u16)> {
-        if worker >= self.workers {
-            return None;
-        }
-        let (at, above) = match self.addresses.as_slice() {
-            [first] => (first, worker),
-            each if each.len() == usize::from(self.workers) => (&each[usize::from(worker)], 0),
-            _ => return None,
-        };
-        Some((&at.host, at.port.checked_add(above)?))
-    }
-}
-
-/// `cells` consecutive cells with the same placement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct RingRun {
-    /// How many.
-    pub cells: u32,
-    /// Node that grants.
-    pub owner: u32,
-    /// Node with the synchronous copy.
-    pub backup: Option<u32>,
-    /// Ownership generation.
-    pub epoch: u32,
-}
-
-/// A part of the ring table: runs from `first` on.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct RingChunk {
-    /// Version of the whole.
-    pub version: u64,
-    /// log2 of the number of cells.
-    pub cell_bits: u8,
-    /// The nodes; in the first part only.
-    pub nodes: Vec<NodeInfo>,
-    /// First cell of the first run.
-    pub first: u32,
-    /// The runs.
-    pub runs: Vec<RingRun>,
-    /// No part follows.
-    pub last: bool,
 }
 
 /// One holder of a key.

@@ -24,15 +24,17 @@ fn peak(work: impl FnOnce()) -> usize {
 }
 
 /// Heads of messages up to a length: a compare, a cursor, a refusal, lost holds, nodes, their
-/// addresses, runs, holders, rows and a row's key, of requests, replies and pushes alike.
-const HEADS: [&[u8]; 11] = [
+/// addresses, nodes that are gone, runs, holders, rows and a row's key, of requests, replies and
+/// pushes alike.
+const HEADS: [&[u8]; 12] = [
     &[2, 1, 9, 0, 0],
     &[4, 1, 3],
     &[8, 1, 0],
     &[10, 1, 2],
-    &[11, 1, 2, 14],
-    &[11, 1, 2, 14, 1, 4],
-    &[11, 1, 2, 14, 0, 0],
+    &[11, 1, 2, 0, 14, 0],
+    &[11, 1, 2, 0, 14, 0, 1, 4],
+    &[11, 1, 2, 0, 14, 0, 0],
+    &[11, 1, 2, 0, 14, 0, 0, 0],
     &[12, 1, 2, 4, 3, 1],
     &[13, 1],
     &[13, 1, 1],

@@ -159,6 +159,7 @@ fn every_type_has_its_table() {
         include_str!("../src/hello.rs"),
         include_str!("../src/request.rs"),
         include_str!("../src/reply.rs"),
+        include_str!("../src/ring.rs"),
     ];
     for line in sources.iter().flat_map(|source| source.lines()) {
         let item = line.strip_prefix("pub struct ").or_else(|| line.strip_prefix("pub enum "));
@@ -182,6 +183,8 @@ fn limits_are_those_of_the_code() {
         ("CAPACITY_MAX", u64::from(CAPACITY_MAX)),
         ("HOLDS_PER_FRAME", HOLDS_PER_FRAME as u64),
         ("LIST_ROWS_MAX", u64::from(LIST_ROWS_MAX)),
+        ("WORKERS_MAX", u64::from(WORKERS_MAX)),
+        ("HOSTS_BYTES_MAX", HOSTS_BYTES_MAX as u64),
         ("TTL_MIN", TTL_MIN.as_millis() as u64),
         ("TTL_MAX", TTL_MAX.as_millis() as u64),
         ("TTL_DEFAULT", TTL_DEFAULT.as_millis() as u64),

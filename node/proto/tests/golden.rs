@@ -259,8 +259,8 @@ fn long_replies() -> Vec<Golden> {
         (
             "ring",
             Reply::Ring { id, chunk: Box::new(ring_chunk()) },
-            "2b0b01fb2c010e010402026e34fbe81c026e34fb8c2302fc701101000002fb00 \
-             20040001fb00200401050201",
+            "330b01fb2c0101fb2b010e00010402026e34fbe81c026e34fb8c2302fc701101 \
+             0001060200fbff1f04000101fb00200401050201",
         ),
         (
             "inspected",
@@ -282,15 +282,17 @@ fn long_replies() -> Vec<Golden> {
 pub fn ring_chunk() -> RingChunk {
     let address = |port| NodeAddress { host: "n4".to_owned(), port };
     let addresses = vec![address(7400), address(9100)];
-    let node = NodeInfo { id: 4, addresses, workers: 2, boot: 70_000 };
+    let node = NodeInfo { id: NodeId(4), addresses, workers: 2, boot: BootId(70_000) };
     RingChunk {
         version: 300,
+        base: Some(299),
         cell_bits: 14,
+        part: 0,
         nodes: vec![node],
-        first: 0,
+        gone: vec![6],
         runs: vec![
-            RingRun { cells: 8192, owner: 4, backup: None, epoch: 1 },
-            RingRun { cells: 8192, owner: 4, backup: Some(5), epoch: 2 },
+            RingRun { skip: 0, cells: 8191, owner: 4, backup: None, epoch: 1 },
+            RingRun { skip: 1, cells: 8192, owner: 4, backup: Some(5), epoch: 2 },
         ],
         last: true,
     }

@@ -206,18 +206,24 @@ fn short_reply() -> impl Strategy<Value = Reply> {
     ]
 }
 
-fn ring_chunk() -> impl Strategy<Value = RingChunk> {
+pub fn ring_chunk() -> impl Strategy<Value = RingChunk> {
     let address = (text(), int16()).prop_map(|(host, port)| NodeAddress { host, port });
-    let node = (int32(), vec(address, 0..3), int16(), int())
-        .prop_map(|(id, addresses, workers, boot)| NodeInfo { id, addresses, workers, boot });
-    let run = (int32(), int32(), option::of(int32()), int32())
-        .prop_map(|(cells, owner, backup, epoch)| RingRun { cells, owner, backup, epoch });
-    (int(), any::<u8>(), vec(node, 0..4), int32(), vec(run, 0..20), any::<bool>()).prop_map(
-        |(version, cell_bits, nodes, first, runs, last)| RingChunk {
+    let node =
+        (int32(), vec(address, 0..3), int16(), int()).prop_map(|(id, addresses, workers, boot)| {
+            NodeInfo { id: NodeId(id), addresses, workers, boot: BootId(boot) }
+        });
+    let run = (int32(), int32(), int32(), option::of(int32()), int32()).prop_map(
+        |(skip, cells, owner, backup, epoch)| RingRun { skip, cells, owner, backup, epoch },
+    );
+    let head = (int(), option::of(int()), any::<u8>(), int32());
+    (head, vec(node, 0..4), vec(int32(), 0..4), vec(run, 0..20), any::<bool>()).prop_map(
+        |((version, base, cell_bits, part), nodes, gone, runs, last)| RingChunk {
             version,
+            base,
             cell_bits,
+            part,
             nodes,
-            first,
+            gone,
             runs,
             last,
         },

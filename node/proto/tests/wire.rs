@@ -8,4 +8,5 @@ mod fuzz_body;
 mod golden;
 mod hostile;
 mod properties;
+mod ring;
 mod shown;

@@ -4,7 +4,6 @@ use super::heir::ADOPTED;
 use super::{Claimed, Client, State, routes};
 use crate::hub::{Hub, Step};
 use lockring_client::link::{ClaimRef, Loss, NotGranted, Outcome};
-use lockring_client::router::Ring;
 use lockring_core::testing::{Fact, Token, Why};
 use lockring_proto::{Claim, Fence, RefusalKind, RingChunk, SessionId};
 use std::time::Duration;
@@ -98,13 +97,7 @@ impl Client {
     fn ring_part(&mut self, hub: &mut Hub, worker: u16, part: RingChunk) {
         let now = self.local(hub);
         let Some(lane) = self.lanes.get_mut(&worker) else { return };
-        if part.first == 0 {
-            lane.parts.clear();
-        }
-        let last = part.last;
-        lane.parts.push(part);
-        if last {
-            let ring = Ring::assemble(&std::mem::take(&mut lane.parts)).expect("a whole ring");
+        if let Some(ring) = lane.ring.take(part).expect("a whole ring") {
             let (version, serves) = routes(&ring, worker);
             lane.link.ring_is(now, version, serves);
             if self.ring.as_ref().is_none_or(|known| known.version() < ring.version()) {

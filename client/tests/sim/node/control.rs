@@ -4,8 +4,8 @@ use super::Node;
 use crate::hub::{Event, Hub, Order};
 use crate::keys::Keys;
 use lockring_core::Event as Input;
-use lockring_proto::{NodeAddress, NodeInfo, RingChunk, RingRun};
-use lockring_ring::{CellId, Epoch};
+use lockring_proto::{NodeAddress, NodeInfo};
+use lockring_ring::{BootId, CellBits, CellId, Epoch, NodeId, RingTable, RingVersion};
 use std::time::Duration;
 
 /// The longest TTL that a restart always waits for.
@@ -21,7 +21,8 @@ impl Node {
     pub fn raise_epoch(&mut self, hub: &mut Hub, cell: CellId) {
         hub.reach("epoch raises");
         self.epoch_floor += 1;
-        self.epochs[cell.0 as usize] = Epoch(self.epoch_floor);
+        let (epoch, version) = (Epoch(self.epoch_floor), RingVersion(u64::from(self.epoch_floor)));
+        self.ring.renew(cell, epoch, version).expect("the floor only grows");
         for worker in 0..self.workers() {
             self.workers[worker as usize].orders.push_back(Order::Epoch(cell));
             self.arm(hub, worker);
@@ -70,28 +71,16 @@ impl Node {
         self.longest = self.in_use();
         hub.reach("longest TTL lowered");
     }
+}
 
-    /// The ring, as the shell tells it.
-    pub(super) fn ring(&self) -> Vec<RingChunk> {
-        let runs = self.epochs.chunk_by(|a, b| a == b).map(|run| RingRun {
-            cells: run.len() as u32,
-            owner: 1,
-            backup: None,
-            epoch: run[0].0,
-        });
-        let node = NodeInfo {
-            id: 1,
-            addresses: vec![NodeAddress { host: String::new(), port: 7420 }],
-            workers: self.workers(),
-            boot: self.boot,
-        };
-        vec![RingChunk {
-            version: u64::from(self.epoch_floor),
-            cell_bits: self.bits.bits(),
-            nodes: vec![node],
-            first: 0,
-            runs: runs.collect(),
-            last: true,
-        }]
-    }
+/// The ring at the start of a life.
+pub(super) fn founded(bits: CellBits, workers: u16, boot: u64, floor: u32) -> RingTable<NodeInfo> {
+    let node = NodeInfo {
+        id: NodeId(1),
+        addresses: vec![NodeAddress { host: String::new(), port: 7420 }],
+        workers,
+        boot: BootId(boot),
+    };
+    let version = RingVersion(u64::from(floor));
+    RingTable::founded(version, bits, node, Epoch(floor)).expect("one sound node")
 }
