@@ -192,6 +192,9 @@ fn the_core_is_pure_by_its_manifest() {
         assert!(!tree.iter().any(|name| name == world), "the core depends on {world}");
     }
     assert_eq!(ours(&own_dependencies(&["-p", "lockring-ring"])), ["lockring-ring"]);
+    let tree = own_dependencies(&["-p", "lockring-control"]);
+    assert_eq!(ours(&tree), ["lockring-control", "lockring-proto", "lockring-ring"]);
+    assert!(!tree.iter().any(|name| name == "tokio" || name == "redb"), "{tree:?}");
 }
 
 #[test]
