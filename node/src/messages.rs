@@ -1,5 +1,6 @@
 //! What the threads of a node tell each other: workers, the control thread, and who asks them.
 
+use lockring_control::WorkerEnd;
 use lockring_core::{SessionRow, Stats};
 use lockring_proto::{ListCursor, ListedLock};
 use lockring_ring::{CellId, Epoch, RingVersion};
@@ -95,8 +96,8 @@ pub enum Order {
     RaiseEpoch(CellId),
     /// Every worker has ended.
     Stop {
-        /// Nothing was held and no grace was running when the last one ended.
-        clean: bool,
+        /// How each did; `None` for one that has not said.
+        ends: Vec<Option<WorkerEnd>>,
         /// Told whether the next start need not wait.
         done: oneshot::Sender<bool>,
     },

@@ -15,9 +15,10 @@ use crate::store::{Boot, Store};
 use crate::tls;
 use crate::ttl::TtlMax;
 use crate::worker;
+use lockring_control::WorkerEnd;
 use lockring_core::{Config, Machine};
 use lockring_proto::{NodeAddress, NodeInfo, Shown, Time, clock, limits};
-use lockring_ring::{BootId, Epoch, NodeId, RingTable, RingVersion};
+use lockring_ring::{NodeId, RingTable};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,10 +28,6 @@ use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-
-/// Beyond the longest lease a restarted node waits this much more, for what no clock counts:
-/// scheduling between a client's send and its reading of the clock.
-const GRACE_MARGIN: Duration = Duration::from_millis(50);
 
 struct WorkerHandle {
     commands: mpsc::UnboundedSender<Command>,
@@ -117,7 +114,7 @@ impl Node {
         let (tell, deaths) = mpsc::unbounded_channel();
         let (orders, inbox) = std_mpsc::channel();
         let base = base(config, &boot, tag_secret);
-        let ring = ring(config, &boot, addresses, base.ring_version);
+        let ring = ring(config, &boot, addresses);
         let mut workers = Vec::with_capacity(sockets.sockets.len());
         for (index, socket) in sockets.sockets.into_iter().enumerate() {
             let start = WorkerStart {
@@ -136,7 +133,7 @@ impl Node {
         }
         let health = Arc::new(Health::default());
         let control =
-            Control::new(store, workers_of(&workers), boot.longest_ttl, Arc::clone(&health));
+            Control::new(store, boot.state.clone(), workers_of(&workers), Arc::clone(&health));
         let death = Death { name: "the control thread".to_owned(), tell };
         let control = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
             let _told_at_the_end = death;
@@ -144,7 +141,7 @@ impl Node {
         })?;
         let memory = Arc::new(Memory::default());
         let watch = Watch::start(config.memory, workers_of(&workers), Arc::clone(&memory))?;
-        let (node, life) = (boot.node, boot.boot);
+        let (node, life) = (boot.node, boot.state.boot.0);
         let view = View { workers: workers_of(&workers), node, boot: life, health, memory };
         let admin =
             admin.map(|listener| Admin::start(listener, view, &config.admin_hosts)).transpose()?;
@@ -195,7 +192,7 @@ impl Node {
         }
         NodeStatus {
             node: self.boot.node,
-            boot: self.boot.boot,
+            boot: self.boot.state.boot.0,
             listen: self.listen,
             workers: reports,
         }
@@ -238,28 +235,27 @@ impl Node {
         }
         // All at once: each may have a slow client to wait for.
         self.tell_all(|| Command::Stop);
-        let mut stopped = Stopped { held: 0, clean: true };
+        let mut ends = Vec::with_capacity(self.workers.len());
         for worker in self.workers.drain(..) {
-            match worker.ended.await {
-                Ok(last) => {
-                    stopped.held += last.stats.holds;
-                    stopped.clean &= last.stats.holds == 0 && last.grace_left.is_none();
-                }
-                Err(_) => stopped.clean = false,
-            }
+            let last = worker.ended.await.ok();
+            ends.push(last.map(|last| WorkerEnd {
+                held: last.stats.holds,
+                in_grace: last.grace_left.is_some(),
+            }));
             if worker.thread.join().is_err() {
                 tracing::error!("a worker had panicked");
             }
         }
         let (done, recorded) = oneshot::channel();
-        let _told_by_the_answer = self.orders.send(Order::Stop { clean: stopped.clean, done });
-        stopped.clean = recorded.await.unwrap_or(false);
+        let held = ends.iter().flatten().map(|end| end.held).sum();
+        let _told_by_the_answer = self.orders.send(Order::Stop { ends, done });
+        let clean = recorded.await.unwrap_or(false);
         if let Some(control) = self.control.take()
             && control.join().is_err()
         {
             tracing::error!("the control thread had panicked");
         }
-        stopped
+        Stopped { held, clean }
     }
 
     fn tell_all(&self, command: impl Fn() -> Command) {
@@ -280,36 +276,34 @@ fn workers_of(workers: &[WorkerHandle]) -> Vec<mpsc::UnboundedSender<Command>> {
     workers.iter().map(|worker| worker.commands.clone()).collect()
 }
 
-/// When the leases of the node's earlier life have surely ended; `None` if there can be none.
+/// When the leases of the node's earlier lives have surely ended; `None` if there can be none.
 fn opens_at(boot: &Boot) -> Option<Time> {
-    if boot.first || boot.was_clean {
-        return None;
-    }
-    let grace = limits::honoured(boot.longest_ttl) + GRACE_MARGIN;
+    let grace = boot.grace.as_ref()?;
     tracing::warn!(
-        seconds = grace.as_secs_f64(),
-        longest_ttl = ?boot.longest_ttl,
-        of = %Shown(&boot.longest_by),
+        seconds = grace.span.as_secs_f64(),
+        longest_ttl = ?grace.longest_ttl,
+        of = %Shown(&grace.whose),
         "restarted: claims wait in line until every earlier lease has surely ended"
     );
-    Some(clock::now().after(grace))
+    Some(clock::now().after(grace.span))
 }
 
 /// What the machines of all workers have in common.
 fn base(config: &NodeConfig, boot: &Boot, tag_secret: [u64; 4]) -> Config {
+    let state = &boot.state;
     Config {
         cell_bits: config.cell_bits,
         worker: 0,
         workers: config.workers,
         node: boot.node,
-        boot: boot.boot,
+        boot: state.boot.0,
         others: BTreeSet::new(),
-        epoch: Epoch(boot.epoch_floor),
-        ring_version: RingVersion(u64::from(boot.epoch_floor)),
-        longest_ttl: boot.longest_ttl,
+        epoch: state.epoch_floor,
+        ring_version: state.ring_version(),
+        longest_ttl: state.longest_ttl,
         opens_at: opens_at(boot),
         tag_secret,
-        grace_for: boot.longest_by.clone(),
+        grace_for: boot.grace.as_ref().map_or_else(String::new, |grace| grace.whose.clone()),
         limits: config.limits,
     }
 }
@@ -322,16 +316,11 @@ fn tag_secret() -> Result<[u64; 4], std::io::Error> {
 }
 
 /// The ring of a cluster of one: every cell is this node's.
-fn ring(
-    config: &NodeConfig,
-    boot: &Boot,
-    addresses: Vec<NodeAddress>,
-    version: RingVersion,
-) -> RingTable<NodeInfo> {
-    let (id, boot_id) = (NodeId(boot.node), BootId(boot.boot));
-    let node = NodeInfo { id, addresses, workers: config.workers, boot: boot_id };
-    let founded = RingTable::founded(version, config.cell_bits, node, Epoch(boot.epoch_floor));
-    founded.expect("the workers were looked at, and no store gives the last epoch")
+fn ring(config: &NodeConfig, boot: &Boot, addresses: Vec<NodeAddress>) -> RingTable<NodeInfo> {
+    let (id, state) = (NodeId(boot.node), &boot.state);
+    let node = NodeInfo { id, addresses, workers: config.workers, boot: state.boot };
+    RingTable::founded(state.ring_version(), config.cell_bits, node, state.epoch_floor)
+        .expect("the workers were looked at, and no store gives the last epoch")
 }
 
 /// Bound UDP sockets with consecutive ports.

@@ -16,6 +16,7 @@ mod record;
 use crate::authority::CA_KEY;
 use crate::data_dir::{self, FileError, SECRET};
 use crate::endpoint::EndpointKeys;
+use lockring_control::{Entry, EpochsUsedUp, Grace, State, next_epoch};
 use lockring_proto::limits;
 use lockring_ring::Epoch;
 use record::Record;
@@ -61,23 +62,23 @@ struct Opened {
     marked: Option<u64>,
     /// The highest revision that was read or written.
     revision: u64,
+    /// To what the longest TTL shall be lowered. It is no part of the record, as a life that has
+    /// ended intends nothing; after a write that failed it is void.
+    intent: Option<Duration>,
 }
 
 /// What a start of the node begins from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boot {
-    /// This is the first start: there is no earlier life to be careful of.
+    /// This is the first start: there was no earlier life.
     pub first: bool,
-    /// The life before ended by [`Store::mark_clean_stop`]; false on the first start.
+    /// The life before ended clean; false on the first start.
     pub was_clean: bool,
-    /// Which life of the node this is, from 1.
-    pub boot: u64,
-    /// Every epoch granted under from now on must be at least this; no earlier life used it.
-    pub epoch_floor: u32,
-    /// The longest session TTL that may still be alive somewhere.
-    pub longest_ttl: Duration,
-    /// Whose session it was, for people; empty if not known, or nobody's in particular.
-    pub longest_by: String,
+    /// What is durable, with this life in it: every epoch granted under must be at least its floor,
+    /// which no earlier life used.
+    pub state: State,
+    /// What this life owes to those before it.
+    pub grace: Option<Grace>,
     /// The node's id in its cluster.
     pub node: u32,
     /// The cluster's id.
@@ -207,10 +208,11 @@ impl Store {
         if mark.is_some_and(|mark| revision < mark) {
             return Err(corrupt(&state, &"it is older than it was"));
         }
-        let opened = Mutex::new(Opened { database: Some(database), marked: mark, revision });
+        let opened =
+            Mutex::new(Opened { database: Some(database), marked: mark, revision, intent: None });
         let place = Place::Directory { dir: data_dir.to_owned(), _lock: lock };
         let store = Self { opened, place };
-        store.probe()?;
+        store.commit(&Entry::Blank)?;
         Ok(store)
     }
 
@@ -226,7 +228,8 @@ impl Store {
             .map_err(|error| failed(memory, error))?;
         write(&database, &record).map_err(|error| failed(memory, error))?;
         let revision = record.revision;
-        let opened = Opened { database: Some(database), marked: Some(revision), revision };
+        let opened =
+            Opened { database: Some(database), marked: Some(revision), revision, intent: None };
         Ok(Self { opened: Mutex::new(opened), place: Place::Memory })
     }
 
@@ -242,7 +245,7 @@ impl Store {
         epoch_floor: u32,
         longest_ttl: Option<Duration>,
     ) -> Result<Recovered, StoreError> {
-        next_epoch(epoch_floor)?;
+        next_epoch(Epoch(epoch_floor)).map_err(used_up)?;
         data_dir::prepare(data_dir)?;
         let _lock = lock(data_dir)?;
         let state = data_dir.join(STATE);
@@ -262,7 +265,7 @@ impl Store {
             Some(record) => record,
             None => Record::new().map_err(StoreError::NoRandomness)?,
         };
-        let record = before.recovered(epoch_floor, whole_millis(longest_ttl));
+        let record = before.recovered(epoch_floor, longest_ttl);
         // A second name for the file: at no moment is there none under the first.
         let kept = there.then(|| keep(&state)).transpose()?;
         create(&state, &record)?;
@@ -277,117 +280,65 @@ impl Store {
     /// # Errors
     /// When the epochs are used up, or the write fails.
     pub(crate) fn boot(&self) -> Result<Boot, StoreError> {
-        self.update(|record| {
-            let was_clean = record.clean;
-            record.boot += 1;
-            record.epoch_floor = next_epoch(record.epoch_floor)?;
-            record.clean = false;
-            Ok(Boot {
-                first: record.boot == 1,
-                was_clean,
-                boot: record.boot,
-                epoch_floor: record.epoch_floor,
-                longest_ttl: Duration::from_millis(record.longest_ttl_ms),
-                longest_by: record.longest_by.clone(),
-                node: record.node,
-                cluster: record.cluster,
-                keys: record.keys.clone(),
-            })
+        let (before, state, record) = self.apply(&Entry::NodeBoot)?;
+        let former = before.state(None);
+        Ok(Boot {
+            first: before.boot == 0,
+            was_clean: before.clean,
+            state,
+            grace: former.grace(),
+            node: record.node,
+            cluster: record.cluster,
+            keys: record.keys,
         })
     }
 
-    /// Makes the epoch floor one higher and returns it: no epoch below it will be used again.
+    /// Makes an entry durable, and returns the state with it: the store is the log of a cluster of
+    /// one. Costs no write if it changes nothing that must be durable; yet the database is opened
+    /// if it must be, and the mark written if it is behind.
     ///
     /// # Errors
-    /// When the epochs are used up, or the write fails.
-    pub(crate) fn raise_epoch_floor(&self) -> Result<u32, StoreError> {
-        self.update(|record| {
-            record.epoch_floor = next_epoch(record.epoch_floor)?;
-            Ok(record.epoch_floor)
-        })
+    /// When the epochs are used up, or the write fails: it may have taken effect then.
+    pub(crate) fn commit(&self, entry: &Entry) -> Result<State, StoreError> {
+        self.apply(entry).map(|(_, state, _)| state)
     }
 
-    /// Notes a session TTL, and for people whose it is, before the first session with it is
-    /// confirmed. Costs no write if one as long is noted already.
-    ///
-    /// # Errors
-    /// When the write fails; the session must then not be confirmed.
-    pub(crate) fn raise_longest_ttl(&self, ttl: Duration, by: &str) -> Result<(), StoreError> {
-        self.update(|record| {
-            if whole_millis(ttl) > record.longest_ttl_ms {
-                record.set_longest(whole_millis(ttl), by);
-            }
-            Ok(())
-        })
-    }
-
-    /// Sets the longest TTL, to lower it when no session with a longer one can be alive.
-    ///
-    /// # Errors
-    /// When the write fails.
-    pub(crate) fn set_longest_ttl(&self, ttl: Duration, by: &str) -> Result<(), StoreError> {
-        self.update(|record| {
-            record.set_longest(whole_millis(ttl), by);
-            Ok(())
-        })
-    }
-
-    /// Notes that the node stops with nothing held, as the last thing it does: the next start
-    /// owes nothing to this life.
-    ///
-    /// # Errors
-    /// When the write fails; the next start is then a careful one.
-    pub(crate) fn mark_clean_stop(&self) -> Result<(), StoreError> {
-        self.update(|record| {
-            record.clean = true;
-            Ok(())
-        })
-    }
-
-    /// Whether a write would succeed now: opens the database if it must be, and writes the mark if
-    /// it is behind.
-    ///
-    /// # Errors
-    /// When it would not.
-    pub(crate) fn probe(&self) -> Result<(), StoreError> {
-        self.update(|_| Ok(()))
-    }
-
-    /// Changes the record in one durable transaction; one that changes nothing writes nothing.
-    fn update<R>(
-        &self,
-        change: impl FnOnce(&mut Record) -> Result<R, StoreError>,
-    ) -> Result<R, StoreError> {
-        let state = self.state();
+    /// Applies an entry in one durable transaction: the record before it, the state and the record
+    /// after it.
+    fn apply(&self, entry: &Entry) -> Result<(Record, State, Record), StoreError> {
+        let path = self.path();
         // A panic in a holder left no half-made change: a transaction is all or nothing.
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        let database = opened.open(&state)?;
-        let before = read(database, &state)?;
-        let mut after = before.clone();
-        let result = change(&mut after)?;
-        if after != before {
-            after.revision += 1;
-            if let Err(error) = write(database, &after) {
-                opened.database = None;
-                return Err(failed(&state, error));
-            }
+        let intent = opened.intent.take();
+        let database = opened.open(&path)?;
+        let before = read(database, &path)?;
+        let mut state = before.state(intent);
+        state.apply(entry).map_err(used_up)?;
+        let after = before.clone().with(&state);
+        if after != before
+            && let Err(error) = write(database, &after)
+        {
+            opened.database = None;
+            return Err(failed(&path, error));
         }
         opened.revision = after.revision;
         if opened.marked != Some(after.revision) {
             self.write_mark(after.revision)?;
             opened.marked = Some(after.revision);
         }
-        Ok(result)
+        opened.intent = state.intent;
+        // What is kept of whose TTL it is may be less than was told.
+        Ok((before, after.state(state.intent), after))
     }
 
     #[cfg(test)]
     fn read(&self) -> Result<Record, StoreError> {
-        let state = self.state();
+        let state = self.path();
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         read(opened.open(&state)?, &state)
     }
 
-    fn state(&self) -> PathBuf {
+    fn path(&self) -> PathBuf {
         match &self.place {
             Place::Directory { dir, .. } => dir.join(STATE),
             Place::Memory => PathBuf::from("memory"),
@@ -420,14 +371,8 @@ impl Opened {
     }
 }
 
-fn next_epoch(floor: u32) -> Result<u32, StoreError> {
-    let next = floor.saturating_add(1);
-    if next < Epoch::LAST.0 { Ok(next) } else { Err(StoreError::EpochsUsedUp(floor)) }
-}
-
-/// Rounded up: a TTL noted must never be shorter than the one meant.
-fn whole_millis(ttl: Duration) -> u64 {
-    u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+fn used_up(EpochsUsedUp(floor): EpochsUsedUp) -> StoreError {
+    StoreError::EpochsUsedUp(floor.0)
 }
 
 fn lock(dir: &Path) -> Result<File, StoreError> {

@@ -1,8 +1,10 @@
 //! The bytes of the record and of its mark: fixed, little-endian, each with a checksum.
 
 use crate::endpoint::EndpointKeys;
+use lockring_control::State;
 use lockring_proto::limits::TTL_DEFAULT;
-use lockring_ring::Epoch;
+use lockring_ring::{BootId, Epoch};
+use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: &[u8; 8] = b"lockring";
@@ -51,21 +53,41 @@ impl Record {
         })
     }
 
-    /// Sets the longest TTL, and whose it is.
-    pub(super) fn set_longest(&mut self, ttl_ms: u64, by: &str) {
-        self.longest_ttl_ms = ttl_ms;
-        by[..by.floor_char_boundary(BY_BYTES_MAX)].clone_into(&mut self.longest_by);
+    /// What the control plane has of it, with what it has beside it.
+    pub(super) fn state(&self, intent: Option<Duration>) -> State {
+        State {
+            boot: BootId(self.boot),
+            epoch_floor: Epoch(self.epoch_floor),
+            longest_ttl: Duration::from_millis(self.longest_ttl_ms),
+            longest_by: self.longest_by.clone(),
+            intent,
+            clean: self.clean,
+        }
+    }
+
+    /// The next one, if the state is another: as far as it must be durable.
+    pub(super) fn with(self, state: &State) -> Self {
+        let by = &state.longest_by;
+        let next = Self {
+            boot: state.boot.0,
+            epoch_floor: state.epoch_floor.0,
+            longest_ttl_ms: whole_millis(state.longest_ttl),
+            longest_by: by[..by.floor_char_boundary(BY_BYTES_MAX)].to_owned(),
+            clean: state.clean,
+            ..self.clone()
+        };
+        if next == self { self } else { Self { revision: self.revision + 1, ..next } }
     }
 
     /// That of a node whose record may be lost, from what is left of it. Each life raises the
     /// floor, so that the count of lives was never above it; the next life is not the first.
-    pub(super) fn recovered(self, epoch_floor: u32, longest_ttl_ms: u64) -> Self {
+    pub(super) fn recovered(self, epoch_floor: u32, longest_ttl: Duration) -> Self {
         let epoch_floor = epoch_floor.max(self.epoch_floor);
         Self {
             revision: self.revision + 1,
             boot: self.boot.max(u64::from(epoch_floor)).max(1),
             epoch_floor,
-            longest_ttl_ms,
+            longest_ttl_ms: whole_millis(longest_ttl),
             longest_by: String::new(),
             clean: false,
             ..self
@@ -110,6 +132,11 @@ impl Record {
             _ => Err("its record is too long"),
         }
     }
+}
+
+/// Rounded up: a TTL noted must never be shorter than the one meant.
+fn whole_millis(ttl: Duration) -> u64 {
+    u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 fn take_fields(rest: &mut &[u8]) -> Option<Record> {
@@ -206,8 +233,9 @@ mod tests {
 
     #[test]
     fn whose_ttl_it_is_is_cut_between_characters() {
-        let mut record = record();
-        record.set_longest(5, &"\u{e9}".repeat(200));
+        let base = record();
+        let longest_by = "\u{e9}".repeat(200);
+        let record = base.clone().with(&State { longest_by, ..base.state(None) });
         assert_eq!(record.longest_by, "\u{e9}".repeat(127));
         assert_eq!(Record::decode(&record.encode()), Ok(record));
     }

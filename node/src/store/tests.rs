@@ -1,6 +1,7 @@
 //! Tests of the store: what it keeps, and what it says of damaged files.
 
 use super::*;
+use lockring_ring::{BootId, CellId};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 use std::os::unix::fs::MetadataExt;
@@ -32,6 +33,30 @@ fn with_state(file: &[u8], marked_in: &Path) -> (tempfile::TempDir, PathBuf) {
     (base, dir)
 }
 
+fn raised(store: &Store) -> Result<Epoch, StoreError> {
+    store.commit(&Entry::RaiseEpoch(CellId(0))).map(|state| state.epoch_floor)
+}
+
+fn lowered(store: &Store, ttl: Duration) {
+    store.commit(&Entry::IntendLongestTtl(ttl)).unwrap();
+    store.commit(&Entry::LowerLongestTtl { ttl, by: "who".to_owned() }).unwrap();
+}
+
+fn noted(store: &Store, ttl: Duration) -> Result<State, StoreError> {
+    store.commit(&Entry::RaiseLongestTtl { ttl, by: "who".to_owned() })
+}
+
+/// A life after `before` that owes it a grace of this TTL.
+fn life(before: &Boot, boot: u64, floor: u32, longest_ttl: Duration) -> Boot {
+    let state = State {
+        boot: BootId(boot),
+        epoch_floor: Epoch(floor),
+        longest_ttl,
+        ..before.state.clone()
+    };
+    Boot { first: false, was_clean: false, grace: state.grace(), state, ..before.clone() }
+}
+
 /// The bytes of a store after three lives, closed or as `kill -9` leaves it.
 fn some_lives(dir: &Path, closed: bool) -> Vec<u8> {
     let store = Store::open(dir).unwrap();
@@ -49,8 +74,8 @@ fn the_first_start_makes_everything() {
     let (_base, dir) = data_dir();
     let boot = Store::open(&dir).unwrap().boot().unwrap();
     assert!(boot.first && !boot.was_clean);
-    assert_eq!((boot.boot, boot.epoch_floor, boot.node), (1, 1, 1));
-    assert_eq!(boot.longest_ttl, Duration::from_secs(10));
+    assert_eq!((boot.state.boot, boot.state.epoch_floor, boot.node), (BootId(1), Epoch(1), 1));
+    assert_eq!(boot.state.longest_ttl, Duration::from_secs(10));
     assert_ne!(boot.cluster, [0; 16]);
     assert_ne!(boot.keys.reset, [0; 64]);
     for name in [STATE, MARK, LOCK] {
@@ -67,18 +92,16 @@ fn everything_outlives_the_process() {
     let first = Store::open(&dir).unwrap().boot().unwrap();
     let store = Store::open(&dir).unwrap();
     let second = store.boot().unwrap();
-    let expected = Boot { first: false, boot: 2, epoch_floor: 2, ..first };
+    let expected = life(&first, 2, 2, Duration::from_secs(10));
     assert_eq!(second, expected);
-    assert_eq!(store.raise_epoch_floor().unwrap(), 3);
-    store.raise_longest_ttl(Duration::from_secs(60), "who").unwrap();
-    store.mark_clean_stop().unwrap();
+    assert_eq!(raised(&store).unwrap(), Epoch(3));
+    noted(&store, Duration::from_secs(60)).unwrap();
+    store.commit(&Entry::CleanStop(BootId(2))).unwrap();
     drop(store);
     let third = Store::open(&dir).unwrap().boot().unwrap();
-    let longest_ttl = Duration::from_secs(60);
-    let longest_by = "who".to_owned();
-    let expected =
-        Boot { was_clean: true, boot: 3, epoch_floor: 4, longest_ttl, longest_by, ..expected };
-    assert_eq!(third, expected);
+    let expected = life(&first, 3, 4, Duration::from_secs(60));
+    let state = State { longest_by: "who".to_owned(), ..expected.state.clone() };
+    assert_eq!(third, Boot { was_clean: true, grace: None, state, ..expected });
     let fourth = Store::open(&dir).unwrap().boot().unwrap();
     assert!(!fourth.was_clean, "a clean stop counts for one start");
 }
@@ -88,10 +111,10 @@ fn a_killed_process_loses_nothing() {
     let (_base, dir) = data_dir();
     let store = Store::open(&dir).unwrap();
     let boot = store.boot().unwrap();
-    store.raise_epoch_floor().unwrap();
+    raised(&store).unwrap();
     let (_copy_base, copy) = with_state(&fs::read(dir.join(STATE)).unwrap(), &dir);
     let after = Store::open(&copy).unwrap().boot().unwrap();
-    assert_eq!(after, Boot { first: false, boot: 2, epoch_floor: 3, ..boot });
+    assert_eq!(after, life(&boot, 2, 3, Duration::from_secs(10)));
 }
 
 #[test]
@@ -100,15 +123,15 @@ fn the_longest_ttl_only_grows_until_it_is_set() {
     let store = Store::open(&dir).unwrap();
     let longest = || store.read().unwrap().longest_ttl_ms;
     let revision = store.read().unwrap().revision;
-    store.raise_longest_ttl(Duration::from_secs(9), "who").unwrap();
+    noted(&store, Duration::from_secs(9)).unwrap();
     assert_eq!(store.read().unwrap().revision, revision, "nothing to write");
-    store.raise_longest_ttl(Duration::from_nanos(20_000_000_001), "who").unwrap();
+    noted(&store, Duration::from_nanos(20_000_000_001)).unwrap();
     assert_eq!(longest(), 20_001, "rounded up");
-    store.raise_longest_ttl(Duration::from_secs(15), "who").unwrap();
+    noted(&store, Duration::from_secs(15)).unwrap();
     assert_eq!(longest(), 20_001);
-    store.set_longest_ttl(Duration::from_secs(15), "who").unwrap();
+    lowered(&store, Duration::from_secs(15));
     assert_eq!(longest(), 15_000);
-    store.raise_longest_ttl(Duration::MAX, "who").unwrap();
+    noted(&store, Duration::MAX).unwrap();
     assert_eq!(longest(), u64::MAX);
 }
 
@@ -139,15 +162,12 @@ fn the_last_epoch_is_refused_and_nothing_changes() {
     let (_base, dir) = data_dir();
     let store = Store::open(&dir).unwrap();
     let second_last = Epoch::LAST.0 - 2;
-    store
-        .update(|record| {
-            record.epoch_floor = second_last;
-            Ok(())
-        })
-        .unwrap();
-    assert_eq!(store.boot().unwrap().epoch_floor, Epoch::LAST.0 - 1);
+    let record = store.read().unwrap();
+    let before = Record { epoch_floor: second_last, revision: record.revision + 1, ..record };
+    write(store.opened.lock().unwrap().database.as_ref().unwrap(), &before).unwrap();
+    assert_eq!(store.boot().unwrap().state.epoch_floor, Epoch(Epoch::LAST.0 - 1));
     let before = store.read().unwrap();
-    for error in [store.boot().unwrap_err(), store.raise_epoch_floor().unwrap_err()] {
+    for error in [store.boot().unwrap_err(), raised(&store).unwrap_err()] {
         assert!(matches!(error, StoreError::EpochsUsedUp(_)));
         assert!(error.to_string().contains("start a new cluster"), "{error}");
     }
@@ -166,7 +186,8 @@ fn damage_is_told_and_never_believed() {
             match Store::open(&damaged).and_then(|store| store.boot()) {
                 Ok(boot) => {
                     let expected = if closed { 4 } else { 7 };
-                    assert_eq!((boot.boot, boot.epoch_floor), (expected, expected as u32));
+                    let State { boot, epoch_floor, .. } = boot.state;
+                    assert_eq!((boot, epoch_floor), (BootId(expected), Epoch(expected as u32)));
                     harmless += 1;
                 }
                 Err(error) => {
@@ -256,12 +277,12 @@ fn after_a_write_that_failed_the_next_one_works() {
     let mark = dir.join(MARK);
     fs::remove_file(&mark).unwrap();
     fs::create_dir(&mark).unwrap();
-    let error = store.raise_longest_ttl(Duration::from_secs(20), "who").unwrap_err();
+    let error = noted(&store, Duration::from_secs(20)).unwrap_err();
     assert!(!error.cause().contains("os error"), "{}", error.cause());
-    assert!(store.probe().is_err(), "the mark is still behind");
+    assert!(store.commit(&Entry::Blank).is_err(), "the mark is still behind");
     fs::remove_dir(&mark).unwrap();
     store.opened.lock().unwrap().database = None;
-    store.raise_longest_ttl(Duration::from_secs(20), "who").unwrap();
+    noted(&store, Duration::from_secs(20)).unwrap();
     assert_eq!(store.read().unwrap().longest_ttl_ms, 20_000);
     let revision = store.read().unwrap().revision;
     assert_eq!(record::decode_mark(&fs::read(&mark).unwrap()), Some(revision));
@@ -270,7 +291,7 @@ fn after_a_write_that_failed_the_next_one_works() {
     let (_older_base, older) = data_dir();
     drop(Store::open(&older).unwrap());
     fs::copy(older.join(STATE), dir.join(STATE)).unwrap();
-    assert!(is_corrupt(&store.probe().unwrap_err()));
+    assert!(is_corrupt(&store.commit(&Entry::Blank).unwrap_err()));
 }
 
 /// A disk that is full for a while.
@@ -318,21 +339,21 @@ fn a_disk_that_was_full_is_written_again() {
     let database = Database::builder().create_with_backend(disk).unwrap();
     store.opened.lock().unwrap().database = Some(database);
     full.store(true, Ordering::Relaxed);
-    let error = store.raise_longest_ttl(Duration::from_secs(20), "who").unwrap_err();
+    let error = noted(&store, Duration::from_secs(20)).unwrap_err();
     assert!(error.cause().contains("space"), "{}", error.cause());
     full.store(false, Ordering::Relaxed);
-    store.raise_longest_ttl(Duration::from_secs(20), "who").unwrap();
+    noted(&store, Duration::from_secs(20)).unwrap();
     assert_eq!(store.read().unwrap().longest_ttl_ms, 20_000);
-    assert_eq!(store.raise_epoch_floor().unwrap(), before.epoch_floor + 1);
+    assert_eq!(raised(&store).unwrap(), Epoch(before.state.epoch_floor.0 + 1));
 }
 
 #[test]
 fn a_store_in_memory_works_alike() {
     let store = Store::in_memory().unwrap();
     assert!(store.boot().unwrap().first);
-    store.raise_longest_ttl(Duration::from_secs(60), "who").unwrap();
+    noted(&store, Duration::from_secs(60)).unwrap();
     let boot = store.boot().unwrap();
-    assert_eq!((boot.boot, boot.longest_by.as_str()), (2, "who"));
+    assert_eq!((boot.state.boot, boot.state.longest_by.as_str()), (BootId(2), "who"));
 }
 
 #[test]
@@ -373,23 +394,26 @@ fn a_damaged_store_is_recovered_above_a_floor() {
     assert_eq!(fs::read(recovered.kept.unwrap()).unwrap(), damaged);
     let boot = Store::open(&dir).unwrap().boot().unwrap();
     assert!(!boot.first && !boot.was_clean, "it waits for earlier leases");
-    assert_eq!((boot.epoch_floor, boot.boot), (4, 4));
-    assert_eq!(boot.longest_ttl, Duration::from_secs(60));
+    assert_eq!((boot.state.epoch_floor, boot.state.boot), (Epoch(4), BootId(4)));
+    assert_eq!(boot.state.longest_ttl, Duration::from_secs(60));
     // A healthy one, or an old copy of one, stays the same node, and its floor is only raised.
     let raised = Store::recover(&dir, 2, None).unwrap();
     assert!(raised.kept.is_some_and(|kept| kept.exists()), "the earlier file is kept too");
-    assert_eq!((raised.epoch_floor, raised.longest_ttl), (4, boot.longest_ttl));
+    assert_eq!((raised.epoch_floor, raised.longest_ttl), (4, boot.state.longest_ttl));
     let after = Store::open(&dir).unwrap().boot().unwrap();
-    assert_eq!(after, Boot { boot: 5, epoch_floor: 5, ..boot });
+    assert_eq!(after, life(&boot, 5, 5, Duration::from_secs(60)));
     // A state that is gone altogether, as told by its mark.
     fs::remove_file(dir.join(STATE)).unwrap();
     let lost = Store::recover(&dir, 9, None).unwrap();
     assert_eq!((lost.kept, lost.longest_ttl, lost.former), (None, limits::TTL_MAX, None));
-    assert_eq!(Store::open(&dir).unwrap().boot().unwrap().epoch_floor, 10);
+    assert_eq!(Store::open(&dir).unwrap().boot().unwrap().state.epoch_floor, Epoch(10));
     // Who insists may also lower what the former state tells of, and is told what that was.
     let told = Store::recover(&dir, 9, Some(Duration::from_secs(1))).unwrap();
     assert_eq!(told.former.unwrap().longest_ttl, limits::TTL_MAX);
-    assert_eq!(Store::open(&dir).unwrap().boot().unwrap().longest_ttl, Duration::from_secs(1));
+    assert_eq!(
+        Store::open(&dir).unwrap().boot().unwrap().state.longest_ttl,
+        Duration::from_secs(1)
+    );
     // A floor of 0 is a mistake, but no first start: that would not wait.
     let (_base, other) = data_dir();
     Store::recover(&other, 0, None).unwrap();

@@ -1,9 +1,10 @@
 //! A node's lives: what one owes to the one before, and what it writes down for the next.
 
 use super::common::{Raw, config, connect, crash_image, get, hello};
-use crate::store::{Boot, Store};
+use crate::store::Store;
 use crate::{Node, NodeConfig, Stopped, TtlMax};
 use lockring_client::proto::{Hello, HelloReply, RefusalKind};
+use lockring_control::{Entry, State};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -13,9 +14,9 @@ fn patient() -> TtlMax {
 }
 
 /// What a start on this directory would begin from, if the node were killed now.
-fn boot_after_kill(data: &Path) -> Boot {
+fn boot_after_kill(data: &Path) -> State {
     let image = crash_image(data);
-    Store::open(image.path()).unwrap().boot().unwrap()
+    Store::open(image.path()).unwrap().boot().unwrap().state
 }
 
 async fn await_that(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
@@ -58,7 +59,9 @@ async fn a_stop_after_the_grace_is_a_clean_one() {
     let data = TempDir::new().unwrap();
     let store = Store::open(data.path()).unwrap();
     store.boot().unwrap();
-    store.set_longest_ttl(Duration::from_secs(1), "").unwrap();
+    let ttl = Duration::from_secs(1);
+    store.commit(&Entry::IntendLongestTtl(ttl)).unwrap();
+    store.commit(&Entry::LowerLongestTtl { ttl, by: String::new() }).unwrap();
     drop(store);
     let node = Node::start(&config(data.path(), 2)).unwrap();
     assert!(in_grace(&node).await);
@@ -159,7 +162,8 @@ async fn the_longest_ttl_of_an_earlier_life_outlives_a_second_kill() {
     let data = TempDir::new().unwrap();
     let store = Store::open(data.path()).unwrap();
     store.boot().unwrap();
-    store.raise_longest_ttl(Duration::from_secs(60), "team/web").unwrap();
+    let (ttl, by) = (Duration::from_secs(60), "team/web".to_owned());
+    store.commit(&Entry::RaiseLongestTtl { ttl, by }).unwrap();
     drop(store);
     let node = Node::start(&config(data.path(), 1)).unwrap();
     let client = connect(&node).await;
