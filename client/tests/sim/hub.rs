@@ -4,7 +4,7 @@
 use lockring_core::testing::{Arrival, Fact, KeyId, Net, Recorder, Rng, Stream, Trace, checks};
 use lockring_core::{ConnId, Time};
 use lockring_proto::{Fence, SessionId};
-use lockring_ring::CellId;
+use lockring_ring::{BootId, CellId, Epoch, RingVersion};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
 use std::time::Duration;
@@ -43,8 +43,10 @@ pub enum Event {
     Unwelcome { way: Way },
     /// A worker may have something to do.
     Work { worker: u16 },
-    /// The control plane has done what it was asked.
-    Done { boot: u64, worker: u16, order: Order },
+    /// A write of the control plane's log has come to its end.
+    Written { write: u64 },
+    /// The control plane may have something to do.
+    ControlWakes,
     /// A client may have something to do.
     Wake { client: usize, life: u32 },
     /// A client's own plans.
@@ -52,20 +54,22 @@ pub enum Event {
     /// A client comes back.
     Return { client: usize },
     /// The node has stopped in order.
-    Stopped { boot: u64, down: Duration },
+    Stopped { boot: BootId, down: Duration },
     /// The node comes back.
     Boot,
-    /// The control plane looks whether so long a TTL is still needed.
-    Look,
 }
 
-/// What the control plane did.
-#[derive(Clone, Copy, Debug)]
+/// What the control plane tells a worker.
+#[derive(Clone, Debug)]
 pub enum Order {
-    /// A longer TTL is durable.
+    /// Sessions up to this TTL may be confirmed.
     LongestTtl(Duration),
-    /// A cell has a new epoch.
-    Epoch(CellId),
+    /// A longer TTL cannot be made durable for now, and why.
+    TtlFailed(String),
+    /// A cell has a new epoch, by the ring of this version.
+    Epoch(CellId, Epoch, RingVersion),
+    /// It shall state what it has.
+    State { round: u64 },
 }
 
 /// A connection and its two ends.

@@ -7,16 +7,15 @@ mod stop;
 
 use crate::hub::{Event, Hub, Order, Way};
 use crate::keys::Keys;
-use control::{LONGEST_LEAST, founded};
+use control::Plane;
 use facts::{Asked, Reader, account, freed, says_fresh, tell_answers};
+use lockring_control::Event as Control;
 use lockring_core::testing::{Fact, RateClock, Stream};
 use lockring_core::{
     Action, Config, ConnId, Event as Input, Identity, Limits, LinkIndex, Machine, Mutant, Time,
 };
-use lockring_proto::{
-    Hello, NodeInfo, RefusalKind, Reply, Request, RingChunk, SessionId, codec, limits,
-};
-use lockring_ring::{CellBits, CellId, Epoch, RingTable, RingVersion};
+use lockring_proto::{Hello, NodeInfo, RefusalKind, Reply, Request, RingChunk, SessionId, codec};
+use lockring_ring::{CellBits, CellId, RingTable};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -25,9 +24,6 @@ use std::time::Duration;
 const EVENT: Duration = Duration::from_micros(5);
 const REQUEST: Duration = Duration::from_micros(10);
 const FREED: Duration = Duration::from_micros(300);
-
-/// Beyond the longest lease a restarted node waits this much more, as the real one does.
-const GRACE_MARGIN: Duration = Duration::from_millis(50);
 
 /// What came for a worker.
 #[derive(Debug)]
@@ -65,14 +61,10 @@ pub struct Node {
     clock: RateClock,
     mutant: Option<Mutant>,
     workers: Vec<Worker>,
-    boot: u64,
-    epoch_floor: u32,
-    longest: Duration,
+    plane: Plane,
     ring: RingTable<NodeInfo>,
     opens_at: Option<Time>,
     up: bool,
-    /// The last life ended in order, with nothing held.
-    was_clean: bool,
     limits: Limits,
     /// The seeded bug of that name.
     pub clean_in_grace: bool,
@@ -86,36 +78,35 @@ impl Node {
         if hub.rng.percent(20) {
             (limits.waiters_per_link, limits.holds_per_link) = (2, 60);
         }
+        let clock = RateClock::new(hub.rng.range(1, 1_000_000_000), ppm);
+        let plane = Plane::new(clock.shows(hub.now));
         let mut node = Self {
             bits,
-            clock: RateClock::new(hub.rng.range(1, 1_000_000_000), ppm),
+            clock,
             mutant,
             workers: Vec::new(),
-            boot: 0,
-            epoch_floor: 0,
-            longest: LONGEST_LEAST,
-            ring: founded(bits, workers, 0, 0),
+            ring: plane.founded(bits, workers),
+            plane,
             opens_at: None,
             up: false,
-            was_clean: false,
             limits,
             clean_in_grace: false,
         };
-        node.start(hub, workers, None);
-        hub.soon(LONGEST_LEAST / 2, Event::Look);
+        node.start(hub, workers);
         node
     }
 
-    fn start(&mut self, hub: &mut Hub, workers: u16, opens_at: Option<Time>) {
+    fn start(&mut self, hub: &mut Hub, workers: u16) {
         self.up = true;
-        self.boot += 1;
-        self.epoch_floor += 1;
-        self.opens_at = opens_at;
-        self.ring = founded(self.bits, workers, self.boot, self.epoch_floor);
+        let local = self.clock.shows(hub.now);
+        let grace = self.plane.begin_life(local, workers);
+        self.opens_at = grace.map(|grace| local.after(grace.span));
+        self.ring = self.plane.founded(self.bits, workers);
         self.workers = (0..workers).map(|index| self.worker(hub, index, workers)).collect();
         for worker in 0..workers {
             self.arm(hub, worker);
         }
+        self.arm_control(hub);
     }
 
     fn worker(&self, hub: &mut Hub, index: u16, workers: u16) -> Worker {
@@ -124,11 +115,11 @@ impl Node {
             worker: index,
             workers,
             node: 1,
-            boot: self.boot,
+            boot: self.plane.log().boot.0,
             others: BTreeSet::new(),
-            epoch: Epoch(self.epoch_floor),
-            ring_version: RingVersion(u64::from(self.epoch_floor)),
-            longest_ttl: self.longest,
+            epoch: self.plane.log().epoch_floor,
+            ring_version: self.plane.log().ring_version(),
+            longest_ttl: self.plane.log().longest_ttl,
             opens_at: self.opens_at,
             grace_for: String::new(),
             tag_secret: [1, 2, 3, 4],
@@ -182,7 +173,7 @@ impl Node {
 
     /// The longest lease in use, as the control plane knows it.
     pub fn longest(&self) -> Duration {
-        self.longest
+        self.plane.log().longest_ttl
     }
 
     /// Until when a worker honours the holds of a session, on the recorder's clock.
@@ -194,6 +185,7 @@ impl Node {
     /// The process is killed.
     pub fn crash(&mut self, hub: &mut Hub) {
         self.up = false;
+        self.plane.dies(hub);
         for worker in &mut self.workers {
             for peer in std::mem::take(&mut worker.peers).into_values() {
                 let notices = Duration::from_micros(hub.rng.range(0, 500_000));
@@ -206,12 +198,9 @@ impl Node {
 
     /// It starts again: no memory, the next epoch, and grants wait until old leases have ended.
     pub fn boot(&mut self, hub: &mut Hub) {
-        let grace = limits::honoured(self.longest) + GRACE_MARGIN;
-        let clean = std::mem::take(&mut self.was_clean);
-        let opens_at = (!clean).then(|| self.clock.shows(hub.now).after(grace));
         hub.fact(&Fact::Booted);
         hub.reach("node restarts");
-        self.start(hub, self.workers(), opens_at);
+        self.start(hub, self.workers());
     }
 
     /// The last numbers of a machine.
@@ -233,8 +222,9 @@ impl Node {
         }
     }
 
-    /// Nobody stands still any more.
+    /// Nobody stands still any more, and no write fails.
     pub fn resume(&mut self, hub: &mut Hub) {
+        self.plane.is_sound();
         for worker in 0..self.workers() {
             let paused = &mut self.workers[worker as usize];
             paused.paused_until = paused.paused_until.min(hub.now);
@@ -304,7 +294,7 @@ impl Node {
             if due && worker.tick_first {
                 self.turn(hub, keys, index, Input::Tick, 0);
             } else if let Some(order) = worker.orders.pop_front() {
-                self.order(hub, keys, index, order);
+                self.order(hub, keys, index, &order);
             } else if !worker.inbox.is_empty() {
                 self.read(hub, keys, index);
             } else if due {
@@ -315,13 +305,12 @@ impl Node {
         self.arm(hub, index);
     }
 
-    fn order(&mut self, hub: &mut Hub, keys: &Keys, index: u16, order: Order) {
+    fn order(&mut self, hub: &mut Hub, keys: &Keys, index: u16, order: &Order) {
         let event = match order {
-            Order::LongestTtl(ttl) => Input::LongestTtl(ttl),
-            Order::Epoch(cell) => {
-                let epoch = self.ring.epoch(cell);
-                Input::EpochRaised { cell, epoch, version: RingVersion(u64::from(epoch.0)) }
-            }
+            Order::LongestTtl(ttl) => Input::LongestTtl(*ttl),
+            Order::TtlFailed(why) => Input::TtlFailed(why),
+            &Order::Epoch(cell, epoch, version) => Input::EpochRaised { cell, epoch, version },
+            &Order::State { round } => return self.states(hub, index, round),
         };
         self.turn(hub, keys, index, event, 0);
     }
@@ -558,9 +547,10 @@ impl Node {
             }
             Action::RaiseLongestTtl(ttl) => {
                 hub.reach("longest TTL raises");
-                self.ask(hub, index, Order::LongestTtl(ttl));
+                let (worker, by) = (usize::from(index), String::new());
+                self.control(hub, Control::TtlAsked { worker, ttl, by });
             }
-            Action::WantEpoch(cell) => self.ask(hub, index, Order::Epoch(cell)),
+            Action::WantEpoch(cell) => self.raise_epoch(hub, cell),
         }
     }
 

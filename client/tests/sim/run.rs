@@ -323,7 +323,7 @@ impl Run {
                 }
             }
             Event::Work { worker } => node.work(hub, keys, worker),
-            Event::Done { boot, worker, order } => node.done(hub, boot, worker, order),
+            Event::Written { write } => node.written(hub, write),
             Event::Wake { client, life } => {
                 if clients[client].life == life && !clients[client].down {
                     clients[client].wake(hub, node);
@@ -333,7 +333,7 @@ impl Run {
             Event::Return { client } => clients[client].start(hub),
             Event::Boot => node.boot(hub),
             Event::Stopped { boot, down } => node.stopped(hub, boot, down),
-            Event::Look => node.look(hub, keys),
+            Event::ControlWakes => node.control_wakes(hub),
         }
     }
 

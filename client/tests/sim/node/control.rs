@@ -1,86 +1,203 @@
-//! The control plane, as far as it matters to the workers: what it makes durable, and when.
+//! The control plane of the node: the real one, over a log whose writes take time and fail, and may
+//! have taken effect all the same.
 
 use super::Node;
 use crate::hub::{Event, Hub, Order};
-use crate::keys::Keys;
-use lockring_core::Event as Input;
+use lockring_control::{Action, Control, Entry, Event as Input, Grace, State, Statement};
+use lockring_core::Time;
 use lockring_proto::{NodeAddress, NodeInfo};
-use lockring_ring::{BootId, CellBits, CellId, Epoch, NodeId, RingTable, RingVersion};
+use lockring_ring::{CellBits, CellId, NodeId, RingTable};
 use std::time::Duration;
 
 /// The longest TTL that a restart always waits for.
-pub const LONGEST_LEAST: Duration = Duration::from_secs(2);
+const LONGEST_LEAST: Duration = Duration::from_secs(2);
 
-impl Node {
-    pub(super) fn ask(&self, hub: &mut Hub, worker: u16, order: Order) {
-        let span = Duration::from_micros(hub.rng.range(500, 200_000));
-        hub.soon(span, Event::Done { boot: self.boot, worker, order });
-    }
+/// What is durable, and the control plane of the life under way.
+pub struct Plane {
+    log: State,
+    control: Control,
+    /// The write that is under way.
+    proposed: Option<(u64, Entry)>,
+    writes: u64,
+    /// Of a hundred writes, so many fail.
+    failing: u64,
+    armed: Time,
+    /// How the stop was, once it is over.
+    stopped: Option<bool>,
+}
 
-    /// The control plane raises the epoch of a cell, and tells every worker.
-    pub fn raise_epoch(&mut self, hub: &mut Hub, cell: CellId) {
-        hub.reach("epoch raises");
-        self.epoch_floor += 1;
-        let (epoch, version) = (Epoch(self.epoch_floor), RingVersion(u64::from(self.epoch_floor)));
-        self.ring.renew(cell, epoch, version).expect("the floor only grows");
-        for worker in 0..self.workers() {
-            self.workers[worker as usize].orders.push_back(Order::Epoch(cell));
-            self.arm(hub, worker);
-        }
-    }
-
-    /// The control plane has done what a worker asked for.
-    pub fn done(&mut self, hub: &mut Hub, boot: u64, worker: u16, order: Order) {
-        if let Order::LongestTtl(ttl) = order {
-            // It is durable even if the process that asked is gone.
-            self.longest = self.longest.max(ttl);
-        }
-        if boot != self.boot || !self.up {
-            return;
-        }
-        match order {
-            Order::Epoch(cell) => self.raise_epoch(hub, cell),
-            Order::LongestTtl(_) => {
-                self.workers[worker as usize].orders.push_back(order);
-                self.arm(hub, worker);
-            }
+impl Plane {
+    /// That of a node which never started.
+    pub fn new(now: Time) -> Self {
+        let log = State::new(LONGEST_LEAST);
+        Self {
+            control: Control::restored(now, log.clone(), 0, LONGEST_LEAST),
+            log,
+            proposed: None,
+            writes: 0,
+            failing: 5,
+            armed: Time::NEVER,
+            stopped: None,
         }
     }
 
-    fn in_use(&self) -> Duration {
-        let ttls = self.workers.iter().map(|worker| worker.machine.longest_ttl_in_use());
-        ttls.max().unwrap_or_default().max(LONGEST_LEAST)
+    /// What is durable.
+    pub fn log(&self) -> &State {
+        &self.log
     }
 
-    /// When nobody can believe in the longest TTL any more, it is lowered: as the control plane of
-    /// the shell does it, the workers first. What an earlier life confirmed is believed in until
-    /// the grace is over.
-    pub fn look(&mut self, hub: &mut Hub, keys: &Keys) {
-        hub.soon(LONGEST_LEAST / 2, Event::Look);
-        if !self.up || self.workers.iter().any(|worker| worker.paused_until > hub.now) {
-            return;
+    /// No write fails any more.
+    pub fn is_sound(&mut self) {
+        self.failing = 0;
+    }
+
+    /// A life begins, and owes this to those before it.
+    pub fn begin_life(&mut self, now: Time, workers: u16) -> Option<Grace> {
+        let grace = self.log.grace();
+        self.log.apply(&Entry::NodeBoot).expect("there are epochs left");
+        self.control = Control::restored(now, self.log.clone(), workers.into(), LONGEST_LEAST);
+        self.stopped = None;
+        grace
+    }
+
+    /// The ring at the start of a life.
+    pub fn founded(&self, bits: CellBits, workers: u16) -> RingTable<NodeInfo> {
+        let node = NodeInfo {
+            id: NodeId(1),
+            addresses: vec![NodeAddress { host: String::new(), port: 7420 }],
+            workers,
+            boot: self.log.boot,
+        };
+        let (version, epoch) = (self.log.ring_version(), self.log.epoch_floor);
+        RingTable::founded(version, bits, node, epoch).expect("one sound node")
+    }
+
+    /// The process is killed: what it was writing is written or not.
+    pub fn dies(&mut self, hub: &mut Hub) {
+        self.armed = Time::NEVER;
+        if let Some((_, entry)) = self.proposed.take()
+            && hub.rng.percent(50)
+        {
+            self.log.apply(&entry).expect("there are epochs left");
         }
-        let needed = self.in_use();
-        let in_grace = self.workers.iter().any(|worker| worker.machine.opens_at().is_some());
-        if needed >= self.longest || in_grace {
-            return;
+    }
+
+    /// The write under way ends, one way or the other.
+    fn written(&mut self, hub: &mut Hub) -> Option<Input> {
+        let (_, entry) = self.proposed.take()?;
+        let (fails, takes_effect) = (hub.rng.percent(self.failing), hub.rng.percent(50));
+        let before = self.log.longest_ttl;
+        if !fails || takes_effect {
+            self.log.apply(&entry).expect("there are epochs left");
         }
-        for worker in 0..self.workers() {
-            self.turn(hub, keys, worker, Input::LongestTtl(needed), 0);
+        if self.log.longest_ttl < before {
+            hub.reach("longest TTL lowered");
         }
-        self.longest = self.in_use();
-        hub.reach("longest TTL lowered");
+        if fails {
+            hub.reach("writes that failed");
+            self.log.intent = None;
+            return Some(Input::Failed("no space left on device".to_owned()));
+        }
+        Some(Input::Committed(self.log.clone()))
     }
 }
 
-/// The ring at the start of a life.
-pub(super) fn founded(bits: CellBits, workers: u16, boot: u64, floor: u32) -> RingTable<NodeInfo> {
-    let node = NodeInfo {
-        id: NodeId(1),
-        addresses: vec![NodeAddress { host: String::new(), port: 7420 }],
-        workers,
-        boot: BootId(boot),
-    };
-    let version = RingVersion(u64::from(floor));
-    RingTable::founded(version, bits, node, Epoch(floor)).expect("one sound node")
+impl Node {
+    /// Something happens to the control plane.
+    pub(super) fn control(&mut self, hub: &mut Hub, event: Input) {
+        let now = self.clock.shows(hub.now);
+        let mut actions = Vec::new();
+        self.plane.control.handle(now, event, &mut actions);
+        for action in actions {
+            self.carry_out(hub, action);
+        }
+        self.arm_control(hub);
+    }
+
+    fn carry_out(&mut self, hub: &mut Hub, action: Action) {
+        match action {
+            Action::Propose(entry) => {
+                self.plane.writes += 1;
+                let write = self.plane.writes;
+                self.plane.proposed = Some((write, entry));
+                let span = Duration::from_micros(hub.rng.range(500, 200_000));
+                hub.soon(span, Event::Written { write });
+            }
+            Action::Confirm { worker, ttl } => {
+                self.tell(hub, worker as u16, Order::LongestTtl(ttl));
+            }
+            Action::Refuse { worker, why } => self.tell(hub, worker as u16, Order::TtlFailed(why)),
+            Action::NewEpoch { cell, epoch, version } => {
+                hub.reach("epoch raises");
+                self.ring.renew(cell, epoch, version).expect("the floor only grows");
+                self.tell_all(hub, &Order::Epoch(cell, epoch, version));
+            }
+            Action::AskStatements { round, .. } => self.tell_all(hub, &Order::State { round }),
+            Action::Stopped { clean } => self.plane.stopped = Some(clean),
+        }
+    }
+
+    fn tell_all(&mut self, hub: &mut Hub, order: &Order) {
+        for worker in 0..self.workers() {
+            self.tell(hub, worker, order.clone());
+        }
+    }
+
+    fn tell(&mut self, hub: &mut Hub, worker: u16, order: Order) {
+        self.workers[worker as usize].orders.push_back(order);
+        self.arm(hub, worker);
+    }
+
+    /// Plans when the control plane wants to know the time.
+    pub(super) fn arm_control(&mut self, hub: &mut Hub) {
+        let at = self.clock.real(self.plane.control.next_deadline()).max(hub.now);
+        if at < self.plane.armed {
+            self.plane.armed = at;
+            hub.plan(at, Event::ControlWakes);
+        }
+    }
+
+    /// The control plane may have something to do.
+    pub fn control_wakes(&mut self, hub: &mut Hub) {
+        if self.plane.armed == hub.now && self.up {
+            self.plane.armed = Time::NEVER;
+            self.control(hub, Input::Tick);
+        }
+    }
+
+    /// A write of the log has come to its end.
+    pub fn written(&mut self, hub: &mut Hub, write: u64) {
+        if self.plane.proposed.as_ref().is_some_and(|(known, _)| *known == write)
+            && let Some(came) = self.plane.written(hub)
+        {
+            self.control(hub, came);
+        }
+    }
+
+    /// A cell shall have its next epoch.
+    pub fn raise_epoch(&mut self, hub: &mut Hub, cell: CellId) {
+        self.control(hub, Input::EpochAsked(cell));
+    }
+
+    /// A worker states what it has.
+    pub(super) fn states(&mut self, hub: &mut Hub, index: u16, round: u64) {
+        let machine = &self.workers[index as usize].machine;
+        let statement = Statement {
+            longest_ttl: machine.longest_ttl_in_use(),
+            whose: String::new(),
+            in_grace: machine.opens_at().is_some(),
+        };
+        self.control(hub, Input::Stated { round, worker: index.into(), statement });
+    }
+
+    /// The workers have ended, and the process waits for its last write. Whether it was clean.
+    pub(super) fn ends(&mut self, hub: &mut Hub, event: Input) -> bool {
+        self.control(hub, event);
+        while self.plane.stopped.is_none()
+            && let Some(came) = self.plane.written(hub)
+        {
+            self.control(hub, came);
+        }
+        self.plane.stopped.unwrap_or(false)
+    }
 }
