@@ -15,7 +15,7 @@ use crate::choices::{Driver, KeyDist, Output};
 use crate::error::BenchError;
 use crate::keys::KeySpace;
 use crate::lane::{Lane, Work};
-use crate::lockring::{self, Access, LockringProtocol};
+use crate::lockring::{self, ClusterAccess, LockringProtocol};
 use crate::options::ExpiryOptions;
 use crate::process::Spawned;
 use crate::progress::Progress;
@@ -104,7 +104,7 @@ fn refuse_unfit(target: &Target) -> Result<(), BenchError> {
     Err(BenchError::Unsupported { target: target.to_string(), why })
 }
 
-async fn reach(target: &Target) -> Result<(Option<Spawned>, Access), BenchError> {
+async fn reach(target: &Target) -> Result<(Option<Spawned>, ClusterAccess), BenchError> {
     let given = target.to_string();
     match target.kind() {
         TargetKind::Lockring { url } => Ok((None, lockring::reach(&given, url).await?)),
@@ -185,7 +185,7 @@ struct Doomed {
 
 /// Runs the session that dies until its phase is gone.
 fn live(
-    access: &Access,
+    access: &ClusterAccess,
     locks: u32,
     setting: LaneSetting,
     connected: oneshot::Sender<Result<(), String>>,
@@ -207,7 +207,7 @@ fn live(
 impl Doomed {
     async fn start(
         target: &Target,
-        access: &Access,
+        access: &ClusterAccess,
         locks: u32,
         clock: Clock,
     ) -> Result<Self, BenchError> {
@@ -284,7 +284,7 @@ impl Others {
     async fn start(
         target: &Target,
         server: Option<Spawned>,
-        access: &Access,
+        access: &ClusterAccess,
         clock: Clock,
     ) -> Result<Self, BenchError> {
         let workload = |rate| Workload {
@@ -345,7 +345,7 @@ struct Observer {
 impl Observer {
     async fn start(
         target: &Target,
-        access: &Access,
+        access: &ClusterAccess,
         locks: u32,
         doomed: &Doomed,
     ) -> Result<Self, BenchError> {

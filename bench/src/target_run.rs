@@ -153,7 +153,7 @@ impl TargetRun {
     pub(crate) async fn launch_own(
         target: String,
         server: Option<Spawned>,
-        access: &lockring::Access,
+        access: &lockring::ClusterAccess,
         workload: &Workload,
         clock: Clock,
     ) -> Result<Self, BenchError> {
@@ -169,7 +169,7 @@ impl TargetRun {
     /// Lanes over the client's own links.
     async fn spawn_links(
         &mut self,
-        access: &lockring::Access,
+        access: &lockring::ClusterAccess,
         workload: &Workload,
     ) -> Result<(), BenchError> {
         for connection in 0..workload.connections {
@@ -186,7 +186,7 @@ impl TargetRun {
     /// A task per caller, over the public client.
     async fn spawn_callers(
         &mut self,
-        access: &lockring::Access,
+        access: &lockring::ClusterAccess,
         workload: &Workload,
     ) -> Result<(), BenchError> {
         for connection in 0..workload.connections {
@@ -216,7 +216,7 @@ impl TargetRun {
     /// A session that does nothing but keep itself alive at every worker, at the workload's rate.
     pub(crate) async fn launch_keepalives(
         target: String,
-        access: &lockring::Access,
+        access: &lockring::ClusterAccess,
         workload: &Workload,
         clock: Clock,
     ) -> Result<Self, BenchError> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// What is measured.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum BenchCommand {
     /// Acquire and release pairs by many callers on few connections
     Pairs(PairsArgs),
     /// One caller, nothing to batch
@@ -132,14 +132,14 @@ fn failed(error: BenchError) -> Failure {
 }
 
 /// Measures.
-pub fn run(global: &Global, command: &Command) -> Result<ExitCode, Failure> {
+pub fn run(global: &Global, command: &BenchCommand) -> Result<ExitCode, Failure> {
     let output = match global.output {
         Format::Table => Output::Table,
         Format::Json => Output::Json,
         Format::Jsonl => Output::JsonLines,
     };
     let outcome = match command {
-        Command::Pairs(args) => {
+        BenchCommand::Pairs(args) => {
             let options = PairsOptions {
                 targets: args.targets.clone(),
                 callers: args.callers,
@@ -153,19 +153,19 @@ pub fn run(global: &Global, command: &Command) -> Result<ExitCode, Failure> {
             };
             lockring_bench::run_pairs(&options, output)
         }
-        Command::Latency(args) => {
+        BenchCommand::Latency(args) => {
             let options = LatencyOptions { targets: args.targets.clone(), duration: args.duration };
             lockring_bench::run_latency(&options, output)
         }
-        Command::Memory(args) => {
+        BenchCommand::Memory(args) => {
             let options = MemoryOptions { targets: args.targets.clone(), locks: args.locks };
             lockring_bench::run_memory(&options, output)
         }
-        Command::Expiry(args) => {
+        BenchCommand::Expiry(args) => {
             let options = ExpiryOptions { targets: args.targets.clone(), locks: args.locks };
             lockring_bench::run_expiry(&options, output)
         }
-        Command::Abuse(args) => {
+        BenchCommand::Abuse(args) => {
             let options = AbuseOptions {
                 binary: args.binary.clone(),
                 attacks: args.attacks.clone(),

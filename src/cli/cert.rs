@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 /// What can be issued.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum CertCommand {
     /// Issue a client identity: one file with CA, certificate and key
     Client {
         /// The client's name
@@ -20,7 +20,7 @@ pub enum Command {
         /// What it may do: `user` its namespace's locks, `operator` also release by force and look
         /// at other namespaces
         #[arg(long, env = "LOCKRING_ROLE", default_value = "user")]
-        role: Role,
+        role: IssuedRole,
         /// The node's data directory, where the CA is
         #[arg(long, env = "LOCKRING_DATA_DIR", value_name = "DIR")]
         data_dir: PathBuf,
@@ -32,7 +32,7 @@ pub enum Command {
 
 /// What a client may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Role {
+pub enum IssuedRole {
     /// Use the locks of its namespace.
     User,
     /// Release by force, and look at other namespaces.
@@ -40,16 +40,16 @@ pub enum Role {
 }
 
 /// Issues a certificate. A file that exists is never overwritten: it may be somebody's only key.
-pub fn run(command: &Command) -> Result<ExitCode, Failure> {
-    let Command::Client { name, namespace, role, data_dir, out } = command;
+pub fn run(command: &CertCommand) -> Result<ExitCode, Failure> {
+    let CertCommand::Client { name, namespace, role, data_dir, out } = command;
     let usage = |error: &dyn std::fmt::Display| Failure::new(exit::USAGE, error.to_string());
     let config = |error: &dyn std::fmt::Display| Failure::new(exit::CONFIG, error.to_string());
     let namespace =
         lockring_client::proto::Namespace::new(namespace).map_err(|error| usage(&error))?;
     let authority = Authority::load(data_dir).map_err(|error| config(&error))?;
     let issued = match role {
-        Role::User => authority.issue_client(name, &namespace),
-        Role::Operator => authority.issue_operator(name, &namespace),
+        IssuedRole::User => authority.issue_client(name, &namespace),
+        IssuedRole::Operator => authority.issue_operator(name, &namespace),
     };
     let bundle = issued.map_err(|error| usage(&error))?;
     let path = out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.pem")));

@@ -42,7 +42,7 @@ enum Command {
     Recover(recover::Args),
     /// Issue certificates
     #[command(subcommand)]
-    Cert(cert::Command),
+    Cert(cert::CertCommand),
     /// Take a lock, run a command under it, give it back
     Lock(lock::Args),
     /// End a hold by its token, from `lock --print-token`
@@ -61,7 +61,7 @@ enum Command {
     Route(look::KeyArgs),
     /// Measure, beside other servers, with every grant checked
     #[command(subcommand)]
-    Bench(bench::Command),
+    Bench(bench::BenchCommand),
     /// Print shell completions
     Completions {
         /// The shell

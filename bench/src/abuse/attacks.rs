@@ -5,7 +5,7 @@ use super::chain;
 use super::peer::Peer;
 use crate::choices::OptionError;
 use crate::error::BenchError;
-use crate::lockring::Access;
+use crate::lockring::ClusterAccess;
 use lockring_client::proto::{Claim, ListCursor, Operation, Request, SERVER_NAME, Wait};
 use std::io;
 use std::sync::Arc;
@@ -103,7 +103,11 @@ impl Attack {
     }
 
     /// Begins it; it ends by itself.
-    pub(super) fn begin(self, access: &Access, length: Duration) -> Result<Assault, BenchError> {
+    pub(super) fn begin(
+        self,
+        access: &ClusterAccess,
+        length: Duration,
+    ) -> Result<Assault, BenchError> {
         let done = Arc::new(AtomicU64::new(0));
         let (access, counter) = (access.clone(), Arc::clone(&done));
         let thread = on_thread_of_its_own(move || async move {
@@ -122,7 +126,7 @@ impl Attack {
     }
 
     /// Does it until something ends it.
-    async fn run(self, access: &Access, done: &AtomicU64) -> io::Result<()> {
+    async fn run(self, access: &ClusterAccess, done: &AtomicU64) -> io::Result<()> {
         match self {
             Self::Compares => compares(access, done).await,
             Self::Listings => listings(access, done).await,
@@ -175,7 +179,7 @@ fn count(done: &AtomicU64, times: u64) {
     done.fetch_add(times, Ordering::Relaxed);
 }
 
-async fn compares(access: &Access, done: &AtomicU64) -> io::Result<()> {
+async fn compares(access: &ClusterAccess, done: &AtomicU64) -> io::Result<()> {
     let mut peer = Peer::connect(access, 10_000).await?;
     for key in 0..CROWD {
         let key = format!("compared/{key}");
@@ -194,7 +198,7 @@ async fn compares(access: &Access, done: &AtomicU64) -> io::Result<()> {
     }
 }
 
-async fn listings(access: &Access, done: &AtomicU64) -> io::Result<()> {
+async fn listings(access: &ClusterAccess, done: &AtomicU64) -> io::Result<()> {
     let mut peer = Peer::connect(access, 10_000).await?;
     for key in 0..2000 {
         let key = format!("{key:0>512}");
@@ -213,7 +217,12 @@ async fn listings(access: &Access, done: &AtomicU64) -> io::Result<()> {
 }
 
 /// Queues many claims of one key behind a holder.
-async fn crowd(access: &Access, holder: &mut Peer, claim: Claim, ttl: u64) -> io::Result<Peer> {
+async fn crowd(
+    access: &ClusterAccess,
+    holder: &mut Peer,
+    claim: Claim,
+    ttl: u64,
+) -> io::Result<Peer> {
     holder.acquire(Claim::EXCLUSIVE, Wait::Forever, b"crowded");
     holder.exchange().await?;
     let mut peer = Peer::connect(access, ttl).await?;
@@ -224,7 +233,7 @@ async fn crowd(access: &Access, holder: &mut Peer, claim: Claim, ttl: u64) -> io
     Ok(peer)
 }
 
-async fn dead_waiters(access: &Access, done: &AtomicU64) -> io::Result<()> {
+async fn dead_waiters(access: &ClusterAccess, done: &AtomicU64) -> io::Result<()> {
     let mut holder = Peer::connect(access, 10_000).await?;
     let peer = crowd(access, &mut holder, Claim::EXCLUSIVE, 1000).await?;
     drop(peer);
@@ -233,7 +242,7 @@ async fn dead_waiters(access: &Access, done: &AtomicU64) -> io::Result<()> {
     Ok(())
 }
 
-async fn shared_grants(access: &Access, done: &AtomicU64) -> io::Result<()> {
+async fn shared_grants(access: &ClusterAccess, done: &AtomicU64) -> io::Result<()> {
     let mut holder = Peer::connect(access, 1000).await?;
     let mut peer = crowd(access, &mut holder, Claim::SHARED, 10_000).await?;
     holder.goodbye().await?;
@@ -243,7 +252,7 @@ async fn shared_grants(access: &Access, done: &AtomicU64) -> io::Result<()> {
     Ok(())
 }
 
-async fn forces(access: &Access, done: &AtomicU64) -> io::Result<()> {
+async fn forces(access: &ClusterAccess, done: &AtomicU64) -> io::Result<()> {
     let mut peer = Peer::connect(access, 10_000).await?;
     for _ in 0..CROWD {
         peer.acquire(Claim::SHARED, Wait::No, b"shared");
@@ -262,7 +271,7 @@ async fn forces(access: &Access, done: &AtomicU64) -> io::Result<()> {
     Ok(())
 }
 
-async fn handshakes(access: &Access, done: &AtomicU64) -> io::Result<()> {
+async fn handshakes(access: &ClusterAccess, done: &AtomicU64) -> io::Result<()> {
     let mut under_way = JoinSet::new();
     for _ in 0..32 {
         let access = access.clone();
@@ -274,7 +283,7 @@ async fn handshakes(access: &Access, done: &AtomicU64) -> io::Result<()> {
     Ok(())
 }
 
-async fn half_handshakes(access: &Access, done: &AtomicU64) -> io::Result<()> {
+async fn half_handshakes(access: &ClusterAccess, done: &AtomicU64) -> io::Result<()> {
     for _ in 0..64 {
         // Dropped at once: the first packet is out, and nothing follows.
         let begun = access.begin(None).map_err(io::Error::other)?;
@@ -286,7 +295,7 @@ async fn half_handshakes(access: &Access, done: &AtomicU64) -> io::Result<()> {
     Ok(())
 }
 
-async fn long_chains(access: &Access, done: &AtomicU64) -> io::Result<()> {
+async fn long_chains(access: &ClusterAccess, done: &AtomicU64) -> io::Result<()> {
     let config = chain::config(access.identity(), 61).map_err(io::Error::other)?;
     loop {
         let mut under_way = Vec::new();
@@ -303,13 +312,13 @@ async fn long_chains(access: &Access, done: &AtomicU64) -> io::Result<()> {
     }
 }
 
-async fn sessions(access: &Access, done: &AtomicU64) -> io::Result<()> {
+async fn sessions(access: &ClusterAccess, done: &AtomicU64) -> io::Result<()> {
     drop(Peer::connect(access, 3_600_000).await?);
     count(done, 1);
     Ok(())
 }
 
-async fn garbage(access: &Access, done: &AtomicU64) -> io::Result<()> {
+async fn garbage(access: &ClusterAccess, done: &AtomicU64) -> io::Result<()> {
     let connecting = access.begin(None).map_err(io::Error::other)?;
     let conn = connecting.await.map_err(io::Error::other)?;
     let (mut send, _recv) = conn.open_bi().await.map_err(io::Error::other)?;
@@ -323,7 +332,7 @@ async fn garbage(access: &Access, done: &AtomicU64) -> io::Result<()> {
     Ok(())
 }
 
-async fn never_reads(access: &Access, done: &AtomicU64) -> io::Result<()> {
+async fn never_reads(access: &ClusterAccess, done: &AtomicU64) -> io::Result<()> {
     let mut peer = Peer::connect(access, 10_000).await?;
     loop {
         for _ in 0..1000 {
@@ -334,7 +343,7 @@ async fn never_reads(access: &Access, done: &AtomicU64) -> io::Result<()> {
     }
 }
 
-async fn long_keys(access: &Access, done: &AtomicU64) -> io::Result<()> {
+async fn long_keys(access: &ClusterAccess, done: &AtomicU64) -> io::Result<()> {
     let mut peer = Peer::connect(access, 10_000).await?;
     for key in 0..CROWD {
         let key = format!("{key:0>512}");

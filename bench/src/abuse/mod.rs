@@ -15,7 +15,7 @@ pub use report::AbuseReport;
 
 use crate::choices::{Driver, KeyDist, Output};
 use crate::error::BenchError;
-use crate::lockring::{self, Access};
+use crate::lockring::{self, ClusterAccess};
 use crate::options::AbuseOptions;
 use crate::process::{ResidentBytes, Spawned};
 use crate::progress::Progress;
@@ -84,7 +84,7 @@ pub fn measure_abuse(options: &AbuseOptions) -> Result<Vec<AbuseReport>, BenchEr
 
 /// A node, and the victim at work on it.
 struct Scene {
-    access: Access,
+    access: ClusterAccess,
     pid: u32,
     victim: TargetRun,
     clock: Clock,
@@ -93,7 +93,7 @@ struct Scene {
 impl Scene {
     async fn start(options: &AbuseOptions) -> Result<Self, BenchError> {
         let given = "lockring+spawn:".to_owned();
-        let (server, access): (Spawned, Access) =
+        let (server, access): (Spawned, ClusterAccess) =
             lockring::spawn_node(&given, options.binary.as_deref(), 1).await?;
         let (pid, clock) = (server.pid(), Clock::start());
         let workload = workload(CALLERS, Some(PAIRS_PER_S));
@@ -140,7 +140,7 @@ impl Scene {
 
 /// Honest peers at work, for so long.
 async fn honest_load(
-    access: &Access,
+    access: &ClusterAccess,
     given: String,
     clock: Clock,
     length: Duration,

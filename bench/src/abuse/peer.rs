@@ -1,6 +1,6 @@
 //! A connection that says whatever an attack wants said.
 
-use crate::lockring::Access;
+use crate::lockring::ClusterAccess;
 use lockring_client::proto::{
     Claim, Hello, HelloReply, Message, Operation, PROTOCOL, Request, SessionId, Wait, codec,
 };
@@ -24,7 +24,7 @@ fn broken(why: impl Into<Box<dyn StdError + Send + Sync>>) -> io::Error {
 
 impl Peer {
     /// Connects and says hello with a TTL of so many milliseconds.
-    pub(super) async fn connect(access: &Access, ttl_ms: u64) -> io::Result<Self> {
+    pub(super) async fn connect(access: &ClusterAccess, ttl_ms: u64) -> io::Result<Self> {
         let wire = access.wire().await.map_err(broken)?;
         let (read, write) = split(wire.into_stream());
         let mut peer = Self { read, write, version: 0, next: 0, out: Vec::new() };

@@ -5,7 +5,7 @@
 //! with threads, whoever is woken last runs first, so that fewer requests share a packet, and
 //! every wake is a matter between threads. The server needs half of the other core.
 
-use super::Access;
+use super::ClusterAccess;
 use crate::alarm::Alarm;
 use crate::board::Phase;
 use crate::keys::{self, KeyChooser};
@@ -26,7 +26,7 @@ const REST: Duration = Duration::from_millis(1);
 /// A server that died should end the run, not each caller's patience.
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(5);
 
-impl Access {
+impl ClusterAccess {
     /// A client of its own, with a session and connections.
     pub(crate) async fn client(&self) -> Result<Client, Error> {
         Client::builder()

@@ -26,14 +26,14 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 
 /// A way to a cluster: where its first worker is, and who we are there.
 #[derive(Clone)]
-pub(crate) struct Access {
+pub(crate) struct ClusterAccess {
     addr: SocketAddr,
     identity: PathBuf,
     config: quinn::ClientConfig,
     endpoint: quinn::Endpoint,
 }
 
-impl Access {
+impl ClusterAccess {
     fn new(addr: SocketAddr, identity: &Path) -> Result<Self, String> {
         let bundle = Bundle::load(identity).map_err(|error| error.to_string())?;
         let endpoint = tls::client_endpoint(addr).map_err(|error| error.to_string())?;
@@ -103,8 +103,8 @@ async fn first_address(name: &str, port: u16) -> Result<SocketAddr, String> {
 }
 
 /// The way to a running cluster that is the target `given`.
-pub(crate) async fn reach(given: &str, url: &str) -> Result<Access, BenchError> {
-    let access = Access::to(url).await;
+pub(crate) async fn reach(given: &str, url: &str) -> Result<ClusterAccess, BenchError> {
+    let access = ClusterAccess::to(url).await;
     access.map_err(|problem| BenchError::Start { target: given.to_owned(), problem })
 }
 
@@ -113,7 +113,7 @@ pub(crate) async fn spawn_node(
     given: &str,
     path: Option<&Path>,
     workers: u16,
-) -> Result<(Spawned, Access), BenchError> {
+) -> Result<(Spawned, ClusterAccess), BenchError> {
     spawn(given, path, &["server", "--workers", &workers.to_string()]).await
 }
 
@@ -122,7 +122,7 @@ pub(crate) async fn spawn(
     target: &str,
     path: Option<&Path>,
     arguments: &[&str],
-) -> Result<(Spawned, Access), BenchError> {
+) -> Result<(Spawned, ClusterAccess), BenchError> {
     let program = match path {
         Some(path) => path.to_owned(),
         None => std::env::current_exe().map_err(BenchError::system("finding this binary"))?,
@@ -148,7 +148,7 @@ pub(crate) async fn spawn(
         BenchError::Start { target: target.to_owned(), problem }
     })?;
     let started = await_ready(&mut server).await;
-    let access = started.and_then(|addr| Access::new(addr, &data.join("client.pem")));
+    let access = started.and_then(|addr| ClusterAccess::new(addr, &data.join("client.pem")));
     match access {
         Ok(access) => Ok((server, access)),
         Err(problem) => Err(BenchError::Start { target: target.to_owned(), problem }),

@@ -36,7 +36,7 @@ pub(crate) type Wires = Vec<Wire>;
 impl LockringProtocol {
     /// Connects one client with so many callers to every worker.
     pub(crate) async fn connect(
-        access: &super::Access,
+        access: &super::ClusterAccess,
         callers: u32,
         ttl: Duration,
     ) -> Result<(Self, Wires), String> {

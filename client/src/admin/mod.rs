@@ -4,7 +4,7 @@
 mod views;
 
 pub use views::{
-    Address, Cursor, Holder, Inspection, Listed, Mode, Node, Page, Ring, Route, Waiter, Worker,
+    Address, Cursor, Holder, Inspection, Listed, LockMode, Node, Page, Ring, Route, Waiter, Worker,
 };
 
 use crate::error::Error;

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// How a lock is held or wanted. Shown as a letter, or as permits of the capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Mode {
+pub enum LockMode {
     /// Alone.
     Exclusive,
     /// Together with other shared holders.
@@ -23,7 +23,7 @@ pub enum Mode {
     },
 }
 
-impl Mode {
+impl LockMode {
     pub(super) fn of(claim: proto::Claim) -> Self {
         match claim {
             proto::Claim::Mode(proto::Mode::Exclusive) => Self::Exclusive,
@@ -33,7 +33,7 @@ impl Mode {
     }
 }
 
-impl fmt::Display for Mode {
+impl fmt::Display for LockMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exclusive => write!(f, "{}", proto::Mode::Exclusive.letter()),
@@ -50,7 +50,7 @@ pub struct Holder {
     /// Its fence.
     pub fence: u64,
     /// How it holds the key.
-    pub mode: Mode,
+    pub mode: LockMode,
     /// For how long it has; whole seconds for the common exclusive hold.
     pub held_for: Duration,
     /// What is left of its lease.
@@ -63,7 +63,7 @@ impl Holder {
     pub(super) fn of(seen: proto::Holder) -> Self {
         Self {
             fence: seen.fence.0,
-            mode: Mode::of(seen.claim),
+            mode: LockMode::of(seen.claim),
             held_for: Duration::from_millis(seen.held_ms),
             lease_left: Duration::from_millis(seen.lease_left_ms),
             label: seen.label,
@@ -76,7 +76,7 @@ impl Holder {
 #[non_exhaustive]
 pub struct Waiter {
     /// What it waits for.
-    pub mode: Mode,
+    pub mode: LockMode,
     /// For how long it has.
     pub waited_for: Duration,
     /// What its session calls itself: a peer's text, to be shown with care.
@@ -86,7 +86,7 @@ pub struct Waiter {
 impl Waiter {
     pub(super) fn of(seen: proto::WaiterInfo) -> Self {
         let waited_for = Duration::from_millis(seen.waited_ms);
-        Self { mode: Mode::of(seen.claim), waited_for, label: seen.label }
+        Self { mode: LockMode::of(seen.claim), waited_for, label: seen.label }
     }
 }
 
