@@ -2,14 +2,16 @@
 
 use crate::client::Client;
 use crate::context::{Context, Contexts, Environment};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
+use crate::handle::SessionHandle;
 use crate::identity::{IdentityChoice, resolve_identity};
+use crate::kind::ErrorKind;
 use crate::pool::Pool;
 use crate::resolve::Resolver;
-use crate::session::Session;
+use crate::settings::Settings;
 use crate::target::{Seed, Target};
 use crate::tls::Bundle;
-use lockring_proto::{SessionId, clock, limits};
+use lockring_proto::{SessionId, clock};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,39 +49,43 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 ///     .await?;
 /// # client.close().await; Ok(()) }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Builder {
     identity: Option<PathBuf>,
     context: Option<String>,
     argument: Option<PathBuf>,
-    pub(crate) ttl: Duration,
-    pub(crate) unreachable_after: Duration,
-    pub(crate) label: String,
-    pub(crate) session: Option<SessionId>,
+    settings: Settings,
     connect_within: Duration,
 }
 
-impl Default for Builder {
-    fn default() -> Self {
-        Self {
-            identity: None,
-            context: None,
-            argument: None,
-            ttl: limits::TTL_DEFAULT,
-            unreachable_after: Duration::from_secs(30),
-            label: default_label(),
-            session: None,
-            connect_within: Duration::ZERO,
-        }
+impl Client {
+    /// Connects to `lockring://HOST:PORT[,HOST:PORT...][?identity=FILE]`. Addresses are tried
+    /// 250 ms apart, all of those that a name has; the first that answers is taken, and one that
+    /// does not answer within 6 s is given up.
+    ///
+    /// Cancel safe: a session that stood already ends with its TTL, and nothing is held in it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the URL or the identity cannot be used,
+    /// [`ErrorKind::Unreachable`] when no node answers; [`ErrorKind::Denied`],
+    /// [`ErrorKind::Draining`], [`ErrorKind::Quota`] or, of another version,
+    /// [`ErrorKind::Version`] when the node refuses the session.
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        Self::builder().connect(url).await
     }
-}
 
-/// `user@host:pid`: who holds a lock, for people.
-fn default_label() -> String {
-    let user = std::env::var("USER").unwrap_or_else(|_| "someone".to_owned());
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
-    let host = host.as_deref().map_or("localhost", str::trim);
-    format!("{user}@{host}:{}", std::process::id())
+    /// Everything that has a default.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), lockring_client::Error> {
+    /// use lockring_client::Client;
+    /// let builder = Client::builder().label("billing worker 3");
+    /// let client = builder.connect("lockring://127.0.0.1:7420").await?;
+    /// # client.close().await; Ok(()) }
+    /// ```
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
 }
 
 impl Builder {
@@ -111,7 +117,7 @@ impl Builder {
     /// identity's namespace, which then holds: [`Client::ttl`] says which, and a warning is traced.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = ttl;
+        self.settings.ttl = ttl;
         self
     }
 
@@ -119,7 +125,7 @@ impl Builder {
     /// answer of the node is contact: a wait in line has no such end.
     #[must_use]
     pub fn unreachable_after(mut self, span: Duration) -> Self {
-        self.unreachable_after = span;
+        self.settings.unreachable_after = span;
         self
     }
 
@@ -142,7 +148,7 @@ impl Builder {
     /// Who holds the locks, as people will read it; `user@host:pid` unless set. Cut to 128 bytes.
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = label.into();
+        self.settings.label = label.into();
         self
     }
 
@@ -158,7 +164,7 @@ impl Builder {
     /// ```
     #[must_use]
     pub fn session(mut self, id: [u8; 16]) -> Self {
-        self.session = Some(SessionId(id));
+        self.settings.session = Some(SessionId(id));
         self
     }
 
@@ -216,22 +222,18 @@ impl Builder {
         };
         let identity = resolve_identity(choice, &Environment::of_process())?;
         let bundle = Bundle::load(&identity)?;
-        let mut cut = self.label.len().min(limits::LABEL_BYTES_MAX);
-        while !self.label.is_char_boundary(cut) {
-            cut -= 1;
-        }
-        self.label.truncate(cut);
+        self.settings.cut_label();
         let pool = Arc::new(Pool::new(seeds, bundle, Resolver::of_system()));
         let session = self.open_session(&pool).await?;
-        Ok(Client::over(session, self))
+        Ok(Client::over(session, self.settings))
     }
 
     /// Tries until a node takes the session, or the time for it is over.
-    async fn open_session(&self, pool: &Arc<Pool>) -> Result<Session, Error> {
+    async fn open_session(&self, pool: &Arc<Pool>) -> Result<SessionHandle, Error> {
         let until = clock::now().after(self.connect_within);
         let mut pause = RETRY_MIN;
         loop {
-            let error = match Session::open(Arc::clone(pool), self).await {
+            let error = match SessionHandle::open(Arc::clone(pool), &self.settings).await {
                 Err(error) if error.is_retryable() => error,
                 ended => return ended,
             };

@@ -1,6 +1,6 @@
 //! Why there is no contact with a node, as far as a client can tell, and what to do about it.
 
-use crate::error::ErrorKind;
+use crate::kind::ErrorKind;
 use lockring_proto::Shown;
 use quinn::ConnectionError;
 use std::fmt;

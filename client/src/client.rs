@@ -1,13 +1,12 @@
 //! The client, as a program uses it.
 
 use crate::admin::{Admin, Inspection};
-use crate::builder::Builder;
-use crate::driver::Denial;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::guard::Guard;
-use crate::link::NotGranted;
+use crate::handle::SessionHandle;
+use crate::kind::ErrorKind;
 use crate::primitives::{Mutex, RwLock, Semaphore};
-use crate::session::Session;
+use crate::settings::Settings;
 use crate::token::Token;
 use lockring_proto::Claim;
 use std::fmt;
@@ -26,45 +25,18 @@ use std::time::Duration;
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    session: Arc<Session>,
-    settings: Arc<Builder>,
+    session: Arc<SessionHandle>,
+    settings: Arc<Settings>,
 }
 
 impl Client {
-    pub(crate) fn over(session: Session, settings: Builder) -> Self {
+    pub(crate) fn over(session: SessionHandle, settings: Settings) -> Self {
         Self { session: Arc::new(session), settings: Arc::new(settings) }
     }
 
-    /// Connects to `lockring://HOST:PORT[,HOST:PORT...][?identity=FILE]`. Addresses are tried
-    /// 250 ms apart, all of those that a name has; the first that answers is taken, and one that
-    /// does not answer within 6 s is given up.
-    ///
-    /// Cancel safe: a session that stood already ends with its TTL, and nothing is held in it.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Config`] when the URL or the identity cannot be used,
-    /// [`ErrorKind::Unreachable`] when no node answers; [`ErrorKind::Denied`],
-    /// [`ErrorKind::Draining`], [`ErrorKind::Quota`] or, of another version,
-    /// [`ErrorKind::Version`] when the node refuses the session.
-    pub async fn connect(url: &str) -> Result<Self, Error> {
-        Self::builder().connect(url).await
-    }
-
-    /// Everything that has a default.
-    ///
-    /// ```no_run
-    /// # async fn example() -> Result<(), lockring_client::Error> {
-    /// use lockring_client::Client;
-    /// let builder = Client::builder().label("billing worker 3");
-    /// let client = builder.connect("lockring://127.0.0.1:7420").await?;
-    /// # client.close().await; Ok(()) }
-    /// ```
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
-    /// A client with a session of its own and another TTL, as [`Builder::ttl`]; the lease belongs
-    /// to the session, never to a single lock.
+    /// A client with a session of its own and another TTL, as
+    /// [`Builder::ttl`](crate::Builder::ttl); the lease belongs to the session, never to a single
+    /// lock.
     ///
     /// Cancel safe, as [`Client::connect`].
     ///
@@ -78,9 +50,8 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub async fn with_ttl(&self, ttl: Duration) -> Result<Self, Error> {
-        let mut settings = Builder::clone(&self.settings).ttl(ttl);
-        settings.session = None;
-        let session = Session::open(Arc::clone(&self.session.inner().pool), &settings).await?;
+        let settings = Settings { ttl, session: None, ..Settings::clone(&self.settings) };
+        let session = SessionHandle::open(Arc::clone(&self.session.pool), &settings).await?;
         Ok(Self::over(session, settings))
     }
 
@@ -94,7 +65,7 @@ impl Client {
     /// [`ErrorKind::Draining`], [`ErrorKind::Denied`], [`ErrorKind::Invalid`] for a key of 0 or
     /// more than 512 bytes, [`ErrorKind::Closed`].
     pub async fn lock(&self, key: impl AsRef<[u8]>) -> Result<Guard, Error> {
-        self.claim(key.as_ref(), Claim::EXCLUSIVE, None).await
+        self.session.lock(key.as_ref(), Claim::EXCLUSIVE, None).await
     }
 
     /// Takes the lock of a key if it is free now; `None` if it is busy, or if its node has just
@@ -113,28 +84,7 @@ impl Client {
     /// # Errors
     /// As [`Client::lock`].
     pub async fn try_lock(&self, key: impl AsRef<[u8]>) -> Result<Option<Guard>, Error> {
-        self.try_claim(key.as_ref(), Claim::EXCLUSIVE).await
-    }
-
-    pub(crate) async fn claim(
-        &self,
-        key: &[u8],
-        wanted: Claim,
-        wait: Option<Duration>,
-    ) -> Result<Guard, Error> {
-        self.session.acquire(key, wanted, wait).await?.map_err(Error::not_granted)
-    }
-
-    pub(crate) async fn try_claim(
-        &self,
-        key: &[u8],
-        wanted: Claim,
-    ) -> Result<Option<Guard>, Error> {
-        match self.session.acquire(key, wanted, Some(Duration::ZERO)).await? {
-            Ok(guard) => Ok(Some(guard)),
-            Err(Denial { reason: NotGranted::Busy(_), .. }) => Ok(None),
-            Err(denial) => Err(Error::not_granted(denial)),
-        }
+        self.session.try_lock(key.as_ref(), Claim::EXCLUSIVE).await
     }
 
     /// A named lock with settings of its own. Makes no contact.
@@ -147,7 +97,7 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn mutex(&self, key: impl AsRef<[u8]>) -> Mutex {
-        Mutex::new(self.clone(), key.as_ref())
+        Mutex::new(Arc::clone(&self.session), key.as_ref())
     }
 
     /// A named reader-writer lock. Makes no contact.
@@ -159,7 +109,7 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn rwlock(&self, key: impl AsRef<[u8]>) -> RwLock {
-        RwLock::new(self.clone(), key.as_ref())
+        RwLock::new(Arc::clone(&self.session), key.as_ref())
     }
 
     /// A named semaphore of 1 to 2^30 permits. The first holder or waiter sets the capacity; while
@@ -172,7 +122,7 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn semaphore(&self, key: impl AsRef<[u8]>, capacity: u32) -> Semaphore {
-        Semaphore::new(self.clone(), key.as_ref(), capacity)
+        Semaphore::new(Arc::clone(&self.session), key.as_ref(), capacity)
     }
 
     /// Looks at a key: holders, waiters, node. Advisory: it may be out of date as it arrives.
@@ -215,14 +165,14 @@ impl Client {
     /// # }
     /// ```
     pub fn namespace(&self) -> &str {
-        self.session.inner().namespace.as_str()
+        self.session.namespace.as_str()
     }
 
     /// The session's TTL, as the node gave it when the client connected: the one asked for, or the
     /// highest of the namespace if that is lower. A node that was restarted with another highest
     /// value may change it; [`Guard::ttl`] says the one that holds.
     pub fn ttl(&self) -> Duration {
-        self.session.inner().ttl()
+        self.session.ttl
     }
 
     /// Turns a hold into a token that another process can end or renew. The session stays alive
@@ -239,7 +189,7 @@ impl Client {
     pub fn into_token(&self, guard: Guard) -> Token {
         let (key, fence, ttl) = (guard.key().to_vec(), guard.fence(), guard.ttl());
         guard.forget();
-        Token { session: self.session.inner().id, ttl, fence, key }
+        Token { session: self.session.id, ttl, fence, key }
     }
 
     /// Takes up the hold of a token. The client must have been built with the token's session.
@@ -261,7 +211,7 @@ impl Client {
     /// [`ErrorKind::Denied`], [`ErrorKind::Closed`]; what is left of the hold shows when it is
     /// released.
     pub async fn adopt(&self, token: &Token) -> Result<Guard, Error> {
-        if token.session != self.session.inner().id {
+        if token.session != self.session.id {
             return Err(Error::new(ErrorKind::Invalid, "the token is of another session"));
         }
         self.session.adopt(token).await
@@ -288,8 +238,8 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("session", &self.session.inner().id)
-            .field("namespace", &self.session.inner().namespace)
+            .field("session", &self.session.id)
+            .field("namespace", &self.session.namespace)
             .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,6 @@
 //! Dialling: every address of every name, overlapping, until one answers.
 
-use crate::error::ErrorKind;
+use crate::kind::ErrorKind;
 use crate::resolve::Resolver;
 use crate::target::{Host, Seed};
 use crate::wire::{Cause, WireError};

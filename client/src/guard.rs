@@ -1,9 +1,10 @@
 //! Guards: the values that own holds.
 
-use crate::driver::{Command, Denial, Grant, Granted, LinkHandle, Released};
-use crate::error::Error;
+use crate::claims::Key;
+use crate::driver::{Command, Commands, Grant, Granted, Released};
+use crate::error::{Denial, Error};
 use crate::hold::HoldState;
-use crate::link::{ClaimRef, Key, Loss};
+use crate::session::{ClaimRef, Loss};
 use lockring_proto::Shown;
 use std::fmt;
 use std::future::Future;
@@ -15,26 +16,26 @@ use tokio_util::sync::CancellationToken;
 /// A hold and the way to give it back. Dropping it gives the hold back without waiting.
 #[derive(Debug)]
 pub(crate) struct Hold {
-    handle: Arc<LinkHandle>,
+    session: Commands,
     claim: ClaimRef,
     state: Arc<HoldState>,
     armed: bool,
 }
 
 impl Hold {
-    fn new(handle: Arc<LinkHandle>, Grant { claim, hold }: Grant) -> Self {
-        Self { handle, claim, state: hold, armed: true }
+    fn new(session: Commands, Grant { claim, hold }: Grant) -> Self {
+        Self { session, claim, state: hold, armed: true }
     }
 }
 
 impl Drop for Hold {
-    /// Only puts a message into the link's queue: it never blocks, and works outside a runtime and
-    /// during a panic.
+    /// Only puts a message into the session's queue: it never blocks, and works outside a runtime
+    /// and during a panic.
     fn drop(&mut self) {
         if self.armed {
             let release = Command::Release { claim: self.claim, answer: None };
-            // If the link's task is gone, so is the session, and its locks end with their lease.
-            let _session_may_be_closed = self.handle.commands.send(release);
+            // If its task is gone, so is the session, and its locks end with their lease.
+            let _session_may_be_closed = self.session.send(release);
         }
     }
 }
@@ -43,39 +44,39 @@ impl Drop for Hold {
 /// gives back what it was granted meanwhile.
 pub(crate) struct Waiting {
     /// None once the answer is taken.
-    link: Option<Arc<LinkHandle>>,
+    session: Option<Commands>,
     ticket: u64,
     answered: oneshot::Receiver<Granted>,
 }
 
 impl Waiting {
     pub(crate) fn new(
-        link: Arc<LinkHandle>,
+        session: Commands,
         ticket: u64,
         answered: oneshot::Receiver<Granted>,
     ) -> Self {
-        Self { link: Some(link), ticket, answered }
+        Self { session: Some(session), ticket, answered }
     }
 
     /// Waits for the answer. `None`: the session ended before there was one.
     pub(crate) async fn granted(mut self) -> Option<Result<Hold, Denial>> {
         let answer = (&mut self.answered).await;
-        let link = self.link.take()?;
-        Some(answer.ok()?.map(|grant| Hold::new(link, grant)))
+        let session = self.session.take()?;
+        Some(answer.ok()?.map(|grant| Hold::new(session, grant)))
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let Some(link) = self.link.take() else { return };
-        // A grant from now on comes back to the link's task, which releases it.
+        let Some(session) = self.session.take() else { return };
+        // A grant from now on comes back to the session's task, which releases it.
         self.answered.close();
         let command = match self.answered.try_recv() {
             Ok(Ok(Grant { claim, .. })) => Command::Release { claim, answer: None },
             Ok(Err(_)) => return,
             Err(_) => Command::Abandon { ticket: self.ticket },
         };
-        let _session_may_be_closed = link.commands.send(command);
+        let _session_may_be_closed = session.send(command);
     }
 }
 
@@ -143,7 +144,7 @@ impl Guard {
 
     /// The real TTL of the session, as the node gave it, in whole milliseconds.
     pub fn ttl(&self) -> Duration {
-        self.hold.handle.shared.ttl()
+        self.hold.state.ttl()
     }
 
     /// Gives the lock back and waits for the node's word; no longer than until its lease is over on
@@ -174,7 +175,7 @@ impl Guard {
         let release = Command::Release { claim: self.hold.claim, answer: Some(answer) };
         self.hold.armed = false;
         let state = &self.hold.state;
-        if self.hold.handle.commands.send(release).is_err() {
+        if self.hold.session.send(release).is_err() {
             return Err(Error::lost(state.loss(), false));
         }
         match answered.await {
@@ -257,35 +258,22 @@ impl fmt::Debug for Guard {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::driver::LinkShared;
-    use crate::link::{Link, LinkConfig, NotGranted, RequestIds};
-    use lockring_proto::{Fence, SessionId, Time};
+    use crate::hold::Lease;
+    use crate::session::NotGranted;
+    use crate::session::tests::held_claim;
+    use lockring_proto::{Fence, Time};
     use tokio::sync::mpsc;
 
-    fn link() -> Link {
-        let config = LinkConfig {
-            session: SessionId([1; 16]),
-            ids: RequestIds::default(),
-            label: "test".to_owned(),
-            ttl: Duration::from_secs(10),
-            unreachable_after: Duration::from_secs(30),
-        };
-        Link::new(config, Time(0))
-    }
-
-    /// An acquire under way, the way to answer it, and what its link is told.
+    /// An acquire under way, the way to answer it, and what its session is told.
     fn waiting() -> (Waiting, oneshot::Sender<Granted>, mpsc::UnboundedReceiver<Command>) {
         let (commands, told) = mpsc::unbounded_channel();
-        let shared = LinkShared::new(Clock::BootTime, &link());
-        let link = Arc::new(LinkHandle { commands, shared });
         let (answer, answered) = oneshot::channel();
-        (Waiting::new(link, 7, answered), answer, told)
+        (Waiting::new(Commands::new(commands), 7, answered), answer, told)
     }
 
     fn grant() -> Grant {
-        let lease = LinkShared::new(Clock::BootTime, &link()).lease();
-        let claim = link().adopt(Time(0), 1, 2, b"key", Fence(3));
-        Grant { claim, hold: HoldState::new(Fence(3), lease) }
+        let lease = Lease::new(Clock::BootTime, Time(0));
+        Grant { claim: held_claim(), hold: HoldState::new(Fence(3), lease) }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! answer from it alone.
 
 use crate::clock::Clock;
-use crate::link::Loss;
+use crate::session::Loss;
 use lockring_proto::{Fence, Time};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
@@ -35,6 +35,8 @@ pub(crate) struct Lease {
     clock: Clock,
     /// Holds are believed until then.
     valid_until: AtomicU64,
+    /// The session's real TTL, in milliseconds; 0 until it is known.
+    ttl_ms: AtomicU64,
     lost: Lost,
     /// Cancelled with the lease.
     token: CancellationToken,
@@ -47,6 +49,7 @@ impl Lease {
         Arc::new(Self {
             clock,
             valid_until: AtomicU64::new(valid_until.0),
+            ttl_ms: AtomicU64::new(0),
             lost: Lost::default(),
             token: CancellationToken::new(),
             watched: AtomicBool::new(false),
@@ -57,6 +60,16 @@ impl Lease {
     pub(crate) fn is_valid_until(&self, at: Time) {
         // Relaxed: a reader only compares it with the clock, and reads again later.
         self.valid_until.store(at.0, Ordering::Relaxed);
+    }
+
+    /// The TTL that the worker gives.
+    pub(crate) fn has_ttl(&self, ttl: Duration) {
+        self.ttl_ms.store(ttl.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Zero until it is known.
+    pub(crate) fn ttl(&self) -> Duration {
+        Duration::from_millis(self.ttl_ms.load(Ordering::Relaxed))
     }
 
     fn valid_until(&self) -> Time {
@@ -140,6 +153,11 @@ impl HoldState {
             Some(_) => Duration::ZERO,
             None => self.lease.valid_until().since(self.lease.clock.now()),
         }
+    }
+
+    /// The session's TTL, where it is held.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.lease.ttl()
     }
 
     /// Cancelled when it is lost. All that watch share it: nobody may cancel it but a loss.

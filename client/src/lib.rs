@@ -13,7 +13,7 @@
 //! ```
 //!
 //! A lock is exclusive within the validity of its lease; the fence lets the protected resource
-//! refuse whoever acts past it. [`link`] and [`router`] are the pure parts, claims, leases and
+//! refuse whoever acts past it. [`session`] and [`router`] are the pure parts, claims, leases and
 //! routes without I/O; everything else carries them over QUIC.
 
 #![forbid(unsafe_code)]
@@ -21,21 +21,26 @@
 pub mod admin;
 mod builder;
 mod cause;
+mod claims;
 mod client;
 mod clock;
 pub mod context;
 mod dial;
 mod driver;
 mod error;
+mod fate;
 mod guard;
+mod handle;
 mod hold;
 mod identity;
-pub mod link;
+mod kind;
+mod link;
 mod pool;
 mod primitives;
 mod resolve;
 pub mod router;
-mod session;
+pub mod session;
+mod settings;
 pub mod target;
 pub mod tls;
 mod token;
@@ -43,11 +48,12 @@ pub mod wire;
 
 pub use builder::Builder;
 pub use client::Client;
-pub use error::{Blocked, Error, ErrorKind};
+pub use error::{Blocked, Error};
 pub use guard::Guard;
-pub use link::Loss;
+pub use kind::ErrorKind;
 pub use lockring_proto as proto;
 pub use lockring_ring as ring;
 pub use primitives::{Level, Mutex, Owner, RwLock, Semaphore};
+pub use session::Loss;
 pub use token::{Token, TokenError};
 pub use tokio_util::sync::CancellationToken;

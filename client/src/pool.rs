@@ -3,41 +3,39 @@
 
 use crate::cause::{Cause, Trouble};
 use crate::dial::{self, Attempt, Reached};
-use crate::driver::Command;
 use crate::resolve::Resolver;
 use crate::router::{Ring, Route, WorkerId};
+use crate::session::{NoSuchWorker, Places, Search};
 use crate::target::{Host, Seed};
 use crate::tls::{self, Bundle};
 use crate::wire::{Wire, WireError};
 use dashmap::DashMap;
-use lockring_ring::{NamespaceSeed, NodeId};
+use lockring_ring::NamespaceSeed;
 use quinn::{ClientConfig, Endpoint};
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Where the ring has the first worker of a node, and it has not answered by then, it is looked for
-/// by the seeds as well.
-const MOVED_AFTER: Duration = Duration::from_secs(3);
+/// Somebody who wants to know of a newer ring.
+pub(crate) trait Listener: Send + Sync {
+    /// Whether it still does.
+    fn is_there(&self) -> bool;
+    /// There is one.
+    fn hears_of_ring(&self);
+}
 
 /// The way to a cluster.
 pub(crate) struct Pool {
-    /// As the user gave them: names stay names, to be resolved for each contact.
-    seeds: Vec<Seed>,
+    places: RwLock<Places>,
     bundle: Bundle,
     config: ClientConfig,
     resolver: Resolver,
     ring: RwLock<Option<Arc<Ring>>>,
-    /// Links that want to know of a newer ring.
-    links: Mutex<Vec<mpsc::WeakUnboundedSender<Command>>>,
+    listeners: Mutex<Vec<Box<dyn Listener>>>,
     /// One endpoint per address family, made when first needed.
     endpoints: DashMap<bool, Endpoint>,
-    /// By which seed a node was found, with the port of worker 0: for nodes whose ring entry names
-    /// no host.
-    found_at: DashMap<NodeId, Seed>,
     /// Counts what was learnt of where workers are.
     learnt: watch::Sender<u64>,
 }
@@ -45,14 +43,13 @@ pub(crate) struct Pool {
 impl Pool {
     pub(crate) fn new(seeds: Vec<Seed>, bundle: Bundle, resolver: Resolver) -> Self {
         Self {
-            seeds,
+            places: RwLock::new(Places::new(seeds)),
             config: tls::client_config(&bundle),
             bundle,
             resolver,
             ring: RwLock::new(None),
-            links: Mutex::default(),
+            listeners: Mutex::default(),
             endpoints: DashMap::new(),
-            found_at: DashMap::new(),
             learnt: watch::Sender::new(0),
         }
     }
@@ -69,86 +66,96 @@ impl Pool {
         ring.as_ref().map(|ring| ring.route(seed, key))
     }
 
-    /// Keeps the newer ring, and tells every link.
-    pub(crate) fn learn(&self, ring: Ring) {
+    /// Keeps the newer ring, and tells whoever listens.
+    pub(crate) fn learn(&self, ring: Arc<Ring>) {
         {
             let mut known = self.ring.write().unwrap_or_else(PoisonError::into_inner);
             if known.as_ref().is_some_and(|known| known.version() >= ring.version()) {
                 return;
             }
-            *known = Some(Arc::new(ring));
+            *known = Some(ring);
         }
         self.learnt.send_modify(|count| *count += 1);
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links.retain(|link| link.upgrade().is_some_and(|link| link.send(Command::NewRing).is_ok()));
+        for listener in self.listeners().iter() {
+            listener.hears_of_ring();
+        }
     }
 
-    /// From now on this link is told of newer rings.
-    pub(crate) fn tell(&self, link: &mpsc::UnboundedSender<Command>) {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links.retain(|link| link.upgrade().is_some());
-        links.push(link.downgrade());
+    /// From now on this one is told of newer rings, for as long as it is there.
+    pub(crate) fn tell(&self, listener: Box<dyn Listener>) {
+        self.listeners().push(listener);
+    }
+
+    /// Those who are there.
+    fn listeners(&self) -> MutexGuard<'_, Vec<Box<dyn Listener>>> {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|listener| listener.is_there());
+        listeners
+    }
+
+    fn places(&self) -> RwLockReadGuard<'_, Places> {
+        // A panic elsewhere cannot have left a map of them half changed.
+        self.places.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a worker is looked for.
+    fn search(&self, worker: WorkerId) -> Result<Search, WireError> {
+        self.places().of(self.ring().as_deref(), worker).map_err(|NoSuchWorker| {
+            let WorkerId { node, worker } = worker;
+            WireError::Ended(format!("node {node} has no worker {worker} any more"))
+        })
     }
 
     /// Remembers by which seed a worker was reached.
     pub(crate) fn found(&self, worker: WorkerId, reached: &Reached<Wire>) {
-        let seed = &self.seeds[reached.target];
-        let port = seed.port.saturating_sub(worker.worker);
-        self.found_at.insert(worker.node, Seed { port, ..seed.clone() });
+        let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        places.found(worker, reached.target);
+        drop(places);
         self.learnt.send_modify(|count| *count += 1);
     }
 
     /// Connects to whichever address of a seed answers first.
     pub(crate) async fn connect_seed(&self) -> Result<Reached<Wire>, WireError> {
-        self.dial(&self.seeds, |addr| self.endpoint(addr)).await
+        let seeds = self.places().seeds().to_vec();
+        self.dial(&seeds, |addr| self.endpoint(addr)).await
     }
 
-    /// Connects to a worker of the ring; by the seeds while no ring is known.
-    ///
-    /// The whole node may have moved and the ring be old: its first worker is then looked for by
-    /// the names that the user gave too, and has the newer ring. With that the others are looked
-    /// for where they are now, though the attempts at where they were have not ended.
+    /// Connects to a worker of the ring; by the seeds while no ring is known. With a newer ring it
+    /// is looked for where it is now, though the attempts at where it was have not ended.
     pub(crate) async fn connect(&self, worker: WorkerId) -> Result<Wire, WireError> {
         loop {
             let learnt = self.learnt.subscribe();
-            let targets = self.targets(worker)?;
+            let search = self.search(worker)?;
             tokio::select! {
-                connected = self.connect_to(worker, targets.as_deref()) => return connected,
-                () = self.are_others(worker, targets.as_deref(), learnt) => {}
+                connected = self.connect_by(worker, &search) => return connected,
+                () = self.is_elsewhere(worker, &search, learnt) => {}
             }
         }
     }
 
     /// Ends when something was learnt by which a worker is not where it was looked for.
-    async fn are_others(
+    async fn is_elsewhere(
         &self,
         worker: WorkerId,
-        targets: Option<&[Seed]>,
+        search: &Search,
         mut learnt: watch::Receiver<u64>,
     ) {
         // The sender is this pool's.
         while learnt.changed().await.is_ok() {
-            if self.targets(worker).is_ok_and(|now| now.as_deref() == targets) {
+            if self.search(worker).is_ok_and(|now| now == *search) {
                 continue;
             }
             return;
         }
     }
 
-    async fn connect_to(
-        &self,
-        worker: WorkerId,
-        targets: Option<&[Seed]>,
-    ) -> Result<Wire, WireError> {
-        let Some(targets) = targets else {
-            return self.connect_seed().await.map(|reached| reached.by);
-        };
-        let there = self.dial(targets, |addr| self.endpoint(addr));
-        if worker.worker != 0 || targets == self.seeds {
+    async fn connect_by(&self, worker: WorkerId, search: &Search) -> Result<Wire, WireError> {
+        let there = self.dial(&search.there, |addr| self.endpoint(addr));
+        let Some(patience) = search.else_by_seeds else {
             return there.await.map(|reached| reached.by);
-        }
+        };
         let mut there = pin!(there);
-        let mut failed = match timeout(MOVED_AFTER, &mut there).await {
+        let mut failed = match timeout(patience, &mut there).await {
             Ok(Ok(reached)) => return Ok(reached.by),
             Ok(Err(error)) => Some(error),
             Err(_) => None,
@@ -177,8 +184,8 @@ impl Pool {
     /// Connects to a worker on an endpoint of its own: those of the pool belong to a runtime that
     /// may be gone.
     pub(crate) async fn connect_anew(&self, worker: WorkerId) -> Result<Wire, WireError> {
-        let targets = self.targets(worker)?.unwrap_or_default();
-        self.dial(&targets, new_endpoint).await.map(|reached| reached.by)
+        let search = self.search(worker)?;
+        self.dial(&search.there, new_endpoint).await.map(|reached| reached.by)
     }
 
     /// What keeps contact from standing, as callers are told of it.
@@ -191,31 +198,6 @@ impl Pool {
             message = format!("{message}; {age}");
         }
         Trouble { kind: cause.kind(), message }
-    }
-
-    /// Where a worker may be, as names that are resolved for each contact. `None`: nobody has told.
-    fn targets(&self, worker: WorkerId) -> Result<Option<Vec<Seed>>, WireError> {
-        let Some(ring) = self.ring() else { return Ok(None) };
-        let Some(node) = ring.node(worker.node) else { return Ok(None) };
-        let gone = || {
-            let WorkerId { node: NodeId(node), worker } = worker;
-            WireError::Ended(format!("node {node} has no worker {worker} any more"))
-        };
-        let (host, port) = node.address(worker.worker).ok_or_else(gone)?;
-        if !host.is_empty() {
-            let host = Host::of_ring(host).ok_or_else(gone)?;
-            return Ok(Some(vec![Seed { host, port }]));
-        }
-        let Some(found) = self.found_at.get(&worker.node).map(|at| at.value().clone()) else {
-            return Ok(None);
-        };
-        // Its ports may be published under other numbers, one by one or all in a row.
-        let published = found.port.saturating_add(worker.worker);
-        let mut targets = vec![Seed { port: published, ..found.clone() }];
-        if port != published {
-            targets.push(Seed { port, ..found });
-        }
-        Ok(Some(targets))
     }
 
     async fn dial(

@@ -1,33 +1,41 @@
 //! Named locks with settings: mutexes, owners that may re-enter, reader-writer locks, semaphores.
 
-use crate::client::Client;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::guard::Guard;
-use lockring_proto::Claim;
+use crate::handle::SessionHandle;
+use crate::kind::ErrorKind;
+use lockring_proto::{Claim, Shown};
 use std::fmt;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Mutex as AsyncMutex;
 
 /// A key, and how long claims of it wait: what every named lock is made of.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Named {
-    client: Client,
+    session: Arc<SessionHandle>,
     key: Arc<[u8]>,
     wait: Option<Duration>,
 }
 
 impl Named {
-    fn new(client: Client, key: &[u8]) -> Self {
-        Self { client, key: key.into(), wait: None }
+    fn new(session: Arc<SessionHandle>, key: &[u8]) -> Self {
+        Self { session, key: key.into(), wait: None }
     }
 
     async fn claim(&self, wanted: Claim) -> Result<Guard, Error> {
-        self.client.claim(&self.key, wanted, self.wait).await
+        self.session.lock(&self.key, wanted, self.wait).await
     }
 
     async fn try_claim(&self, wanted: Claim) -> Result<Option<Guard>, Error> {
-        self.client.try_claim(&self.key, wanted).await
+        self.session.try_lock(&self.key, wanted).await
+    }
+}
+
+impl fmt::Debug for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = Shown(&self.key).to_string();
+        f.debug_struct("Named").field("key", &key).field("wait", &self.wait).finish_non_exhaustive()
     }
 }
 
@@ -51,8 +59,8 @@ pub struct Mutex {
 }
 
 impl Mutex {
-    pub(crate) fn new(client: Client, key: &[u8]) -> Self {
-        Self { named: Named::new(client, key) }
+    pub(crate) fn new(session: Arc<SessionHandle>, key: &[u8]) -> Self {
+        Self { named: Named::new(session, key) }
     }
 
     /// Waits at most this long for its turn, not at all if it is zero; without limit unless set.
@@ -65,7 +73,7 @@ impl Mutex {
     /// Takes the lock. Cancel safe.
     ///
     /// # Errors
-    /// As [`Client::lock`]; [`ErrorKind::Timeout`] when the wait is over.
+    /// As [`Client::lock`](crate::Client::lock); [`ErrorKind::Timeout`] when the wait is over.
     pub async fn lock(&self) -> Result<Guard, Error> {
         self.named.claim(Claim::EXCLUSIVE).await
     }
@@ -81,7 +89,7 @@ impl Mutex {
     /// ```
     ///
     /// # Errors
-    /// As [`Client::lock`].
+    /// As [`Client::lock`](crate::Client::lock).
     pub async fn try_lock(&self) -> Result<Option<Guard>, Error> {
         self.named.try_claim(Claim::EXCLUSIVE).await
     }
@@ -235,8 +243,8 @@ pub struct RwLock {
 }
 
 impl RwLock {
-    pub(crate) fn new(client: Client, key: &[u8]) -> Self {
-        Self { named: Named::new(client, key) }
+    pub(crate) fn new(session: Arc<SessionHandle>, key: &[u8]) -> Self {
+        Self { named: Named::new(session, key) }
     }
 
     /// Waits at most this long for its turn, not at all if it is zero; without limit unless set.
@@ -265,7 +273,7 @@ impl RwLock {
     /// Shares the lock if that is possible now, whatever the wait; otherwise `None`. Cancel safe.
     ///
     /// # Errors
-    /// As [`Client::lock`].
+    /// As [`Client::lock`](crate::Client::lock).
     pub async fn try_read(&self) -> Result<Option<Guard>, Error> {
         self.named.try_claim(Claim::SHARED).await
     }
@@ -283,7 +291,7 @@ impl RwLock {
     /// # Ok(()) }
     /// ```
     /// # Errors
-    /// As [`Client::lock`].
+    /// As [`Client::lock`](crate::Client::lock).
     pub async fn try_write(&self) -> Result<Option<Guard>, Error> {
         self.named.try_claim(Claim::EXCLUSIVE).await
     }
@@ -309,8 +317,8 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
-    pub(crate) fn new(client: Client, key: &[u8], capacity: u32) -> Self {
-        Self { named: Named::new(client, key), capacity }
+    pub(crate) fn new(session: Arc<SessionHandle>, key: &[u8], capacity: u32) -> Self {
+        Self { named: Named::new(session, key), capacity }
     }
 
     /// Waits at most this long for its turn, not at all if it is zero; without limit unless set.

@@ -100,6 +100,18 @@ impl Ring {
         }
     }
 
+    /// This ring, unless one of the same cluster is known by which keys are in other cells: their
+    /// number never changes.
+    pub(crate) fn fits(self, known: Option<&Self>) -> Result<Self, RingError> {
+        match known.filter(|known| known.bits() != self.bits()) {
+            Some(known) => {
+                let (now, before) = (self.bits().cells(), known.bits().cells());
+                Err(RingError(format!("{now} cells, where there were {before}")))
+            }
+            None => Ok(self),
+        }
+    }
+
     /// Its version.
     pub fn version(&self) -> RingVersion {
         self.0.version()

@@ -1,34 +1,35 @@
 //! One QUIC connection to a worker, as bytes: the request stream, and the worker's push stream.
-//! Public for load generators that drive a [`crate::link::Link`] themselves.
+//! Public for load generators that drive a [`crate::session::Session`] themselves.
 //!
 //! ```no_run
-//! use lockring_client::link::Link;
 //! use lockring_client::proto::clock;
+//! use lockring_client::session::{LinkId, Session};
 //! use lockring_client::wire::{Inbox, Wire, WireError, WireEvent};
 //!
 //! # async fn example(
 //! #     endpoint: quinn::Endpoint, config: quinn::ClientConfig, node: std::net::SocketAddr,
-//! #     mut link: Link,
+//! #     mut session: Session,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
 //! let mut wire = Wire::connect(&endpoint, config, node).await?;
-//! link.greet(clock::now(), 1);
+//! let link = LinkId::FIRST;
+//! session.connected(clock::now(), link);
 //! loop {
-//!     wire.send(link.outgoing());
+//!     wire.send(session.outgoing(link));
 //!     match wire.next().await {
 //!         Ok(WireEvent::Replies) => {
 //!             let inbox: &mut Inbox = &mut wire.replies;
-//!             let taken = link.receive(clock::now(), inbox.bytes())?;
+//!             let taken = session.receive(clock::now(), link, inbox.bytes())?;
 //!             inbox.consume(taken);
 //!         }
 //!         Ok(WireEvent::Pushes) => {
-//!             let taken = link.receive_pushes(clock::now(), wire.pushes.bytes())?;
+//!             let taken = session.receive_pushes(clock::now(), link, wire.pushes.bytes())?;
 //!             wire.pushes.consume(taken);
 //!         }
 //!         Ok(WireEvent::Written) => {}
 //!         Err(WireError::Ended(why)) => break println!("the connection ended: {why}"),
 //!         Err(error) => return Err(error.into()),
 //!     }
-//!     for outcome in link.outcomes().drain(..) {
+//!     for outcome in session.outcomes().drain(..) {
 //!         println!("{outcome:?}");
 //!     }
 //! }

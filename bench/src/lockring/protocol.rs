@@ -1,36 +1,35 @@
-//! Our wire for lean lanes: the client's own links, without tasks and channels per caller.
+//! Our wire for lean lanes: the client's own sessions, without tasks and channels per caller.
 
 use crate::keys::Key;
 use crate::protocol::{Answer, Broken, Protocol, Slot};
 use crate::time::Time;
-use lockring_client::link::{Ask, ClaimRef, Link, LinkConfig, Outcome, RequestIds};
-use lockring_client::proto::{self, Claim, NamespaceSeed, NodeId, SessionId, Shown};
-use lockring_client::router::{Ring, RingUnderWay};
+use lockring_client::proto::{self, Claim, SessionId, Shown};
+use lockring_client::router::WorkerId;
+use lockring_client::session::{
+    Ask, ClaimRef, LinkId, Outcome, RequestIds, Session, SessionConfig,
+};
 use lockring_client::wire::{Wire, WireEvent};
-use std::sync::Arc;
 use std::time::Duration;
 
-/// The links' clock begins here, so that nothing underflows.
+/// The session's clock begins here, so that nothing underflows.
 const ORIGIN_MICROS: u64 = 1_000_000_000;
 
-fn link_time(now: Time) -> proto::Time {
+fn session_time(now: Time) -> proto::Time {
     proto::Time(ORIGIN_MICROS + now.0 / 1000)
 }
 
 /// One client: a session with a link to each worker of the node.
 pub(crate) struct LockringProtocol {
-    links: Vec<Link>,
-    ring: Ring,
-    seed: NamespaceSeed,
-    /// What each caller holds, and at which worker.
-    held: Vec<Option<(usize, ClaimRef)>>,
+    session: Session,
+    /// What each caller holds.
+    held: Vec<Option<ClaimRef>>,
     /// The link that the next received bytes belong to, and how many were taken in.
-    reading: usize,
+    reading: LinkId,
     taken: usize,
     failure: Option<String>,
 }
 
-/// Wires of a client, one for each of its links.
+/// Wires of a client, by the links of its session.
 pub(crate) type Wires = Vec<Wire>;
 
 impl LockringProtocol {
@@ -40,32 +39,29 @@ impl LockringProtocol {
         callers: u32,
         ttl: Duration,
     ) -> Result<(Self, Wires), String> {
-        let config = config(ttl)?;
+        let now = session_time(Time(0));
+        let mut session = Session::new(config(ttl)?, now, 0);
         let mut wires = vec![access.wire().await.map_err(|error| error.to_string())?];
-        let mut links = Vec::new();
-        loop {
-            let mut link = Link::new(config.clone(), link_time(Time(0)));
-            let wire = wires.last_mut().expect("one was added just now");
-            let (welcome, ring) = greet(wire, &mut link).await?;
-            link.ring_is(link_time(Time(0)), ring.version().0, Arc::new(|_| true));
-            links.push(link);
-            match ring.node(NodeId(welcome.node)) {
-                Some(node) if links.len() < usize::from(node.workers) => {
-                    wires.push(access.wire_to(node, links.len() as u16).await?);
-                }
-                _ => return Ok((Self::over(links, ring, &welcome.namespace, callers), wires)),
+        let node = greet(&mut session, LinkId::FIRST, &mut wires[0]).await?;
+        let ring = session.ring().cloned().ok_or("the node sent no ring")?;
+        let node = ring.node(node).ok_or("the node is not in its own ring")?;
+        for worker in 0..node.workers {
+            let link = session.link_to(now, WorkerId { node: node.id, worker });
+            if link.index() == wires.len() {
+                let mut wire = access.wire_to(node, worker).await?;
+                greet(&mut session, link, &mut wire).await?;
+                wires.push(wire);
             }
         }
+        Ok((Self::over(session, callers), wires))
     }
 
-    /// Over links that stand, one for each worker.
-    fn over(links: Vec<Link>, ring: Ring, namespace: &str, callers: u32) -> Self {
+    /// Over a session whose links stand.
+    fn over(session: Session, callers: u32) -> Self {
         Self {
-            links,
-            ring,
-            seed: NamespaceSeed::of(namespace),
+            session,
             held: vec![None; callers as usize],
-            reading: 0,
+            reading: LinkId::FIRST,
             taken: 0,
             failure: None,
         }
@@ -74,18 +70,18 @@ impl LockringProtocol {
     /// The first moment at which no hold is believed any more: the lease counts from the send of
     /// the last answered request.
     pub(crate) fn lapses_at(&self) -> Time {
-        let last = self.links.iter().map(Link::valid_until).max();
+        let last = self.session.links().map(|link| self.session.valid_until(link)).max();
         Time(last.map_or(0, |last| last.0.saturating_sub(ORIGIN_MICROS) * 1000))
     }
 
-    /// What is to be sent to a worker.
-    pub(crate) fn outgoing(&mut self, worker: usize) -> &mut Vec<u8> {
-        self.links[worker].outgoing()
+    /// What is to be sent on the link of this number.
+    pub(crate) fn outgoing(&mut self, link: usize) -> &mut Vec<u8> {
+        self.session.outgoing(LinkId::nth(link))
     }
 
-    /// The next bytes received are of this worker.
-    pub(crate) fn read_from(&mut self, worker: usize) {
-        self.reading = worker;
+    /// The next bytes received are of the link of this number.
+    pub(crate) fn read_from(&mut self, link: usize) {
+        self.reading = LinkId::nth(link);
     }
 
     /// How many of the bytes received last were whole frames.
@@ -93,27 +89,22 @@ impl LockringProtocol {
         self.taken
     }
 
-    /// Takes in what came on the push stream of a worker.
-    pub(crate) fn pushed(
-        &mut self,
-        now: Time,
-        worker: usize,
-        bytes: &[u8],
-    ) -> Result<usize, Broken> {
-        self.links[worker]
-            .receive_pushes(link_time(now), bytes)
+    /// Takes in what came on the push stream of a link.
+    pub(crate) fn pushed(&mut self, now: Time, link: usize, bytes: &[u8]) -> Result<usize, Broken> {
+        self.session
+            .receive_pushes(session_time(now), LinkId::nth(link), bytes)
             .map_err(|error| Broken(error.to_string()))
     }
 
-    fn answer(&mut self, worker: usize, outcome: Outcome) -> Result<Option<Answer>, Broken> {
+    fn answer(&mut self, outcome: Outcome) -> Result<Option<Answer>, Broken> {
         let slot = |token: u64| Slot(token as u32);
         Ok(match outcome {
-            Outcome::Granted { token, claim, fence } => {
-                self.held[token as usize] = Some((worker, claim));
+            Outcome::Granted { token, claim, fence, .. } => {
+                self.held[token as usize] = Some(claim);
                 Some(Answer::Granted { slot: slot(token), fence: Some(fence.0) })
             }
             Outcome::Released { token } => Some(Answer::Released { slot: slot(token) }),
-            Outcome::NotGranted { token, reason } => {
+            Outcome::NotGranted { token, reason, .. } => {
                 self.failure.get_or_insert(format!("{reason:?}"));
                 Some(Answer::Failed { slot: slot(token) })
             }
@@ -124,58 +115,66 @@ impl LockringProtocol {
             Outcome::Lost { reason, .. } => {
                 return Err(Broken(format!("a lock was lost: {reason:?}")));
             }
-            Outcome::Rejected(refusal) => return Err(Broken(refusal.message)),
+            Outcome::Silent { .. } => return Err(Broken("the node is silent".to_owned())),
+            Outcome::TurnedAway { refusal, .. } | Outcome::Ended { refusal: Some(refusal), .. } => {
+                return Err(Broken(refusal.message));
+            }
+            Outcome::Ended { loss, .. } => return Err(Broken(loss.to_string())),
             Outcome::Queued { .. }
             | Outcome::Cancelled { .. }
             | Outcome::Answer { .. }
             | Outcome::NoAnswer { .. }
             | Outcome::Moved { .. }
             | Outcome::Ring(_)
+            | Outcome::BadRing(_)
             | Outcome::Draining
-            | Outcome::Up(_) => None,
+            | Outcome::Up { .. } => None,
         })
     }
 }
 
-/// What the links of a new session are made with.
-fn config(ttl: Duration) -> Result<LinkConfig, String> {
+/// What a new session is made with.
+fn config(ttl: Duration) -> Result<SessionConfig, String> {
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|error| format!("drawing a session id: {error}"))?;
-    Ok(LinkConfig {
+    Ok(SessionConfig {
         session: SessionId(id),
         ids: RequestIds::default(),
+        taken_up: false,
         label: "bench".to_owned(),
         ttl,
         unreachable_after: Duration::from_secs(30),
     })
 }
 
-/// Says hello and learns the ring.
-async fn greet(wire: &mut Wire, link: &mut Link) -> Result<(proto::Welcome, Ring), String> {
-    let now = link_time(Time(0));
-    link.greet(now, 1);
-    let (mut welcome, mut ring, mut parts) = (None, None, RingUnderWay::default());
+/// Says hello on a link, and learns the ring by the first: which node it is.
+async fn greet(
+    session: &mut Session,
+    link: LinkId,
+    wire: &mut Wire,
+) -> Result<proto::NodeId, String> {
+    let now = session_time(Time(0));
+    session.connected(now, link);
     loop {
-        for outcome in std::mem::take(link.outcomes()) {
+        for outcome in session.outcomes().drain(..) {
             match outcome {
-                Outcome::Up(said) => {
-                    welcome = Some(said);
-                    link.ask_for_ring(now);
+                Outcome::TurnedAway { refusal, .. }
+                | Outcome::Ended { refusal: Some(refusal), .. } => {
+                    return Err(Shown(refusal.message).to_string());
                 }
-                Outcome::Ring(part) => {
-                    ring = parts.take(*part).map_err(|error| error.to_string())?;
-                }
-                Outcome::Rejected(refusal) => return Err(Shown(refusal.message).to_string()),
+                Outcome::BadRing(error) => return Err(error.to_string()),
                 _ => {}
             }
         }
-        match (welcome.take(), ring.take()) {
-            (Some(welcome), Some(ring)) => return Ok((welcome, ring)),
-            (before, _) => welcome = before,
+        if session.is_up(link)
+            && session.ring().is_some()
+            && let Some(worker) = session.worker(link)
+        {
+            return Ok(worker.node);
         }
-        wire.send(link.outgoing());
+        wire.send(session.outgoing(link));
         if wire.next().await.map_err(|error| error.to_string())? == WireEvent::Replies {
-            let taken = link.receive(now, wire.replies.bytes());
+            let taken = session.receive(now, link, wire.replies.bytes());
             wire.replies.consume(taken.map_err(|error| error.to_string())?);
         }
     }
@@ -183,15 +182,8 @@ async fn greet(wire: &mut Wire, link: &mut Link) -> Result<(proto::Welcome, Ring
 
 impl Protocol for LockringProtocol {
     fn acquire(&mut self, now: Time, slot: Slot, key: &Key, _out: &mut Vec<u8>) {
-        let route = self.ring.route(self.seed, key);
-        let ask = Ask {
-            token: u64::from(slot.0),
-            cell: route.cell.0,
-            key,
-            wanted: Claim::EXCLUSIVE,
-            wait: None,
-        };
-        self.links[usize::from(route.worker.worker)].acquire(link_time(now), &ask);
+        let ask = Ask { token: u64::from(slot.0), key, wanted: Claim::EXCLUSIVE, wait: None };
+        self.session.acquire(session_time(now), &ask);
     }
 
     fn release(
@@ -202,10 +194,10 @@ impl Protocol for LockringProtocol {
         _fence: Option<u64>,
         _out: &mut Vec<u8>,
     ) {
-        let Some((worker, claim)) = self.held[slot.0 as usize].take() else {
+        let Some(claim) = self.held[slot.0 as usize].take() else {
             unreachable!("{slot:?} releases what it was not granted")
         };
-        self.links[worker].release(link_time(now), claim, u64::from(slot.0));
+        self.session.release(session_time(now), claim, u64::from(slot.0));
     }
 
     fn receive(
@@ -214,29 +206,23 @@ impl Protocol for LockringProtocol {
         bytes: &[u8],
         answers: &mut Vec<Answer>,
     ) -> Result<(), Broken> {
-        let worker = self.reading;
-        let taken = self.links[worker].receive(link_time(now), bytes);
+        let taken = self.session.receive(session_time(now), self.reading, bytes);
         self.taken = taken.map_err(|error| Broken(error.to_string()))?;
-        let mut outcomes = std::mem::take(self.links[worker].outcomes());
+        let mut outcomes = std::mem::take(self.session.outcomes());
         for outcome in outcomes.drain(..) {
-            answers.extend(self.answer(worker, outcome)?);
+            answers.extend(self.answer(outcome)?);
         }
-        *self.links[worker].outcomes() = outcomes;
+        *self.session.outcomes() = outcomes;
         Ok(())
     }
 
     fn tick(&mut self, now: Time, _out: &mut Vec<u8>) -> Option<Time> {
-        let mut next = None;
-        for link in &mut self.links {
-            let deadline = link.next_deadline();
-            if deadline.is_some_and(|at| at <= link_time(now)) {
-                link.tick(link_time(now));
-            }
-            // A tick per 100 ms at the least keeps this simple, and costs nothing.
-            let at = Time(now.0 + 100_000_000);
-            next = Some(next.map_or(at, |next: Time| next.min(at)));
+        let (at, deadline) = (session_time(now), self.session.next_deadline());
+        if deadline.is_some_and(|due| due <= at) {
+            self.session.tick(at);
         }
-        next
+        // A tick per 100 ms at the least keeps this simple, and costs nothing.
+        Some(Time(now.0 + 100_000_000))
     }
 
     fn failure(&self) -> Option<&str> {

@@ -13,7 +13,9 @@ use lockring_client::proto::{
     Operation, PROTOCOL, Push, Reply, Request, Welcome, codec,
 };
 use lockring_client::ring::{CellBits, Epoch, RingTable, RingVersion};
+use lockring_client::router::Ring;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 const WORKERS: u16 = 2;
 const KEYS: u32 = 6;
@@ -113,35 +115,43 @@ impl Worker {
     }
 }
 
-fn ring() -> Ring {
+fn ring() -> Arc<Ring> {
     let addresses = vec![NodeAddress { host: String::new(), port: 1 }];
     let node = NodeInfo { id: NodeId(7), addresses, workers: WORKERS, boot: BootId(1) };
     let bits = CellBits::new(4).unwrap();
-    Ring::new(RingTable::founded(RingVersion(1), bits, node, Epoch(1)).unwrap()).unwrap()
+    let table = RingTable::founded(RingVersion(1), bits, node, Epoch(1)).unwrap();
+    Arc::new(Ring::new(table).unwrap())
 }
 
-/// A link that a worker has welcomed.
-fn link(worker: u16) -> Link {
-    let now = link_time(Time(0));
-    let mut link = Link::new(config(Duration::from_secs(10)).unwrap(), now);
-    link.greet(now, 1);
-    link.outgoing().clear();
-    let welcome = Welcome {
-        protocol: PROTOCOL,
-        fresh: true,
-        incarnation: 1,
-        ttl_ms: 10_000,
-        ring_version: 1,
-        node: 7,
-        boot: 1,
-        worker,
-        namespace: "default".to_owned(),
-    };
-    let mut bytes = Vec::new();
-    codec::encode_frame(&HelloReply::Welcome(welcome), &mut bytes);
-    assert_eq!(link.receive(now, &bytes).unwrap(), bytes.len());
-    link.outcomes().clear();
-    link
+/// A session that every worker has welcomed.
+fn session() -> Session {
+    let now = session_time(Time(0));
+    let mut session = Session::new(config(Duration::from_secs(10)).unwrap(), now, 0);
+    session.ring_is(now, ring());
+    for worker in 0..WORKERS {
+        let link = match worker {
+            0 => LinkId::FIRST,
+            _ => session.link_to(now, WorkerId { node: NodeId(7), worker }),
+        };
+        session.connected(now, link);
+        session.outgoing(link).clear();
+        let welcome = Welcome {
+            protocol: PROTOCOL,
+            fresh: true,
+            incarnation: 1,
+            ttl_ms: 10_000,
+            ring_version: 1,
+            node: 7,
+            boot: 1,
+            worker,
+            namespace: "default".to_owned(),
+        };
+        let mut bytes = Vec::new();
+        codec::encode_frame(&HelloReply::Welcome(welcome), &mut bytes);
+        assert_eq!(session.receive(now, link, &bytes).unwrap(), bytes.len());
+        session.outcomes().clear();
+    }
+    session
 }
 
 /// A lane with its node and a clock that moves by hand.
@@ -154,8 +164,7 @@ struct World {
 
 impl World {
     fn new(fault: Fault) -> Self {
-        let links = (0..WORKERS).map(link).collect();
-        let protocol = LockringProtocol::over(links, ring(), "default", CALLERS);
+        let protocol = LockringProtocol::over(session(), CALLERS);
         let chooser = KeyChooser::new(KEYS, KeyDist::Uniform, 1);
         let hold = Duration::from_nanos(2 * STEP);
         let work = Work::Pairs { chooser, pacing: Pacing::Closed, hold };

@@ -8,9 +8,9 @@ pub use views::{
 };
 
 use crate::error::Error;
-use crate::link::{Place, Query};
+use crate::handle::SessionHandle;
 use crate::router::{self, WorkerId};
-use crate::session::Session;
+use crate::session::{Place, Query};
 use lockring_proto::{NodeId, Reply};
 use std::fmt;
 use std::sync::Arc;
@@ -29,13 +29,13 @@ use std::sync::Arc;
 /// ```
 #[derive(Clone)]
 pub struct Admin {
-    session: Arc<Session>,
+    session: Arc<SessionHandle>,
     /// Empty: the session's own.
     namespace: String,
 }
 
 impl Admin {
-    pub(crate) fn new(session: Arc<Session>) -> Self {
+    pub(crate) fn new(session: Arc<SessionHandle>) -> Self {
         Self { session, namespace: String::new() }
     }
 
@@ -72,7 +72,7 @@ impl Admin {
     pub async fn inspect(&self, key: impl AsRef<[u8]>) -> Result<Inspection, Error> {
         let key = key.as_ref();
         let query = Query::Inspect(self.place(key));
-        match self.session.query_key(&self.namespace, key, query).await? {
+        match self.session.query_key(key, query).await? {
             Reply::Inspected { inspection, .. } => Ok(Inspection::of(*inspection)),
             other => Err(Error::unexpected(&other)),
         }
@@ -138,7 +138,7 @@ impl Admin {
     pub async fn release_by_force(&self, key: impl AsRef<[u8]>) -> Result<u32, Error> {
         let key = key.as_ref();
         let query = Query::Force(self.place(key));
-        match self.session.query_key(&self.namespace, key, query).await? {
+        match self.session.query_key(key, query).await? {
             Reply::Forced { ended, .. } => Ok(ended),
             other => Err(Error::unexpected(&other)),
         }
@@ -157,7 +157,7 @@ impl Admin {
     /// [`Invalid`](crate::ErrorKind::Invalid) for a key of 0 or more than 512 bytes.
     pub fn route(&self, key: impl AsRef<[u8]>) -> Result<Route, Error> {
         let router::Route { cell, worker, hash } =
-            self.session.inner().route_in(&self.namespace, key.as_ref())?;
+            self.session.route_in(&self.namespace, key.as_ref())?;
         let worker = Worker { node: worker.node.0, worker: worker.worker };
         Ok(Route { position: hash.position, cell: cell.0, worker })
     }
@@ -172,7 +172,7 @@ impl Admin {
     /// # }
     /// ```
     pub fn ring(&self) -> Option<Ring> {
-        let ring = self.session.inner().pool.ring()?;
+        let ring = self.session.pool.ring()?;
         let node = |node: &lockring_proto::NodeInfo| Node {
             id: node.id.0,
             addresses: node

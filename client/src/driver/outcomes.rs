@@ -1,20 +1,63 @@
-//! What a link tells its task, and who is told of it.
+//! What a session tells its task, and who is told of it.
 
-use super::{Answer, Caller, Denial, Driver, Grant, Released, Uplink};
+use super::Driver;
 use crate::cause::Trouble;
+use crate::error::Denial;
+use crate::fate::Over;
 use crate::hold::{HoldState, Lease};
-use crate::link::{ClaimRef, Loss, NotGranted, Outcome};
-use lockring_proto::{Fence, Refusal, RefusalKind, Reply, RingChunk, Shown, Time};
+use crate::session::{ClaimRef, LinkId, Loss, NotGranted, Outcome};
+use lockring_proto::{Fence, Refusal, Reply, Shown, Time};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
-impl<U: Uplink> Driver<U> {
+/// A claim that was granted.
+#[derive(Clone, Debug)]
+pub(crate) struct Grant {
+    pub(crate) claim: ClaimRef,
+    pub(crate) hold: Arc<HoldState>,
+}
+
+pub(crate) type Granted = Result<Grant, Denial>;
+
+/// How a release ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Released {
+    Yes,
+    NotHeld {
+        maybe_released: bool,
+    },
+    /// No answer; the node may take the hold for held so long.
+    Unconfirmed {
+        held_for: Duration,
+    },
+}
+
+/// What came of a query.
+pub(crate) enum Answer {
+    Reply(Reply),
+    /// No worker takes the key for its own, or there is no such worker.
+    Moved,
+    /// None came; with what kept contact from standing.
+    None(Option<Trouble>),
+}
+
+/// Who waits for an outcome.
+pub(super) enum Caller {
+    Acquire(oneshot::Sender<Granted>, ClaimRef),
+    Release(oneshot::Sender<Released>),
+    Query(oneshot::Sender<Answer>),
+}
+
+impl Driver {
     /// Hands out what happened.
     pub(super) fn deliver(&mut self, now: Time) {
+        // Whoever is granted something has a lease.
+        self.add_lines();
         // The buffers change places, so that neither is ever allocated anew.
         let mut outcomes = std::mem::take(&mut self.outcomes);
-        while !self.link.outcomes().is_empty() {
-            std::mem::swap(self.link.outcomes(), &mut outcomes);
+        while !self.session.outcomes().is_empty() {
+            std::mem::swap(self.session.outcomes(), &mut outcomes);
             for outcome in outcomes.drain(..) {
                 self.deliver_one(now, outcome);
             }
@@ -24,8 +67,10 @@ impl<U: Uplink> Driver<U> {
 
     fn deliver_one(&mut self, now: Time, outcome: Outcome) {
         match outcome {
-            Outcome::Granted { token, claim, fence } => self.granted(now, token, claim, fence),
-            Outcome::NotGranted { token, reason } => self.not_granted(token, reason),
+            Outcome::Granted { token, claim, link, fence } => {
+                self.granted(now, token, (claim, link), fence);
+            }
+            Outcome::NotGranted { token, link, reason } => self.not_granted(token, link, reason),
             Outcome::Released { token } => self.released(token, Released::Yes),
             Outcome::NotHeld { token, maybe_released } => {
                 self.released(token, Released::NotHeld { maybe_released });
@@ -33,25 +78,32 @@ impl<U: Uplink> Driver<U> {
             Outcome::Unconfirmed { token, held_for } => {
                 self.released(token, Released::Unconfirmed { held_for });
             }
-            Outcome::Lost { claim, reason, .. } => self.lost(claim, reason),
+            Outcome::Lost { claim, link, reason, .. } => self.lost(claim, link, reason),
             Outcome::Answer { token, reply } => self.answered(token, Answer::Reply(reply)),
             Outcome::Moved { token } => self.answered(token, Answer::Moved),
-            Outcome::NoAnswer { token } => {
-                let trouble = self.trouble.clone();
+            Outcome::NoAnswer { token, link } => {
+                let trouble = self.lines[link.index()].trouble.clone();
                 self.answered(token, Answer::None(trouble));
             }
-            Outcome::Ring(chunk) => self.ring_part(now, *chunk),
-            Outcome::Up(_) => self.up(),
-            Outcome::Rejected(refusal) => self.rejected(now, refusal),
+            Outcome::Ring(ring) => self.pool.learn(ring),
+            Outcome::BadRing(error) => tracing::warn!(%error, "ring ignored"),
+            Outcome::Up { link, .. } => self.up(link),
+            Outcome::Silent { link } => self.silent(link),
+            Outcome::TurnedAway { link, refusal } => {
+                let why = Shown(&refusal.message);
+                tracing::debug!(%why, "refused for now");
+                let line = &mut self.lines[link.index()];
+                (line.wire, line.trouble) = (None, Some(Trouble::passing(why.to_string())));
+            }
+            Outcome::Ended { loss, refusal } => self.session_ends(loss, refusal),
             Outcome::Draining | Outcome::Queued { .. } | Outcome::Cancelled { .. } => {}
         }
     }
 
-    fn up(&mut self) {
-        (self.backoff, self.failures) = (Duration::ZERO, 0);
-        (self.trouble, self.turned_away) = (None, None);
-        if self.link.is_too_slow() {
-            let (round_trip, ttl) = (self.link.round_trip(), self.link.ttl());
+    fn up(&mut self, link: LinkId) {
+        self.lines[link.index()].trouble = None;
+        if let Some(round_trip) = self.session.slow_round_trip(link) {
+            let ttl = self.session.ttl(link);
             tracing::warn!(
                 ?round_trip,
                 ?ttl,
@@ -61,18 +113,33 @@ impl<U: Uplink> Driver<U> {
         }
     }
 
-    fn granted(&mut self, now: Time, token: u64, claim: ClaimRef, fence: Fence) {
-        if self.lease.loss().is_some() {
-            self.begin_lease();
+    fn silent(&mut self, link: LinkId) {
+        let line = &mut self.lines[link.index()];
+        if let Some(wire) = line.wire.take() {
+            let silent = "the node does not answer on a connection that stands";
+            line.trouble = Some(Trouble::passing(silent));
+            wire.close();
         }
-        let hold = HoldState::new(fence, Arc::clone(&self.lease));
+    }
+
+    fn granted(&mut self, now: Time, token: u64, (claim, link): (ClaimRef, LinkId), fence: Fence) {
+        let valid_until = self.session.valid_until(link);
+        let line = &mut self.lines[link.index()];
+        if line.lease.loss().is_some() {
+            // Holds from now on are under another lease than those that are lost.
+            let ttl = line.lease.ttl();
+            line.lease = Lease::new(self.clock.clone(), valid_until);
+            line.lease.has_ttl(ttl);
+            self.fate.begins(link, &line.lease);
+        }
+        let hold = HoldState::new(fence, Arc::clone(&line.lease));
         let slot = claim.slot();
         if slot >= self.holds.len() {
             self.holds.resize(slot + 1, None);
         }
         self.holds[slot] = Some(Arc::clone(&hold));
         // The caller may look at it before this turn ends.
-        self.lease.is_valid_until(self.link.valid_until());
+        line.lease.is_valid_until(valid_until);
         let taken = match self.callers.remove(&token) {
             Some(Caller::Acquire(answer, _)) => answer.send(Ok(Grant { claim, hold })).is_ok(),
             _ => false,
@@ -80,14 +147,8 @@ impl<U: Uplink> Driver<U> {
         if !taken {
             // The caller has gone meanwhile.
             self.let_go(claim);
-            self.link.release_quietly(now, claim);
+            self.session.release_quietly(now, claim);
         }
-    }
-
-    /// Holds from now on are under another lease than those that are lost.
-    fn begin_lease(&mut self) {
-        self.lease = Lease::new(self.clock.clone(), self.link.valid_until());
-        self.shared.begin(Arc::clone(&self.lease));
     }
 
     /// Forgets what a guard knows of its hold.
@@ -95,17 +156,13 @@ impl<U: Uplink> Driver<U> {
         self.holds.get_mut(claim.slot())?.take()
     }
 
-    fn not_granted(&mut self, token: u64, reason: NotGranted) {
+    fn not_granted(&mut self, token: u64, link: LinkId, reason: NotGranted) {
         let Some(Caller::Acquire(answer, _)) = self.callers.remove(&token) else { return };
-        let reason = match (&self.turned_away, reason) {
-            // Who was turned away hears why, not only that nobody answered.
-            (Some(refusal), NotGranted::Unreachable | NotGranted::TimedOut(None)) => {
-                NotGranted::Refused(refusal.clone())
-            }
-            (_, reason) => reason,
+        let trouble = match reason {
+            NotGranted::Ended(_) => None,
+            _ => self.lines[link.index()].trouble.clone(),
         };
-        let _caller_may_be_gone =
-            answer.send(Err(Denial { reason, trouble: self.trouble.clone() }));
+        let _caller_may_be_gone = answer.send(Err(Denial { reason, trouble }));
     }
 
     fn released(&mut self, token: u64, released: Released) {
@@ -115,98 +172,31 @@ impl<U: Uplink> Driver<U> {
     }
 
     fn answered(&mut self, token: u64, answer: Answer) {
-        match self.callers.remove(&token) {
-            Some(Caller::Query(caller, _)) => drop(caller.send(answer)),
-            Some(Caller::Goodbye) => self.said_goodbye(),
-            _ => {}
+        if let Some(Caller::Query(caller)) = self.callers.remove(&token) {
+            drop(caller.send(answer));
         }
     }
 
-    fn lost(&mut self, claim: ClaimRef, reason: Loss) {
+    fn lost(&mut self, claim: ClaimRef, link: LinkId, reason: Loss) {
         if reason != Loss::HandedOver {
             tracing::warn!(%reason, "a lock was lost");
         }
         if reason == Loss::Lapsed {
             // All at once, before the lease of later holds is told.
-            self.lease.end(reason);
+            self.lines[link.index()].lease.end(reason);
         }
         if let Some(hold) = self.let_go(claim) {
             hold.lose(reason);
         }
     }
 
-    fn ring_part(&mut self, now: Time, part: RingChunk) {
-        match self.ring.take(part) {
-            Ok(None) => return,
-            Ok(Some(ring)) => {
-                self.uplink.learnt(ring);
-                if let Some((version, serves)) = self.uplink.routes() {
-                    self.link.ring_is(now, version, serves);
-                }
-            }
-            Err(error) => tracing::warn!(%error, "ring ignored"),
+    /// The session is over, by the node's word or another's: everybody is told after this.
+    fn session_ends(&mut self, loss: Loss, refusal: Option<Refusal>) {
+        if let Some(refusal) = &refusal {
+            tracing::error!(why = %Shown(&refusal.message), "the node refuses this session");
         }
-        self.link.ring_is_newest();
-    }
-
-    /// The worker refused the session. Some refusals pass; with others every claim fails at once.
-    fn rejected(&mut self, now: Time, refusal: Refusal) {
-        self.wire = None;
-        self.link.down(now);
-        let passes = matches!(
-            refusal.kind,
-            RefusalKind::Draining | RefusalKind::Quota | RefusalKind::Unavailable
-        );
-        if passes {
-            let why = Shown(&refusal.message);
-            tracing::debug!(%why, "refused for now");
-            self.trouble = Some(Trouble::passing(why.to_string()));
-            self.turned_away = Some(refusal);
-            return;
-        }
-        tracing::error!(why = %Shown(&refusal.message), "the node refuses this session");
-        let loss = match refusal.kind {
-            RefusalKind::Superseded => Loss::Superseded,
-            _ => Loss::Refused,
-        };
-        self.session_ends(now, loss, Some(&refusal));
-    }
-
-    /// The session is over, by the node's word or another's: everybody is told, here and at the
-    /// session's other links.
-    pub(super) fn session_ends(&mut self, now: Time, loss: Loss, refusal: Option<&Refusal>) {
         self.over = true;
-        // The session first: whoever sees a guard lost finds the session over.
-        self.uplink.session_is_over(loss, refusal.cloned());
-        self.lease.end(loss);
-        if let Some(refusal) = refusal {
-            self.tell_refused(refusal);
-        }
-        self.link.end(now, loss);
-    }
-
-    /// Callers hear the refusal itself.
-    fn tell_refused(&mut self, refusal: &Refusal) {
-        let mut tokens: Vec<u64> = self.callers.keys().copied().collect();
-        tokens.sort_unstable();
-        for token in tokens {
-            match self.callers.remove(&token) {
-                Some(Caller::Acquire(answer, _)) => {
-                    let reason = NotGranted::Refused(refusal.clone());
-                    let _gone = answer.send(Err(Denial { reason, trouble: None }));
-                }
-                Some(Caller::Release(answer)) => {
-                    let held_for = self.link.honoured_for(self.clock.now());
-                    let _gone = answer.send(Released::Unconfirmed { held_for });
-                }
-                Some(Caller::Query(answer, unsure)) => {
-                    let refused = Reply::Refused { id: 0, refusal: Box::new(refusal.clone()) };
-                    let told = if unsure { Answer::None(None) } else { Answer::Reply(refused) };
-                    let _gone = answer.send(told);
-                }
-                Some(Caller::Goodbye) => self.said_goodbye(),
-                None => {}
-            }
-        }
+        self.fate.ends(Over { loss, refusal });
+        self.fate.end_leases(loss);
     }
 }

@@ -9,9 +9,9 @@
 //! "moved", a loss that is being pushed. They are gone by the next renewal, but a hold that only
 //! one side knows stays. So it takes two in a row to have every hold compared.
 
-use super::Link;
-use super::Loss;
-use super::claims::{Claim, Pending};
+use super::claims::Pending;
+use super::{Link, Loss, Shared};
+use crate::claims::Claim;
 use lockring_proto::{Digest, HoldId, Request, Time, codec};
 
 /// Differences in a row that call for a compare, if it can look further than the last one.
@@ -22,12 +22,62 @@ const COMPARE_AFTER: u32 = 2;
 /// would be a waste.
 const COMPARE_ANYWAY: u32 = 16;
 
+/// What is held on a link, and how far both sides agree on that.
+pub(super) struct Compares {
+    pub(super) digest: Digest,
+    /// What was held when the unanswered renewal was sent, or granted since, and is not held any
+    /// more: the worker may have had it when it took the renewal in.
+    ended_since_renewal: Digest,
+    /// Renewals in a row whose digest was another.
+    pub(super) mismatches: u32,
+    /// How far the last compare of this connection looked.
+    compared_upto: u64,
+    /// When it was sent.
+    compared: Time,
+    /// Until then the worker keeps what an earlier process of the session may still believe in, if
+    /// there was one.
+    pub(super) spared_until: Time,
+    /// Unanswered frames of a compare.
+    comparing: u32,
+}
+
+impl Compares {
+    pub(super) fn new(now: Time) -> Self {
+        Self {
+            digest: Digest::default(),
+            ended_since_renewal: Digest::default(),
+            mismatches: 0,
+            compared_upto: 0,
+            compared: now,
+            spared_until: now,
+            comparing: 0,
+        }
+    }
+
+    /// The connection is gone, and with it what it was asked.
+    pub(super) fn down(&mut self) {
+        (self.comparing, self.compared_upto) = (0, 0);
+    }
+
+    /// A frame was answered, or refused.
+    pub(super) fn answered(&mut self) {
+        self.comparing -= 1;
+    }
+
+    /// Whether the next difference is to be looked into: `upto` is how far a compare would look.
+    fn is_due(&self, now: Time, upto: u64) -> bool {
+        // What was spared for an earlier process at the last one is not any more.
+        let spared = self.compared < self.spared_until && self.spared_until <= now;
+        upto > self.compared_upto || self.mismatches >= COMPARE_ANYWAY || spared
+    }
+}
+
 impl Link {
     /// Keeps the link alive, and asks for the worker's digest.
-    pub(super) fn send_renewal(&mut self, now: Time) {
-        let id = self.config.ids.next();
-        self.renewing = Some(now);
-        self.ended_since_renewal = Digest::default();
+    pub(super) fn send_renewal(&mut self, shared: &mut Shared, now: Time) {
+        let id = shared.ids.next();
+        self.times.renewing = Some(now);
+        self.compares.ended_since_renewal = Digest::default();
         self.pending.insert(id, Pending::Renew { sent: now });
         codec::encode_frame(&Request::Renew { id }, &mut self.out);
     }
@@ -35,52 +85,53 @@ impl Link {
     /// A hold is not held any more, though the worker may have had it at the last renewal.
     #[inline]
     pub(super) fn note_ended(&mut self, hold: HoldId) {
-        if self.renewing.is_some() {
-            self.ended_since_renewal.add(hold);
+        if self.times.renewing.is_some() {
+            self.compares.ended_since_renewal.add(hold);
         }
     }
 
-    pub(super) fn renewed(&mut self, now: Time, id: u64, theirs: Digest) {
+    pub(super) fn renewed(&mut self, shared: &mut Shared, now: Time, id: u64, theirs: Digest) {
         let Some(Pending::Renew { sent }) = self.pending.remove(&id) else {
             return;
         };
-        (self.renewing, self.renewed) = (None, sent);
+        (self.times.renewing, self.times.renewed) = (None, sent);
         self.note_round_trip(now, sent);
         self.credit(Some(sent));
         // Whatever was granted and lost before the renewal was sent has been told as granted too.
         self.lost_early.retain(|_, told| *told >= sent);
         #[cfg(feature = "testing")]
-        if self.mutant == Some(super::LinkMutant::NoDigestCompare) {
+        if shared.mutant == Some(super::ClientMutant::NoDigestCompare) {
             return;
         }
-        if self.digest.and(self.ended_since_renewal) == theirs {
-            self.mismatches = 0;
+        if self.compares.digest.and(self.compares.ended_since_renewal) == theirs {
+            self.compares.mismatches = 0;
             return;
         }
-        self.mismatches += 1;
-        if self.mismatches >= COMPARE_AFTER && self.comparing == 0 {
-            let upto = self.settled_upto();
+        self.compares.mismatches += 1;
+        if self.compares.mismatches >= COMPARE_AFTER && self.compares.comparing == 0 {
+            let upto = self.settled_upto(shared);
             #[cfg(feature = "testing")]
-            if self.mutant == Some(super::LinkMutant::CompareAtRest) && !self.pending.is_empty() {
+            if shared.mutant == Some(super::ClientMutant::CompareAtRest) && !self.pending.is_empty()
+            {
                 return;
             }
-            // What was spared for an earlier process at the last one is not any more.
-            let spared = self.compared < self.spared_until && self.spared_until <= now;
-            if upto > self.compared_upto || self.mismatches >= COMPARE_ANYWAY || spared {
-                (self.mismatches, self.compared_upto, self.compared) = (0, upto, now);
-                self.send_compare(now, upto);
+            if self.compares.is_due(now, upto) {
+                self.compares.mismatches = 0;
+                (self.compares.compared_upto, self.compares.compared) = (upto, now);
+                self.send_compare(shared, now, upto);
             }
         }
     }
 
     /// The last request id up to which every claim is settled here.
-    fn settled_upto(&mut self) -> u64 {
-        let newest = self.config.ids.next();
+    pub(crate) fn settled_upto(&mut self, shared: &mut Shared) -> u64 {
+        let newest = shared.ids.next();
         #[cfg(feature = "testing")]
-        if self.mutant == Some(super::LinkMutant::CompareAll) {
+        if shared.mutant == Some(super::ClientMutant::CompareAll) {
             return newest;
         }
-        self.claims.iter().filter_map(Claim::unsettled).min().map_or(newest, |id| id - 1)
+        let unsettled = shared.claims.of_link(self.id).filter_map(Claim::unsettled).min();
+        unsettled.map_or(newest, |id| id - 1)
     }
 
     /// Lists every hold, part by part, so that the worker ends what this side does not know and
@@ -89,17 +140,18 @@ impl Link {
     /// A release under way runs before this, unless it is answered "moved": then it still needs
     /// its hold, which is listed for that. Claims under way may have been granted or not: nothing
     /// from the first of them on is said to be unknown.
-    fn send_compare(&mut self, now: Time, upto: u64) {
-        let mut holds: Vec<HoldId> = self.claims.iter().filter_map(Claim::listed_id).collect();
+    fn send_compare(&mut self, shared: &mut Shared, now: Time, upto: u64) {
+        let ours = shared.claims.of_link(self.id);
+        let mut holds: Vec<HoldId> = ours.filter_map(Claim::listed_id).collect();
         holds.sort_unstable();
         let mut after = None;
-        let mut parts = holds.chunks(self.holds_per_frame).peekable();
+        let mut parts = holds.chunks(shared.holds_per_frame).peekable();
         loop {
             let part = parts.next().unwrap_or(&[]);
             let through = parts.peek().and_then(|_| part.last().copied());
-            let id = self.config.ids.next();
+            let id = shared.ids.next();
             self.pending.insert(id, Pending::Compare { sent: now });
-            self.comparing += 1;
+            self.compares.comparing += 1;
             let holds = part.to_vec();
             let request = Request::Compare { id, upto, after, through, holds };
             codec::encode_frame(&request, &mut self.out);
@@ -110,13 +162,13 @@ impl Link {
         }
     }
 
-    pub(super) fn compared(&mut self, id: u64, lost: &[HoldId]) {
+    pub(super) fn compared(&mut self, shared: &mut Shared, id: u64, lost: &[HoldId]) {
         let Some(Pending::Compare { sent }) = self.pending.remove(&id) else {
             return;
         };
-        self.comparing -= 1;
+        self.compares.answered();
         self.credit(Some(sent));
         // One that is being given back is not held, and not lost.
-        self.lose_holds(lost, Loss::Unknown);
+        self.lose_holds(shared, lost, Loss::Unknown);
     }
 }

@@ -1,8 +1,9 @@
 //! The lease as the believer counts it, and what happens by itself.
 
-use super::claims::{Claim, Pending, State};
-use super::{Link, Loss, NotGranted, Outcome, Phase};
-use lockring_proto::{Refusal, Request, Time, codec, limits};
+use super::claims::{Asked, Pending, Query};
+use super::{Link, Loss, NotGranted, Outcome, Phase, Shared};
+use crate::claims::{Claim, LinkId, State};
+use lockring_proto::{HoldId, Refusal, Reply, Request, Time, codec, limits};
 use std::time::Duration;
 
 /// A hello may stay unanswered for so long, as a longer TTL is made durable first.
@@ -11,14 +12,54 @@ const GREETING_MAX: Duration = Duration::from_secs(10);
 /// So soon a claim is sent again that was refused for now only.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
+/// How a session ends, and what whoever still waits for an answer is told then.
+pub(crate) struct Ending {
+    pub(crate) loss: Loss,
+    /// The node refuses the session: callers hear the refusal itself.
+    pub(crate) refusal: Option<Refusal>,
+}
+
+impl Ending {
+    fn to_claims(&self) -> NotGranted {
+        match &self.refusal {
+            Some(refusal) => NotGranted::Refused(refusal.clone()),
+            None => NotGranted::Ended(self.loss),
+        }
+    }
+
+    fn to_query(&self, query: &Asked, link: LinkId) -> Outcome {
+        let token = query.token;
+        match &self.refusal {
+            // An order by force may have been carried out all the same.
+            Some(refusal) if !matches!(query.query, Query::Force(_)) => {
+                let refusal = Box::new(refusal.clone());
+                Outcome::Answer { token, reply: Reply::Refused { id: 0, refusal } }
+            }
+            _ => Outcome::NoAnswer { token, link },
+        }
+    }
+}
+
+/// So long a claim is sent again though its worker says that it is another's, and has no ring that
+/// says whose. What workers know of a new ring is no further apart.
+const UNSERVED_MAX: Duration = Duration::from_secs(2);
+
 /// A claim that its worker cannot serve at present, though it waits.
 #[derive(Clone, Debug)]
 pub(super) struct PutOff {
-    refusal: Refusal,
+    reason: NotGranted,
     /// Sent again then; a new connection sends it in any case.
     again: Time,
-    /// The caller hears the refusal then.
+    /// The caller hears the reason then.
     until: Time,
+}
+
+impl PutOff {
+    /// Nobody takes the claim for its own.
+    pub(super) fn unserved(now: Time) -> Self {
+        let (again, until) = (now.after(RETRY_AFTER), now.after(UNSERVED_MAX));
+        Self { reason: NotGranted::Moved, again, until }
+    }
 }
 
 impl Link {
@@ -26,85 +67,88 @@ impl Link {
     #[inline]
     pub(super) fn credit(&mut self, sent: Option<Time>) {
         if let Some(sent) = sent
-            && sent > self.credited
+            && sent > self.times.credited
         {
-            self.credited = sent;
-            self.valid_until = self.valid_until.max(sent.after(limits::believed(self.ttl)));
+            self.times.credited = sent;
+            self.times.valid_until = self.times.valid_until.max(sent.after(self.times.believed));
         }
     }
 
     /// When the next renewal is due: a third of the TTL after the last one. Other requests keep the
     /// lease alive too, but only a renewal has both sides compared.
     fn renewal_due(&self) -> Time {
-        self.renewed.after(self.ttl / 3)
+        self.times.renewed.after(self.times.ttl / 3)
     }
 
     fn holds_any(&self) -> bool {
-        self.digest.count > 0
+        self.compares.digest.count > 0
     }
 
     /// When [`Link::tick`] is due at the latest.
-    pub fn next_deadline(&self) -> Option<Time> {
-        let renewal = (self.is_up() && self.renewing.is_none()).then(|| self.renewal_due());
-        let lapse = self.holds_any().then_some(self.valid_until);
-        let wait = self.deadlines.first().map(|&(at, _)| at);
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        let renewal = (self.is_up() && self.times.renewing.is_none()).then(|| self.renewal_due());
+        let lapse = self.holds_any().then_some(self.times.valid_until);
         let unanswered = self.answer_by.filter(|_| !self.is_up());
         let put_off = self.put_off.values().map(|put_off| put_off.again.min(put_off.until)).min();
-        [renewal, lapse, wait, unanswered, put_off, self.silent_at()].into_iter().flatten().min()
+        [renewal, lapse, unanswered, put_off, self.silent_at()].into_iter().flatten().min()
     }
 
-    /// Does what is due by itself: renews, times out, lapses, gives up.
-    pub fn tick(&mut self, now: Time) {
-        self.notice_lapse(now);
-        while let Some(&(at, slot)) = self.deadlines.first() {
-            if at > now {
-                break;
-            }
-            self.time_out(now, slot);
-        }
-        self.serve_put_off(now);
+    /// Does what is due by itself, but for waits that are over and what lapses: renews, gives up.
+    pub(crate) fn tick(&mut self, shared: &mut Shared, now: Time) {
+        self.serve_put_off(shared, now);
         if !self.is_up() && self.answer_by.is_some_and(|at| now >= at) {
-            self.fail_unanswered(now);
+            self.fail_unanswered(shared, now);
         }
-        if self.is_up() && self.renewing.is_none() && now >= self.renewal_due() {
-            self.send_renewal(now);
+        if self.is_up() && self.times.renewing.is_none() && now >= self.renewal_due() {
+            self.send_renewal(shared, now);
         }
     }
 
     /// The wait of a claim is over, and no answer has come.
-    fn time_out(&mut self, now: Time, slot: u32) {
-        let reason = match self.put_off.remove(&slot) {
-            Some(put_off) => NotGranted::Refused(put_off.refusal),
-            None => NotGranted::TimedOut(None),
-        };
-        self.give_up(now, slot, reason);
+    pub(crate) fn time_out(&mut self, shared: &mut Shared, now: Time, slot: u32) {
+        let put_off = self.put_off.remove(&slot);
+        let reason = put_off.map_or(NotGranted::TimedOut(None), |put_off| put_off.reason);
+        self.give_up(shared, now, slot, reason);
     }
 
-    /// The worker refused a claim for a reason that passes: it goes on waiting.
-    pub(super) fn put_off(&mut self, now: Time, slot: u32, refusal: Refusal) {
-        let claim = &mut self.claims[slot as usize];
+    /// The worker did not take a claim, for a reason that passes: it goes on waiting.
+    pub(super) fn put_off(
+        &mut self,
+        shared: &mut Shared,
+        now: Time,
+        slot: u32,
+        reason: NotGranted,
+    ) {
+        let claim = &mut shared.claims[slot];
         claim.sent = None;
         let until = match claim.deadline {
-            Time::NEVER => claim.asked.after(self.config.unreachable_after),
+            Time::NEVER => claim.asked.after(shared.config.unreachable_after),
             _ => Time::NEVER,
         };
-        self.put_off.insert(slot, PutOff { refusal, again: now.after(RETRY_AFTER), until });
+        self.put_off.insert(slot, PutOff { reason, again: now.after(RETRY_AFTER), until });
     }
 
-    fn serve_put_off(&mut self, now: Time) {
+    fn serve_put_off(&mut self, shared: &mut Shared, now: Time) {
         let due = |put_off: &PutOff| now >= put_off.again.min(put_off.until);
         let slots: Vec<u32> =
             self.put_off.iter().filter(|(_, one)| due(one)).map(|(&slot, _)| slot).collect();
         for slot in slots {
             let Some(put_off) = self.put_off.get_mut(&slot) else { continue };
             if now >= put_off.until {
-                let refusal = put_off.refusal.clone();
+                let reason = put_off.reason.clone();
                 self.put_off.remove(&slot);
-                self.give_up(now, slot, NotGranted::Refused(refusal));
+                if reason == NotGranted::Moved {
+                    // Nothing was done that could be undone.
+                    let (token, link) = (shared.claims[slot].token, self.id);
+                    self.drop_claim(shared, slot);
+                    shared.outcomes.push(Outcome::NotGranted { token, link, reason });
+                } else {
+                    self.give_up(shared, now, slot, reason);
+                }
             } else {
                 // Without a connection the next one sends it.
                 put_off.again = now.after(RETRY_AFTER);
-                self.send_claim(now, slot);
+                self.send_claim(shared, now, slot);
             }
         }
     }
@@ -112,72 +156,75 @@ impl Link {
     /// A connection on which a hello or a renewal stays unanswered, and nothing else comes, for a
     /// third of the TTL is not worth waiting for: a new one may still save the lease. On a slow
     /// path an answer takes its time: twice the round trip seen is waited for.
-    pub fn is_silent(&self, now: Time) -> bool {
+    pub(crate) fn is_silent(&self, now: Time) -> bool {
         self.silent_at().is_some_and(|at| now >= at)
     }
 
     fn silent_at(&self) -> Option<Time> {
         match self.phase {
             Phase::Down => None,
-            Phase::Greeting => Some(self.greeted.after(GREETING_MAX)),
+            Phase::Greeting => Some(self.times.greeted.after(GREETING_MAX)),
             Phase::Up => {
-                let sent = self.renewing?;
-                let patience = (self.ttl / 3).max(Duration::from_secs(1)).max(self.round_trip * 2);
-                Some(sent.max(self.heard).after(patience))
+                let sent = self.times.renewing?;
+                let patience =
+                    (self.times.ttl / 3).max(Duration::from_secs(1)).max(self.times.round_trip * 2);
+                Some(sent.max(self.times.heard).after(patience))
             }
         }
     }
 
     /// How long an answer took of late.
-    pub fn round_trip(&self) -> Duration {
-        self.round_trip
+    pub(crate) fn round_trip(&self) -> Duration {
+        self.times.round_trip
     }
 
     /// Whether the path seen is too slow to keep a lease of this TTL: one renewal must be answered
     /// before the lease of the one before is over.
-    pub fn is_too_slow(&self) -> bool {
-        self.round_trip * 2 >= limits::believed(self.ttl)
+    pub(crate) fn is_too_slow(&self) -> bool {
+        self.times.round_trip * 2 >= self.times.believed
     }
 
     /// An answer to what was sent at `sent` has come. A slow answer is remembered for a while.
     pub(super) fn note_round_trip(&mut self, now: Time, sent: Time) {
-        self.round_trip = now.since(sent).max(self.round_trip - self.round_trip / 8);
+        self.times.round_trip =
+            now.since(sent).max(self.times.round_trip - self.times.round_trip / 8);
     }
 
     /// No contact for a whole lease: every hold is lost, and given back when contact returns. This
     /// is looked at before anything that is heard: no late answer may revive what has lapsed.
-    pub(super) fn notice_lapse(&mut self, now: Time) {
-        if !self.holds_any() || now < self.valid_until {
+    pub(crate) fn notice_lapse(&mut self, shared: &mut Shared, now: Time) {
+        if !self.holds_any() || now < self.times.valid_until {
             return;
         }
-        for slot in 0..self.claims.len() as u32 {
-            let claim = &self.claims[slot as usize];
-            if let State::Held { .. } = claim.state {
-                let named = super::ClaimRef { slot, generation: claim.generation };
-                let token = claim.token;
-                self.outcomes.push(Outcome::Lost { token, claim: named, reason: Loss::Lapsed });
-                self.begin_release(now, slot, false);
+        for slot in 0..shared.claims.slots() {
+            if !shared.claims.is_of(slot, self.id) {
+                continue;
+            }
+            if let Claim { token, state: State::Held { .. }, .. } = shared.claims[slot] {
+                let (claim, link) = (shared.claims.name(slot), self.id);
+                shared.outcomes.push(Outcome::Lost { token, claim, link, reason: Loss::Lapsed });
+                self.begin_release(shared, now, slot, false);
             }
         }
     }
 
     /// Until when the caller of an unanswered claim waits for contact, while there is none; `None`
     /// without end, as its wait has an end of its own, or nobody waits.
-    fn patience_of(&self, claim: &Claim) -> Option<Time> {
-        let limit = claim.asked.max(self.heard).after(self.config.unreachable_after);
+    fn patience_of(&self, shared: &Shared, claim: &Claim) -> Option<Time> {
+        let limit = claim.asked.max(self.times.heard).after(shared.config.unreachable_after);
         match claim.state {
             _ if claim.is_asking() => Some(limit),
             // When the lease is over on this clock the hold is not this caller's any more.
             State::Releasing { told: true, .. } => {
-                Some(limit.min(self.valid_until.max(claim.asked)))
+                Some(limit.min(self.times.valid_until.max(claim.asked)))
             }
             _ => None,
         }
     }
 
     /// A claim is unanswered while there is no contact.
-    pub(super) fn expect_answer(&mut self, slot: u32) {
-        if let Some(at) = self.patience_of(&self.claims[slot as usize]) {
+    pub(super) fn expect_answer(&mut self, shared: &mut Shared, slot: u32) {
+        if let Some(at) = self.patience_of(shared, &shared.claims[slot]) {
             self.expect_answer_at(at);
         }
     }
@@ -187,43 +234,49 @@ impl Link {
     }
 
     /// Contact is gone: from now on unanswered callers wait for it to return, each for its time.
-    pub(super) fn expect_answers(&mut self) {
+    pub(super) fn expect_answers(&mut self, shared: &mut Shared) {
         self.answer_by = None;
-        for slot in 0..self.claims.len() as u32 {
-            self.expect_answer(slot);
+        for slot in 0..shared.claims.slots() {
+            if !shared.claims.is_of(slot, self.id) {
+                continue;
+            }
+            self.expect_answer(shared, slot);
         }
-        let limit = self.config.unreachable_after;
+        let limit = shared.config.unreachable_after;
         let asked = self.pending.values().filter_map(|pending| match pending {
-            Pending::Query { asked, .. } => Some(*asked),
+            Pending::Query(query) => Some(query.asked),
             _ => None,
         });
         if let Some(asked) = asked.min() {
-            self.expect_answer_at(asked.max(self.heard).after(limit));
+            self.expect_answer_at(asked.max(self.times.heard).after(limit));
         }
     }
 
     /// Nobody answers: callers whose patience is over get to know, and what they asked for is
     /// undone when contact returns.
-    fn fail_unanswered(&mut self, now: Time) {
-        for slot in 0..self.claims.len() as u32 {
-            let claim = &self.claims[slot as usize];
-            if self.patience_of(claim).is_none_or(|at| now < at) {
+    fn fail_unanswered(&mut self, shared: &mut Shared, now: Time) {
+        for slot in 0..shared.claims.slots() {
+            if !shared.claims.is_of(slot, self.id) {
+                continue;
+            }
+            let claim = &shared.claims[slot];
+            if self.patience_of(shared, claim).is_none_or(|at| now < at) {
                 continue;
             }
             if claim.is_asking() {
-                self.give_up(now, slot, NotGranted::Unreachable);
+                self.give_up(shared, now, slot, NotGranted::Unreachable);
                 continue;
             }
             let (token, held_for) = (claim.token, self.honoured_for(now));
-            if let State::Releasing { told, .. } = &mut self.claims[slot as usize].state {
+            if let State::Releasing { told, .. } = &mut shared.claims[slot].state {
                 *told = false;
-                self.outcomes.push(Outcome::Unconfirmed { token, held_for });
+                shared.outcomes.push(Outcome::Unconfirmed { token, held_for });
             }
         }
-        let limit = self.config.unreachable_after;
-        let heard = self.heard;
+        let limit = shared.config.unreachable_after;
+        let heard = self.times.heard;
         let is_over = |pending: &Pending| match pending {
-            Pending::Query { asked, .. } => now >= heard.max(*asked).after(limit),
+            Pending::Query(query) => now >= heard.max(query.asked).after(limit),
             _ => false,
         };
         let mut over: Vec<u64> = self
@@ -234,45 +287,48 @@ impl Link {
             .collect();
         over.sort_unstable();
         for id in over {
-            if let Some(Pending::Query { token, .. }) = self.pending.remove(&id) {
-                self.outcomes.push(Outcome::NoAnswer { token });
+            if let Some(Pending::Query(query)) = self.pending.remove(&id) {
+                let (token, link) = (query.token, self.id);
+                shared.outcomes.push(Outcome::NoAnswer { token, link });
             }
         }
-        self.expect_answers();
+        self.expect_answers(shared);
     }
 
     /// For how long the worker may still take what this link held for held: it counts from the
     /// receipt of the last thing sent, which was no later than the end of the last connection.
-    pub fn honoured_for(&self, now: Time) -> Duration {
-        let last = if self.is_up() { now } else { self.fell };
-        last.after(limits::honoured(self.ttl)).since(now)
+    pub(crate) fn honoured_for(&self, now: Time) -> Duration {
+        let last = if self.is_up() { now } else { self.times.fell };
+        last.after(limits::honoured(self.times.ttl)).since(now)
     }
 
-    /// Asks for the ring; [`super::Outcome::Ring`] follows.
-    pub fn ask_for_ring(&mut self, now: Time) {
+    /// Asks for the ring.
+    pub(crate) fn ask_for_ring(&mut self, shared: &mut Shared, now: Time) {
         if self.phase == Phase::Up {
-            let id = self.config.ids.next();
+            let id = shared.ids.next();
             self.pending.insert(id, Pending::GetRing { sent: now });
             codec::encode_frame(&Request::GetRing { id }, &mut self.out);
         }
     }
 
     /// The session is over: whatever was held is lost, and nothing is sent or answered any more.
-    pub fn end(&mut self, now: Time, loss: Loss) {
-        let held_for = self.honoured_for(now);
-        self.down(now);
-        for slot in 0..self.claims.len() as u32 {
-            let claim = &self.claims[slot as usize];
-            let (token, generation) = (claim.token, claim.generation);
-            let outcome = match claim.state {
+    pub(crate) fn end(&mut self, shared: &mut Shared, now: Time, end: &Ending) {
+        let (held_for, link) = (self.honoured_for(now), self.id);
+        self.down(shared, now);
+        for slot in 0..shared.claims.slots() {
+            if !shared.claims.is_of(slot, self.id) {
+                continue;
+            }
+            let named = shared.claims.name(slot);
+            let Claim { cell, token, state, .. } = shared.claims[slot];
+            let outcome = match state {
                 State::Free => continue,
                 State::Acquiring | State::Confirming { .. } => {
-                    Some(Outcome::NotGranted { token, reason: NotGranted::Ended(loss) })
+                    Some(Outcome::NotGranted { token, link, reason: end.to_claims() })
                 }
                 State::Held { fence } => {
-                    self.digest.remove(lockring_proto::HoldId { cell: claim.cell, fence });
-                    let claim = super::ClaimRef { slot, generation };
-                    Some(Outcome::Lost { token, claim, reason: loss })
+                    self.compares.digest.remove(HoldId { cell, fence });
+                    Some(Outcome::Lost { token, claim: named, link, reason: end.loss })
                 }
                 State::Releasing { told: true, .. } => {
                     Some(Outcome::Unconfirmed { token, held_for })
@@ -280,35 +336,34 @@ impl Link {
                 State::Cancelling { told: true, .. } => Some(Outcome::Cancelled { token }),
                 State::Releasing { .. } | State::Cancelling { .. } => None,
             };
-            self.outcomes.extend(outcome);
-            self.drop_claim(slot);
+            shared.outcomes.extend(outcome);
+            self.drop_claim(shared, slot);
         }
-        let mut queries: Vec<(u64, u64)> = self
-            .pending
-            .iter()
-            .filter_map(|(&id, pending)| match pending {
-                Pending::Query { token, .. } => Some((id, *token)),
-                _ => None,
-            })
-            .collect();
-        queries.sort_unstable();
-        self.pending.clear();
-        self.outcomes.extend(queries.into_iter().map(|(_, token)| Outcome::NoAnswer { token }));
+        let mut left: Vec<(u64, Pending)> = self.pending.drain().collect();
+        left.sort_unstable_by_key(|(id, _)| *id);
+        for (_, pending) in left {
+            if let Pending::Query(query) = pending {
+                shared.outcomes.push(end.to_query(&query, link));
+            }
+        }
     }
 
     /// Whether something was asked of the worker that it has not answered: a claim, its end, a
     /// query.
-    pub fn is_owed_answers(&self) -> bool {
+    pub(crate) fn is_owed_answers(&self) -> bool {
         self.pending
             .values()
-            .any(|pending| matches!(pending, Pending::Claim(_) | Pending::Query { .. }))
+            .any(|pending| matches!(pending, Pending::Claim(_) | Pending::Query(_)))
     }
 
     /// Gives up every claim that waits, as nobody wants it any more. Their callers are answered.
-    pub fn give_up_waiting(&mut self, now: Time, loss: Loss) {
-        for slot in 0..self.claims.len() as u32 {
-            if let State::Acquiring | State::Confirming { .. } = self.claims[slot as usize].state {
-                self.give_up(now, slot, NotGranted::Ended(loss));
+    pub(crate) fn give_up_waiting(&mut self, shared: &mut Shared, now: Time, loss: Loss) {
+        for slot in 0..shared.claims.slots() {
+            if !shared.claims.is_of(slot, self.id) {
+                continue;
+            }
+            if let State::Acquiring | State::Confirming { .. } = shared.claims[slot].state {
+                self.give_up(shared, now, slot, NotGranted::Ended(loss));
             }
         }
     }

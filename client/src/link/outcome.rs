@@ -1,8 +1,10 @@
 //! What a link tells its owner.
 
-use super::ClaimRef;
-use lockring_proto::{BlockedReason, Fence, Refusal, Reply, RingChunk, Welcome};
+use crate::claims::{ClaimRef, LinkId};
+use crate::router::{Ring, RingError};
+use lockring_proto::{BlockedReason, Fence, Refusal, Reply, Welcome};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Something that happened to a claim or a query. `token` is the caller's own, given with the
@@ -15,6 +17,8 @@ pub enum Outcome {
         token: u64,
         /// Names the hold from now on.
         claim: ClaimRef,
+        /// Whose lease it is under.
+        link: LinkId,
         /// Its fence.
         fence: Fence,
     },
@@ -29,6 +33,8 @@ pub enum Outcome {
     NotGranted {
         /// The caller's.
         token: u64,
+        /// Where it was asked for last.
+        link: LinkId,
         /// Why.
         reason: NotGranted,
     },
@@ -64,6 +70,8 @@ pub enum Outcome {
         token: u64,
         /// The hold. It is not valid any more.
         claim: ClaimRef,
+        /// Whose lease it was under.
+        link: LinkId,
         /// Why.
         reason: Loss,
     },
@@ -79,20 +87,47 @@ pub enum Outcome {
     NoAnswer {
         /// The caller's.
         token: u64,
+        /// Where it was asked last.
+        link: LinkId,
     },
-    /// A query was not carried out, as its key is another worker's by now.
+    /// A query was not carried out: its worker says that the key is another's, and no ring says
+    /// whose; or there is no such worker any more.
     Moved {
         /// The caller's.
         token: u64,
     },
-    /// A part of a newer ring. When all of it is in, say [`super::Link::ring_is`].
-    Ring(Box<RingChunk>),
+    /// A newer ring is known.
+    Ring(Arc<Ring>),
+    /// A worker has sent a ring that is none.
+    BadRing(RingError),
     /// The node is stopping.
     Draining,
     /// A connection stands. When the welcome is fresh, earlier holds there are lost.
-    Up(Welcome),
-    /// The worker refuses this session for good, as when another identity has it.
-    Rejected(Refusal),
+    Up {
+        /// Its link.
+        link: LinkId,
+        /// What the worker said.
+        welcome: Welcome,
+    },
+    /// The worker does not answer on a connection that stands: that one is over.
+    Silent {
+        /// Its link.
+        link: LinkId,
+    },
+    /// The worker takes no session now; the connection is over. It is dialled again.
+    TurnedAway {
+        /// Its link.
+        link: LinkId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The session is over, at every worker: everybody who held, waited or asked is told.
+    Ended {
+        /// Why.
+        loss: Loss,
+        /// The node's word, if it refuses the session, as when another identity has it.
+        refusal: Option<Refusal>,
+    },
 }
 
 /// Why a claim was not granted.
@@ -106,7 +141,8 @@ pub enum NotGranted {
     Refused(Refusal),
     /// No contact for too long. The claim may have been granted; it is being cancelled.
     Unreachable,
-    /// The key is another worker's by now. Nothing was done; the claim may be made there.
+    /// For too long the key's worker said that it is another's, and no ring said whose. Nothing
+    /// was done.
     Moved,
     /// The hold to take up is not held any more.
     NotHeld,

@@ -1,44 +1,49 @@
 //! A connection breaks, a new one stands: what is sent again, under which id.
 
-use super::claims::{Pending, Query, State};
-use super::{Link, Loss, NotGranted, Outcome, Phase};
-use lockring_proto::{Time, limits};
+use super::claims::{Pending, Query};
+use super::{Goodbye, Link, Loss, NotGranted, Outcome, Phase, Shared};
+use crate::claims::{Claim, State};
+use lockring_proto::Time;
 
 impl Link {
     /// The connection is gone. The lease runs on; unanswered requests wait for the next one.
-    pub fn down(&mut self, now: Time) {
+    pub(crate) fn down(&mut self, shared: &mut Shared, now: Time) {
         if self.phase == Phase::Down {
             return;
         }
         self.phase = Phase::Down;
-        self.fell = now;
+        self.times.fell = now;
         self.out.clear();
-        self.renewing = None;
-        self.comparing = 0;
-        self.compared_upto = 0;
-        self.ring_wanted = 0;
+        self.times.renewing = None;
+        self.compares.down();
+        self.ring = super::RingFrom::default();
         self.lost_early.clear();
+        if self.peer.goodbye == Goodbye::Said {
+            self.peer.goodbye = Goodbye::Unsaid;
+        }
         // Renewals and the like are not worth repeating: the next connection makes its own.
-        self.pending
-            .retain(|_, pending| matches!(pending, Pending::Claim(_) | Pending::Query { .. }));
+        self.pending.retain(|_, pending| matches!(pending, Pending::Claim(_) | Pending::Query(_)));
         #[cfg(feature = "testing")]
-        self.forget_releases();
-        self.expect_answers();
+        self.forget_releases(shared);
+        self.expect_answers(shared);
     }
 
     #[cfg(feature = "testing")]
-    fn forget_releases(&mut self) {
-        if self.mutant != Some(super::LinkMutant::ReleaseForgotten) {
+    fn forget_releases(&mut self, shared: &mut Shared) {
+        if shared.mutant != Some(super::ClientMutant::ReleaseForgotten) {
             return;
         }
-        for slot in 0..self.claims.len() as u32 {
-            let claim = &self.claims[slot as usize];
+        for slot in 0..shared.claims.slots() {
+            let claim = &shared.claims[slot];
+            if claim.link != self.id {
+                continue;
+            }
             if let State::Releasing { told, .. } = claim.state {
                 let (id, token) = (claim.id, claim.token);
                 self.pending.remove(&id);
-                self.free(slot);
+                shared.claims.free(slot);
                 if told {
-                    self.outcomes.push(Outcome::Released { token });
+                    shared.outcomes.push(Outcome::Released { token });
                 }
             }
         }
@@ -46,9 +51,9 @@ impl Link {
 
     /// A new connection stands. `fresh`: the worker has no link of this session, so that nothing
     /// of it is held or in line there, and an unanswered request may only run under a new id.
-    pub(super) fn resume(&mut self, now: Time, fresh: bool) {
+    pub(super) fn resume(&mut self, shared: &mut Shared, now: Time, fresh: bool) {
         if fresh {
-            self.start_over();
+            self.start_over(shared);
         }
         self.put_off.clear();
         let mut unanswered: Vec<u64> = self.pending.keys().copied().collect();
@@ -56,66 +61,77 @@ impl Link {
         for id in unanswered {
             match self.pending.get(&id) {
                 Some(&Pending::Claim(slot)) => {
-                    if let State::Releasing { resent, .. } = &mut self.claims[slot as usize].state {
+                    if let State::Releasing { resent, .. } = &mut shared.claims[slot].state {
                         *resent = true;
                     }
-                    self.route_claim(now, slot);
+                    self.send_claim(shared, now, slot);
                 }
-                Some(&Pending::Query { token, ref query, routed, .. }) => {
-                    let sent = routed > 0 && !self.parked.contains(&id);
-                    if sent && matches!(query, Query::Force(_)) {
+                Some(Pending::Query(query)) => {
+                    let sent = query.routed > 0 && !self.parked.contains(&id);
+                    if sent && matches!(query.query, Query::Force(_)) {
                         // It names no fence: run twice it would end a hold that came after it.
+                        let (token, link) = (query.token, self.id);
                         self.pending.remove(&id);
-                        self.outcomes.push(Outcome::NoAnswer { token });
+                        shared.outcomes.push(Outcome::NoAnswer { token, link });
                     } else {
-                        self.send_query(now, id);
+                        self.send_query(shared, now, id);
                     }
                 }
-                Some(Pending::Renew { .. } | Pending::Compare { .. } | Pending::GetRing { .. })
-                | None => {}
+                Some(_) | None => {}
             }
         }
         self.parked.clear();
+        // From now on what came from another link is as all others.
+        for slot in 0..shared.claims.slots() {
+            let claim = &mut shared.claims[slot];
+            claim.moved_in &= claim.link != self.id;
+        }
     }
 
     /// Everything of the earlier link is gone at the worker. Claims are made anew in the order in
-    /// which they were asked for, as their callers expect to be served in it.
-    fn start_over(&mut self) {
-        let mut slots: Vec<u32> = (0..self.claims.len() as u32).collect();
-        slots.sort_by_key(|&slot| self.claims[slot as usize].id);
+    /// which they were asked for, as their callers expect to be served in it. What has come from
+    /// another link since was never asked for on that one, and stays as it is.
+    fn start_over(&mut self, shared: &mut Shared) {
+        let slots = 0..shared.claims.slots();
+        let mut slots: Vec<u32> =
+            slots.filter(|&slot| shared.claims.is_of(slot, self.id)).collect();
+        slots.sort_by_key(|&slot| shared.claims[slot].id);
         for slot in slots {
-            let claim = &self.claims[slot as usize];
-            let (state, token, id) = (claim.state, claim.token, claim.id);
+            let Claim { state, token, id, moved_in, .. } = shared.claims[slot];
+            if moved_in {
+                continue;
+            }
             match state {
                 State::Free => {}
-                State::Held { .. } => self.lose(slot, Loss::SessionEnded),
+                State::Held { .. } => self.lose(shared, slot, Loss::SessionEnded),
                 State::Acquiring => {
                     self.pending.remove(&id);
-                    let id = self.config.ids.next();
-                    self.claims[slot as usize].id = id;
-                    self.claims[slot as usize].sent = None;
+                    let id = shared.ids.next();
+                    shared.claims[slot].id = id;
+                    shared.claims[slot].sent = None;
                     self.pending.insert(id, Pending::Claim(slot));
                 }
                 State::Confirming { .. } => {
-                    self.drop_claim(slot);
-                    self.outcomes.push(Outcome::NotGranted { token, reason: NotGranted::NotHeld });
+                    self.drop_claim(shared, slot);
+                    let (link, reason) = (self.id, NotGranted::NotHeld);
+                    shared.outcomes.push(Outcome::NotGranted { token, link, reason });
                 }
                 State::Releasing { told, .. } => {
-                    self.drop_claim(slot);
+                    self.drop_claim(shared, slot);
                     if told {
                         // Whether an earlier copy ended it, or the lease did, nobody knows.
-                        self.outcomes.push(Outcome::NotHeld { token, maybe_released: true });
+                        shared.outcomes.push(Outcome::NotHeld { token, maybe_released: true });
                     }
                 }
                 State::Cancelling { told, .. } => {
-                    self.drop_claim(slot);
+                    self.drop_claim(shared, slot);
                     if told {
-                        self.outcomes.push(Outcome::Cancelled { token });
+                        shared.outcomes.push(Outcome::Cancelled { token });
                     }
                 }
             }
         }
         // The lease of the new link began with this hello.
-        self.valid_until = self.greeted.after(limits::believed(self.ttl));
+        self.times.valid_until = self.times.greeted.after(self.times.believed);
     }
 }

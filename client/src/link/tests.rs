@@ -1,6 +1,9 @@
 //! A link against a worker made by hand: the times and orders that no network brings about.
 
 use super::*;
+use crate::claims::{ClaimRef, LinkId};
+use crate::session::Session;
+use crate::session::tests::{config, hears, met, welcome_of};
 use lockring_proto::{
     BlockedReason, Claim as Wanted, Fence, HelloReply, Operation, Refusal, RefusalKind, Reply,
     Request, Welcome,
@@ -12,55 +15,39 @@ fn at(millis: u64) -> Time {
     Time(millis * 1000)
 }
 
-fn link(ttl: u64, patience: u64) -> Link {
-    let config = LinkConfig {
-        session: SessionId([7; 16]),
-        ids: RequestIds::default(),
-        label: "test".to_owned(),
-        ttl: Duration::from_millis(ttl),
-        unreachable_after: Duration::from_millis(patience),
-    };
-    Link::new(config, Time(0))
+const L: LinkId = LinkId::FIRST;
+
+/// A session of one link.
+fn link(ttl: u64, patience: u64) -> Session {
+    met(config(ttl, patience), 1)
 }
 
-fn welcome(link: &mut Link, now: Time, fresh: bool) {
-    let welcome = Welcome {
-        protocol: 1,
-        fresh,
-        incarnation: link.incarnation.max(1),
-        ttl_ms: link.config.ttl.as_millis() as u64,
-        ring_version: 1,
-        node: 1,
-        boot: 1,
-        worker: 0,
-        namespace: "default".to_owned(),
-    };
-    let mut bytes = Vec::new();
-    codec::encode_frame(&HelloReply::Welcome(welcome), &mut bytes);
-    link.receive(now, &bytes).unwrap();
+fn welcome(link: &mut Session, now: Time, fresh: bool) {
+    let welcome = welcome_of(link, L, 1, fresh);
+    hears(link, now, L, welcome);
 }
 
 /// A connection from `sent` on, welcomed at `now`.
-fn connect(link: &mut Link, sent: Time, now: Time, fresh: bool) {
-    link.down(sent);
-    link.greet(sent, link.incarnation + 1);
-    link.out.clear();
+fn connect(link: &mut Session, sent: Time, now: Time, fresh: bool) {
+    link.down(sent, L);
+    link.connected(sent, L);
+    link.outgoing(L).clear();
     welcome(link, now, fresh);
 }
 
-fn says(link: &mut Link, now: Time, reply: &Reply) {
+fn says(link: &mut Session, now: Time, reply: &Reply) {
     let mut bytes = Vec::new();
     codec::encode_frame(reply, &mut bytes);
-    link.receive(now, &bytes).unwrap();
+    link.receive(now, L, &bytes).unwrap();
 }
 
-fn ask(link: &mut Link, now: Time, token: u64, key: &[u8], wait: Option<Duration>) -> ClaimRef {
-    link.acquire(now, &Ask { token, cell: 0, key, wanted: Wanted::EXCLUSIVE, wait })
+fn ask(link: &mut Session, now: Time, token: u64, key: &[u8], wait: Option<Duration>) -> ClaimRef {
+    link.acquire(now, &Ask { token, key, wanted: Wanted::EXCLUSIVE, wait })
 }
 
 /// What it has to send, and forgets: the keys of acquires with their ids.
-fn acquires(link: &mut Link) -> Vec<(u64, Vec<u8>)> {
-    let out = std::mem::take(&mut link.out);
+fn acquires(link: &mut Session) -> Vec<(u64, Vec<u8>)> {
+    let out = std::mem::take(link.outgoing(L));
     let mut found = Vec::new();
     let rest = codec::decode_frames(&out, |request: Request<'_>| {
         if let Request::Keyed { id, operation: Operation::Acquire { .. }, key, .. } = request {
@@ -72,12 +59,12 @@ fn acquires(link: &mut Link) -> Vec<(u64, Vec<u8>)> {
 }
 
 /// What was said to callers, and is forgotten.
-fn told(link: &mut Link) -> Vec<(u64, Option<NotGranted>)> {
-    std::mem::take(&mut link.outcomes)
+fn told(link: &mut Session) -> Vec<(u64, Option<NotGranted>)> {
+    std::mem::take(link.outcomes())
         .into_iter()
         .filter_map(|outcome| match outcome {
             Outcome::Granted { token, .. } => Some((token, None)),
-            Outcome::NotGranted { token, reason } => Some((token, Some(reason))),
+            Outcome::NotGranted { token, reason, .. } => Some((token, Some(reason))),
             _ => None,
         })
         .collect()
@@ -98,7 +85,8 @@ fn claims_are_made_anew_in_the_order_in_which_they_were_asked_for() {
     for (token, key) in [(3, b"k"), (4, b"k"), (5, b"k")] {
         ask(&mut link, at(3), token, key, None);
     }
-    let slots: Vec<u32> = link.claims.iter().map(|claim| claim.token as u32).collect();
+    let claims = &link.first().1.claims;
+    let slots: Vec<u64> = (0..claims.slots()).map(|slot| claims[slot].token).collect();
     assert_ne!(slots, [3, 4, 5], "the slots are in another order than the claims");
     let first = acquires(&mut link);
     connect(&mut link, at(4), at(5), true);
@@ -119,15 +107,16 @@ fn claims_are_made_anew_in_the_order_in_which_they_were_asked_for() {
 fn a_call_waits_its_full_time_for_contact_however_long_that_is_gone() {
     let mut link = link(10_000, 3000);
     connect(&mut link, at(0), at(1), true);
-    link.down(at(100));
+    link.down(at(100), L);
     // Silence since 1 ms; asked just before three seconds of it are over.
     ask(&mut link, at(2984), 1, b"k", None);
     link.query(at(2984), 2, Query::Inspect(b"k".to_vec().into()));
     link.tick(at(3001));
-    assert!(told(&mut link).is_empty() && link.outcomes.is_empty(), "after 17 ms");
+    assert!(told(&mut link).is_empty() && link.outcomes().is_empty(), "after 17 ms");
+    link.next_dial(at(3001));
     assert_eq!(link.next_deadline(), Some(at(5984)));
     link.tick(at(5984));
-    assert!(link.outcomes.iter().any(|told| matches!(told, Outcome::NoAnswer { token: 2 })));
+    assert!(link.outcomes().iter().any(|told| matches!(told, Outcome::NoAnswer { token: 2, .. })));
     assert_eq!(told(&mut link), [(1, Some(NotGranted::Unreachable))]);
 }
 
@@ -174,18 +163,18 @@ fn a_release_that_nobody_answers_ends_with_the_lease_or_with_the_patience() {
         connect(&mut link, at(0), at(0), true);
         let claim = ask(&mut link, at(0), 1, b"k", None);
         says(&mut link, at(0), &Reply::Granted { id: 1, version: 1, fence: Fence(1) });
-        link.down(at(10));
-        link.outcomes.clear();
+        link.down(at(10), L);
+        link.outcomes().clear();
         assert!(link.release(at(1000), claim, 9));
         link.tick(at(over - 1));
-        assert!(link.outcomes.is_empty());
+        assert!(link.outcomes().is_empty());
         link.tick(at(over));
         let honoured = limits::honoured(Duration::from_millis(ttl));
         let held_for = at(10).after(honoured).since(at(over));
-        assert_eq!(link.outcomes, [Outcome::Unconfirmed { token: 9, held_for }]);
+        assert_eq!(*link.outcomes(), [Outcome::Unconfirmed { token: 9, held_for }]);
         // It goes on: the next connection gives it back.
         connect(&mut link, at(over + 1), at(over + 2), false);
-        assert!(link.is_owed_answers() && !link.out.is_empty());
+        assert!(link.first().0.is_owed_answers() && !link.outgoing(L).is_empty());
     }
 }
 
@@ -193,46 +182,30 @@ fn a_release_that_nobody_answers_ends_with_the_lease_or_with_the_patience() {
 fn a_connection_is_not_given_up_before_a_slow_path_can_answer() {
     let mut link = link(10_000, 30_000);
     connect(&mut link, at(0), at(4000), true);
-    assert_eq!(link.round_trip(), Duration::from_secs(4));
+    assert_eq!(link.first().0.round_trip(), Duration::from_secs(4));
     link.tick(at(4000));
-    assert!(link.renewing.is_some());
-    assert!(!link.is_silent(at(4000 + 7999)), "a third of the TTL is less than a round trip");
-    assert!(link.is_silent(at(4000 + 8000)));
-    assert!(!link.is_too_slow());
+    assert!(link.first().0.times.renewing.is_some());
+    assert!(
+        !link.first().0.is_silent(at(4000 + 7999)),
+        "a third of the TTL is less than a round trip"
+    );
+    assert!(link.first().0.is_silent(at(4000 + 8000)));
+    assert!(!link.first().0.is_too_slow());
     // One hello that nobody answers is given up too.
-    link.down(at(13_000));
-    link.greet(at(13_000), 2);
-    assert!(link.is_silent(at(23_000)) && !link.is_silent(at(22_999)));
+    link.down(at(13_000), L);
+    link.connected(at(13_000), L);
+    assert!(link.first().0.is_silent(at(23_000)) && !link.first().0.is_silent(at(22_999)));
 }
 
 #[test]
 fn a_grant_that_comes_after_its_lease_is_none() {
     let mut link = link(1000, 30_000);
     connect(&mut link, at(0), at(1200), true);
-    assert!(link.is_too_slow());
+    assert!(link.first().0.is_too_slow());
     ask(&mut link, at(1200), 1, b"k", None);
     says(&mut link, at(2400), &Reply::Granted { id: 1, version: 1, fence: Fence(1) });
     assert_eq!(told(&mut link), [(1, Some(NotGranted::TooLate))]);
-    assert!(link.is_owed_answers(), "it is being given back");
-}
-
-#[test]
-fn a_claim_whose_cell_is_anothers_is_told_so_and_not_parked_for_ever() {
-    let mut link = link(10_000, 30_000);
-    connect(&mut link, at(0), at(1), true);
-    ask(&mut link, at(1), 1, b"k", None);
-    says(&mut link, at(2), &Reply::Moved { id: 1, version: 2 });
-    assert!(told(&mut link).is_empty());
-    link.ring_is(at(3), 2, Arc::new(|_| false));
-    assert_eq!(told(&mut link), [(1, Some(NotGranted::Moved))]);
-    // A worker that is gone for good answers nothing: the ring alone tells.
-    link.down(at(4));
-    ask(&mut link, at(5), 2, b"k", None);
-    link.query(at(5), 3, Query::Inspect(b"k".to_vec().into()));
-    link.ring_is(at(6), 3, Arc::new(|_| false));
-    assert!(link.outcomes.contains(&Outcome::Moved { token: 3 }));
-    assert_eq!(told(&mut link), [(2, Some(NotGranted::Moved))]);
-    assert!(!link.is_owed_answers());
+    assert!(link.first().0.is_owed_answers(), "it is being given back");
 }
 
 /// A token that is taken up twice is one hold: released by one, the other must not go on believing.
@@ -241,32 +214,33 @@ fn a_hold_that_is_taken_up_twice_is_the_later_ones() {
     let mut link = link(10_000, 30_000);
     connect(&mut link, at(0), at(1), false);
     let claim = Wanted::EXCLUSIVE;
-    let first = link.adopt(at(1), 1, 0, b"k", Fence(9));
+    let first = link.adopt(at(1), 1, b"k", Fence(9));
     says(&mut link, at(2), &Reply::Confirmed { id: 1, version: 1, claim });
-    link.send_renewal(at(3));
-    let digest = link.digest();
-    let second = link.adopt(at(3), 2, 0, b"k", Fence(9));
-    link.outcomes.clear();
+    let (it, shared) = link.first();
+    it.send_renewal(shared, at(3));
+    let digest = link.digest(L);
+    let second = link.adopt(at(3), 2, b"k", Fence(9));
+    link.outcomes().clear();
     says(&mut link, at(4), &Reply::Confirmed { id: 3, version: 1, claim });
     let reason = Loss::HandedOver;
     assert_eq!(
-        std::mem::take(&mut link.outcomes),
+        std::mem::take(link.outcomes()),
         [
-            Outcome::Lost { token: 1, claim: first, reason },
-            Outcome::Granted { token: 2, claim: second, fence: Fence(9) },
+            Outcome::Lost { token: 1, claim: first, link: L, reason },
+            Outcome::Granted { token: 2, claim: second, link: L, fence: Fence(9) },
         ]
     );
     assert!(!link.is_held(first) && link.is_held(second));
     // To the worker nothing has changed.
     says(&mut link, at(5), &Reply::Renewed { id: 2, version: 1, digest });
-    assert_eq!((link.digest(), link.mismatches), (digest, 0));
+    assert_eq!((link.digest(L), link.first().0.compares.mismatches), (digest, 0));
 }
 
 #[test]
 fn a_ring_version_at_its_end_is_no_panic() {
     let mut link = link(10_000, 30_000);
-    link.greet(at(0), 1);
-    link.version = u64::MAX;
+    link.connected(at(0), L);
+    link.first().1.version = u64::MAX;
     welcome(&mut link, at(1), true);
     ask(&mut link, at(1), 1, b"k", None);
     says(&mut link, at(2), &Reply::Moved { id: 1, version: u64::MAX });
@@ -298,14 +272,14 @@ fn answers_that_do_not_fit_are_errors_and_never_a_panic() {
             let claim = ask(&mut link, at(1), 1, b"a", None);
             ask(&mut link, at(1), 2, b"b", None);
             link.cancel(at(1), claim);
-            link.adopt(at(1), 3, 0, b"c", Fence(9));
+            link.adopt(at(1), 3, b"c", Fence(9));
             link.query(at(1), 4, Query::Inspect(b"d".to_vec().into()));
             link.tick(at(4000));
             for id in 1..=7 {
                 for reply in [&replies(id)[first], &replies(id)[second]] {
                     let mut bytes = Vec::new();
                     codec::encode_frame(reply, &mut bytes);
-                    unexpected += usize::from(link.receive(at(4001), &bytes).is_err());
+                    unexpected += usize::from(link.receive(at(4001), L, &bytes).is_err());
                 }
             }
         }
@@ -319,9 +293,8 @@ fn a_welcome_of_another_worker_than_the_one_dialled_is_refused() {
     connect(&mut link, at(0), at(1), true);
     ask(&mut link, at(1), 1, b"k", None);
     says(&mut link, at(2), &Reply::Granted { id: 1, version: 1, fence: Fence(1) });
-    link.is_to(1, 3);
-    link.down(Time(3 * S));
-    link.greet(Time(3 * S), 2);
+    link.down(Time(3 * S), L);
+    link.connected(Time(3 * S), L);
     let mut bytes = Vec::new();
     let other = Welcome {
         protocol: 1,
@@ -331,24 +304,24 @@ fn a_welcome_of_another_worker_than_the_one_dialled_is_refused() {
         ring_version: u64::MAX,
         node: 1,
         boot: 1,
-        worker: 0,
+        worker: 3,
         namespace: "default".to_owned(),
     };
     codec::encode_frame(&HelloReply::Welcome(other), &mut bytes);
-    assert!(matches!(link.receive(Time(3 * S), &bytes), Err(ReceiveError::Unexpected(_))));
-    assert_eq!(link.digest().count, 1, "what is held at the right one is still held");
+    assert!(matches!(link.receive(Time(3 * S), L, &bytes), Err(ReceiveError::Unexpected(_))));
+    assert_eq!(link.digest(L).count, 1, "what is held at the right one is still held");
 }
 
 /// Answers what is asked for until then; a renewal with a hold that this side does not know.
 /// Returns when compares were sent.
-fn compares(link: &mut Link, from: Time, until: Time) -> Vec<Time> {
+fn compares(link: &mut Session, from: Time, until: Time) -> Vec<Time> {
     let mut sent = Vec::new();
     let mut now = from;
     while now < until {
         link.tick(now);
         loop {
             let mut replies = Vec::new();
-            let out = std::mem::take(&mut link.out);
+            let out = std::mem::take(link.outgoing(L));
             codec::decode_frames(&out, |request: Request<'_>| match request {
                 Request::Renew { id } => {
                     let digest = Digest { count: 1, xor: 7 };
@@ -378,9 +351,9 @@ fn compares(link: &mut Link, from: Time, until: Time) -> Vec<Time> {
 #[test]
 fn an_heir_compares_again_when_the_last_belief_has_ended() {
     let mut link = link(10_000, 30_000);
-    link.down(at(0));
-    link.greet(at(0), 0);
-    link.out.clear();
+    link.down(at(0), L);
+    link.connected(at(0), L);
+    link.outgoing(L).clear();
     welcome(&mut link, at(1), false);
     ask(&mut link, at(1), 1, b"held", None);
     says(&mut link, at(2), &Reply::Granted { id: 1, version: 1, fence: Fence(1) });

@@ -8,7 +8,7 @@ use lockring_proto::{NodeAddress, NodeInfo};
 use lockring_ring::{BootId, CellBits, Epoch, NodeId, RingTable, RingVersion};
 use quinn::ServerConfig;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Addresses of this machine, as of different ones.
 const HERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
@@ -68,12 +68,12 @@ fn free_port() -> u16 {
     }
 }
 
-fn ring(version: u64, host: &str, port: u16) -> Ring {
+fn ring(version: u64, host: &str, port: u16) -> Arc<Ring> {
     let addresses = vec![NodeAddress { host: host.to_owned(), port }];
     let node = NodeInfo { id: NODE, addresses, workers: 2, boot: BootId(1) };
     let bits = CellBits::new(1).unwrap();
     let table = RingTable::founded(RingVersion(version), bits, node, Epoch(1)).unwrap();
-    Ring::new(table).unwrap()
+    Arc::new(Ring::new(table).unwrap())
 }
 
 fn worker(worker: u16) -> WorkerId {
@@ -81,7 +81,7 @@ fn worker(worker: u16) -> WorkerId {
 }
 
 /// The first contact, and what a session learns by it.
-async fn meet(pool: &Pool, ring: Ring) {
+async fn meet(pool: &Pool, ring: Arc<Ring>) {
     let reached = pool.connect_seed().await.unwrap();
     pool.learn(ring);
     pool.found(worker(0), &reached);

@@ -1,5 +1,5 @@
-//! A client of a run: the real link logic, driven as the client's own task drives it, over a
-//! network that breaks and a clock that is wrong.
+//! A client of a run: the real session, driven as the client's own task drives it, over a network
+//! that breaks and a clock that is wrong.
 
 mod asks;
 mod heir;
@@ -11,14 +11,15 @@ use crate::hub::{Event, Hub, Step, Way};
 use crate::keys::{name_of, space_of};
 use crate::node::Node;
 use heir::Estate;
-use lockring_client::link::{ClaimRef, Link, LinkConfig, LinkMutant, Outcome, RequestIds, Serves};
-use lockring_client::router::{Ring, RingUnderWay};
+use lockring_client::router::WorkerId;
+use lockring_client::session::{
+    ClaimRef, ClientMutant, Dial, LinkId, Outcome, RequestIds, Session, SessionConfig,
+};
 use lockring_core::testing::{DELAY_MAX, Fact, KeyId, RateClock, Rng, Stream};
-use lockring_core::{Access, ConnId, Identity, Time};
+use lockring_core::{Access, Identity, Time};
 use lockring_proto::{Claim, Fence, HoldId, Namespace, Push, Reply, SessionId, codec, limits};
-use lockring_ring::{CellId, NamespaceSeed};
+use lockring_ring::NamespaceSeed;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 use wire::{is_renewed, tell_compares};
 
@@ -27,14 +28,6 @@ const GREETING: Duration = Duration::from_secs(2);
 
 /// Tokens of queries have this bit.
 const QUERY: u64 = 1 << 40;
-
-/// The version of a ring, and which cells are a worker's by it.
-fn routes(ring: &Ring, worker: u16) -> (u64, Serves) {
-    let ring = ring.clone();
-    let version = ring.version().0;
-    let is_its = move |cell| ring.worker_of(CellId(cell)).is_some_and(|at| at.worker == worker);
-    (version, Arc::new(is_its))
-}
 
 /// What a claim is up to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,23 +46,31 @@ pub struct Claimed {
     pub slot: usize,
     pub key: KeyId,
     pub claim: Claim,
-    pub worker: u16,
     pub cell: u16,
     pub named: ClaimRef,
+    /// Where it was when it was looked at last, and the request that had made it.
+    pub seen: Option<(LinkId, u64)>,
     pub state: State,
 }
 
+/// One link's end of the network.
 struct Lane {
-    link: Link,
     way: Option<Way>,
-    dialling: bool,
-    incarnation: u64,
-    backoff: Duration,
     valid: Time,
     inbox: [Vec<u8>; 2],
     /// Holds that the worker pushed as lost on this connection.
     told_lost: BTreeSet<HoldId>,
-    ring: RingUnderWay,
+}
+
+fn config(session: SessionId, ttl: Duration, label: &str) -> SessionConfig {
+    SessionConfig {
+        session,
+        ids: RequestIds::default(),
+        taken_up: false,
+        label: label.to_owned(),
+        ttl,
+        unreachable_after: Duration::from_secs(3),
+    }
 }
 
 /// A client.
@@ -86,12 +87,12 @@ pub struct Client {
     /// What it does with its slots.
     pub workload: crate::workload::Workload,
     clock: RateClock,
-    mutant: Option<LinkMutant>,
+    mutant: Option<ClientMutant>,
     paused_until: Time,
     waiting: Vec<(Way, Stream, Vec<u8>)>,
-    lanes: BTreeMap<u16, Lane>,
-    ids: RequestIds,
-    ring: Option<Ring>,
+    /// Of this life.
+    links: Session,
+    lanes: BTreeMap<LinkId, Lane>,
     seed: NamespaceSeed,
     /// The keys it has asked for.
     bytes: BTreeMap<KeyId, Vec<u8>>,
@@ -104,7 +105,7 @@ pub struct Client {
     estate: Option<Estate>,
     /// The session was begun by an earlier process.
     heir: bool,
-    /// It has said goodbye, and does not connect any more.
+    /// It says goodbye, and believes in nothing any more.
     leaving: bool,
     /// Until then it does not reach the node.
     cut_off_until: Time,
@@ -117,7 +118,7 @@ impl Client {
         index: usize,
         rng: Rng,
         workload: crate::workload::Workload,
-        mutant: Option<LinkMutant>,
+        mutant: Option<ClientMutant>,
         slow: bool,
     ) -> Self {
         let mut rng = rng;
@@ -137,9 +138,8 @@ impl Client {
             mutant,
             paused_until: Time(0),
             waiting: Vec::new(),
+            links: Session::new(config(SessionId([0; 16]), Duration::ZERO, "nobody"), Time(0), 0),
             lanes: BTreeMap::new(),
-            ids: RequestIds::default(),
-            ring: None,
             seed: NamespaceSeed::of(name_of(space_of(index))),
             bytes: BTreeMap::new(),
             next_token: 0,
@@ -152,10 +152,6 @@ impl Client {
             cut_off_until: Time(0),
             former: Vec::new(),
         }
-    }
-
-    fn way(&self, conn: ConnId, worker: u16) -> Way {
-        Way { conn, client: self.index, life: self.life, worker }
     }
 
     pub fn identity(&self) -> Identity {
@@ -177,21 +173,27 @@ impl Client {
         (self.down, self.leaving) = (false, false);
         self.paused_until = hub.now;
         self.heir = self.estate.is_some();
-        if self.heir {
-            self.take_up(hub);
+        let ids = if self.heir {
+            self.take_up(hub)
         } else {
-            self.begin_session();
+            let ids = self.begin_session();
             if self.ttl >= Duration::from_secs(10) {
                 hub.reach("TTLs of ten seconds and more");
             }
-        }
-        self.lane(hub, 0);
+            ids
+        };
+        let config = config(self.session, self.ttl, &self.identity().name);
+        let config = SessionConfig { ids, taken_up: self.heir, ..config };
+        let links = Session::new(config, self.local(hub), self.rng.draw());
+        let links = links.with_mutant(self.mutant).with_holds_per_frame(self.holds_per_frame);
+        self.links = links;
+        self.carry(hub);
         for (after, step) in self.workload.begin(&mut self.rng) {
             hub.soon(after, Event::Step { client: index, life, step });
         }
     }
 
-    fn begin_session(&mut self) {
+    fn begin_session(&mut self) -> RequestIds {
         let (index, life) = (self.index, self.life);
         self.session = SessionId(std::array::from_fn(|at| match at {
             0 => index as u8 + 1,
@@ -201,11 +203,11 @@ impl Client {
         let long = self.workload.part == crate::workload::Part::Worker && self.rng.percent(4);
         let ttls: &[u64] = if long { &[10_000, 60_000] } else { &[1000, 1500, 2000, 3000] };
         self.ttl = Duration::from_millis(*self.rng.pick(ttls));
-        self.ids = RequestIds::default();
         if self.rng.percent(25) {
             // Ids that are equal in their low halves must not be taken for one another.
-            self.ids = RequestIds::from((1 << 32) - self.rng.range(1, 400));
+            return RequestIds::from((1 << 32) - self.rng.range(1, 400));
         }
+        RequestIds::default()
     }
 
     /// It is killed.
@@ -228,7 +230,6 @@ impl Client {
         self.waiting.clear();
         self.answers.clear();
         self.listing = None;
-        self.ring = None;
         self.armed = Time::NEVER;
     }
 
@@ -288,84 +289,51 @@ impl Client {
         }
     }
 
-    /// The lane to a worker, which may have to be opened.
-    fn lane(&mut self, hub: &mut Hub, worker: u16) -> &mut Lane {
-        let (client, life, now) = (self.index, self.life, self.local(hub));
-        let config = LinkConfig {
-            session: self.session,
-            ids: self.ids.clone(),
-            label: self.identity().name,
-            ttl: self.ttl,
-            unreachable_after: Duration::from_secs(3),
-        };
-        let (ring, mutant) = (self.ring.as_ref().map(|ring| routes(ring, worker)), self.mutant);
-        let frame = self.holds_per_frame;
-        self.lanes.entry(worker).or_insert_with(|| {
-            let link = Link::new(config, now).with_mutant(mutant);
-            let mut link = link.with_holds_per_frame(frame);
-            if let Some((version, serves)) = ring {
-                link.ring_is(now, version, serves);
-            }
-            hub.plan(hub.now, Event::Dial { client, life, worker });
-            let valid = link.valid_until();
-            let inbox = [Vec::new(), Vec::new()];
-            Lane {
-                link,
-                way: None,
-                dialling: true,
-                incarnation: 0,
-                backoff: Duration::ZERO,
-                valid,
-                inbox,
-                told_lost: BTreeSet::new(),
-                ring: RingUnderWay::default(),
-            }
-        })
-    }
-
-    pub fn dial(&mut self, hub: &mut Hub, worker: u16) {
-        let (conn, at) = hub.net.connect(hub.now);
-        let way = self.way(conn, worker);
-        hub.plan(at, Event::Stands { way });
-    }
-
     /// A connection stands, or could not be had.
     pub fn stands(&mut self, hub: &mut Hub, node: &mut Node, way: Way) {
         let now = self.local(hub);
         let reached = !hub.net.is_broken(way.conn) && hub.now >= self.cut_off_until;
-        let accepted = reached && node.accept(way, self.identity());
-        let Some(lane) = self.lanes.get_mut(&way.worker) else { return };
-        lane.dialling = false;
-        if accepted {
+        if reached && node.accept(way, self.identity()) {
+            let lane = self.lane(way.link);
             lane.way = Some(way);
             lane.inbox = [Vec::new(), Vec::new()];
             lane.told_lost.clear();
-            lane.incarnation = lane.incarnation.max(lane.link.incarnation()) + 1;
-            // How often the earlier process has connected is not known here.
-            let known = !self.heir || lane.link.incarnation() > 0;
-            if !known {
+            if self.links.is_blind(way.link) {
                 hub.reach("hellos without an incarnation");
             }
-            lane.link.greet(now, if known { lane.incarnation } else { 0 });
+            self.links.connected(now, way.link);
             hub.soon(GREETING, Event::Unwelcome { way });
+        } else {
+            self.links.failed(now, way.link);
         }
-        self.after(hub, node, way.worker);
+        self.after(hub, node);
+    }
+
+    fn lane(&mut self, link: LinkId) -> &mut Lane {
+        let valid = self.links.valid_until(link);
+        self.lanes.entry(link).or_insert_with(|| Lane {
+            way: None,
+            // Until something was answered nothing is believed.
+            valid,
+            inbox: [Vec::new(), Vec::new()],
+            told_lost: BTreeSet::new(),
+        })
     }
 
     /// A connection is gone, as far as this side knows.
     pub fn loses(&mut self, hub: &mut Hub, node: &Node, way: Way) {
         let now = self.local(hub);
-        let Some(lane) = self.lanes.get_mut(&way.worker) else { return };
+        let lane = self.lane(way.link);
         if lane.way.is_some_and(|known| known.conn == way.conn) {
             hub.cut(way, Duration::ZERO);
             lane.way = None;
-            lane.link.down(now);
-            self.after(hub, node, way.worker);
+            self.links.down(now, way.link);
+            self.after(hub, node);
         }
     }
 
     pub fn unwelcome(&mut self, hub: &mut Hub, node: &Node, way: Way) {
-        if self.lanes.get(&way.worker).is_some_and(|lane| !lane.link.is_up()) {
+        if !self.links.is_up(way.link) {
             self.loses(hub, node, way);
         }
     }
@@ -379,7 +347,7 @@ impl Client {
             return;
         }
         let now = self.local(hub);
-        let Some(lane) = self.lanes.get_mut(&way.worker) else { return };
+        let Some(lane) = self.lanes.get_mut(&way.link) else { return };
         if lane.way.is_none_or(|known| known.conn != way.conn) {
             return;
         }
@@ -392,11 +360,11 @@ impl Client {
         let inbox = &mut lane.inbox[usize::from(frame.0 == Stream::Pushes)];
         inbox.extend_from_slice(&frame.1);
         let taken = match frame.0 {
-            Stream::Pushes => lane.link.receive_pushes(now, inbox),
-            Stream::Requests | Stream::Replies => lane.link.receive(now, inbox),
+            Stream::Pushes => self.links.receive_pushes(now, way.link, inbox),
+            Stream::Requests | Stream::Replies => self.links.receive(now, way.link, inbox),
         };
         inbox.drain(..taken.expect("the node speaks the wire"));
-        self.after(hub, node, way.worker);
+        self.after(hub, node);
         if frame.0 == Stream::Replies && is_renewed(&frame.1) {
             let (session, worker, conn) = (self.session, way.worker, way.conn);
             hub.fact(&Fact::Renewed { session, worker, conn });
@@ -424,74 +392,104 @@ impl Client {
 
     fn tick(&mut self, hub: &mut Hub, node: &Node) {
         let now = self.local(hub);
-        let workers: Vec<u16> = self.lanes.keys().copied().collect();
-        for worker in workers {
-            let Some(lane) = self.lanes.get_mut(&worker) else { continue };
-            if lane.link.next_deadline().is_some_and(|at| at <= now) {
-                lane.link.tick(now);
-            }
-            self.after(hub, node, worker);
+        if self.links.next_deadline().is_some_and(|at| at <= now) {
+            self.links.tick(now);
         }
+        self.after(hub, node);
     }
 
-    /// After anything that was done with a link: what it has to say is heard, what it has to send
-    /// is sent, and its next deadline is planned.
-    fn after(&mut self, hub: &mut Hub, node: &Node, worker: u16) {
-        self.check_silence(hub, worker);
+    /// After anything that was done with the session: what it has to say is heard, what it has to
+    /// send is sent, and its next deadline is planned.
+    fn after(&mut self, hub: &mut Hub, node: &Node) {
         loop {
-            let Some(lane) = self.lanes.get_mut(&worker) else { return };
-            let outcomes = std::mem::take(lane.link.outcomes());
+            let outcomes = std::mem::take(self.links.outcomes());
             if outcomes.is_empty() {
                 break;
             }
             for outcome in outcomes {
-                if matches!(outcome, Outcome::Granted { .. }) {
-                    self.believe(hub, node, worker);
+                if let Outcome::Granted { link, .. } = outcome {
+                    self.believe(hub, node, link);
                 }
-                self.hear(hub, worker, outcome);
+                self.hear(hub, outcome);
             }
         }
-        self.believe(hub, node, worker);
-        self.check_told(hub, worker);
-        self.flush(hub, worker);
-        self.redial(hub, worker);
-        self.arm(hub);
+        for link in self.links.links() {
+            self.believe(hub, node, link);
+        }
+        self.check_told(hub);
+        self.count_moved(hub);
+        self.carry(hub);
     }
 
-    fn check_silence(&mut self, hub: &mut Hub, worker: u16) {
+    /// Sends what is to be sent, dials who is to be dialled, and plans to look again.
+    fn carry(&mut self, hub: &mut Hub) {
         let now = self.local(hub);
-        let Some(lane) = self.lanes.get_mut(&worker) else { return };
-        if lane.link.is_silent(now)
-            && let Some(way) = lane.way.take()
-        {
-            hub.reach("connections given up as silent");
-            hub.cut(way, Duration::ZERO);
-            lane.link.down(now);
+        let closed = self.links.is_closed(now);
+        for link in self.links.links() {
+            self.flush(hub, link);
         }
+        while !closed && let Some(dial) = self.links.next_dial(now) {
+            self.dial(hub, dial);
+        }
+        if !closed {
+            self.arm(hub);
+        }
+    }
+
+    fn dial(&self, hub: &mut Hub, Dial { link, worker }: Dial) {
+        let (conn, at) = hub.net.connect(hub.now);
+        // Whoever is named by the user is the first worker.
+        let worker = worker.map_or(0, |worker| worker.worker);
+        let way = Way { conn, client: self.index, life: self.life, link, worker };
+        hub.plan(at, Event::Stands { way });
     }
 
     /// What was pushed as lost is not held, whichever of grant and push came first.
-    fn check_told(&self, hub: &mut Hub, worker: u16) {
-        let told = &self.lanes[&worker].told_lost;
-        if told.is_empty() {
-            return;
-        }
-        for claimed in self.claims.values().filter(|claimed| claimed.worker == worker) {
-            let State::Holding(fence) = claimed.state else { continue };
-            if told.contains(&HoldId { cell: claimed.cell, fence }) {
-                hub.accuse("I5 told of a loss", format!("{:?} keeps {claimed:?}", self.session));
+    fn check_told(&self, hub: &mut Hub) {
+        for told in self.lanes.values().map(|lane| &lane.told_lost).filter(|told| !told.is_empty())
+        {
+            for claimed in self.claims.values() {
+                let State::Holding(fence) = claimed.state else { continue };
+                if told.contains(&HoldId { cell: claimed.cell, fence }) {
+                    let what = format!("{:?} keeps {claimed:?}", self.session);
+                    hub.accuse("I5 told of a loss", what);
+                }
             }
         }
     }
 
-    fn believe(&mut self, hub: &mut Hub, node: &Node, worker: u16) {
+    /// Counts the claims that have come to another link.
+    fn count_moved(&mut self, hub: &mut Hub) {
+        for claimed in self.claims.values_mut() {
+            let link = self.links.link_of(claimed.named);
+            let seen = link.zip(self.links.request_of(claimed.named));
+            if let (Some((before, old)), Some((now, id))) = (claimed.seen, seen)
+                && before != now
+            {
+                hub.reach("claims at another worker");
+                if old == id {
+                    hub.reach("claims under their own ids");
+                }
+            }
+            claimed.seen = seen;
+        }
+    }
+
+    /// The number of a link's worker.
+    fn worker(&self, link: LinkId) -> Option<u16> {
+        self.links.worker(link).map(|WorkerId { worker, .. }| worker)
+    }
+
+    fn believe(&mut self, hub: &mut Hub, node: &Node, link: LinkId) {
         if self.leaving {
             // With the goodbye nothing is believed any more, as the client's task has it.
             return;
         }
-        let Some(lane) = self.lanes.get_mut(&worker) else { return };
-        let valid = lane.link.valid_until();
-        if valid != lane.valid {
+        let (valid, worker) = (self.links.valid_until(link), self.worker(link));
+        let lane = self.lane(link);
+        if valid != lane.valid
+            && let Some(worker) = worker
+        {
             lane.valid = valid;
             // The last instant at which it surely believes.
             let until = Time(self.clock.real(valid).0.saturating_sub(1));
@@ -500,31 +498,18 @@ impl Client {
         }
     }
 
-    fn flush(&mut self, hub: &mut Hub, worker: u16) {
-        let Some(lane) = self.lanes.get_mut(&worker) else { return };
-        if let Some(way) = lane.way {
-            let bytes = std::mem::take(lane.link.outgoing());
-            let mut waits = self.claims.values().filter(|claim| claim.worker == worker);
-            tell_compares(hub, &bytes, waits.any(|claim| claim.state == State::Waiting));
-            hub.send(way, Stream::Requests, &bytes, hub.now);
-        }
+    fn flush(&mut self, hub: &mut Hub, link: LinkId) {
+        let Some(way) = self.lanes.get(&link).and_then(|lane| lane.way) else { return };
+        let bytes = std::mem::take(self.links.outgoing(link));
+        let mut waiting = self.claims.values().filter(|claim| claim.state == State::Waiting);
+        let load = waiting.any(|claim| self.links.link_of(claim.named) == Some(link));
+        tell_compares(hub, &bytes, load);
+        hub.send(way, Stream::Requests, &bytes, hub.now);
     }
 
-    fn redial(&mut self, hub: &mut Hub, worker: u16) {
-        let (client, life) = (self.index, self.life);
-        let Some(lane) = self.lanes.get_mut(&worker) else { return };
-        if lane.way.is_none() && !lane.dialling && !self.leaving {
-            lane.dialling = true;
-            hub.soon(lane.backoff, Event::Dial { client, life, worker });
-            lane.backoff =
-                (lane.backoff * 2).clamp(Duration::from_millis(10), Duration::from_millis(500));
-        }
-    }
-
-    /// Plans the next time that a link wants to know it.
+    /// Plans the next time that the session wants to know it.
     fn arm(&mut self, hub: &mut Hub) {
-        let deadlines = self.lanes.values().filter_map(|lane| lane.link.next_deadline());
-        let Some(local) = deadlines.min() else { return };
+        let Some(local) = self.links.next_deadline() else { return };
         let at = self.clock.real(local).max(hub.now).max(self.paused_until);
         if at < self.armed {
             self.armed = at;

@@ -1,6 +1,7 @@
 //! What all participants of a run share: the agenda, the network, the recorder, and what was
 //! reached.
 
+use lockring_client::session::LinkId;
 use lockring_core::testing::{Arrival, Fact, KeyId, Net, Recorder, Rng, Stream, Trace, checks};
 use lockring_core::{ConnId, Time};
 use lockring_proto::{Fence, SessionId};
@@ -35,8 +36,6 @@ pub enum Event {
     NodeNotices { way: Way },
     /// A client notices that a connection is gone.
     ClientNotices { way: Way },
-    /// A client dials a worker.
-    Dial { client: usize, life: u32, worker: u16 },
     /// The connection stands.
     Stands { way: Way },
     /// Nobody welcomed the client on it for too long.
@@ -78,6 +77,7 @@ pub struct Way {
     pub conn: ConnId,
     pub client: usize,
     pub life: u32,
+    pub link: LinkId,
     pub worker: u16,
 }
 

@@ -32,7 +32,7 @@ const CLEAN_SEEDS: u64 = 1600;
 const MUTANT_SEEDS: u64 = 1000;
 
 /// What a set of runs must have reached: a promise that was never at stake was not kept.
-const MUST_REACH: [&str; 69] = [
+const MUST_REACH: [&str; 72] = [
     "broken connections",
     "busy",
     "cancelled waiters",
@@ -79,6 +79,9 @@ const MUST_REACH: [&str; 69] = [
     "over a quota",
     "partitions",
     "refused",
+    "claims at another worker",
+    "claims under their own ids",
+    "restarts with other workers",
     "resumed links",
     "retries",
     "sessions taken up",

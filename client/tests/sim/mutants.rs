@@ -3,7 +3,7 @@
 //! assumption: that no clock is wrong by more than 1 %.
 
 use crate::run::Bug;
-use lockring_client::link::LinkMutant;
+use lockring_client::session::ClientMutant;
 use lockring_core::Mutant;
 
 /// Letter, name, bug.
@@ -13,8 +13,8 @@ pub const ALL: [(&str, &str, Bug); 27] = [
     ("c", "SlipPastExpired", Bug::Node(Mutant::SlipPastExpired)),
     ("e", "ExpireOnWaking", Bug::Node(Mutant::ExpireOnWaking)),
     ("h", "NamesakeHold", Bug::Node(Mutant::NamesakeHold)),
-    ("i", "ReleaseForgotten", Bug::Client(LinkMutant::ReleaseForgotten)),
-    ("j", "CancelForgotten", Bug::Client(LinkMutant::CancelForgotten)),
+    ("i", "ReleaseForgotten", Bug::Client(ClientMutant::ReleaseForgotten)),
+    ("j", "CancelForgotten", Bug::Client(ClientMutant::CancelForgotten)),
     ("k", "TwoLinks", Bug::Node(Mutant::TwoLinks)),
     ("l", "ReleaseWithoutFence", Bug::Node(Mutant::ReleaseWithoutFence)),
     ("m", "RestartWithoutGrace", Bug::Node(Mutant::RestartWithoutGrace)),
@@ -29,10 +29,10 @@ pub const ALL: [(&str, &str, Bug); 27] = [
     ("", "ListingSkips", Bug::Node(Mutant::ListingSkips)),
     ("", "OpForgetsMode", Bug::Node(Mutant::OpForgetsMode)),
     ("", "ChangeBesideTheDoor", Bug::Node(Mutant::ChangeBesideTheDoor)),
-    ("", "AdoptUnasked", Bug::Client(LinkMutant::AdoptUnasked)),
-    ("", "CompareAll", Bug::Client(LinkMutant::CompareAll)),
-    ("", "CompareAtRest", Bug::Client(LinkMutant::CompareAtRest)),
-    ("", "NoDigestCompare", Bug::Client(LinkMutant::NoDigestCompare)),
+    ("", "AdoptUnasked", Bug::Client(ClientMutant::AdoptUnasked)),
+    ("", "CompareAll", Bug::Client(ClientMutant::CompareAll)),
+    ("", "CompareAtRest", Bug::Client(ClientMutant::CompareAtRest)),
+    ("", "NoDigestCompare", Bug::Client(ClientMutant::NoDigestCompare)),
     ("", "CleanInGrace", Bug::CleanInGrace),
     ("", "SlowClocks", Bug::SlowClocks),
 ];

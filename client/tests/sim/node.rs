@@ -178,7 +178,7 @@ impl Node {
 
     /// Until when a worker honours the holds of a session, on the recorder's clock.
     pub fn honours_until(&self, worker: u16, session: SessionId) -> Option<Time> {
-        let machine = &self.workers[worker as usize].machine;
+        let machine = &self.workers.get(worker as usize)?.machine;
         machine.honours_until(session).filter(|_| self.up).map(|local| self.clock.real(local))
     }
 
@@ -200,7 +200,12 @@ impl Node {
     pub fn boot(&mut self, hub: &mut Hub) {
         hub.fact(&Fact::Booted);
         hub.reach("node restarts");
-        self.start(hub, self.workers());
+        let before = self.workers();
+        let workers = if hub.rng.percent(30) { *hub.rng.pick(&[1, 2, 4]) } else { before };
+        if workers != before {
+            hub.reach("restarts with other workers");
+        }
+        self.start(hub, workers);
     }
 
     /// The last numbers of a machine.
@@ -240,27 +245,29 @@ impl Node {
 
     /// A connection stands. `false`: nobody is there.
     pub fn accept(&mut self, way: Way, identity: Identity) -> bool {
-        if self.up {
-            let peer = Peer { way, identity, session: None, link: None };
-            self.workers[way.worker as usize].peers.insert(way.conn, peer);
-        }
-        self.up
+        let Some(worker) = self.workers.get_mut(way.worker as usize).filter(|_| self.up) else {
+            return false;
+        };
+        let peer = Peer { way, identity, session: None, link: None };
+        worker.peers.insert(way.conn, peer);
+        true
     }
 
     /// A frame has come.
     pub fn frame(&mut self, hub: &mut Hub, way: Way, bytes: Vec<u8>) {
-        let worker = &mut self.workers[way.worker as usize];
-        if worker.peers.contains_key(&way.conn) {
-            worker.inbox.push_back((hub.now, way.conn, Came::Bytes(bytes)));
-            self.arm(hub, way.worker);
-        }
+        self.comes(hub, way, Came::Bytes(bytes));
     }
 
     /// The end of a connection has come.
     pub fn notices(&mut self, hub: &mut Hub, way: Way) {
-        let worker = &mut self.workers[way.worker as usize];
-        if worker.peers.contains_key(&way.conn) {
-            worker.inbox.push_back((hub.now, way.conn, Came::Closed));
+        self.comes(hub, way, Came::Closed);
+    }
+
+    /// Something comes on a connection, if it is of this life.
+    fn comes(&mut self, hub: &mut Hub, way: Way, came: Came) {
+        let worker = self.workers.get_mut(way.worker as usize);
+        if let Some(worker) = worker.filter(|worker| worker.peers.contains_key(&way.conn)) {
+            worker.inbox.push_back((hub.now, way.conn, came));
             self.arm(hub, way.worker);
         }
     }
@@ -283,7 +290,7 @@ impl Node {
 
     /// A turn of a worker: one thing, if it is free to do it.
     pub fn work(&mut self, hub: &mut Hub, keys: &Keys, index: u16) {
-        let worker = &mut self.workers[index as usize];
+        let Some(worker) = self.workers.get_mut(index as usize) else { return };
         if worker.armed != hub.now || !self.up {
             return;
         }

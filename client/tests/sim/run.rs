@@ -5,7 +5,7 @@ use crate::hub::{Event, Hub, Step, Way};
 use crate::keys::Keys;
 use crate::node::Node;
 use crate::workload::{KEEPER, Part, Workload};
-use lockring_client::link::{LinkMutant, Place, Query};
+use lockring_client::session::{ClientMutant, Place, Query};
 use lockring_core::testing::{Fact, Fault, FaultPlan, KeyId, LinkName, Rng, Stream, Violation};
 use lockring_core::{Mutant, Time};
 use lockring_proto::{Claim, Reply, limits};
@@ -22,7 +22,7 @@ const FAULTS_MIN: u64 = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
     Node(Mutant),
-    Client(LinkMutant),
+    Client(ClientMutant),
     /// Clients' clocks run slow by more than the drift that is allowed for.
     SlowClocks,
     /// A stop with nothing held is taken for clean, though the grace of the start still ran.
@@ -174,11 +174,10 @@ impl Run {
                     && (claim.slot == KEEPER || client.workload.part == Part::Hoarder)
             })
         };
-        let linked = |client: &Client| client.links().all(|(_, link)| link.is_up());
         if self.clients.iter().any(|client| client.has_leases_left(&self.hub)) {
             return false;
         }
-        let all_up = self.clients.iter().all(|client| !client.down && linked(client));
+        let all_up = self.clients.iter().all(|client| !client.down && client.is_linked());
         self.node.is_up() && all_up && self.clients.iter().all(keeps)
     }
 
@@ -199,9 +198,9 @@ impl Run {
         }
         self.for_span(Duration::from_secs(8).max(self.longest_ttl() * 3));
         for client in &self.clients {
-            for (worker, link) in client.links() {
+            for (worker, digest) in client.digests() {
                 let node = self.node.machine(worker).digest_of(client.session);
-                let (session, client) = (client.session, link.digest());
+                let (session, client) = (client.session, digest);
                 self.hub.fact(&Fact::Rest { session, worker, client, node });
             }
         }
@@ -303,11 +302,6 @@ impl Run {
                     client.loses(hub, node, way);
                 }
             }
-            Event::Dial { client, life, worker } => {
-                if clients[client].life == life && !clients[client].down {
-                    clients[client].dial(hub, worker);
-                }
-            }
             Event::Stands { way } => {
                 let client = &mut clients[way.client];
                 if client.life == way.life && client.is_paused(hub) {
@@ -360,7 +354,8 @@ impl Run {
             return hub.plan(client.paused_until(), Event::Step { client: at, life, step });
         }
         match step {
-            Step::Claim(_) if client.is_leaving() => {}
+            // Its task carries nothing out any more.
+            Step::Claim(_) | Step::Release(_) | Step::GiveUp(_) if client.is_leaving() => {}
             Step::Claim(slot) => {
                 let mut rng = client.rng.fork();
                 let Some(wanted) = client.workload.wants(&mut rng, keys, at, slot) else { return };

@@ -4,10 +4,9 @@ use super::{Claimed, Client, QUERY, State};
 use crate::hub::Hub;
 use crate::keys::{Keys, space_of};
 use crate::node::Node;
-use lockring_client::link::{Ask, Link, Loss, Query};
+use lockring_client::session::{Ask, LinkId, Loss, Query};
 use lockring_core::testing::{Fact, KeyId, Token};
-use lockring_proto::{Claim, Reply};
-use lockring_ring::NamespaceSeed;
+use lockring_proto::{Claim, Digest, Reply};
 use std::time::Duration;
 
 impl Client {
@@ -22,23 +21,20 @@ impl Client {
     ) -> Option<u64> {
         let (key, claim, wait) = wanted;
         let key = keys.ids_in(space_of(self.index), key);
-        let route = self.ring.as_ref()?.route(self.seed, keys.bytes(key));
+        let cell = self.links.ring()?.route(self.seed, keys.bytes(key)).cell.0;
         self.bytes.entry(key).or_insert_with(|| keys.bytes(key).to_vec());
-        let worker = route.worker.worker;
         self.next_token += 1;
         let token = self.next_token;
         let now = self.local(hub);
         hub.fact(&Fact::Asked { session: self.session, token: Token(token), key, claim });
-        let cell = route.cell.0;
-        let ask = Ask { token, cell, key: keys.bytes(key), wanted: claim, wait };
-        let lane = self.lane(hub, worker);
-        let named = lane.link.acquire(now, &ask);
-        if lane.link.request_of(named).is_some_and(|id| id >> 32 == 1) {
+        let ask = Ask { token, key: keys.bytes(key), wanted: claim, wait };
+        let named = self.links.acquire(now, &ask);
+        if self.links.request_of(named).is_some_and(|id| id >> 32 == 1) {
             hub.reach("ids past 32 bits");
         }
         let state = State::Waiting;
-        self.claims.insert(token, Claimed { slot, key, claim, worker, cell, named, state });
-        self.after(hub, node, worker);
+        self.claims.insert(token, Claimed { slot, key, claim, cell, named, seen: None, state });
+        self.after(hub, node);
         Some(token)
     }
 
@@ -48,19 +44,18 @@ impl Client {
         let Some(claimed) = self.claims.get_mut(&token) else { return };
         let State::Holding(fence) = claimed.state else { return };
         claimed.state = State::Giving;
-        let Claimed { key, claim, worker, named, .. } = *claimed;
+        let Claimed { key, claim, named, .. } = *claimed;
         if claim == Claim::EXCLUSIVE {
             hub.used(key, fence, true);
         }
         hub.fact(&Fact::Giving { session: self.session, token: Token(token) });
-        let Some(lane) = self.lanes.get_mut(&worker) else { return };
         if quietly {
-            lane.link.release_quietly(now, named);
+            self.links.release_quietly(now, named);
             self.settled(hub, token);
-        } else if !lane.link.release(now, named, token) {
+        } else if !self.links.release(now, named, token) {
             hub.accuse("a hold can be released", format!("{token} of {:?}", self.session));
         }
-        self.after(hub, node, worker);
+        self.after(hub, node);
     }
 
     /// Gives a claim up while it waits.
@@ -71,33 +66,29 @@ impl Client {
             return;
         }
         claimed.state = State::Undoing;
-        let Claimed { worker, named, .. } = *claimed;
-        let Some(lane) = self.lanes.get_mut(&worker) else { return };
-        if let Some(request) = lane.link.request_of(named) {
+        let named = claimed.named;
+        if let Some(request) = self.links.request_of(named) {
             hub.reach("cancels");
             hub.undoing.insert((self.session, request));
             let token = Token(token);
             hub.fact(&Fact::Undoing { session: self.session, token, request });
         }
-        lane.link.cancel(now, named);
-        self.after(hub, node, worker);
+        self.links.cancel(now, named);
+        self.after(hub, node);
     }
 
     /// Asks a question; the answer is found under the token.
     pub fn query(&mut self, hub: &mut Hub, node: &Node, query: Query) -> Option<u64> {
-        let (seed, key) = match &query {
-            Query::Inspect(place) | Query::Force(place) if !place.namespace.is_empty() => {
-                (NamespaceSeed::of(&place.namespace), place.key.clone())
-            }
-            Query::Inspect(place) | Query::Force(place) => (self.seed, place.key.clone()),
-            Query::List { .. } | Query::Goodbye => (self.seed, Vec::new()),
-        };
-        let worker = self.ring.as_ref()?.route(seed, &key).worker.worker;
+        let ring = self.links.ring()?;
+        let first = ring.route(self.seed, &[]).worker;
         let now = self.local(hub);
         self.next_token += 1;
         let token = QUERY | self.next_token;
-        self.lane(hub, worker).link.query(now, token, query);
-        self.after(hub, node, worker);
+        match query {
+            Query::List { .. } => self.links.query_at(now, token, first, query),
+            Query::Inspect(_) | Query::Force(_) => self.links.query(now, token, query),
+        }
+        self.after(hub, node);
         Some(token)
     }
 
@@ -110,15 +101,8 @@ impl Client {
                 hub.fact(&Fact::Giving { session: self.session, token: Token(token) });
             }
         }
-        let workers: Vec<u16> = self.lanes.keys().copied().collect();
-        for worker in workers {
-            if let Some(lane) = self.lanes.get_mut(&worker) {
-                // As the client's task does it: nobody waits any more, then the goodbye.
-                lane.link.give_up_waiting(now, Loss::Closed);
-                lane.link.query(now, QUERY, Query::Goodbye);
-            }
-            self.after(hub, node, worker);
-        }
+        self.links.close(now, true, Loss::Closed);
+        self.after(hub, node);
     }
 
     /// The answer to a query, if there is one by now.
@@ -126,8 +110,19 @@ impl Client {
         self.answers.get(&token).and_then(Option::as_ref)
     }
 
-    /// Where its links stand, for the last look.
-    pub fn links(&self) -> impl Iterator<Item = (u16, &Link)> {
-        self.lanes.iter().map(|(&worker, lane)| (worker, &lane.link))
+    /// The links to workers that there are, for the last look.
+    fn live_links(&self) -> impl Iterator<Item = LinkId> {
+        self.links.links().filter(|&link| !self.links.is_retired(link))
+    }
+
+    /// Whether all of its links are up.
+    pub fn is_linked(&self) -> bool {
+        self.live_links().all(|link| self.links.is_up(link))
+    }
+
+    /// What it holds at each worker.
+    pub fn digests(&self) -> Vec<(u16, Digest)> {
+        let of = |link| Some((self.worker(link)?, self.links.digest(link)));
+        self.live_links().filter_map(of).collect()
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{Claimed, Client, State};
 use crate::hub::{Hub, Step};
-use lockring_client::link::RequestIds;
+use lockring_client::session::RequestIds;
 use lockring_core::testing::{Fact, Token};
 use lockring_proto::{Claim, Fence, SessionId};
 use std::time::Duration;
@@ -23,7 +23,7 @@ impl Client {
     /// if a hello of this one may still be under way: a node could not tell it from a newer
     /// process's, and would refuse the next one.
     pub(super) fn leave(&mut self) -> Option<Estate> {
-        let answered = !self.heir && self.lanes.values().all(|lane| lane.link.is_up());
+        let answered = !self.heir && self.is_linked();
         if !answered || !self.rng.percent(60) {
             return None;
         }
@@ -36,33 +36,23 @@ impl Client {
     }
 
     /// Starts with the session of the process before.
-    pub(super) fn take_up(&mut self, hub: &mut Hub) {
-        let Some(estate) = &self.estate else { return };
+    pub(super) fn take_up(&mut self, hub: &mut Hub) -> RequestIds {
+        let estate = self.estate.as_ref().expect("an heir has an estate");
         hub.reach("sessions taken up");
         (self.session, self.ttl) = (estate.session, estate.ttl);
-        self.ids = RequestIds::of_heir(self.rng.draw());
         hub.fact(&Fact::TakenUp { session: self.session });
-        let workers: Vec<u16> = estate.holds.iter().map(|claimed| claimed.worker).collect();
-        for worker in workers {
-            self.lane(hub, worker);
-        }
+        RequestIds::of_heir(self.rng.draw())
     }
 
-    /// The first connection to a worker stands: holds there are taken up, if they are still there.
-    pub(super) fn adopt(&mut self, hub: &mut Hub, worker: u16) {
+    /// The ring is known: holds are taken up, if they are still there.
+    pub(super) fn adopt(&mut self, hub: &mut Hub) {
         let now = self.local(hub);
         let Some(estate) = &mut self.estate else { return };
-        let holds = std::mem::take(&mut estate.holds);
-        let (here, rest): (Vec<_>, _) = holds.iter().partition(|claimed| claimed.worker == worker);
-        estate.holds = rest;
-        for mut claimed in here {
-            let Claimed { key, cell, state: State::Holding(fence), .. } = claimed else {
-                continue;
-            };
+        for mut claimed in std::mem::take(&mut estate.holds) {
+            let Claimed { key, state: State::Holding(fence), .. } = claimed else { continue };
             self.next_token += 1;
             let token = self.next_token;
-            let Some(lane) = self.lanes.get_mut(&worker) else { return };
-            claimed.named = lane.link.adopt(now, token, cell, &self.bytes[&key], fence);
+            claimed.named = self.links.adopt(now, token, &self.bytes[&key], fence);
             claimed.slot = ADOPTED;
             claimed.state = State::Asking(fence);
             self.claims.insert(token, claimed);
@@ -71,8 +61,14 @@ impl Client {
     }
 
     /// The node has confirmed a hold of the earlier process.
-    pub(super) fn adopted(&mut self, hub: &mut Hub, token: u64, claimed: Claimed, fence: Fence) {
-        let Claimed { key, claim, worker, .. } = claimed;
+    pub(super) fn adopted(
+        &mut self,
+        hub: &mut Hub,
+        (token, worker): (u64, u16),
+        claimed: Claimed,
+        fence: Fence,
+    ) {
+        let Claimed { key, claim, .. } = claimed;
         hub.reach("holds taken up");
         let session = self.session;
         hub.fact(&Fact::Adopted { session, worker, token: Token(token), key, claim, fence });

@@ -4,7 +4,7 @@ use super::Client;
 use crate::hub::{Hub, Step};
 use crate::keys::{Keys, space_of};
 use crate::node::Node;
-use lockring_client::link::Query;
+use lockring_client::session::Query;
 use lockring_core::testing::{Fact, KeyId};
 use lockring_proto::{ListCursor, Reply};
 use std::time::Duration;
@@ -17,7 +17,7 @@ impl Client {
         }
         self.plan(hub, Duration::from_millis(20), Step::List);
         let cursor = match self.listing {
-            None => self.begin_listing(hub, keys),
+            None => self.begin_listing(hub, keys, node),
             Some(token) => match self.answers.get(&token) {
                 None => return,
                 Some(Some(Reply::Listed { listing, .. })) => {
@@ -46,9 +46,12 @@ impl Client {
         }
     }
 
-    /// `None`: it does not know the ring yet.
-    fn begin_listing(&self, hub: &mut Hub, keys: &Keys) -> Option<ListCursor> {
-        let ring = self.ring.as_ref()?;
+    /// `None`: it does not know the ring yet, or not what the node has become since.
+    fn begin_listing(&self, hub: &mut Hub, keys: &Keys, node: &Node) -> Option<ListCursor> {
+        let ring = self.links.ring()?;
+        if ring.nodes().iter().any(|known| known.workers != node.workers()) {
+            return None;
+        }
         let worker_of = |key: &[u8]| ring.route(self.seed, key).worker.worker;
         let space = space_of(self.index);
         let all = (0..keys.count() as u32).map(|id| keys.ids_in(space, KeyId(id)));

@@ -1,11 +1,11 @@
 //! What a client's links tell it, and what it does then.
 
 use super::heir::ADOPTED;
-use super::{Claimed, Client, State, routes};
+use super::{Claimed, Client, State};
 use crate::hub::{Hub, Step};
-use lockring_client::link::{ClaimRef, Loss, NotGranted, Outcome};
+use lockring_client::session::{ClaimRef, LinkId, Loss, NotGranted, Outcome};
 use lockring_core::testing::{Fact, Token, Why};
-use lockring_proto::{Claim, Fence, RefusalKind, RingChunk, SessionId};
+use lockring_proto::{Claim, Fence, RefusalKind, SessionId};
 use std::time::Duration;
 
 impl Client {
@@ -14,14 +14,15 @@ impl Client {
     }
 
     fn request_of(&self, token: u64) -> Option<u64> {
-        let claimed = self.claims.get(&token)?;
-        self.lanes.get(&claimed.worker)?.link.request_of(claimed.named)
+        self.links.request_of(self.claims.get(&token)?.named)
     }
 
-    /// Takes in what a link says.
-    pub(super) fn hear(&mut self, hub: &mut Hub, worker: u16, outcome: Outcome) {
+    /// Takes in what the session says.
+    pub(super) fn hear(&mut self, hub: &mut Hub, outcome: Outcome) {
         match outcome {
-            Outcome::Granted { token, claim, fence } => self.granted(hub, token, claim, fence),
+            Outcome::Granted { token, claim, link, fence } => {
+                self.granted(hub, token, (claim, link), fence);
+            }
             Outcome::Queued { token, .. } => {
                 let (session, name) = self.name(token);
                 let request = self.request_of(token);
@@ -29,7 +30,7 @@ impl Client {
                     hub.fact(&Fact::InLine { session, token: name, request });
                 }
             }
-            Outcome::NotGranted { token, reason } => self.not_granted(hub, token, &reason),
+            Outcome::NotGranted { token, reason, .. } => self.not_granted(hub, token, &reason),
             Outcome::Released { token } => {
                 let (session, token) = self.name(token);
                 hub.fact(&Fact::Released { session, token });
@@ -55,59 +56,51 @@ impl Client {
             Outcome::Answer { token, reply } => {
                 self.answers.insert(token, Some(reply));
             }
-            Outcome::NoAnswer { token } | Outcome::Moved { token } => {
+            Outcome::NoAnswer { token, .. } | Outcome::Moved { token } => {
                 self.answers.insert(token, None);
             }
-            Outcome::Ring(chunk) => self.ring_part(hub, worker, *chunk),
-            Outcome::Up(welcome) => self.up(hub, worker, welcome.fresh),
-            Outcome::Rejected(refusal) if refusal.kind == RefusalKind::Draining => {
-                hub.reach("hellos to a node that stops");
-                self.turned_away(hub, worker);
+            Outcome::Ring(_) => self.adopt(hub),
+            Outcome::BadRing(error) => hub.accuse("rings add up", error.to_string()),
+            Outcome::Up { welcome, .. } => {
+                if welcome.fresh {
+                    let (session, worker) = (self.session, welcome.worker);
+                    hub.fact(&Fact::Anew { session, worker });
+                }
             }
-            Outcome::Rejected(refusal) => {
+            Outcome::Silent { link } => {
+                hub.reach("connections given up as silent");
+                self.hang_up(hub, link);
+            }
+            Outcome::TurnedAway { link, refusal } if refusal.kind == RefusalKind::Draining => {
+                hub.reach("hellos to a node that stops");
+                self.hang_up(hub, link);
+            }
+            Outcome::TurnedAway { refusal, .. } => {
                 hub.accuse("no client is rejected", format!("{refusal:?}"));
+            }
+            Outcome::Ended { loss, refusal } => {
+                hub.accuse("no client is rejected", format!("{loss}: {refusal:?}"));
             }
             Outcome::Draining => {}
         }
     }
 
-    fn turned_away(&mut self, hub: &mut Hub, worker: u16) {
-        let now = self.local(hub);
-        let Some(lane) = self.lanes.get_mut(&worker) else { return };
-        if let Some(way) = lane.way.take() {
+    /// The session has done with a connection.
+    fn hang_up(&mut self, hub: &mut Hub, link: LinkId) {
+        if let Some(way) = self.lane(link).way.take() {
             hub.cut(way, Duration::ZERO);
         }
-        lane.link.down(now);
     }
 
-    fn up(&mut self, hub: &mut Hub, worker: u16, fresh: bool) {
-        let now = self.local(hub);
-        let unknown = self.ring.is_none();
-        let Some(lane) = self.lanes.get_mut(&worker) else { return };
-        lane.backoff = Duration::ZERO;
-        if fresh {
-            hub.fact(&Fact::Anew { session: self.session, worker });
-        }
-        if unknown {
-            lane.link.ask_for_ring(now);
-        }
-        self.adopt(hub, worker);
-    }
-
-    fn ring_part(&mut self, hub: &mut Hub, worker: u16, part: RingChunk) {
-        let now = self.local(hub);
-        let Some(lane) = self.lanes.get_mut(&worker) else { return };
-        if let Some(ring) = lane.ring.take(part).expect("a whole ring") {
-            let (version, serves) = routes(&ring, worker);
-            lane.link.ring_is(now, version, serves);
-            if self.ring.as_ref().is_none_or(|known| known.version() < ring.version()) {
-                self.ring = Some(ring);
-            }
-        }
-    }
-
-    fn granted(&mut self, hub: &mut Hub, token: u64, named: ClaimRef, fence: Fence) {
+    fn granted(
+        &mut self,
+        hub: &mut Hub,
+        token: u64,
+        (named, link): (ClaimRef, LinkId),
+        fence: Fence,
+    ) {
         let session = self.session;
+        let worker = self.worker(link).expect("whoever grants has said who it is");
         let Some(claimed) = self.claims.get_mut(&token) else {
             hub.accuse("I9 no phantoms", format!("{session:?} was granted {token}, long settled"));
             return;
@@ -117,9 +110,9 @@ impl Client {
         claimed.state = State::Holding(fence);
         if let State::Asking(_) = asked {
             let claimed = *claimed;
-            return self.adopted(hub, token, claimed, fence);
+            return self.adopted(hub, (token, worker), claimed, fence);
         }
-        let Claimed { slot, key, claim, worker, .. } = *claimed;
+        let Claimed { slot, key, claim, .. } = *claimed;
         hub.fact(&Fact::Held { session, worker, token: Token(token), key, claim, fence });
         if claim == Claim::EXCLUSIVE {
             hub.used(key, fence, false);
@@ -139,7 +132,8 @@ impl Client {
             NotGranted::Unreachable => "told unreachable",
             NotGranted::NotHeld => "holds taken up too late",
             NotGranted::TooLate => "grants that came too late",
-            NotGranted::Moved | NotGranted::Ended(_) => "told of the end",
+            NotGranted::Moved => "told that nobody serves it",
+            NotGranted::Ended(_) => "told of the end",
         });
         let (session, name) = self.name(token);
         let asking = self.claims.get(&token).map(|claimed| claimed.state);
@@ -151,6 +145,11 @@ impl Client {
 
     fn lost(&mut self, hub: &mut Hub, token: u64, loss: Loss) {
         let (session, name) = self.name(token);
+        if self.leaving {
+            // It was given up with the goodbye, and whether that ended it nobody knows.
+            hub.fact(&Fact::NotHeld { session, token: name, maybe: true });
+            return self.settled(hub, token);
+        }
         let (why, reached) = match loss {
             Loss::Lapsed => (Why::Lapsed, "holds lapsed"),
             Loss::SessionEnded => (Why::Ended, "holds lost with the session"),

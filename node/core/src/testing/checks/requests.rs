@@ -38,12 +38,16 @@ impl Check for Releases {
 /// I7: a request is executed at most once, however often it is sent: it is never in line or holding
 /// twice, and never again once its hold has ended. Two things may happen again, as nothing is kept
 /// of them and they do no harm: a wait that timed out, and a grant that an operator ended, both
-/// while the answer was lost with the connection.
+/// while the answer was lost with the connection. And a node that starts anew has no memory: what
+/// nobody was told of in its earlier lives may be asked of another of its workers, under the same
+/// id; what somebody was told of, never again.
 #[derive(Default)]
 pub struct Once {
     queued: BTreeSet<(SessionId, u64)>,
     granted: BTreeSet<(SessionId, u64)>,
     holders: BTreeMap<(KeyId, Fence), (SessionId, u64)>,
+    /// Granted, and known to be to whoever asked.
+    told: BTreeSet<(SessionId, u64)>,
     forced: BTreeSet<(SessionId, u64)>,
 }
 
@@ -61,6 +65,15 @@ impl Check for Once {
             Fact::Queued { session, request, .. } => {
                 let granted = self.granted.contains(&(session, request));
                 granted || !self.queued.insert((session, request))
+            }
+            Fact::Held { key, fence, .. } => {
+                self.told.extend(self.holders.get(&(key, fence)).copied());
+                false
+            }
+            Fact::Booted => {
+                self.queued.clear();
+                self.granted.retain(|request| self.told.contains(request));
+                false
             }
             Fact::ForceRan { session, request } => !self.forced.insert((session, request)),
             Fact::Left { session, request, .. } => {
@@ -250,6 +263,12 @@ mod tests {
                 granted(A, 1),
             ],
             &[queued(A, 1), left(A, 1), granted(A, 1), queued(A, 1)],
+        );
+        // Another life of the node.
+        tells_apart(
+            Once::default,
+            &[queued(A, 2), granted(A, 1), Fact::Booted, granted(A, 1), queued(A, 2)],
+            &[granted(A, 1), held(A, 1), Fact::Booted, queued(A, 1)],
         );
     }
 

@@ -1,0 +1,28 @@
+//! The ids of a session's requests.
+
+use lockring_proto::limits;
+
+/// Numbers the requests of a session, over all of its links: an id is never used twice.
+#[derive(Clone, Debug, Default)]
+pub struct RequestIds(u64);
+
+impl RequestIds {
+    /// Those of a session that another process has used before: they begin at a place of their own,
+    /// chosen by `random`. A request under an id of that process's would be taken for its copy.
+    pub fn of_heir(random: u64) -> Self {
+        const FIRST: u64 = 1 << 30;
+        const LAST: u64 = limits::REQUEST_ID_MAX / 2;
+        Self(FIRST + random % (LAST - FIRST))
+    }
+
+    /// Ids from a number on, for tests that come near the end of one.
+    #[cfg(feature = "testing")]
+    pub fn from(first: u64) -> Self {
+        Self(first)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 += 1;
+        self.0
+    }
+}

@@ -1,0 +1,126 @@
+//! When a worker is dialled, and under which incarnation.
+
+use lockring_proto::Time;
+use std::time::Duration;
+
+/// First pause before another try to connect; doubled each time.
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// After so many tries in a row the worker may be gone for good: others are asked.
+const TRIES_ALONE: u32 = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Until it is dialled.
+    Resting(Time),
+    UnderWay,
+    /// A connection stands, welcomed or not.
+    Stands,
+}
+
+/// How a link comes to its connections.
+pub(super) struct Dialling {
+    stage: Stage,
+    /// The next pause; none after a connection that was welcomed.
+    backoff: Duration,
+    /// Tries in a row that failed.
+    failures: u32,
+    /// The highest that a hello of ours had, or was to have.
+    incarnation: u64,
+}
+
+impl Dialling {
+    /// It is dialled at once.
+    pub(super) fn new(now: Time) -> Self {
+        Self { stage: Stage::Resting(now), backoff: Duration::ZERO, failures: 0, incarnation: 0 }
+    }
+
+    /// When it is to be dialled.
+    pub(super) fn due(&self) -> Option<Time> {
+        match self.stage {
+            Stage::Resting(until) => Some(until),
+            Stage::UnderWay | Stage::Stands => None,
+        }
+    }
+
+    pub(super) fn begins(&mut self) {
+        self.stage = Stage::UnderWay;
+    }
+
+    /// A connection stands: the incarnation of its hello, of a link whose hellos may have brought
+    /// `known` into force. 0, by which the worker chooses: another process began the session, and
+    /// nobody has told its last one.
+    pub(super) fn stands(&mut self, known: u64, taken_up: bool) -> u64 {
+        self.stage = Stage::Stands;
+        self.incarnation = self.incarnation.max(known).saturating_add(1);
+        if taken_up && known == 0 { 0 } else { self.incarnation }
+    }
+
+    pub(super) fn welcomed(&mut self) {
+        (self.backoff, self.failures) = (Duration::ZERO, 0);
+    }
+
+    /// There is no connection, any more or after a try. It is dialled again after the pause that is
+    /// due: half of it fixed, half at random, so that the clients of a node that has restarted do
+    /// not come at once.
+    pub(super) fn rests(&mut self, now: Time, random: u64) {
+        let micros = self.backoff.as_micros() as u64;
+        let pause = Duration::from_micros(micros / 2 + random % (micros / 2 + 1));
+        self.backoff = (self.backoff * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
+        self.stage = Stage::Resting(now.after(pause));
+    }
+
+    /// A try has failed. `true`: others are to be asked.
+    pub(super) fn failed(&mut self, now: Time, random: u64) -> bool {
+        self.rests(now, random);
+        self.failures += 1;
+        self.failures == TRIES_ALONE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1000;
+
+    fn due(dialling: &Dialling) -> u64 {
+        dialling.due().map_or(0, |at| at.0)
+    }
+
+    #[test]
+    fn pauses_grow_to_a_second_and_begin_anew_after_a_welcome() {
+        let mut dialling = Dialling::new(Time(0));
+        let mut pauses = Vec::new();
+        for random in [0, u64::MAX].into_iter().cycle().take(20) {
+            dialling.begins();
+            assert_eq!(dialling.due(), None);
+            dialling.failed(Time(0), random);
+            pauses.push(due(&dialling));
+        }
+        assert_eq!(pauses[0], 0, "the first is tried again at once");
+        assert!((5 * MS..=10 * MS).contains(&pauses[1]), "{pauses:?}");
+        assert!(pauses.iter().all(|&pause| pause <= 1000 * MS), "{pauses:?}");
+        assert!(pauses[18] >= 500 * MS && pauses[18] != pauses[19], "{pauses:?}");
+        assert_eq!(dialling.stands(0, false), 1);
+        dialling.welcomed();
+        dialling.rests(Time(7), 3);
+        assert_eq!(due(&dialling), 7, "none after a connection that was welcomed");
+    }
+
+    #[test]
+    fn the_third_failure_in_a_row_has_others_asked() {
+        let mut dialling = Dialling::new(Time(0));
+        let asked: Vec<bool> = (0..5).map(|_| dialling.failed(Time(0), 1)).collect();
+        assert_eq!(asked, [false, false, true, false, false]);
+    }
+
+    #[test]
+    fn incarnations_grow_past_all_that_may_be_in_force() {
+        let mut own = Dialling::new(Time(0));
+        assert_eq!([own.stands(0, false), own.stands(1, false), own.stands(9, false)], [1, 2, 10]);
+        let mut heir = Dialling::new(Time(0));
+        assert_eq!([heir.stands(0, true), heir.stands(0, true), heir.stands(7, true)], [0, 0, 8]);
+    }
+}
