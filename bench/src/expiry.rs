@@ -6,7 +6,7 @@
 //! - *The working one* acquires and releases other keys in an open loop; a third does nothing but
 //!   renew itself. Their latencies just before the death are compared with those of the time in
 //!   which the locks are freed: from the end of the lease until the last of them is gone.
-//! - *The observer* has claims in line for a sample of the locks, and lists the rest: all is free
+//! - *The observer* has queued claims for a sample of the locks, and lists the rest: all is free
 //!   when every claim is granted and no lock is listed any more. A claim that is granted while the
 //!   dying one may still believe in its lease is a double grant.
 
@@ -43,7 +43,7 @@ const GRACE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Acquires in flight while the locks are taken.
 const FILLERS: u32 = 512;
-/// Locks with a claim in line, spread over all of them.
+/// Locks with a queued claim, spread over all of them.
 const SAMPLES: u32 = 256;
 /// Number of the observer in the safety check: past every other caller.
 const OBSERVER: u32 = FILLERS;
@@ -333,7 +333,7 @@ struct Observer {
     target: String,
     clock: Clock,
     client: Client,
-    /// Claims in line, with the moment of each grant.
+    /// Queued claims, with the moment of each grant.
     claims: JoinSet<Result<Time, Error>>,
     samples: u32,
     last_grant: Time,
@@ -442,7 +442,7 @@ impl Observer {
     }
 }
 
-/// Waits in line for a lock and says when it was granted.
+/// Waits in the queue for a lock and says when it was granted.
 async fn claim(
     client: Client,
     number: u32,

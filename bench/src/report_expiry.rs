@@ -55,7 +55,7 @@ pub struct ExpiryReport {
     pub undisturbed: bool,
     /// The measured time of the freeing, from the end of the lease on.
     pub freeing_s: f64,
-    /// Locks for which a claim was in line.
+    /// Locks for which a claim was queued.
     pub samples: u32,
     /// Pairs completed in the measured time before, and meanwhile.
     pub pairs: [u64; 2],

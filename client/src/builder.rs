@@ -122,7 +122,7 @@ impl Builder {
     }
 
     /// How long a call waits for contact before it fails as unreachable; 30 s unless set. Any
-    /// answer of the node is contact: a wait in line has no such end.
+    /// answer of the node is contact: a wait in the queue has no such end.
     #[must_use]
     pub fn unreachable_after(mut self, span: Duration) -> Self {
         self.settings.unreachable_after = span;

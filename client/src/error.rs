@@ -310,9 +310,9 @@ impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Held { fence, waiters } => {
-                write!(f, "held under fence {fence}, {waiters} in line")
+                write!(f, "held under fence {fence}, {waiters} queued")
             }
-            Self::Queue { waiters } => write!(f, "{waiters} are in line"),
+            Self::Queue { waiters } => write!(f, "{waiters} are queued"),
             Self::Grace { left } => write!(
                 f,
                 "the node has restarted and grants nothing for {:.1} s more, until every earlier \

@@ -40,7 +40,7 @@ impl Drop for Hold {
     }
 }
 
-/// An acquire under way. If its caller goes before the answer is taken, it leaves the line, or
+/// An acquire under way. If its caller goes before the answer is taken, it leaves the queue, or
 /// gives back what it was granted meanwhile.
 pub(crate) struct Waiting {
     /// None once the answer is taken.
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_goes_unanswered_leaves_the_line() {
+    fn a_caller_that_goes_unanswered_leaves_the_queue() {
         let (waiting, answer, mut told) = waiting();
         drop(waiting);
         assert!(matches!(told.try_recv(), Ok(Command::Abandon { ticket: 7 })));

@@ -104,7 +104,7 @@ fn config(settings: &Settings) -> Result<(SessionConfig, u64), Error> {
     let (die, _) = die.split_first_chunk().expect("it has 16 bytes");
     let die = u64::from_le_bytes(*die);
     let (session, ids) = match settings.session {
-        Some(known) => (known, RequestIds::of_heir(die)),
+        Some(known) => (known, RequestIds::of_successor(die)),
         None => (SessionId(id), RequestIds::default()),
     };
     let config = SessionConfig {

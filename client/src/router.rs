@@ -20,6 +20,7 @@
 //!
 //! let Route { cell, worker, .. } = ring.route(NamespaceSeed::of("default"), b"orders/42");
 //! assert_eq!(worker, WorkerId { node: NodeId(1), worker: cell.0 % 4 });
+//! assert_eq!(ring.worker_of(cell), Some(worker));
 //!
 //! // A ring with a hole is none.
 //! parts[0].runs[0].cells = 255;

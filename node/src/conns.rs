@@ -4,7 +4,7 @@ use lockring_core::{CloseReason, ConnId, LinkIndex};
 use std::rc::Rc;
 use tokio::sync::Notify;
 
-/// What others may cause to be sent on one connection before it is closed: grants of claims in line
+/// What others may cause to be sent on one connection before it is closed: grants of queued claims
 /// and pushes, which a peer that reads has long taken by then. Its own requests are not read
 /// meanwhile, and its link lives on.
 const UNSENT_MAX: usize = 1 << 20;

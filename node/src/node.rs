@@ -283,7 +283,7 @@ fn opens_at(boot: &Boot) -> Option<Time> {
         seconds = grace.span.as_secs_f64(),
         longest_ttl = ?grace.longest_ttl,
         of = %Shown(&grace.whose),
-        "restarted: claims wait in line until every earlier lease has surely ended"
+        "restarted: claims wait in the queue until every earlier lease has surely ended"
     );
     Some(clock::now().after(grace.span))
 }

@@ -214,12 +214,12 @@ fn explain(key: &[u8], seen: &Inspection) -> String {
         (0, 0, 0) => "is free".to_owned(),
         (0, 0, left) => format!("is free, but nothing is granted for {} more", seconds(left)),
         (0, waiters, left) if left > 0 => {
-            format!("has {waiters} in line until the node opens in {}", seconds(left))
+            format!("has {waiters} queued until the node opens in {}", seconds(left))
         }
-        (0, waiters, _) => format!("has {waiters} in line"),
-        (holders, 0, _) => format!("has {holders} holding it and nobody in line"),
+        (0, waiters, _) => format!("has {waiters} queued"),
+        (holders, 0, _) => format!("has {holders} holding it and nobody queued"),
         (holders, waiters, _) => {
-            format!("has {holders} holding it and {waiters} in line behind them")
+            format!("has {holders} holding it and {waiters} queued behind them")
         }
     };
     format!("{key} {used}{} ({place})", for_whom(&seen.grace_for))

@@ -189,12 +189,13 @@ fn client() -> Found {
             found.add(read(&name, &fs::read_to_string(&path).unwrap()));
         }
     }
-    // A link's functions are for those who drive one by hand; the example at its head goes
+    // A session's functions are for those who drive one by hand; the example at its head goes
     // through a whole life of a claim instead.
-    let of_link = |item: &Item, file: &str| {
-        file.starts_with("link/") && matches!(item, Item::Function { .. })
+    let of_session = |item: &Item, file: &str| {
+        let parts = ["session/", "link/", "claims/"];
+        parts.iter().any(|part| file.starts_with(part)) && matches!(item, Item::Function { .. })
     };
-    found.items.retain(|(file, item)| !of_link(item, file));
+    found.items.retain(|(file, item)| !of_session(item, file));
     found
 }
 

@@ -316,7 +316,7 @@ fn the_question_shows(node: &Node) {
 async fn every_door_shows_what_others_wrote_and_obeys_none_of_it() {
     let node = Node::start(TempDir::new().unwrap(), 0, "127.0.0.1:0");
     let held = hold_all(&node).await;
-    await_that("all wait in line", || {
+    await_that("all wait in the queue", || {
         node.json(&["locks"]).iter().filter(|row| row["waiters"] == 1).count() == held.len()
     });
     the_commands_show(&node);

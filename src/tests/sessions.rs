@@ -168,7 +168,7 @@ async fn a_token_proves_nothing_until_the_node_says_so() {
         (ends("adopting", successor.adopt(token)).await, successor)
     };
     let (alive, node) = token(60).await;
-    let (guard, _heir) = take_up(&alive, &node).await;
+    let (guard, _successor) = take_up(&alive, &node).await;
     let guard = guard.unwrap();
     assert!(guard.is_valid());
     guard.release().await.unwrap();
@@ -178,7 +178,7 @@ async fn a_token_proves_nothing_until_the_node_says_so() {
     short.leave().await;
     let other = client(&node).await;
     let _held = ends("the lease ends", other.lock("job")).await.unwrap();
-    let (refused, _heir) = take_up(&expired, &node).await;
+    let (refused, _successor) = take_up(&expired, &node).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Lost);
 }
 
@@ -243,13 +243,13 @@ async fn what_was_asked_before_is_sent_before_leaving() {
         let mine = mine.clone();
         tokio::spawn(async move { mine.lock("busy").await })
     };
-    until("it is in line", || waits.is_finished() || futures_now(other.try_lock("x")).is_none())
+    until("it is queued", || waits.is_finished() || futures_now(other.try_lock("x")).is_none())
         .await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     drop(mine.lock("dropped").await.unwrap());
     ends("leaving", mine.leave()).await;
     assert_eq!(ends("the claim", waits).await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
-    // Nobody is left in line, and nothing is left held, though the session lives for a minute.
+    // Nobody is left in the queue, and nothing is left held, though the session lives for a minute.
     drop(busy);
     for key in ["busy", "dropped"] {
         ends("the lock is free", other.lock(key)).await.unwrap().release().await.unwrap();

@@ -1,5 +1,50 @@
 //! What is seen of locks, nodes and routes. These types are the client's own: what nodes tell may
 //! grow without breaking whoever reads them.
+//!
+//! ```no_run
+//! use lockring_client::admin::{
+//!     Address, Cursor, Holder, Inspection, Listed, LockMode, Node, Page, Ring, Route, Waiter,
+//!     Worker,
+//! };
+//!
+//! fn holds(Holder { fence, mode, held_for, lease_left, .. }: &Holder) -> String {
+//!     let how = match mode {
+//!         LockMode::Exclusive => "alone".to_owned(),
+//!         LockMode::Permits { permits, capacity, .. } => format!("{permits} of {capacity}"),
+//!         other => other.to_string(),
+//!     };
+//!     format!("{how} for {held_for:?} under fence {fence}, {lease_left:?} left")
+//! }
+//!
+//! fn waits(Waiter { mode, waited_for, .. }: &Waiter) -> String {
+//!     format!("waits for {mode} since {waited_for:?}")
+//! }
+//!
+//! fn address(Address { host, port, .. }: &Address) -> String {
+//!     format!("{host:?} port {port}")
+//! }
+//!
+//! # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {
+//! let admin = client.admin();
+//! let Inspection { holders, waiters, .. } = admin.inspect("orders/42").await?;
+//! let seen: Vec<String> = holders.iter().map(holds).chain(waiters.iter().map(waits)).collect();
+//!
+//! let Route { worker: Worker { node, worker }, .. } = admin.route("orders/42")?;
+//! println!("worker {worker} of node {node}: {seen:?}");
+//!
+//! if let Some(ring) = admin.ring() {
+//!     for worker in Ring::workers(&ring) {
+//!         let Page { locks, .. } = admin.list(worker, b"orders/", Cursor::default(), 10).await?;
+//!         for Listed { key, holder_count, .. } in locks {
+//!             println!("{}: {holder_count} holders", key.escape_ascii());
+//!         }
+//!     }
+//!     for Node { id, addresses, .. } in &ring.nodes {
+//!         println!("node {id} at {:?}", addresses.iter().map(address).collect::<Vec<_>>());
+//!     }
+//! }
+//! # Ok(()) }
+//! ```
 
 use lockring_proto as proto;
 use std::fmt;

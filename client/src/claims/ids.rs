@@ -9,7 +9,7 @@ pub struct RequestIds(u64);
 impl RequestIds {
     /// Those of a session that another process has used before: they begin at a place of their own,
     /// chosen by `random`. A request under an id of that process's would be taken for its copy.
-    pub fn of_heir(random: u64) -> Self {
+    pub fn of_successor(random: u64) -> Self {
         const FIRST: u64 = 1 << 30;
         const LAST: u64 = limits::REQUEST_ID_MAX / 2;
         Self(FIRST + random % (LAST - FIRST))

@@ -22,7 +22,7 @@ pub enum Outcome {
         /// Its fence.
         fence: Fence,
     },
-    /// The claim is in line.
+    /// The claim is queued.
     Queued {
         /// The caller's.
         token: u64,

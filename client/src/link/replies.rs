@@ -98,8 +98,8 @@ impl Link {
     fn welcomed(&mut self, shared: &mut Shared, now: Time, welcome: Welcome) {
         self.phase = Phase::Up;
         self.answer_by = None;
-        let is_heir = self.peer.incarnation == 0;
-        self.peer.blind_hellos -= u64::from(is_heir);
+        let is_successor = self.peer.incarnation == 0;
+        self.peer.blind_hellos -= u64::from(is_successor);
         self.peer.incarnation = welcome.incarnation;
         self.times.ttl = limits::clamp_ttl(Duration::from_millis(welcome.ttl_ms));
         self.times.believed = limits::believed(self.times.ttl);

@@ -50,7 +50,7 @@ impl Link {
     }
 
     /// A new connection stands. `fresh`: the worker has no link of this session, so that nothing
-    /// of it is held or in line there, and an unanswered request may only run under a new id.
+    /// of it is held or queued there, and an unanswered request may only run under a new id.
     pub(super) fn resume(&mut self, shared: &mut Shared, now: Time, fresh: bool) {
         if fresh {
             self.start_over(shared);

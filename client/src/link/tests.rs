@@ -346,10 +346,10 @@ fn compares(link: &mut Session, from: Time, until: Time) -> Vec<Time> {
     sent
 }
 
-/// The worker spares what the process before may believe in after each connection of its heir's:
-/// what it has spared last is compared once more, also while a claim keeps waiting.
+/// The worker spares what the process before may believe in after each connection of its
+/// successor's: what it has spared last is compared once more, also while a claim keeps waiting.
 #[test]
-fn an_heir_compares_again_when_the_last_belief_has_ended() {
+fn a_successor_compares_again_when_the_last_belief_has_ended() {
     let mut link = link(10_000, 30_000);
     link.down(at(0), L);
     link.connected(at(0), L);

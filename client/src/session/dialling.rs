@@ -120,7 +120,10 @@ mod tests {
     fn incarnations_grow_past_all_that_may_be_in_force() {
         let mut own = Dialling::new(Time(0));
         assert_eq!([own.stands(0, false), own.stands(1, false), own.stands(9, false)], [1, 2, 10]);
-        let mut heir = Dialling::new(Time(0));
-        assert_eq!([heir.stands(0, true), heir.stands(0, true), heir.stands(7, true)], [0, 0, 8]);
+        let mut successor = Dialling::new(Time(0));
+        assert_eq!(
+            [successor.stands(0, true), successor.stands(0, true), successor.stands(7, true)],
+            [0, 0, 8]
+        );
     }
 }

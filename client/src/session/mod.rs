@@ -17,8 +17,8 @@
 //! };
 //! use lockring_client::ring::{CellBits, Epoch, RingTable, RingVersion};
 //! use lockring_client::session::{
-//!     Ask, ClaimRef, Dial, LinkId, Loss, NotGranted, Outcome, Query, RequestIds, Session,
-//!     SessionConfig,
+//!     Ask, ClaimRef, Dial, LinkId, Loss, NotGranted, Outcome, Query, ReceiveError, RequestIds,
+//!     Session, SessionConfig,
 //! };
 //! use std::time::Duration;
 //!
@@ -41,7 +41,8 @@
 //!     worker: 0, namespace: "default".to_owned(),
 //! };
 //! codec::encode_frame(&HelloReply::Welcome(welcome), &mut bytes);
-//! session.receive(Time(100), link, &bytes)?;
+//! let taken: Result<usize, ReceiveError> = session.receive(Time(100), link, &bytes);
+//! assert_eq!(taken?, bytes.len());
 //!
 //! // It has asked for the ring by itself, as its first request.
 //! let addresses = vec![NodeAddress { host: String::new(), port: 7420 }];

@@ -7,7 +7,7 @@ pub struct Amounts {
     pub sessions: u64,
     /// Holds.
     pub holds: u64,
-    /// Claims in line.
+    /// Queued claims.
     pub waiters: u64,
     /// Bytes of memory for all of it: an estimate from above.
     pub bytes: u64,
@@ -19,7 +19,7 @@ impl Amounts {
         Self { holds: 1, bytes, ..Self::default() }
     }
 
-    /// A claim in line of so many bytes.
+    /// A queued claim of so many bytes.
     pub(crate) fn waiter(bytes: u64) -> Self {
         Self { waiters: 1, bytes, ..Self::default() }
     }
@@ -43,7 +43,7 @@ impl Amounts {
         };
         one(self.sessions, more.sessions, limit.sessions, "sessions")
             .or_else(|| one(self.holds, more.holds, limit.holds, "holds"))
-            .or_else(|| one(self.waiters, more.waiters, limit.waiters, "claims in line"))
+            .or_else(|| one(self.waiters, more.waiters, limit.waiters, "queued claims"))
             .or_else(|| one(self.bytes, more.bytes, limit.bytes, "bytes"))
     }
 

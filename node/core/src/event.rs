@@ -92,7 +92,7 @@ pub enum Event<'a> {
     /// The node stops: no new claims.
     Drain,
     /// The node's memory is used up, or not any more: while it is, new sessions, holds and claims
-    /// in line are refused, and everything else works on.
+    /// queued are refused, and everything else works on.
     Memory {
         /// It is used up.
         full: bool,

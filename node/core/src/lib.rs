@@ -15,7 +15,7 @@
 //! Invariants, each asserted or checked online by the simulator:
 //! - a key in use has exactly one record, a free key none;
 //! - a hold or waiter belongs to a link that is alive or dying, and is in that link's lists;
-//! - a thin record is one exclusive holder and nobody in line; a rich record is never that alone;
+//! - a thin record is one exclusive holder and nobody queued; a rich record is never that alone;
 //! - the head of a queue never fits beside the holders, but during grace, and in a queue too long
 //!   for one turn, which the next ones work off while newcomers stay behind it;
 //! - every grant, release and change of a queue takes the next number of its cell's counter.

@@ -19,7 +19,7 @@ pub struct Stats {
     pub orphans: u64,
     /// Holds that a compare found lost.
     pub lost: u64,
-    /// Claims that came in line.
+    /// Claims that were queued.
     pub enqueued: u64,
     /// Waiters that were cancelled.
     pub cancelled_waiters: u64,

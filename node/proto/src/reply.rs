@@ -22,7 +22,7 @@ pub enum Reply {
         /// Ring version.
         version: u64,
     },
-    /// The claim waits in line; `Granted` or `TimedOut` follows under the same id.
+    /// The claim waits in the queue; `Granted` or `TimedOut` follows under the same id.
     Queued {
         /// Request id.
         id: u64,
@@ -150,12 +150,12 @@ pub enum BlockedReason {
     Held {
         /// Highest fence among the holders.
         fence: Fence,
-        /// Claims waiting in line.
+        /// Claims waiting in the queue.
         waiters: u32,
     },
-    /// Nobody holds it, but earlier claims are in line.
+    /// Nobody holds it, but earlier claims are queued.
     Queue {
-        /// Claims waiting in line.
+        /// Claims waiting in the queue.
         waiters: u32,
     },
     /// The node waits until the leases of its earlier life have surely ended.
@@ -208,7 +208,7 @@ pub struct Holder {
     pub label: String,
 }
 
-/// One claim in line.
+/// One queued claim.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct WaiterInfo {
     /// What it waits for.
@@ -234,7 +234,7 @@ pub struct Inspection {
     pub holders: Vec<Holder>,
     /// Number of holders in all.
     pub holder_count: u32,
-    /// The head of the line, at most 16.
+    /// The head of the queue, at most 16.
     pub waiters: Vec<WaiterInfo>,
     /// Number of waiters in all.
     pub waiter_count: u32,

@@ -26,7 +26,7 @@ impl Claim {
     pub const SHARED: Self = Self::Mode(Mode::Shared);
 }
 
-/// How long an acquire may wait in line.
+/// How long an acquire may wait in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Wait {
     /// Not at all: a busy key is answered at once.

@@ -68,7 +68,7 @@ pub(super) fn describe() {
     describe_counter!("lockring_worker_stalls_total", "Times a worker was stalled over 75 ms");
     describe_gauge!("lockring_locks_held", "Holds");
     describe_gauge!("lockring_keys_in_use", "Keys held or waited for");
-    describe_gauge!("lockring_waiters", "Claims in line");
+    describe_gauge!("lockring_waiters", "Queued claims");
     describe_gauge!("lockring_sessions", "Sessions");
     describe_gauge!("lockring_quic_connections", "Client connections");
     describe_gauge!("lockring_grace_left_seconds", "Until claims are granted after a restart");

@@ -41,7 +41,7 @@ impl Client {
         hub.reach("sessions taken up");
         (self.session, self.ttl) = (estate.session, estate.ttl);
         hub.fact(&Fact::TakenUp { session: self.session });
-        RequestIds::of_heir(self.rng.draw())
+        RequestIds::of_successor(self.rng.draw())
     }
 
     /// The ring is known: holds are taken up, if they are still there.

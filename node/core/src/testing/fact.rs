@@ -36,9 +36,9 @@ pub enum Fact {
     Began { worker: u16, session: SessionId },
     /// It has it no more.
     Dead { worker: u16, session: SessionId, expired: bool },
-    /// A claim came in line.
+    /// A claim was queued.
     Queued { session: SessionId, request: u64, key: KeyId, claim: Claim },
-    /// A claim left the line, to be granted or not.
+    /// A claim left the queue, to be granted or not.
     Left { session: SessionId, request: u64, key: KeyId },
     /// A claim was granted; its link was `alive`.
     Granted {
@@ -74,7 +74,7 @@ pub enum Fact {
     Overlooked { unread: Time, lease_end: Time },
     /// A client asked for a key.
     Asked { session: SessionId, token: Token, key: KeyId, claim: Claim },
-    /// A client learnt that its claim is in line, by request `request`.
+    /// A client learnt that its claim is queued, by request `request`.
     InLine { session: SessionId, token: Token, request: u64 },
     /// A client learnt that it holds a key.
     Held { session: SessionId, worker: u16, token: Token, key: KeyId, claim: Claim, fence: Fence },
@@ -124,6 +124,6 @@ pub enum Fact {
     Empty { worker: u16, keys: u64, waiters: u64 },
     /// A worker's counters: granted, released, expired, forced and still held...
     Holds { granted: u64, released: u64, expired: u64, forced: u64, held: u64 },
-    /// ...enqueued, granted from the line, cancelled, timed out, dead and still in line.
+    /// ...enqueued, granted from the queue, cancelled, timed out, dead and still queued.
     Line { queued: u64, granted: u64, cancelled: u64, timed_out: u64, dead: u64, waiting: u64 },
 }

@@ -60,7 +60,7 @@ pub struct Hold {
 pub struct Key {
     /// Who holds it.
     pub holders: Vec<(SessionId, Claim, Fence)>,
-    /// Who is in line.
+    /// Who is queued.
     pub line: VecDeque<(SessionId, u64, Claim)>,
 }
 

@@ -24,9 +24,9 @@ fn dotted(fence: Fence) -> String {
 fn reason_told(reason: &BlockedReason) -> String {
     match reason {
         BlockedReason::Held { fence, waiters } => {
-            format!("held under {}, {waiters} in line", dotted(*fence))
+            format!("held under {}, {waiters} queued", dotted(*fence))
         }
-        BlockedReason::Queue { waiters } => format!("free, {waiters} in line"),
+        BlockedReason::Queue { waiters } => format!("free, {waiters} queued"),
         BlockedReason::Grace { left_ms } => format!("grace for {left_ms}ms"),
     }
 }

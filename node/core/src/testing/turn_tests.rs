@@ -272,7 +272,7 @@ fn a_compare_sees_what_is_there_all_the_time() {
         if taken == 1 {
             break;
         }
-        // Others come in line for some from all over, and leave again; that is what turns them.
+        // Others are queued for some from all over, and leave again; that is what turns them.
         for number in (0..HOLDS).step_by(97) {
             id += 1;
             let key = format!("key{number}");

@@ -49,7 +49,7 @@ pub struct KeyView {
     pub capacity: Option<u32>,
     /// Who holds it, by fence.
     pub holders: Vec<HolderView>,
-    /// Who is in line.
+    /// Who is queued.
     pub waiters: Vec<WaiterView>,
 }
 
@@ -68,7 +68,7 @@ pub struct HolderView {
     pub since: Time,
 }
 
-/// A claim in line.
+/// A queued claim.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WaiterView {
     /// Its link.
@@ -98,7 +98,7 @@ pub struct LinkView {
     pub digest: (u64, u64),
     /// A compare of which more is to come: how far it looks, where it goes on, what is left.
     pub comparing: Option<(u64, Option<HoldId>, Vec<HoldId>)>,
-    /// Its claims in line.
+    /// Its queued claims.
     pub waiters: u32,
     /// No request of it has run yet.
     pub fresh: bool,

@@ -68,7 +68,7 @@ impl Check for Exclusion {
     }
 }
 
-/// I1 at the node: the holders of a key fit together, and only what is held or in line ends.
+/// I1 at the node: the holders of a key fit together, and only what is held or queued ends.
 pub struct Capacity;
 
 impl Check for Capacity {
@@ -94,7 +94,7 @@ impl Check for Capacity {
             Fact::Left { session, request, key } => {
                 let is_it = |&(waits, its, _): &_| (waits, its) == (session, request);
                 let waited = book.keys.get(&key).is_some_and(|key| key.line.iter().any(is_it));
-                waited.then_some(()).ok_or_else(|| format!("{request} of {session:?} not in line"))
+                waited.then_some(()).ok_or_else(|| format!("{request} of {session:?} not queued"))
             }
             _ => Ok(()),
         }

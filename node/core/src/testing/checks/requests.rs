@@ -35,7 +35,7 @@ impl Check for Releases {
     }
 }
 
-/// I7: a request is executed at most once, however often it is sent: it is never in line or holding
+/// I7: a request is executed at most once, however often it is sent: it is never queued or holding
 /// twice, and never again once its hold has ended. Two things may happen again, as nothing is kept
 /// of them and they do no harm: a wait that timed out, and a grant that an operator ended, both
 /// while the answer was lost with the connection. And a node that starts anew has no memory: what
@@ -155,7 +155,7 @@ impl Check for Linear {
     }
 }
 
-/// After a confirmed cancel nothing of the claim is held or in line, now or later.
+/// After a confirmed cancel nothing of the claim is held or queued, now or later.
 #[derive(Default)]
 pub struct Cancels {
     undoing: BTreeMap<(SessionId, Token), u64>,

@@ -23,7 +23,7 @@ impl Check for Rest {
     }
 }
 
-/// I15: every hold and every claim in line is accounted for.
+/// I15: every hold and every queued claim is accounted for.
 pub struct Conservation;
 
 impl Check for Conservation {

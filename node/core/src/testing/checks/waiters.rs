@@ -1,4 +1,4 @@
-//! What the line promises.
+//! What the queue promises.
 
 use crate::Time;
 use crate::testing::recorder::{Book, Check, Key};
@@ -22,7 +22,7 @@ impl Check for DeadSessions {
     }
 }
 
-/// I10: whoever is next and fits is granted at once, when a hold ends or a claim leaves the line.
+/// I10: whoever is next and fits is granted at once, when a hold ends or a claim leaves the queue.
 #[derive(Default)]
 pub struct Waiters {
     touched: BTreeSet<KeyId>,
@@ -77,7 +77,8 @@ impl Check for Waiters {
     }
 }
 
-/// I11: first in line, first granted; and nobody who asks later passes one who knows it is in line.
+/// I11: first in the queue, first granted; and nobody who asks later passes one who knows
+/// it is queued.
 #[derive(Default)]
 pub struct Fifo {
     /// Who left a line last, and from which place.
@@ -86,7 +87,7 @@ pub struct Fifo {
     in_line: BTreeMap<KeyId, Line>,
 }
 
-/// Who knows that it is in line: since when, and by which request.
+/// Who knows that it is queued: since when, and by which request.
 type Line = BTreeMap<(SessionId, Token), (Time, u64)>;
 
 impl Fifo {
@@ -121,7 +122,7 @@ impl Fifo {
         }
     }
 
-    /// A client holds a key: who knew to be in line before it asked, and still is?
+    /// A client holds a key: who knew to be queued before it asked, and still is?
     fn held(&mut self, name: (SessionId, Token), id: KeyId, book: &Book) -> Result<(), String> {
         let asked = self.asked.get(&name).map(|&(asked, _)| asked);
         self.forget(name.0, name.1);
