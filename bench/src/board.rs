@@ -1,9 +1,9 @@
-//! What the lanes of one target share: the safety check, the latencies and the counters.
+//! What the groups of one target share: the safety check, the latencies and the counters.
 
 use crate::safety::SafetyCheck;
 use crate::stats::LatencyHistogram;
 
-/// What the lanes should do.
+/// What the groups should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Start nothing; finish what is under way.
@@ -32,7 +32,7 @@ pub struct Board {
     pub errors: u64,
     /// What a server said of the first of them.
     pub first_error: Option<String>,
-    /// Callers that are not idle, over all lanes.
+    /// Callers that are not idle, over all groups.
     pub outstanding: u32,
 }
 

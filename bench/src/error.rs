@@ -1,7 +1,7 @@
 //! What can go wrong with a run.
 
 use crate::choices::OptionError;
-use crate::pump::LaneError;
+use crate::drive::GroupError;
 use crate::target::TargetError;
 use std::io;
 
@@ -43,15 +43,15 @@ pub enum BenchError {
         /// Where it was looked for.
         address: String,
         /// What happened.
-        source: LaneError,
+        source: GroupError,
     },
     /// A connection did not survive the run.
     #[error("{target}: {source}{obituary}")]
-    Lane {
+    CallerGroup {
         /// The target as given.
         target: String,
         /// What happened.
-        source: LaneError,
+        source: GroupError,
         /// How the server ended, led by `; `, if it was started here and has.
         obituary: String,
     },

@@ -11,15 +11,15 @@
 //!   dying one may still believe in its lease is a double grant.
 
 use crate::board::{Board, Phase};
+use crate::caller_group::{CallerGroup, Work};
 use crate::choices::{Driver, KeyDist, Output};
+use crate::drive::{GroupError, GroupSetting, lock};
 use crate::error::BenchError;
 use crate::keys::KeySpace;
-use crate::lane::{Lane, Work};
 use crate::lockring::{self, ClusterAccess, LockringProtocol};
 use crate::options::ExpiryOptions;
 use crate::process::Spawned;
 use crate::progress::Progress;
-use crate::pump::{LaneError, LaneSetting, lock};
 use crate::report::Outcome;
 use crate::report_expiry::{BeforeDuring, ExpiryReport, print_expiry};
 use crate::rounds::one_by_one;
@@ -180,16 +180,16 @@ struct Doomed {
     clock: Clock,
     board: Arc<Mutex<Board>>,
     phase: watch::Sender<Phase>,
-    thread: std::thread::JoinHandle<Result<Lane<LockringProtocol>, LaneError>>,
+    thread: std::thread::JoinHandle<Result<CallerGroup<LockringProtocol>, GroupError>>,
 }
 
 /// Runs the session that dies until its phase is gone.
 fn live(
     access: &ClusterAccess,
     locks: u32,
-    setting: LaneSetting,
+    setting: GroupSetting,
     connected: oneshot::Sender<Result<(), String>>,
-) -> Result<Lane<LockringProtocol>, LaneError> {
+) -> Result<CallerGroup<LockringProtocol>, GroupError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let end = match access.anew() {
@@ -197,10 +197,10 @@ fn live(
             Err(why) => Err(why),
         };
         let _gone_if_interrupted = connected.send(end.as_ref().map(drop).map_err(Clone::clone));
-        let Ok((protocol, wires)) = end else { return Err(LaneError::Closed) };
+        let Ok((protocol, wires)) = end else { return Err(GroupError::Closed) };
         let work = Work::Fill { next: 0, end: locks };
-        let lane = Lane::new(protocol, work, 0, FILLERS).in_space(SPACE);
-        lockring::drive(lane, wires, setting).await
+        let group = CallerGroup::new(protocol, work, 0, FILLERS).in_space(SPACE);
+        lockring::drive(group, wires, setting).await
     })
 }
 
@@ -214,7 +214,7 @@ impl Doomed {
         let safety = SafetyCheck::new(Guarantees::FENCED, locks);
         let board = Arc::new(Mutex::new(Board::new(safety)));
         let (phase, listener) = watch::channel(Phase::Paused);
-        let setting = LaneSetting { clock, board: Arc::clone(&board), phase: listener };
+        let setting = GroupSetting { clock, board: Arc::clone(&board), phase: listener };
         let (connected, is_connected) = oneshot::channel();
         let access = access.clone();
         let thread = std::thread::Builder::new()
@@ -256,15 +256,15 @@ impl Doomed {
     /// lease, had it lived.
     fn die(self, target: &Target) -> Result<Time, BenchError> {
         drop(self.phase);
-        let mut lane = match self.thread.join() {
-            Ok(ended) => ended.map_err(|source| BenchError::Lane {
+        let mut group = match self.thread.join() {
+            Ok(ended) => ended.map_err(|source| BenchError::CallerGroup {
                 target: target.to_string(),
                 source,
                 obituary: String::new(),
             })?,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        Ok(lane.protocol_mut().lapses_at())
+        Ok(group.protocol_mut().lapses_at())
     }
 }
 
@@ -405,7 +405,7 @@ impl Observer {
 
     /// Whether all is free.
     async fn look(&mut self) -> Result<bool, BenchError> {
-        self.look_as_client().await.map_err(|error| BenchError::Lane {
+        self.look_as_client().await.map_err(|error| BenchError::CallerGroup {
             target: self.target.clone(),
             source: error.into(),
             obituary: String::new(),

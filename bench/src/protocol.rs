@@ -1,10 +1,10 @@
-//! What a lane asks of the connection it drives.
+//! What a group asks of the connection it drives.
 
 use crate::keys::Key;
 use crate::time::Time;
 use lockring_client::proto::Shown;
 
-/// One caller of a lane, `0..callers`.
+/// One caller of a group, `0..callers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(pub u32);
 
@@ -18,7 +18,7 @@ pub enum Answer {
         /// The fence, where the server gives any.
         fence: Option<u64>,
     },
-    /// The key is taken and the server keeps no queue: the lane asks again later.
+    /// The key is taken and the server keeps no queue: the group asks again later.
     Busy {
         /// Whose acquire.
         slot: Slot,

@@ -2,7 +2,7 @@
 //!
 //! A caller holds a key from when its grant is *read* until its release is *sent*. A correct
 //! server never lets two such spans of one key overlap, and gives every grant of a key a higher
-//! fence than the one before. All lanes share one thread, so the order seen here is real. The span
+//! fence than the one before. All groups share one thread, so the order seen here is real. The span
 //! is shorter than the hold on the server, so a double grant can be missed, most easily with a
 //! hold of zero; it is never reported where there was none.
 

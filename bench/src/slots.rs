@@ -1,4 +1,4 @@
-//! The callers of one lane: where each is in its acquire and release, and when it goes on.
+//! The callers of one group: where each is in its acquire and release, and when it goes on.
 
 use crate::protocol::{Broken, Slot};
 use crate::time::Time;
@@ -38,7 +38,7 @@ impl Caller {
     const IDLE: Self = Self { state: State::Idle, polls: 0, key: 0, since: Time(0), fence: None };
 }
 
-/// All callers of a lane, with the idle ones and the timers at hand.
+/// All callers of a group, with the idle ones and the timers at hand.
 #[derive(Debug)]
 pub(crate) struct CallerSlots {
     callers: Vec<Caller>,

@@ -1,14 +1,14 @@
-//! A target at work: its server if it was started here, its lanes, and what they count.
+//! A target at work: its server if it was started here, its groups, and what they count.
 
 use crate::board::{Board, Phase};
+use crate::caller_group::{CallerGroup, Pacing, Work};
 use crate::choices::{Driver, KeyDist};
+use crate::drive::{GroupError, GroupSetting, drive, lock};
 use crate::error::BenchError;
 use crate::keys::KeyChooser;
-use crate::lane::{Lane, Pacing, Work};
 use crate::lockring::{self, Caller, InOrderProtocol, LockringProtocol, Pacer, Question};
 use crate::process::{CpuTime, Spawned, own_cpu};
 use crate::protocol::Protocol;
-use crate::pump::{LaneError, LaneSetting, drive, lock};
 use crate::redis;
 use crate::safety::{Guarantees, SafetyCheck, SafetyReport};
 use crate::stats::Quantiles;
@@ -98,14 +98,14 @@ pub(crate) struct Reading {
     client_ns: u64,
 }
 
-/// A target at work. Dropping it ends its lanes, and its server if it was started here.
+/// A target at work. Dropping it ends its groups, and its server if it was started here.
 pub(crate) struct TargetRun {
     target: String,
     driver: Driver,
     clock: Clock,
     phase: watch::Sender<Phase>,
     board: Arc<Mutex<Board>>,
-    lanes: JoinSet<Result<(), LaneError>>,
+    groups: JoinSet<Result<(), GroupError>>,
     server: Option<Spawned>,
 }
 
@@ -166,7 +166,7 @@ impl TargetRun {
         Ok(run)
     }
 
-    /// Lanes over the client's own links.
+    /// Groups over the client's own links.
     async fn spawn_links(
         &mut self,
         access: &lockring::ClusterAccess,
@@ -176,9 +176,9 @@ impl TargetRun {
             let (first, callers) = workload.callers_of(connection);
             let end = LockringProtocol::connect(access, callers, limits::TTL_DEFAULT).await;
             let (protocol, wires) = end.map_err(|problem| refused(&self.target, problem))?;
-            let lane = Lane::new(protocol, workload.work_of(connection), first, callers);
+            let group = CallerGroup::new(protocol, workload.work_of(connection), first, callers);
             let setting = self.setting();
-            self.lanes.spawn(async { lockring::drive(lane, wires, setting).await.map(drop) });
+            self.groups.spawn(async { lockring::drive(group, wires, setting).await.map(drop) });
         }
         Ok(())
     }
@@ -207,7 +207,7 @@ impl TargetRun {
                     setting: self.setting(),
                     running: false,
                 };
-                self.lanes.spawn(caller.run());
+                self.groups.spawn(caller.run());
             }
         }
         Ok(())
@@ -229,7 +229,7 @@ impl TargetRun {
         Ok(Self::launch(target, None, Guarantees::NONE, ends.collect(), &workload, clock))
     }
 
-    /// A target without lanes.
+    /// A target without groups.
     fn idle(
         target: String,
         server: Option<Spawned>,
@@ -241,11 +241,11 @@ impl TargetRun {
         let board = Arc::new(Mutex::new(Board::new(safety)));
         let (phase, _) = watch::channel(Phase::Paused);
         let driver = Driver::Lean;
-        Self { target, driver, clock, phase, board, lanes: JoinSet::new(), server }
+        Self { target, driver, clock, phase, board, groups: JoinSet::new(), server }
     }
 
-    fn setting(&self) -> LaneSetting {
-        LaneSetting {
+    fn setting(&self) -> GroupSetting {
+        GroupSetting {
             clock: self.clock,
             board: Arc::clone(&self.board),
             phase: self.phase.subscribe(),
@@ -268,8 +268,8 @@ impl TargetRun {
         let setting = run.setting();
         for (connection, (protocol, stream)) in (0..).zip(ends) {
             let (first, callers) = workload.callers_of(connection);
-            let lane = Lane::new(protocol, workload.work_of(connection), first, callers);
-            run.lanes.spawn(drive(lane, stream, setting.clone()));
+            let group = CallerGroup::new(protocol, workload.work_of(connection), first, callers);
+            run.groups.spawn(drive(group, stream, setting.clone()));
         }
         run
     }
@@ -371,27 +371,30 @@ impl TargetRun {
         Err(not_filled(&self.target, keys, &board))
     }
 
-    /// Sleeps, unless a lane ends meanwhile.
+    /// Sleeps, unless a group ends meanwhile.
     pub(crate) async fn sleep(&mut self, length: Duration) -> Result<(), BenchError> {
         let ended = tokio::select! {
             () = tokio::time::sleep(length) => return Ok(()),
-            Some(ended) = self.lanes.join_next() => ended,
+            Some(ended) = self.groups.join_next() => ended,
         };
-        Err(self.lane_error(ended).await)
+        Err(self.group_error(ended).await)
     }
 
-    async fn lane_error(&mut self, ended: Result<Result<(), LaneError>, JoinError>) -> BenchError {
+    async fn group_error(
+        &mut self,
+        ended: Result<Result<(), GroupError>, JoinError>,
+    ) -> BenchError {
         let source = match ended {
             Ok(Err(source)) => source,
-            // A lane ends well only when the phase's sender, which is here, is gone.
-            Ok(Ok(())) => unreachable!("a lane ended while its run lives"),
+            // A group ends well only when the phase's sender, which is here, is gone.
+            Ok(Ok(())) => unreachable!("a group ended while its run lives"),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
         // A dying server's connections close a moment before it can be reaped.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let obituary = self.server.as_mut().and_then(|server| server.obituary().ok().flatten());
         let obituary = after_semicolon(obituary);
-        BenchError::Lane { target: self.target.clone(), source, obituary }
+        BenchError::CallerGroup { target: self.target.clone(), source, obituary }
     }
 
     fn reading(&self) -> Result<Reading, BenchError> {

@@ -1,4 +1,4 @@
-//! Time as the lanes see it: nanoseconds since the run began.
+//! Time as the groups see it: nanoseconds since the run began.
 
 use std::ops::Add;
 use std::time::{Duration, Instant};

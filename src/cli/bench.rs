@@ -123,7 +123,7 @@ fn failed(error: BenchError) -> Failure {
         BenchError::ProgramMissing { .. }
         | BenchError::Start { .. }
         | BenchError::Connect { .. }
-        | BenchError::Lane { .. } => exit::UNAVAILABLE,
+        | BenchError::CallerGroup { .. } => exit::UNAVAILABLE,
         BenchError::Interrupted => INTERRUPTED,
         BenchError::Output(error) => return Unwritten(error).into(),
         _ => exit::SOFTWARE,

@@ -8,9 +8,9 @@
 use super::ClusterAccess;
 use crate::alarm::Alarm;
 use crate::board::Phase;
+use crate::caller_group::Pacing;
+use crate::drive::{GroupError, GroupSetting, lock};
 use crate::keys::{self, KeyChooser};
-use crate::lane::Pacing;
-use crate::pump::{LaneError, LaneSetting, lock};
 use crate::time::Time;
 use lockring_client::{Client, Error, ErrorKind};
 use std::future::poll_fn;
@@ -56,7 +56,7 @@ impl Pacer {
     }
 
     /// Waits for the next start and says when it was meant to be; none if the run pauses first.
-    async fn start(&mut self, setting: &mut LaneSetting) -> Result<Option<Time>, LaneError> {
+    async fn start(&mut self, setting: &mut GroupSetting) -> Result<Option<Time>, GroupError> {
         loop {
             if *setting.phase.borrow_and_update() != Phase::Running {
                 self.next = None;
@@ -88,7 +88,7 @@ pub(crate) struct Caller {
     /// Kept by the runtime's timer, to its millisecond.
     pub(crate) hold: Duration,
     pub(crate) pacer: Option<Arc<Mutex<Pacer>>>,
-    pub(crate) setting: LaneSetting,
+    pub(crate) setting: GroupSetting,
     /// The phase as last seen.
     pub(crate) running: bool,
 }
@@ -112,7 +112,7 @@ impl Caller {
     ///
     /// # Errors
     /// When the server is gone.
-    pub(crate) async fn run(mut self) -> Result<(), LaneError> {
+    pub(crate) async fn run(mut self) -> Result<(), GroupError> {
         let mut ended = None;
         while self.wait_until_running(&mut ended).await {
             let start = match &self.pacer {
@@ -133,7 +133,7 @@ impl Caller {
     }
 
     /// Rests after a failed operation; an end of the client is the end of the run.
-    async fn failed(&self, error: Error) -> Result<(), LaneError> {
+    async fn failed(&self, error: Error) -> Result<(), GroupError> {
         if matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Closed) {
             return Err(error.into());
         }

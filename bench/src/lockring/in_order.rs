@@ -1,4 +1,4 @@
-//! Lanes without locks: the bare echo, and keepalives. Their answers come in the order asked.
+//! Groups without locks: the bare echo, and keepalives. Their answers come in the order asked.
 
 use crate::keys::Key;
 use crate::protocol::{Answer, Broken, Protocol, Slot};

@@ -1,20 +1,20 @@
 //! Our own server as a target, and the bare echo of the same transport.
 
 mod api;
+mod drive;
 mod in_order;
 mod protocol;
-mod pump;
 
 use crate::error::BenchError;
 use crate::process::Spawned;
 pub(crate) use api::{Caller, Pacer};
+pub(crate) use drive::drive;
 pub(crate) use in_order::{InOrderProtocol, Question};
 use lockring_client::proto::{NodeInfo, SERVER_NAME};
 use lockring_client::target::{Host, Seed, Target as Cluster};
 use lockring_client::tls::{self, Bundle};
 use lockring_client::wire::{Wire, WireError};
 pub(crate) use protocol::LockringProtocol;
-pub(crate) use pump::drive;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

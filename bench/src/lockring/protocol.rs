@@ -1,4 +1,4 @@
-//! Our wire for lean lanes: the client's own sessions, without tasks and channels per caller.
+//! Our wire for lean groups: the client's own sessions, without tasks and channels per caller.
 
 use crate::keys::Key;
 use crate::protocol::{Answer, Broken, Protocol, Slot};

@@ -1,12 +1,12 @@
-//! Our own lane against nodes in memory that speak our frames, in virtual time: an honest one, one
-//! that grants twice, one whose fences fall, and ones that lose holds. What the lane makes of
+//! Our own group against nodes in memory that speak our frames, in virtual time: an honest one, one
+//! that grants twice, one whose fences fall, and ones that lose holds. What the group makes of
 //! their bytes goes through the safety check as it does in a run.
 
 use super::*;
 use crate::board::{Board, Phase};
+use crate::caller_group::{CallerGroup, Pacing, Work};
 use crate::choices::KeyDist;
 use crate::keys::KeyChooser;
-use crate::lane::{Lane, Pacing, Work};
 use crate::safety::{Guarantees, SafetyCheck};
 use lockring_client::proto::{
     BootId, Digest, Fence, HelloReply, HoldId, LostReason, NodeAddress, NodeId, NodeInfo,
@@ -73,11 +73,11 @@ impl Worker {
                     let renewed = Reply::Renewed { id, version: 1, digest: Digest::default() };
                     codec::encode_frame(&renewed, &mut replies);
                 }
-                other => panic!("a lane does not send {other:?}"),
+                other => panic!("a group does not send {other:?}"),
             }
             rest = after;
         }
-        assert!(rest.is_empty(), "a lane sends whole frames");
+        assert!(rest.is_empty(), "a group sends whole frames");
         replies
     }
 
@@ -154,9 +154,9 @@ fn session() -> Session {
     session
 }
 
-/// A lane with its node and a clock that moves by hand.
+/// A group with its node and a clock that moves by hand.
 struct World {
-    lane: Lane<LockringProtocol>,
+    group: CallerGroup<LockringProtocol>,
     workers: Vec<Worker>,
     board: Board,
     now: Time,
@@ -171,7 +171,7 @@ impl World {
         let mut board = Board::new(SafetyCheck::new(Guarantees::FENCED, KEYS));
         board.begin_round();
         Self {
-            lane: Lane::new(protocol, work, 0, CALLERS),
+            group: CallerGroup::new(protocol, work, 0, CALLERS),
             workers: (0..WORKERS).map(|_| Worker::new(fault)).collect(),
             board,
             now: Time(0),
@@ -181,16 +181,16 @@ impl World {
     /// Turns with a round trip of one step. The replies of a worker come in two cuts.
     fn run(&mut self, phase: Phase, steps: u32) -> Result<(), Broken> {
         for _ in 0..steps {
-            self.lane.turn(self.now, phase, &mut self.board);
+            self.group.turn(self.now, phase, &mut self.board);
             self.now.0 += STEP;
             for (number, worker) in self.workers.iter_mut().enumerate() {
-                let sent = std::mem::take(self.lane.protocol_mut().outgoing(number));
+                let sent = std::mem::take(self.group.protocol_mut().outgoing(number));
                 let replies = worker.answer(&sent);
-                self.lane.protocol_mut().read_from(number);
-                self.lane.receive(self.now, &replies[..replies.len() / 2], &mut self.board)?;
-                let taken = self.lane.protocol_mut().taken();
-                self.lane.receive(self.now, &replies[taken..], &mut self.board)?;
-                assert_eq!(self.lane.protocol_mut().taken(), replies.len() - taken);
+                self.group.protocol_mut().read_from(number);
+                self.group.receive(self.now, &replies[..replies.len() / 2], &mut self.board)?;
+                let taken = self.group.protocol_mut().taken();
+                self.group.receive(self.now, &replies[taken..], &mut self.board)?;
+                assert_eq!(self.group.protocol_mut().taken(), replies.len() - taken);
             }
         }
         Ok(())
@@ -207,7 +207,7 @@ fn an_honest_node_is_found_clean_over_both_of_its_workers() {
     let mut world = World::new(Fault::None);
     world.run(Phase::Running, 500).unwrap();
     world.run(Phase::Paused, 100).unwrap();
-    assert!(world.lane.is_quiet() && world.board.pairs > 500, "{:?}", world.board);
+    assert!(world.group.is_quiet() && world.board.pairs > 500, "{:?}", world.board);
     assert_eq!((world.board.errors, world.found()), (0, (0, 0)));
     assert!(world.workers.iter().all(|worker| worker.fence > 0), "both have work");
 }
@@ -237,7 +237,7 @@ fn a_release_of_what_is_not_held_is_an_error_of_the_run() {
 }
 
 #[test]
-fn a_lost_hold_ends_the_lane() {
+fn a_lost_hold_ends_the_group() {
     let mut world = World::new(Fault::None);
     world.run(Phase::Running, 1).unwrap();
     // Every hold of the first worker: its fences count up from one.
@@ -247,16 +247,16 @@ fn a_lost_hold_ends_the_lane() {
     let mut bytes = Vec::new();
     let lost = Push::Lost { reason: LostReason::Forced, holds: holds.collect() };
     codec::encode_frame(&lost, &mut bytes);
-    let protocol = world.lane.protocol_mut();
+    let protocol = world.group.protocol_mut();
     assert_eq!(protocol.pushed(world.now, 0, &bytes).unwrap(), bytes.len());
     protocol.read_from(0);
-    let told = world.lane.receive(world.now, &[], &mut world.board).unwrap_err();
+    let told = world.group.receive(world.now, &[], &mut world.board).unwrap_err();
     assert!(told.0.contains("lost"), "{told}");
 }
 
 #[test]
-fn bytes_that_are_no_frames_end_the_lane() {
+fn bytes_that_are_no_frames_end_the_group() {
     let mut world = World::new(Fault::None);
-    world.lane.protocol_mut().read_from(1);
-    assert!(world.lane.receive(Time(0), &[0xff; 64], &mut world.board).is_err());
+    world.group.protocol_mut().read_from(1);
+    assert!(world.group.receive(Time(0), &[0xff; 64], &mut world.board).is_err());
 }

@@ -3,10 +3,10 @@
 mod protocol;
 mod resp;
 
+use crate::drive::GroupError;
 use crate::error::BenchError;
 use crate::process::Spawned;
 use crate::protocol::Broken;
-use crate::pump::LaneError;
 pub(crate) use protocol::RedisProtocol;
 use resp::Reply;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -81,7 +81,7 @@ async fn await_ready(server: &mut Spawned, port: u16) -> Result<(), String> {
     }
 }
 
-async fn ping(host: &str, port: u16) -> Result<(), LaneError> {
+async fn ping(host: &str, port: u16) -> Result<(), GroupError> {
     let mut stream = TcpStream::connect((host, port)).await?;
     match ask(&mut stream, &["PING"]).await?.as_str() {
         "PONG" => Ok(()),
@@ -95,7 +95,7 @@ pub(crate) async fn connect(
     port: u16,
     callers: u32,
     lease: Duration,
-) -> Result<(RedisProtocol, TcpStream), LaneError> {
+) -> Result<(RedisProtocol, TcpStream), GroupError> {
     let connecting = TcpStream::connect((host, port));
     let mut stream = in_time(connecting).await??;
     stream.set_nodelay(true)?;
@@ -106,7 +106,7 @@ pub(crate) async fn connect(
 }
 
 /// One command and its answer, for what is asked once.
-async fn ask(stream: &mut TcpStream, words: &[&str]) -> Result<String, LaneError> {
+async fn ask(stream: &mut TcpStream, words: &[&str]) -> Result<String, GroupError> {
     let mut command = format!("*{}\r\n", words.len());
     for word in words {
         command.push_str(&format!("${}\r\n{word}\r\n", word.len()));
@@ -115,7 +115,7 @@ async fn ask(stream: &mut TcpStream, words: &[&str]) -> Result<String, LaneError
     let mut bytes = Vec::new();
     loop {
         if in_time(stream.read_buf(&mut bytes)).await?? == 0 {
-            return Err(LaneError::Closed);
+            return Err(GroupError::Closed);
         }
         return match resp::parse(&bytes)? {
             None => continue,

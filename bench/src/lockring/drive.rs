@@ -1,9 +1,9 @@
-//! Drives a lane over the client's own connections.
+//! Drives a group over the client's own connections.
 
 use super::protocol::{LockringProtocol, Wires};
 use crate::alarm::Alarm;
-use crate::lane::Lane;
-use crate::pump::{LaneError, LaneSetting, lock};
+use crate::caller_group::CallerGroup;
+use crate::drive::{GroupError, GroupSetting, lock};
 use lockring_client::wire::{WireError, WireEvent};
 use std::future::poll_fn;
 use std::io;
@@ -16,34 +16,34 @@ enum Woken {
     Otherwise,
 }
 
-/// Runs a lane until the run is over, with any number of measured rounds in between. Its
+/// Runs a group until the run is over, with any number of measured rounds in between. Its
 /// connections end with it, its session does not.
 ///
 /// # Errors
 /// When a connection does not survive the run.
 pub(crate) async fn drive(
-    mut lane: Lane<LockringProtocol>,
+    mut group: CallerGroup<LockringProtocol>,
     mut wires: Wires,
-    mut setting: LaneSetting,
-) -> Result<Lane<LockringProtocol>, LaneError> {
+    mut setting: GroupSetting,
+) -> Result<CallerGroup<LockringProtocol>, GroupError> {
     let mut alarm = Alarm::new()?;
     loop {
         let now = setting.clock.now();
         let phase = *setting.phase.borrow_and_update();
-        lane.turn(now, phase, &mut lock(&setting.board));
-        if let Some(at) = lane.next_deadline() {
+        group.turn(now, phase, &mut lock(&setting.board));
+        if let Some(at) = group.next_deadline() {
             alarm.ring_at(now, at)?;
         }
         for (worker, wire) in wires.iter_mut().enumerate() {
-            wire.send(lane.protocol_mut().outgoing(worker));
+            wire.send(group.protocol_mut().outgoing(worker));
         }
-        let woken = if lane.is_quiet() {
+        let woken = if group.is_quiet() {
             tokio::select! {
                 biased;
                 woken = wait(&mut wires, &mut alarm) => woken?,
                 changed = setting.phase.changed() => match changed {
                     Ok(()) => Woken::Otherwise,
-                    Err(_) => return Ok(lane),
+                    Err(_) => return Ok(group),
                 },
             }
         } else {
@@ -52,14 +52,14 @@ pub(crate) async fn drive(
         let now = setting.clock.now();
         match woken {
             Woken::Wire(worker, WireEvent::Replies) => {
-                lane.protocol_mut().read_from(worker);
+                group.protocol_mut().read_from(worker);
                 let inbox = &mut wires[worker].replies;
-                lane.receive(now, inbox.bytes(), &mut lock(&setting.board))?;
-                inbox.consume(lane.protocol_mut().taken());
+                group.receive(now, inbox.bytes(), &mut lock(&setting.board))?;
+                inbox.consume(group.protocol_mut().taken());
             }
             Woken::Wire(worker, WireEvent::Pushes) => {
                 let inbox = &mut wires[worker].pushes;
-                let taken = lane.protocol_mut().pushed(now, worker, inbox.bytes())?;
+                let taken = group.protocol_mut().pushed(now, worker, inbox.bytes())?;
                 inbox.consume(taken);
             }
             Woken::Wire(_, WireEvent::Written) | Woken::Otherwise => {}
@@ -67,13 +67,13 @@ pub(crate) async fn drive(
     }
 }
 
-async fn wait(wires: &mut Wires, alarm: &mut Alarm) -> Result<Woken, LaneError> {
+async fn wait(wires: &mut Wires, alarm: &mut Alarm) -> Result<Woken, GroupError> {
     poll_fn(|cx| {
         if let Poll::Ready((worker, event)) = poll_wires(wires, cx) {
             let event = event.map_err(|error| io::Error::other(error.to_string()))?;
             return Poll::Ready(Ok(Woken::Wire(worker, event)));
         }
-        alarm.poll_rung(cx).map(|rung| rung.map(|()| Woken::Otherwise).map_err(LaneError::from))
+        alarm.poll_rung(cx).map(|rung| rung.map(|()| Woken::Otherwise).map_err(GroupError::from))
     })
     .await
 }

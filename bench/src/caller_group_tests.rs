@@ -1,4 +1,4 @@
-//! The lane against servers in memory, in virtual time: an honest one, one that grants twice, one
+//! The group against servers in memory, in virtual time: an honest one, one that grants twice, one
 //! whose fences fall, and ones that fail.
 
 use super::*;
@@ -94,9 +94,9 @@ impl Protocol for FakeServer {
 
 const STEP: u64 = 10_000;
 
-/// A lane with its board and a clock that moves by hand.
+/// A group with its board and a clock that moves by hand.
 struct World {
-    lane: Lane<FakeServer>,
+    group: CallerGroup<FakeServer>,
     board: Board,
     now: Time,
 }
@@ -106,27 +106,27 @@ impl World {
         let safety = SafetyCheck::new(Guarantees::FENCED, 100);
         let mut board = Board::new(safety);
         board.begin_round();
-        let lane = Lane::new(FakeServer::new(fault), work, 1000, callers);
-        Self { lane, board, now: Time(0) }
+        let group = CallerGroup::new(FakeServer::new(fault), work, 1000, callers);
+        Self { group, board, now: Time(0) }
     }
 
     /// Turns with a round trip of one step.
     fn run(&mut self, phase: Phase, steps: u32) {
         for _ in 0..steps {
-            self.lane.turn(self.now, phase, &mut self.board);
-            let sent = std::mem::take(self.lane.out());
+            self.group.turn(self.now, phase, &mut self.board);
+            let sent = std::mem::take(self.group.out());
             self.now.0 += STEP;
-            self.lane.receive(self.now, &sent, &mut self.board).unwrap();
+            self.group.receive(self.now, &sent, &mut self.board).unwrap();
         }
     }
 
     /// Pauses and lets everything under way come to its end.
     fn finish(&mut self) {
         self.run(Phase::Paused, 3000);
-        assert!(self.lane.is_quiet(), "{:?}", self.board);
+        assert!(self.group.is_quiet(), "{:?}", self.board);
         assert_eq!(self.board.outstanding, 0);
-        assert!(self.lane.protocol.holders.is_empty());
-        assert_eq!(self.lane.next_deadline(), None);
+        assert!(self.group.protocol.holders.is_empty());
+        assert_eq!(self.group.next_deadline(), None);
     }
 
     fn found(&mut self) -> (u64, u64) {
@@ -229,7 +229,7 @@ fn an_open_loop_that_keeps_up_starts_on_time() {
     let pacing = Pacing::Open { interval_ns: 4 * STEP, offset_ns: 3 * STEP };
     let mut world = World::new(Fault::None, 8, pairs(100, pacing, Duration::ZERO));
     world.run(Phase::Running, 3);
-    assert_eq!((world.board.grants, world.lane.next_deadline()), (0, Some(Time(3 * STEP))));
+    assert_eq!((world.board.grants, world.group.next_deadline()), (0, Some(Time(3 * STEP))));
     world.run(Phase::Running, 80);
     assert_eq!(world.board.grants, 20);
     assert!(world.board.acquire.quantiles().unwrap().max_us < 10.1);
@@ -239,17 +239,17 @@ fn an_open_loop_that_keeps_up_starts_on_time() {
 fn a_fill_holds_every_key_once() {
     let mut world = World::new(Fault::None, 8, Work::Fill { next: 10, end: 95 });
     world.run(Phase::Running, 20);
-    assert!(world.lane.is_quiet());
+    assert!(world.group.is_quiet());
     assert_eq!((world.board.grants, world.board.pairs, world.found()), (85, 0, (0, 0)));
-    assert_eq!(world.lane.protocol.holders.len(), 85);
+    assert_eq!(world.group.protocol.holders.len(), 85);
 }
 
 #[test]
-fn an_answer_nobody_waits_for_ends_the_lane() {
+fn an_answer_nobody_waits_for_ends_the_group() {
     let mut world = World::new(Fault::None, 2, closed(100, 0));
     world.run(Phase::Running, 1);
     let stray = Answer::Released { slot: Slot(7) };
-    assert!(world.lane.apply(world.now, stray, &mut world.board).is_err());
+    assert!(world.group.apply(world.now, stray, &mut world.board).is_err());
     let early = Answer::Released { slot: Slot(0) };
-    assert!(world.lane.apply(world.now, early, &mut world.board).is_err());
+    assert!(world.group.apply(world.now, early, &mut world.board).is_err());
 }

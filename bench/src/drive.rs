@@ -1,8 +1,8 @@
-//! Drives a lane over a byte stream: one read, one turn, one write.
+//! Drives a group over a byte stream: one read, one turn, one write.
 
 use crate::alarm::Alarm;
 use crate::board::{Board, Phase};
-use crate::lane::Lane;
+use crate::caller_group::CallerGroup;
 use crate::protocol::{Broken, Protocol};
 use crate::time::Clock;
 use std::future::poll_fn;
@@ -13,20 +13,20 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
-/// What a lane shares with the others of its target.
+/// What a group shares with the others of its target.
 #[derive(Clone, Debug)]
-pub struct LaneSetting {
+pub struct GroupSetting {
     /// The clock of the run.
     pub clock: Clock,
-    /// The counters. All lanes of a target run on one thread, so this lock is nearly always free.
+    /// The counters. All groups of a target run on one thread, so this lock is nearly always free.
     pub board: Arc<Mutex<Board>>,
-    /// What to do. When its sender is gone the lane ends.
+    /// What to do. When its sender is gone the group ends.
     pub phase: watch::Receiver<Phase>,
 }
 
-/// Why a lane ended before its time.
+/// Why a group ended before its time.
 #[derive(Debug, thiserror::Error)]
-pub enum LaneError {
+pub enum GroupError {
     /// The server closed the connection.
     #[error("the server closed the connection")]
     Closed,
@@ -44,15 +44,15 @@ pub enum LaneError {
 /// As much as one read takes: hundreds of replies.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Runs a lane until the run is over, with any number of measured rounds in between.
+/// Runs a group until the run is over, with any number of measured rounds in between.
 ///
 /// # Errors
 /// When the connection does not survive the run.
 pub async fn drive<P, S>(
-    mut lane: Lane<P>,
+    mut group: CallerGroup<P>,
     stream: S,
-    mut setting: LaneSetting,
-) -> Result<(), LaneError>
+    mut setting: GroupSetting,
+) -> Result<(), GroupError>
 where
     P: Protocol,
     S: AsyncRead + AsyncWrite + Unpin,
@@ -61,33 +61,33 @@ where
     let mut now = setting.clock.now();
     loop {
         let phase = *setting.phase.borrow_and_update();
-        lane.turn(now, phase, &mut lock(&setting.board));
-        if let Some(at) = lane.next_deadline() {
+        group.turn(now, phase, &mut lock(&setting.board));
+        if let Some(at) = group.next_deadline() {
             line.alarm.ring_at(now, at)?;
         }
-        let woken = if lane.is_quiet() {
+        let woken = if group.is_quiet() {
             tokio::select! {
                 biased;
-                woken = line.wait(lane.out()) => woken?,
+                woken = line.wait(group.out()) => woken?,
                 changed = setting.phase.changed() => match changed {
                     Ok(()) => Woken::Otherwise,
                     Err(_) => return Ok(()),
                 },
             }
         } else {
-            // A busy lane is woken soon enough, and spared the look.
-            line.wait(lane.out()).await?
+            // A busy group is woken soon enough, and spared the look.
+            line.wait(group.out()).await?
         };
         now = setting.clock.now();
         match woken {
-            Woken::Read(0) => return Err(LaneError::Closed),
-            Woken::Read(n) => lane.receive(now, &line.input[..n], &mut lock(&setting.board))?,
+            Woken::Read(0) => return Err(GroupError::Closed),
+            Woken::Read(n) => group.receive(now, &line.input[..n], &mut lock(&setting.board))?,
             Woken::Otherwise => {}
         }
     }
 }
 
-/// The board, even if a lane panicked with it: the panic itself is reported where it happened.
+/// The board, even if a group panicked with it: the panic itself is reported where it happened.
 pub(crate) fn lock(board: &Mutex<Board>) -> std::sync::MutexGuard<'_, Board> {
     board.lock().unwrap_or_else(PoisonError::into_inner)
 }

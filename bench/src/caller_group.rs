@@ -23,14 +23,14 @@ pub enum Pacing {
     Closed,
     /// At fixed moments, whether or not the server keeps up; latency counts from that moment.
     Open {
-        /// Nanoseconds from one start to the next on this lane (at least 1).
+        /// Nanoseconds from one start to the next on this group (at least 1).
         interval_ns: u64,
         /// Nanoseconds from the beginning of a round to the first start.
         offset_ns: u64,
     },
 }
 
-/// What the callers of a lane do.
+/// What the callers of a group do.
 #[derive(Clone, Debug)]
 pub enum Work {
     /// Acquire and release pairs.
@@ -57,12 +57,12 @@ pub enum Work {
 /// [`Self::out`]. The order inside a turn matters for the safety check: all grants of a batch are
 /// seen before the first release is.
 #[derive(Debug)]
-pub struct Lane<P> {
+pub struct CallerGroup<P> {
     protocol: P,
     slots: CallerSlots,
     work: Work,
     space: KeySpace,
-    /// Number of the caller in slot 0, so that callers are distinct over all lanes.
+    /// Number of the caller in slot 0, so that callers are distinct over all groups.
     first_caller: u32,
     phase: Phase,
     /// Next intended start in an open loop.
@@ -73,8 +73,8 @@ pub struct Lane<P> {
     leaving: Vec<Slot>,
 }
 
-impl<P: Protocol> Lane<P> {
-    /// A paused lane with callers `first_caller..first_caller + callers`.
+impl<P: Protocol> CallerGroup<P> {
+    /// A paused group with callers `first_caller..first_caller + callers`.
     pub fn new(protocol: P, work: Work, first_caller: u32, callers: u32) -> Self {
         Self {
             protocol,
@@ -91,14 +91,14 @@ impl<P: Protocol> Lane<P> {
         }
     }
 
-    /// The same lane, with keys of this space.
+    /// The same group, with keys of this space.
     #[must_use]
     pub fn in_space(mut self, space: KeySpace) -> Self {
         self.space = space;
         self
     }
 
-    /// The connection's half that the lane drives.
+    /// The connection's half that the group drives.
     pub(crate) fn protocol_mut(&mut self) -> &mut P {
         &mut self.protocol
     }
@@ -126,7 +126,7 @@ impl<P: Protocol> Lane<P> {
     /// Takes what was read at `now`.
     ///
     /// # Errors
-    /// When the server broke the protocol; the lane is of no further use.
+    /// When the server broke the protocol; the group is of no further use.
     pub fn receive(&mut self, now: Time, bytes: &[u8], board: &mut Board) -> Result<(), Broken> {
         let mut answers = std::mem::take(&mut self.answers);
         self.protocol.receive(now, bytes, &mut answers)?;
@@ -284,5 +284,5 @@ impl<P: Protocol> Lane<P> {
 }
 
 #[cfg(test)]
-#[path = "lane_tests.rs"]
+#[path = "caller_group_tests.rs"]
 mod tests;
