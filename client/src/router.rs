@@ -1,5 +1,5 @@
 //! The client's copy of the ring: which worker of which node grants for a key. A node sends it in
-//! parts; [`crate::Client::ring`] gives the one that a client routes by.
+//! parts; [`crate::admin::Admin::ring`] shows the one that a client routes by.
 //!
 //! ```
 //! use lockring_client::proto::{BootId, NamespaceSeed, NodeAddress, NodeId, NodeInfo, RingChunk};

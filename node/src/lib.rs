@@ -1,11 +1,11 @@
 //! The shell of a node: everything around the core that touches the world.
 //!
-//! [`data_dir`] holds what a node keeps on disk: the certificates of [`files`], made by an
-//! [`authority`], and the durable facts of the [`store`]. [`tls`] and [`endpoint`] turn them into
-//! QUIC endpoints, and [`identity`] says who a peer is.
+//! `data_dir` holds what a node keeps on disk: the certificates of `files`, made by an
+//! `authority`, and the durable facts of the `store`. `tls` and `endpoint` turn them into
+//! QUIC endpoints, and `identity` says who a peer is.
 //!
-//! [`node`] assembles threads, runtimes and sockets; everything else is futures over them. A
-//! [`worker`] owns one machine of the core and its connections; [`control`] does what must be
+//! `node` assembles threads, runtimes and sockets; everything else is futures over them. A
+//! `worker` owns one machine of the core and its connections; `control` does what must be
 //! durable. What is exported is what the binary needs.
 
 #![forbid(unsafe_code)]

@@ -160,7 +160,7 @@ pub struct Inspection {
     /// How long until the node grants at all, after a restart.
     pub grace_left: Duration,
     /// Whose session of an earlier life it waits for, for people; empty if for nobody's in
-    /// particular, or if it is not the asker's to know. A peer's text, to be shown with care.
+    /// particular, or if whoever asks may not know. A peer's text, to be shown with care.
     pub grace_for: String,
 }
 

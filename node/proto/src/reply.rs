@@ -243,7 +243,7 @@ pub struct Inspection {
     /// Milliseconds until the node grants at all, after a restart.
     pub grace_left_ms: u64,
     /// Whose session of an earlier life it waits for, for people; empty if for nobody's in
-    /// particular, or if it is not the asker's to know.
+    /// particular, or if whoever asks may not know.
     pub grace_for: String,
 }
 

@@ -26,7 +26,7 @@ pub(super) fn take_over(board: &mut Board, crashed: &BTreeSet<NodeId>) -> Vec<us
     let lost: Vec<usize> = (0..board.cells())
         .filter(|&cell| crashed.contains(&board.ids[board.layout.owner[cell]]))
         .collect();
-    let heirs: Vec<usize> = (0..board.len()).filter(|&node| board.weights[node] > 0).collect();
+    let survivors: Vec<usize> = (0..board.len()).filter(|&node| board.weights[node] > 0).collect();
     let mut by_class = board.count(|cell| board.layout.owner[cell]);
     let mut total: Vec<u64> = by_class
         .chunks(board.classes)
@@ -39,11 +39,11 @@ pub(super) fn take_over(board: &mut Board, crashed: &BTreeSet<NodeId>) -> Vec<us
             let per_weight = |cells: u64| (cells << 32) / board.weights[node];
             (per_weight(here), per_weight(total[node]), node)
         };
-        if let Some(heir) = heirs.iter().copied().min_by_key(load) {
-            board.layout.owner[cell] = heir;
+        if let Some(survivor) = survivors.iter().copied().min_by_key(load) {
+            board.layout.owner[cell] = survivor;
             board.layout.backup[cell] = NONE;
-            by_class[heir * board.classes + class] += 1;
-            total[heir] += 1;
+            by_class[survivor * board.classes + class] += 1;
+            total[survivor] += 1;
         }
     }
     lost

@@ -93,7 +93,7 @@ impl Owners<'_> {
                 return;
             };
             let Some(cell) = groups[group].pop() else { return };
-            let Some((owner, backup)) = self.heir(class, donor, group, lacks) else { return };
+            let Some((owner, backup)) = self.inheritor(class, donor, group, lacks) else { return };
             lacks[owner] -= 1;
             self.hand_over(cell, (donor, group), (owner, backup));
         }
@@ -121,7 +121,7 @@ impl Owners<'_> {
     }
 
     /// Who gets a cell of the donor with this backup, and which old copy stays.
-    fn heir(
+    fn inheritor(
         &self,
         class: usize,
         donor: usize,

@@ -162,8 +162,8 @@ impl History {
                 let domain = domain_of(nodes, one);
                 let with = nodes.iter().filter(|node| domain_of(nodes, node.id) == domain);
                 let with: Vec<NodeId> = with.map(|node| node.id).collect();
-                let heirs = nodes.iter().any(|n| n.weight > 0 && !with.contains(&n.id));
-                if heirs { with.into_iter().map(Change::Crash).collect() } else { Vec::new() }
+                let survivors = nodes.iter().any(|n| n.weight > 0 && !with.contains(&n.id));
+                if survivors { with.into_iter().map(Change::Crash).collect() } else { Vec::new() }
             }
             Step::Restart => {
                 let nodes = self.table.nodes();
