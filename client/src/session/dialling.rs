@@ -48,12 +48,17 @@ impl Dialling {
         self.stage = Stage::UnderWay;
     }
 
+    /// The highest incarnation that a hello of ours had, or was to have.
+    pub(super) fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
     /// A connection stands: the incarnation of its hello, of a link whose hellos may have brought
-    /// `known` into force. 0, by which the worker chooses: another process began the session, and
-    /// nobody has told its last one.
-    pub(super) fn stands(&mut self, known: u64, taken_up: bool) -> u64 {
+    /// `known` into force, where hellos up to `astray` may have come to any worker. 0, by which the
+    /// worker chooses: another process began the session, and nobody has told its last one.
+    pub(super) fn stands(&mut self, known: u64, astray: u64, taken_up: bool) -> u64 {
         self.stage = Stage::Stands;
-        self.incarnation = self.incarnation.max(known).saturating_add(1);
+        self.incarnation = self.incarnation.max(known).max(astray).saturating_add(1);
         if taken_up && known == 0 { 0 } else { self.incarnation }
     }
 
@@ -103,7 +108,7 @@ mod tests {
         assert!((5 * MS..=10 * MS).contains(&pauses[1]), "{pauses:?}");
         assert!(pauses.iter().all(|&pause| pause <= 1000 * MS), "{pauses:?}");
         assert!(pauses[18] >= 500 * MS && pauses[18] != pauses[19], "{pauses:?}");
-        assert_eq!(dialling.stands(0, false), 1);
+        assert_eq!(dialling.stands(0, 0, false), 1);
         dialling.welcomed();
         dialling.rests(Time(7), 3);
         assert_eq!(due(&dialling), 7, "none after a connection that was welcomed");
@@ -119,11 +124,14 @@ mod tests {
     #[test]
     fn incarnations_grow_past_all_that_may_be_in_force() {
         let mut own = Dialling::new(Time(0));
-        assert_eq!([own.stands(0, false), own.stands(1, false), own.stands(9, false)], [1, 2, 10]);
+        assert_eq!([own.stands(0, 0, false), own.stands(1, 0, false)], [1, 2]);
+        assert_eq!([own.stands(9, 0, false), own.stands(0, 20, false)], [10, 21]);
         let mut successor = Dialling::new(Time(0));
-        assert_eq!(
-            [successor.stands(0, true), successor.stands(0, true), successor.stands(7, true)],
-            [0, 0, 8]
-        );
+        let stands = [
+            successor.stands(0, 0, true),
+            successor.stands(0, 0, true),
+            successor.stands(7, 0, true),
+        ];
+        assert_eq!(stands, [0, 0, 8]);
     }
 }

@@ -132,6 +132,9 @@ pub struct Session {
     /// Of the session's namespace, once that is known.
     seed: Option<NamespaceSeed>,
     random: u64,
+    /// The highest incarnation of hellos that were sent before the link had a worker, and were not
+    /// answered: any worker may yet have had them.
+    astray: u64,
     closing: Option<Closing>,
     over: bool,
 }
@@ -147,6 +150,7 @@ impl Session {
             links: Vec::new(),
             seed: None,
             random: random | 1,
+            astray: 0,
             closing: None,
             over: false,
         };
@@ -284,7 +288,8 @@ impl Session {
     /// A connection stands where a link was dialled: its hello is to be sent.
     pub fn connected(&mut self, now: Time, at: LinkId) {
         let Contact { link, dialling, .. } = &mut self.contacts[at.index()];
-        let incarnation = dialling.stands(link.incarnation(), self.shared.config.taken_up);
+        let incarnation =
+            dialling.stands(link.incarnation(), self.astray, self.shared.config.taken_up);
         link.greet(&mut self.shared, now, incarnation);
     }
 
@@ -308,6 +313,9 @@ impl Session {
     pub fn down(&mut self, now: Time, at: LinkId) {
         let random = self.draw();
         let contact = &mut self.contacts[at.index()];
+        if contact.link.worker().is_none() {
+            self.astray = self.astray.max(contact.dialling.incarnation());
+        }
         contact.link.down(&mut self.shared, now);
         contact.dialling.rests(now, random);
     }

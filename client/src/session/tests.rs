@@ -3,8 +3,8 @@
 use super::*;
 use crate::router::Ring;
 use lockring_proto::{
-    BootId, Claim as Wanted, Fence, HelloReply, NodeAddress, NodeInfo, Operation, Reply, Request,
-    RingChunk, SessionId, Welcome, codec,
+    BootId, Claim as Wanted, Fence, Hello, HelloReply, NodeAddress, NodeInfo, Operation, Reply,
+    Request, RingChunk, SessionId, Welcome, codec,
 };
 use lockring_ring::{CellBits, Epoch, NodeId, RingTable, RingVersion};
 
@@ -386,4 +386,27 @@ fn a_ring_with_other_cells_is_refused() {
     let told = lives.told();
     assert!(matches!(told[..], [Outcome::BadRing(_)]), "{told:?}");
     assert_eq!(lives.session.ring().unwrap().version(), RingVersion(1));
+}
+
+#[test]
+fn a_hello_that_came_to_whomever_is_older_than_any_that_follows() {
+    let mut session = Session::new(config(10_000, 30_000), at(0), 1);
+    let hello = |session: &mut Session, link: LinkId| {
+        session.connected(at(1), link);
+        let bytes = std::mem::take(session.outgoing(link));
+        let (body, _) = codec::split_frame(&bytes).unwrap().unwrap();
+        codec::decode_frame::<Hello<'_>>(body).unwrap().incarnation
+    };
+    // The second worker of those that the user has named may yet hear the first hello.
+    assert_eq!(hello(&mut session, LinkId::FIRST), 1);
+    session.down(at(1), LinkId::FIRST);
+    assert_eq!(hello(&mut session, LinkId::FIRST), 2);
+    let welcome = Welcome { incarnation: 2, ..welcome_of(&session, LinkId::FIRST, 1, true) };
+    hears(&mut session, at(1), LinkId::FIRST, welcome);
+    let second = session.link_to(at(1), worker(1));
+    assert_eq!(hello(&mut session, second), 2);
+    // Once the worker of a link is known, its hellos come to nobody else.
+    session.down(at(1), LinkId::FIRST);
+    let third = session.link_to(at(1), worker(2));
+    assert_eq!((hello(&mut session, third), hello(&mut session, LinkId::FIRST)), (2, 3));
 }
