@@ -7,9 +7,10 @@ mod lister;
 mod outcomes;
 mod wire;
 
-use crate::hub::{Event, Hub, Step, Way};
+use crate::cluster::Cluster;
+use crate::hub::{Event, Hub, Step, Way, number_of};
 use crate::keys::{name_of, space_of};
-use crate::node::Node;
+use crate::ring::node_of;
 use heir::Estate;
 use lockring_client::router::WorkerId;
 use lockring_client::session::{
@@ -290,10 +291,10 @@ impl Client {
     }
 
     /// A connection stands, or could not be had.
-    pub fn stands(&mut self, hub: &mut Hub, node: &mut Node, way: Way) {
+    pub fn stands(&mut self, hub: &mut Hub, cluster: &mut Cluster, way: Way) {
         let now = self.local(hub);
         let reached = !hub.net.is_broken(way.conn) && hub.now >= self.cut_off_until;
-        if reached && node.accept(way, self.identity()) {
+        if reached && cluster.accept(way, self.identity()) {
             let lane = self.lane(way.link);
             lane.way = Some(way);
             lane.inbox = [Vec::new(), Vec::new()];
@@ -306,7 +307,7 @@ impl Client {
         } else {
             self.links.failed(now, way.link);
         }
-        self.after(hub, node);
+        self.after(hub, cluster);
     }
 
     fn lane(&mut self, link: LinkId) -> &mut Lane {
@@ -321,25 +322,25 @@ impl Client {
     }
 
     /// A connection is gone, as far as this side knows.
-    pub fn loses(&mut self, hub: &mut Hub, node: &Node, way: Way) {
+    pub fn loses(&mut self, hub: &mut Hub, cluster: &Cluster, way: Way) {
         let now = self.local(hub);
         let lane = self.lane(way.link);
         if lane.way.is_some_and(|known| known.conn == way.conn) {
             hub.cut(way, Duration::ZERO);
             lane.way = None;
             self.links.down(now, way.link);
-            self.after(hub, node);
+            self.after(hub, cluster);
         }
     }
 
-    pub fn unwelcome(&mut self, hub: &mut Hub, node: &Node, way: Way) {
+    pub fn unwelcome(&mut self, hub: &mut Hub, cluster: &Cluster, way: Way) {
         if !self.links.is_up(way.link) {
-            self.loses(hub, node, way);
+            self.loses(hub, cluster, way);
         }
     }
 
     /// A frame has come.
-    pub fn frame(&mut self, hub: &mut Hub, node: &Node, way: Way, frame: (Stream, Vec<u8>)) {
+    pub fn frame(&mut self, hub: &mut Hub, cluster: &Cluster, way: Way, frame: (Stream, Vec<u8>)) {
         if self.is_paused(hub) {
             self.waiting.push((way, frame.0, frame.1));
             let event = Event::Wake { client: self.index, life: self.life };
@@ -364,16 +365,16 @@ impl Client {
             Stream::Requests | Stream::Replies => self.links.receive(now, way.link, inbox),
         };
         inbox.drain(..taken.expect("the node speaks the wire"));
-        self.after(hub, node);
+        self.after(hub, cluster);
         if frame.0 == Stream::Replies && is_renewed(&frame.1) {
-            let (session, worker, conn) = (self.session, way.worker, way.conn);
+            let (session, worker, conn) = (self.session, way.number(), way.conn);
             hub.fact(&Fact::Renewed { session, worker, conn });
         }
     }
 
     /// Time has passed, or a pause is over: what came meanwhile is taken in before or after the
     /// link gets to know the time.
-    pub fn wake(&mut self, hub: &mut Hub, node: &Node) {
+    pub fn wake(&mut self, hub: &mut Hub, cluster: &Cluster) {
         if self.armed == hub.now {
             self.armed = Time::NEVER;
         }
@@ -382,25 +383,25 @@ impl Client {
             return;
         }
         if self.rng.percent(50) {
-            self.tick(hub, node);
+            self.tick(hub, cluster);
         }
         for (way, stream, bytes) in std::mem::take(&mut self.waiting) {
-            self.frame(hub, node, way, (stream, bytes));
+            self.frame(hub, cluster, way, (stream, bytes));
         }
-        self.tick(hub, node);
+        self.tick(hub, cluster);
     }
 
-    fn tick(&mut self, hub: &mut Hub, node: &Node) {
+    fn tick(&mut self, hub: &mut Hub, cluster: &Cluster) {
         let now = self.local(hub);
         if self.links.next_deadline().is_some_and(|at| at <= now) {
             self.links.tick(now);
         }
-        self.after(hub, node);
+        self.after(hub, cluster);
     }
 
     /// After anything that was done with the session: what it has to say is heard, what it has to
     /// send is sent, and its next deadline is planned.
-    fn after(&mut self, hub: &mut Hub, node: &Node) {
+    fn after(&mut self, hub: &mut Hub, cluster: &Cluster) {
         loop {
             let outcomes = std::mem::take(self.links.outcomes());
             if outcomes.is_empty() {
@@ -408,13 +409,13 @@ impl Client {
             }
             for outcome in outcomes {
                 if let Outcome::Granted { link, .. } = outcome {
-                    self.believe(hub, node, link);
+                    self.believe(hub, cluster, link);
                 }
                 self.hear(hub, outcome);
             }
         }
         for link in self.links.links() {
-            self.believe(hub, node, link);
+            self.believe(hub, cluster, link);
         }
         self.check_told(hub);
         self.count_moved(hub);
@@ -436,11 +437,14 @@ impl Client {
         }
     }
 
-    fn dial(&self, hub: &mut Hub, Dial { link, worker }: Dial) {
+    fn dial(&mut self, hub: &mut Hub, Dial { link, worker }: Dial) {
         let (conn, at) = hub.net.connect(hub.now);
-        // Whoever is named by the user is the first worker.
-        let worker = worker.map_or(0, |worker| worker.worker);
-        let way = Way { conn, client: self.index, life: self.life, link, worker };
+        let (node, worker) = match worker {
+            Some(WorkerId { node, worker }) => (node_of(node), worker),
+            // The user has named the first worker of every node.
+            None => (self.rng.range(0, hub.ring.nodes() as u64) as usize, 0),
+        };
+        let way = Way { conn, client: self.index, life: self.life, link, node, worker };
         hub.plan(at, Event::Stands { way });
     }
 
@@ -477,10 +481,10 @@ impl Client {
 
     /// The number of a link's worker.
     fn worker(&self, link: LinkId) -> Option<u16> {
-        self.links.worker(link).map(|WorkerId { worker, .. }| worker)
+        self.links.worker(link).map(|WorkerId { node, worker }| number_of(node_of(node), worker))
     }
 
-    fn believe(&mut self, hub: &mut Hub, node: &Node, link: LinkId) {
+    fn believe(&mut self, hub: &mut Hub, cluster: &Cluster, link: LinkId) {
         if self.leaving {
             // With the goodbye nothing is believed any more, as the client's task has it.
             return;
@@ -493,7 +497,7 @@ impl Client {
             lane.valid = valid;
             // The last instant at which it surely believes.
             let until = Time(self.clock.real(valid).0.saturating_sub(1));
-            let honoured = node.honours_until(worker, self.session);
+            let honoured = cluster.honours_until(worker, self.session);
             hub.fact(&Fact::Believes { session: self.session, worker, until, honoured });
         }
     }

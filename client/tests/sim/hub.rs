@@ -1,8 +1,11 @@
 //! What all participants of a run share: the agenda, the network, the recorder, and what was
 //! reached.
 
+use crate::ring::{ClusterRing, Copy};
 use lockring_client::session::LinkId;
-use lockring_core::testing::{Arrival, Fact, KeyId, Net, Recorder, Rng, Stream, Trace, checks};
+use lockring_core::testing::{
+    Arrival, End, Fact, KeyId, Net, Recorder, Rng, Stream, Trace, checks,
+};
 use lockring_core::{ConnId, Time};
 use lockring_proto::{Fence, SessionId};
 use lockring_ring::{BootId, CellId, Epoch, RingVersion};
@@ -41,21 +44,23 @@ pub enum Event {
     /// Nobody welcomed the client on it for too long.
     Unwelcome { way: Way },
     /// A worker may have something to do.
-    Work { worker: u16 },
-    /// A write of the control plane's log has come to its end.
-    Written { write: u64 },
-    /// The control plane may have something to do.
-    ControlWakes,
+    Work { node: usize, worker: u16 },
+    /// A write of a control plane's log has come to its end.
+    Written { node: usize, write: u64 },
+    /// A control plane may have something to do.
+    ControlWakes { node: usize },
+    /// A node tells another what the ring is.
+    News { to: usize, ring: Copy },
     /// A client may have something to do.
     Wake { client: usize, life: u32 },
     /// A client's own plans.
     Step { client: usize, life: u32, step: Step },
     /// A client comes back.
     Return { client: usize },
-    /// The node has stopped in order.
-    Stopped { boot: BootId, down: Duration },
-    /// The node comes back.
-    Boot,
+    /// A node has stopped in order.
+    Stopped { node: usize, boot: BootId, down: Duration },
+    /// A node comes back.
+    Boot { node: usize },
 }
 
 /// What the control plane tells a worker.
@@ -78,13 +83,36 @@ pub struct Way {
     pub client: usize,
     pub life: u32,
     pub link: LinkId,
+    pub node: usize,
     pub worker: u16,
+}
+
+impl Way {
+    /// The number of its worker.
+    pub fn number(&self) -> u16 {
+        number_of(self.node, self.worker)
+    }
+}
+
+/// No node has so many workers.
+const WORKERS: u16 = 16;
+
+/// A worker's number in the run.
+pub fn number_of(node: usize, worker: u16) -> u16 {
+    node as u16 * WORKERS + worker
+}
+
+/// Node and worker of a number.
+pub fn parts_of(number: u16) -> (usize, u16) {
+    (usize::from(number / WORKERS), number % WORKERS)
 }
 
 /// What all share.
 pub struct Hub {
     pub now: Time,
     pub rng: Rng,
+    /// As the cluster's log has it.
+    pub ring: ClusterRing,
     pub net: Net,
     pub recorder: Recorder,
     pub trace: Trace,
@@ -100,11 +128,12 @@ pub struct Hub {
 }
 
 impl Hub {
-    pub fn new(mut rng: Rng, verbose: bool) -> Self {
+    pub fn new(mut rng: Rng, ring: ClusterRing, verbose: bool) -> Self {
         Self {
             now: Time(0),
             net: Net::new(rng.fork()),
             rng,
+            ring,
             recorder: Recorder::new(checks::all()),
             trace: Trace::default(),
             reached: BTreeMap::new(),
@@ -180,6 +209,14 @@ impl Hub {
         let node_notices = Duration::from_micros(self.rng.range(0, 2_500_000));
         self.soon(client_notices, Event::ClientNotices { way });
         self.soon(node_notices, Event::NodeNotices { way });
+    }
+
+    /// A node tells all others the newest ring.
+    pub fn tell_ring(&mut self, from: usize) {
+        for to in (0..self.ring.nodes()).filter(|&to| to != from) {
+            let due = self.net.carry(self.now, End::Node(from), End::Node(to));
+            self.plan(due, Event::News { to, ring: Copy::clone(self.ring.newest()) });
+        }
     }
 
     pub fn fact(&mut self, fact: &Fact) {

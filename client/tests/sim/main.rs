@@ -1,4 +1,4 @@
-//! The seeded simulator: a node of one or two workers and several clients, the real machines of
+//! The seeded simulator: clusters of one to five nodes and several clients, the real machines of
 //! `lockring-core` against the real links of this package, over a network that breaks, clocks that
 //! run wrong, pauses and kills. One recorder hears everything and checks every promise online; the
 //! parts it is made of are in `lockring_core::testing`.
@@ -14,10 +14,12 @@
 #![allow(clippy::print_stdout, reason = "what a test prints is captured")]
 
 mod client;
+mod cluster;
 mod hub;
 mod keys;
 mod mutants;
 mod node;
+mod ring;
 mod run;
 mod workload;
 

@@ -1,21 +1,22 @@
-//! The node of a run: its workers, each a machine with a socket and time of its own, and the
+//! A node of a run: its workers, each a machine with a socket and time of its own, and the
 //! control plane as far as it matters to them.
 
 mod control;
 mod facts;
 mod stop;
 
-use crate::hub::{Event, Hub, Order, Way};
+use crate::hub::{Event, Hub, Order, Way, number_of};
 use crate::keys::Keys;
+use crate::ring::{Copy, id_of};
 use control::Plane;
 use facts::{Asked, Reader, account, freed, says_fresh, tell_answers};
 use lockring_control::Event as Control;
-use lockring_core::testing::{Fact, RateClock, Stream};
+use lockring_core::testing::{Fact, KeyId, RateClock, Stream};
 use lockring_core::{
     Action, Config, ConnId, Event as Input, Identity, Limits, LinkIndex, Machine, Mutant, Time,
 };
-use lockring_proto::{Hello, NodeInfo, RefusalKind, Reply, Request, RingChunk, SessionId, codec};
-use lockring_ring::{CellBits, CellId, RingTable};
+use lockring_proto::{Hello, RefusalKind, Reply, Request, RingChunk, SessionId, codec};
+use lockring_ring::CellId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -55,14 +56,17 @@ struct Worker {
     turns: u64,
 }
 
-/// The node.
+/// A node.
 pub struct Node {
-    bits: CellBits,
+    index: usize,
+    /// All keys of its cells.
+    keys: BTreeSet<KeyId>,
     clock: RateClock,
     mutant: Option<Mutant>,
     workers: Vec<Worker>,
     plane: Plane,
-    ring: RingTable<NodeInfo>,
+    /// As far as it knows.
+    ring: Copy,
     opens_at: Option<Time>,
     up: bool,
     limits: Limits,
@@ -71,8 +75,7 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(hub: &mut Hub, workers: u16, mutant: Option<Mutant>) -> Self {
-        let bits = CellBits::new(hub.rng.range(3, 6) as u8).expect("cell bits");
+    pub fn new(hub: &mut Hub, keys: &Keys, index: usize, mutant: Option<Mutant>) -> Self {
         let ppm = *hub.rng.pick(&[-10_000, 0, 10_000]);
         let mut limits = Limits { expiry_slice: 8, turn_price: 40, ..Limits::default() };
         if hub.rng.percent(20) {
@@ -81,17 +84,19 @@ impl Node {
         let clock = RateClock::new(hub.rng.range(1, 1_000_000_000), ppm);
         let plane = Plane::new(clock.shows(hub.now));
         let mut node = Self {
-            bits,
+            index,
+            keys: keys.of_node(&hub.ring, index),
             clock,
             mutant,
             workers: Vec::new(),
-            ring: plane.founded(bits, workers),
+            ring: Copy::clone(hub.ring.newest()),
             plane,
             opens_at: None,
             up: false,
             limits,
             clean_in_grace: false,
         };
+        let workers = node.ring.nodes()[index].workers;
         node.start(hub, workers);
         node
     }
@@ -101,7 +106,11 @@ impl Node {
         let local = self.clock.shows(hub.now);
         let grace = self.plane.begin_life(local, workers);
         self.opens_at = grace.map(|grace| local.after(grace.span));
-        self.ring = self.plane.founded(self.bits, workers);
+        let log = self.plane.log();
+        let (life, epoch) = ((workers, log.boot), log.epoch_floor);
+        hub.ring.booted(self.index, life, epoch, log.ring_version());
+        hub.tell_ring(self.index);
+        self.ring = Copy::clone(hub.ring.newest());
         self.workers = (0..workers).map(|index| self.worker(hub, index, workers)).collect();
         for worker in 0..workers {
             self.arm(hub, worker);
@@ -110,15 +119,16 @@ impl Node {
     }
 
     fn worker(&self, hub: &mut Hub, index: u16, workers: u16) -> Worker {
+        let others = hub.ring.others(self.index);
         let config = Config {
-            cell_bits: self.bits,
+            cell_bits: self.ring.bits(),
             worker: index,
             workers,
-            node: 1,
+            node: id_of(self.index).0,
             boot: self.plane.log().boot.0,
-            others: BTreeSet::new(),
+            others: others.clone(),
             epoch: self.plane.log().epoch_floor,
-            ring_version: self.plane.log().ring_version(),
+            ring_version: self.ring.version(),
             longest_ttl: self.plane.log().longest_ttl,
             opens_at: self.opens_at,
             grace_for: String::new(),
@@ -128,7 +138,8 @@ impl Node {
         let machine = Machine::new(config, self.clock.shows(hub.now));
         let mut machine = machine.with_mutant(self.mutant).with_notes();
         // Some cells are about to want their next epoch.
-        for cell in (0..self.bits.cells() as u16).filter(|cell| cell % workers == index) {
+        let is_own = |cell: &CellId| cell.0 % workers == index && !others.contains(cell);
+        for cell in self.ring.cells().filter(is_own) {
             if hub.rng.percent(20) {
                 let left = hub.rng.range(1, 60);
                 // A few are used up before that is answered.
@@ -137,11 +148,11 @@ impl Node {
                 } else {
                     lockring_proto::Fence::COUNTER_BUMP
                 };
-                machine.wind_counter(CellId(cell), end - left);
+                machine.wind_counter(cell, end - left);
             }
         }
         Worker {
-            reader: Reader::new(index, &machine),
+            reader: Reader::new(number_of(self.index, index), &machine),
             machine,
             inbox: VecDeque::new(),
             orders: VecDeque::new(),
@@ -163,12 +174,18 @@ impl Node {
         self.workers.len() as u16
     }
 
-    pub fn machine(&self, worker: u16) -> &Machine {
-        &self.workers[worker as usize].machine
+    /// Its machines, by the numbers of their workers in the run.
+    pub fn machines(&self) -> impl Iterator<Item = (u16, &Machine)> {
+        let numbers = (0..).map(|worker| number_of(self.index, worker));
+        numbers.zip(self.workers.iter().map(|worker| &worker.machine))
     }
 
-    pub fn bits(&self) -> CellBits {
-        self.bits
+    pub fn machine(&self, worker: u16) -> Option<&Machine> {
+        self.workers.get(worker as usize).map(|worker| &worker.machine)
+    }
+
+    pub fn index(&self) -> usize {
+        self.index
     }
 
     /// The longest lease in use, as the control plane knows it.
@@ -185,6 +202,7 @@ impl Node {
     /// The process is killed.
     pub fn crash(&mut self, hub: &mut Hub) {
         self.up = false;
+        hub.fact(&Fact::Died { keys: self.keys.clone() });
         self.plane.dies(hub);
         for worker in &mut self.workers {
             for peer in std::mem::take(&mut worker.peers).into_values() {
@@ -198,12 +216,15 @@ impl Node {
 
     /// It starts again: no memory, the next epoch, and grants wait until old leases have ended.
     pub fn boot(&mut self, hub: &mut Hub) {
-        hub.fact(&Fact::Booted);
+        hub.fact(&Fact::Booted { keys: self.keys.clone() });
         hub.reach("node restarts");
         let before = self.workers();
         let workers = if hub.rng.percent(30) { *hub.rng.pick(&[1, 2, 4]) } else { before };
         if workers != before {
             hub.reach("restarts with other workers");
+            if hub.ring.nodes() > 1 {
+                hub.reach("restarts with other workers among several nodes");
+            }
         }
         self.start(hub, workers);
     }
@@ -216,7 +237,9 @@ impl Node {
     }
 
     /// A worker, or all of them, stand still.
-    pub fn pause(&mut self, hub: &mut Hub, worker: Option<u16>, span: Duration) {
+    pub fn pause_any(&mut self, hub: &mut Hub, span: Duration) {
+        let worker = hub.rng.range(0, u64::from(self.workers()) + 1) as u16;
+        let worker = (worker < self.workers()).then_some(worker);
         let until = hub.now.after(span);
         hub.fact(&Fact::Stalled { span });
         for (index, paused) in self.workers.iter_mut().enumerate() {
@@ -284,7 +307,7 @@ impl Node {
         };
         if at < worker.armed {
             worker.armed = at;
-            hub.plan(at, Event::Work { worker: index });
+            hub.plan(at, Event::Work { node: self.index, worker: index });
         }
     }
 
@@ -446,13 +469,14 @@ impl Node {
         {
             self.workers[index as usize].leases.insert(session, end);
         }
-        let used_up = self.machine(index).has_used_up_cell();
+        let machine = &self.workers[index as usize].machine;
+        let used_up = machine.has_used_up_cell();
         if used_up {
             hub.reach("used-up counters");
         }
-        let unserved = self.machine(index).unserved();
-        let unserved = unserved.map(|(space, key)| keys.id_named(space, key)).collect();
-        hub.fact(&Fact::Turn { grace: grace || used_up, unserved });
+        let unserved = machine.unserved().map(|(space, key)| keys.id_named(space, key)).collect();
+        let worker = number_of(self.index, index);
+        hub.fact(&Fact::Turn { worker, grace: grace || used_up, unserved });
         for action in actions {
             self.act(hub, index, action, done);
         }
@@ -469,31 +493,8 @@ impl Node {
         let worker = &mut self.workers[index as usize];
         worker.turns += 1;
         if worker.turns.is_multiple_of(128) {
-            self.audit(hub, index);
+            audit(hub, &worker.machine);
         }
-    }
-
-    pub fn audit(&self, hub: &mut Hub, index: u16) {
-        let machine = self.machine(index);
-        if let Err(what) = machine.audit() {
-            hub.accuse("the machine's own invariants", what);
-        }
-        let stats = machine.stats();
-        hub.fact(&Fact::Holds {
-            granted: stats.grants,
-            released: stats.releases,
-            expired: stats.expired_holds,
-            forced: stats.forced,
-            held: stats.holds,
-        });
-        hub.fact(&Fact::Line {
-            queued: stats.enqueued,
-            granted: stats.grants_queued,
-            cancelled: stats.cancelled_waiters,
-            timed_out: stats.timeouts,
-            dead: stats.dead_waiters,
-            waiting: stats.waiters,
-        });
     }
 
     fn tell_notes(&mut self, hub: &mut Hub, keys: &Keys, index: u16, now: Time) {
@@ -557,7 +558,7 @@ impl Node {
                 let (worker, by) = (usize::from(index), String::new());
                 self.control(hub, Control::TtlAsked { worker, ttl, by });
             }
-            Action::WantEpoch(cell) => self.raise_epoch(hub, cell),
+            Action::WantEpoch(cell) => self.control(hub, Control::EpochAsked(cell)),
         }
     }
 
@@ -585,4 +586,27 @@ impl Node {
         }
         hub.soon(Duration::from_secs(2), Event::NodeNotices { way });
     }
+}
+
+/// Looks at a machine's inner invariants, and whether all is accounted for.
+pub fn audit(hub: &mut Hub, machine: &Machine) {
+    if let Err(what) = machine.audit() {
+        hub.accuse("the machine's own invariants", what);
+    }
+    let stats = machine.stats();
+    hub.fact(&Fact::Holds {
+        granted: stats.grants,
+        released: stats.releases,
+        expired: stats.expired_holds,
+        forced: stats.forced,
+        held: stats.holds,
+    });
+    hub.fact(&Fact::Line {
+        queued: stats.enqueued,
+        granted: stats.grants_queued,
+        cancelled: stats.cancelled_waiters,
+        timed_out: stats.timeouts,
+        dead: stats.dead_waiters,
+        waiting: stats.waiters,
+    });
 }

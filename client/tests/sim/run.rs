@@ -1,15 +1,15 @@
 //! One run: participants, faults, and how it must end.
 
 use crate::client::{Client, State};
+use crate::cluster::Cluster;
 use crate::hub::{Event, Hub, Step, Way};
 use crate::keys::Keys;
-use crate::node::Node;
+use crate::ring::ClusterRing;
 use crate::workload::{KEEPER, Part, Workload};
 use lockring_client::session::{ClientMutant, Place, Query};
 use lockring_core::testing::{Fact, Fault, FaultPlan, KeyId, LinkName, Rng, Stream, Violation};
 use lockring_core::{Mutant, Time};
 use lockring_proto::{Claim, Reply, limits};
-use lockring_ring::CellId;
 use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub struct Report {
 pub struct Run {
     hub: Hub,
     keys: Keys,
-    node: Node,
+    cluster: Cluster,
     clients: Vec<Client>,
     plan: FaultPlan,
     faults: u64,
@@ -65,15 +65,16 @@ impl Run {
             Some(Bug::SlowClocks | Bug::CleanInGrace) | None => (None, None),
         };
         let slow = bug == Some(Bug::SlowClocks);
-        let mut hub = Hub::new(Rng::new(seed), verbose);
+        let mut rng = Rng::new(seed);
+        let ring = Self::draw_ring(&mut rng);
+        let mut hub = Hub::new(rng, ring, verbose);
         let span = Duration::from_millis(hub.rng.range(8_000, 14_000));
         let plan = FaultPlan::draw(&mut hub.rng.fork(), span);
-        let workers = *hub.rng.pick(&[1, 2]);
         let count = hub.rng.range(5, 9) as usize;
         let hoarder = hub.rng.percent(50);
         let keys = Keys::new(count, if hoarder { 400 } else { 0 });
-        let mut node = Node::new(&mut hub, workers, on_node);
-        node.clean_in_grace = bug == Some(Bug::CleanInGrace);
+        let in_grace = bug == Some(Bug::CleanInGrace);
+        let cluster = Cluster::new(&mut hub, &keys, on_node, in_grace);
         let clients = (0..count)
             .map(|index| {
                 let part = match index {
@@ -86,11 +87,19 @@ impl Run {
                 Client::new(index, rng, workload, on_client, slow)
             })
             .collect();
-        let mut run = Self { hub, keys, node, clients, plan, faults: 0 };
+        let mut run = Self { hub, keys, cluster, clients, plan, faults: 0 };
         for client in &mut run.clients {
             client.start(&mut run.hub);
         }
         run
+    }
+
+    /// A third of the runs has one node, with one or two workers.
+    fn draw_ring(rng: &mut Rng) -> ClusterRing {
+        let (nodes, most): (u64, &[u16]) =
+            if rng.percent(35) { (1, &[1, 2]) } else { (rng.range(2, 6), &[1, 1, 2, 4]) };
+        let workers: Vec<u16> = (0..nodes).map(|_| *rng.pick(most)).collect();
+        ClusterRing::drawn(rng, &workers)
     }
 
     fn failed(&self) -> bool {
@@ -126,7 +135,7 @@ impl Run {
         while self.hub.reached.get("holds").copied().unwrap_or(0) < HOLDS_MIN {
             // A minute, and what a restart and sessions that died with the longest lease take,
             // which may have begun meanwhile.
-            let lease = limits::honoured(self.node.longest());
+            let lease = limits::honoured(self.cluster.longest());
             patience = patience.max(Duration::from_secs(60) + lease * 3);
             if self.failed() || self.hub.now.since(begun) > patience {
                 let holds = self.hub.reached.get("holds");
@@ -148,8 +157,8 @@ impl Run {
             client.workload.closing = true;
             client.resume(&mut self.hub);
         }
-        self.node.resume(&mut self.hub);
-        let grace = limits::honoured(self.node.longest());
+        self.cluster.resume(&mut self.hub);
+        let grace = limits::honoured(self.cluster.longest());
         let patience = grace * 3 + Duration::from_secs(12);
         let lapsed = self.clients.iter().filter_map(Client::last_lease).max();
         let deadline = self.hub.now.max(lapsed.unwrap_or_default()).after(patience);
@@ -178,7 +187,7 @@ impl Run {
             return false;
         }
         let all_up = self.clients.iter().all(|client| !client.down && client.is_linked());
-        self.node.is_up() && all_up && self.clients.iter().all(keeps)
+        self.cluster.all_up() && all_up && self.clients.iter().all(keeps)
     }
 
     /// Everybody holds something and is at rest, for long enough that both sides compare; then
@@ -193,19 +202,20 @@ impl Run {
             for (key, claim) in [(own, Claim::EXCLUSIVE), (self.keys.read(), Claim::SHARED)] {
                 let client = &mut self.clients[at];
                 let wanted = (key, claim, Some(Duration::ZERO));
-                client.ask(&mut self.hub, &self.keys, &self.node, KEEPER, wanted);
+                client.ask(&mut self.hub, &self.keys, &self.cluster, KEEPER, wanted);
             }
         }
         self.for_span(Duration::from_secs(8).max(self.longest_ttl() * 3));
         for client in &self.clients {
             for (worker, digest) in client.digests() {
-                let node = self.node.machine(worker).digest_of(client.session);
+                let machine = self.cluster.machine(worker);
+                let node = machine.and_then(|machine| machine.digest_of(client.session));
                 let (session, client) = (client.session, digest);
                 self.hub.fact(&Fact::Rest { session, worker, client, node });
             }
         }
-        for worker in 0..self.node.workers() {
-            let view = self.node.machine(worker).view();
+        for machine in self.cluster.machines().map(|(_, machine)| machine) {
+            let view = machine.view();
             let known =
                 |name: &LinkName| self.clients.iter().any(|client| client.session == name.0);
             if let Some(name) = view.links.keys().find(|name| !known(name)) {
@@ -227,40 +237,40 @@ impl Run {
         for client in &mut self.clients {
             let tokens: Vec<u64> = client.claims.keys().copied().collect();
             for token in tokens {
-                client.release(&mut self.hub, &self.node, token, false);
+                client.release(&mut self.hub, &self.cluster, token, false);
             }
         }
         // Long enough that what only the node knows of is given back too.
         self.for_span(Duration::from_secs(6).max(self.longest_ttl() * 3));
-        for worker in 0..self.node.workers() {
-            self.node.audit(&mut self.hub, worker);
-            let stats = self.node.machine(worker).stats();
+        self.cluster.audit(&mut self.hub);
+        for (worker, machine) in self.cluster.machines() {
+            let stats = machine.stats();
             let (keys, waiters) = (stats.keys, stats.waiters);
             self.hub.fact(&Fact::Empty { worker, keys, waiters });
         }
         self.stop_with_nothing_held();
         self.inspect_all();
         for client in &mut self.clients {
-            client.say_goodbye(&mut self.hub, &self.node);
+            client.say_goodbye(&mut self.hub, &self.cluster);
         }
         self.for_span(Duration::from_millis(500));
-        let links: u64 =
-            (0..self.node.workers()).map(|worker| self.node.machine(worker).stats().links).sum();
+        let links: u64 = self.cluster.machines().map(|(_, machine)| machine.stats().links).sum();
         if links > 0 && !self.failed() {
             self.hub.accuse("nobody is left after goodbye", format!("{links} links"));
         }
-        self.node.settle_accounts(&mut self.hub);
+        self.cluster.settle_accounts(&mut self.hub);
     }
 
-    /// With nothing held the node stops clean, and the next start grants at once.
+    /// With nothing held a node stops clean, and the next start grants at once.
     fn stop_with_nothing_held(&mut self) {
         if self.failed() || !self.hub.rng.percent(30) {
             return;
         }
         let clean = self.hub.reached.get("clean stops").copied();
-        self.node.stop(&mut self.hub, &self.keys, Duration::from_millis(100));
+        let node = self.cluster.any(&mut self.hub);
+        node.stop(&mut self.hub, &self.keys, Duration::from_millis(100));
         self.for_span(Duration::from_secs(4));
-        if self.hub.reached.get("clean stops").copied() == clean || !self.node.is_up() {
+        if self.hub.reached.get("clean stops").copied() == clean || !self.cluster.all_up() {
             self.hub.accuse("a stop with nothing held is clean", "it was not".to_owned());
         }
     }
@@ -270,7 +280,7 @@ impl Run {
         for id in 0..self.keys.count() as u32 {
             let key = self.keys.bytes(KeyId(id)).to_vec();
             let query = Query::Inspect(key.into());
-            asked.extend(self.clients[0].query(&mut self.hub, &self.node, query));
+            asked.extend(self.clients[0].query(&mut self.hub, &self.cluster, query));
         }
         self.for_span(Duration::from_secs(2));
         if asked.len() != self.keys.count() {
@@ -286,20 +296,19 @@ impl Run {
     }
 
     fn happens(&mut self, event: Event) {
-        let Self { hub, keys, node, clients, .. } = self;
+        let Self { hub, keys, cluster, clients, .. } = self;
         match event {
             Event::Frame { way, stream, bytes, held } => {
                 if hub.arrives(way, stream, &bytes, held) {
                     self.frame(way, stream, bytes);
                 }
             }
-            Event::NodeNotices { way } => node.notices(hub, way),
             Event::ClientNotices { way } => {
                 let client = &mut clients[way.client];
                 if client.life == way.life && client.is_paused(hub) {
                     hub.plan(client.paused_until(), Event::ClientNotices { way });
                 } else if client.life == way.life && !client.down {
-                    client.loses(hub, node, way);
+                    client.loses(hub, cluster, way);
                 }
             }
             Event::Stands { way } => {
@@ -307,45 +316,41 @@ impl Run {
                 if client.life == way.life && client.is_paused(hub) {
                     hub.plan(client.paused_until(), Event::Stands { way });
                 } else if client.life == way.life && !client.down {
-                    client.stands(hub, node, way);
+                    client.stands(hub, cluster, way);
                 }
             }
             Event::Unwelcome { way } => {
                 let client = &mut clients[way.client];
                 if client.life == way.life && !client.down && !client.is_paused(hub) {
-                    client.unwelcome(hub, node, way);
+                    client.unwelcome(hub, cluster, way);
                 }
             }
-            Event::Work { worker } => node.work(hub, keys, worker),
-            Event::Written { write } => node.written(hub, write),
             Event::Wake { client, life } => {
                 if clients[client].life == life && !clients[client].down {
-                    clients[client].wake(hub, node);
+                    clients[client].wake(hub, cluster);
                 }
             }
             Event::Step { client, life, step } => self.step(client, life, step),
             Event::Return { client } => clients[client].start(hub),
-            Event::Boot => node.boot(hub),
-            Event::Stopped { boot, down } => node.stopped(hub, boot, down),
-            Event::ControlWakes => node.control_wakes(hub),
+            of_node => cluster.happens(hub, keys, of_node),
         }
     }
 
     /// A frame is here.
     fn frame(&mut self, way: Way, stream: Stream, bytes: Vec<u8>) {
-        let Self { hub, node, clients, .. } = self;
+        let Self { hub, cluster, clients, .. } = self;
         if stream == Stream::Requests {
-            return node.frame(hub, way, bytes);
+            return cluster.node_mut(way.node).frame(hub, way, bytes);
         }
         let client = &mut clients[way.client];
         if client.life == way.life && !client.down {
-            client.frame(hub, node, way, (stream, bytes));
+            client.frame(hub, cluster, way, (stream, bytes));
         }
     }
 
     /// A client does what it had planned.
     fn step(&mut self, at: usize, life: u32, step: Step) {
-        let Self { hub, keys, node, clients, .. } = self;
+        let Self { hub, keys, cluster, clients, .. } = self;
         let client = &mut clients[at];
         if client.life != life || client.down {
             return;
@@ -359,7 +364,7 @@ impl Run {
             Step::Claim(slot) => {
                 let mut rng = client.rng.fork();
                 let Some(wanted) = client.workload.wants(&mut rng, keys, at, slot) else { return };
-                match client.ask(hub, keys, node, slot, wanted) {
+                match client.ask(hub, keys, cluster, slot, wanted) {
                     None => client.plan(hub, Duration::from_millis(20), Step::Claim(slot)),
                     Some(token) => {
                         if let Some(after) = client.workload.gives_up(&mut rng, slot) {
@@ -377,14 +382,14 @@ impl Run {
                     return;
                 }
                 let quietly = client.rng.percent(15);
-                client.release(hub, node, token, quietly);
+                client.release(hub, cluster, token, quietly);
             }
-            Step::GiveUp(token) => client.give_up(hub, node, token),
+            Step::GiveUp(token) => client.give_up(hub, cluster, token),
             Step::WriteLate(key, fence) => {
                 hub.reach("late writes");
                 hub.used(key, fence, true);
             }
-            Step::List => client.list_on(hub, keys, node),
+            Step::List => client.list_on(hub, keys, cluster),
             Step::Die => {
                 if !client.workload.closing || client.is_leaving() {
                     self.kill(at, Duration::from_millis(300));
@@ -409,7 +414,9 @@ impl Run {
             Fault::CutAll => self.cut_all(),
             Fault::Partition(span) => self.clients[whom].cut_off(&mut self.hub, span),
             Fault::Leave => self.leave(whom),
-            Fault::StopNode { down } => self.node.stop(&mut self.hub, &self.keys, down),
+            Fault::StopNode { down } => {
+                self.cluster.any(&mut self.hub).stop(&mut self.hub, &self.keys, down);
+            }
             Fault::Slow { span, by } => {
                 self.hub.reach("slow networks");
                 self.hub.net.slow_down(self.hub.now.after(span), by);
@@ -420,27 +427,21 @@ impl Run {
             }
             Fault::PauseNode(span) => {
                 self.hub.reach("node pauses");
-                let worker = self.hub.rng.range(0, u64::from(self.node.workers()) + 1) as u16;
-                let one = (worker < self.node.workers()).then_some(worker);
-                self.node.pause(&mut self.hub, one, span);
+                self.cluster.any(&mut self.hub).pause_any(&mut self.hub, span);
             }
             Fault::CrashClient { down } => self.kill(whom, down),
             Fault::CrashNode { down } => {
-                if self.node.is_up() {
-                    self.node.crash(&mut self.hub);
-                    self.hub.soon(down, Event::Boot);
+                let node = self.cluster.any(&mut self.hub);
+                if node.is_up() {
+                    node.crash(&mut self.hub);
+                    self.hub.soon(down, Event::Boot { node: node.index() });
                 }
             }
-            Fault::RaiseEpoch => {
-                let cell = self.hub.rng.range(0, u64::from(self.node.bits().cells())) as u16;
-                if self.node.is_up() {
-                    self.node.raise_epoch(&mut self.hub, CellId(cell));
-                }
-            }
+            Fault::RaiseEpoch => self.cluster.raise_any_epoch(&mut self.hub),
             Fault::Force => self.force_one(),
             Fault::WallJump(span) => {
                 self.hub.reach("wall clock jumps");
-                self.node.wall_clock_jumps(span);
+                self.cluster.any(&mut self.hub).wall_clock_jumps(span);
             }
             Fault::Storm => {
                 for client in &mut self.clients[1..] {
@@ -455,11 +456,11 @@ impl Run {
 
     /// A client ends its session in order. What it does next, it does with another.
     fn leave(&mut self, whom: usize) {
-        let Self { hub, node, clients, .. } = self;
+        let Self { hub, cluster, clients, .. } = self;
         let client = &mut clients[whom];
         if !client.down && !client.is_paused(hub) && client.workload.part == Part::Worker {
             hub.reach("goodbyes in mid-run");
-            client.say_goodbye(hub, node);
+            client.say_goodbye(hub, cluster);
             client.plan(hub, Duration::from_millis(400), Step::Die);
         }
     }
@@ -483,7 +484,7 @@ impl Run {
             let namespace = self.keys.space_name(key).to_owned();
             let key = self.keys.bytes(key).to_vec();
             let query = Query::Force(Place { namespace, key });
-            operator.query(&mut self.hub, &self.node, query);
+            operator.query(&mut self.hub, &self.cluster, query);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What a client asks for, gives back, gives up and ends.
 
 use super::{Claimed, Client, QUERY, State};
+use crate::cluster::Cluster;
 use crate::hub::Hub;
 use crate::keys::{Keys, space_of};
-use crate::node::Node;
 use lockring_client::session::{Ask, LinkId, Loss, Query};
 use lockring_core::testing::{Fact, KeyId, Token};
 use lockring_proto::{Claim, Digest, Reply};
@@ -15,7 +15,7 @@ impl Client {
         &mut self,
         hub: &mut Hub,
         keys: &Keys,
-        node: &Node,
+        cluster: &Cluster,
         slot: usize,
         wanted: (KeyId, Claim, Option<Duration>),
     ) -> Option<u64> {
@@ -34,12 +34,12 @@ impl Client {
         }
         let state = State::Waiting;
         self.claims.insert(token, Claimed { slot, key, claim, cell, named, seen: None, state });
-        self.after(hub, node);
+        self.after(hub, cluster);
         Some(token)
     }
 
     /// Gives a hold back; `quietly`: nobody wants to know how that ends.
-    pub fn release(&mut self, hub: &mut Hub, node: &Node, token: u64, quietly: bool) {
+    pub fn release(&mut self, hub: &mut Hub, cluster: &Cluster, token: u64, quietly: bool) {
         let now = self.local(hub);
         let Some(claimed) = self.claims.get_mut(&token) else { return };
         let State::Holding(fence) = claimed.state else { return };
@@ -55,11 +55,11 @@ impl Client {
         } else if !self.links.release(now, named, token) {
             hub.accuse("a hold can be released", format!("{token} of {:?}", self.session));
         }
-        self.after(hub, node);
+        self.after(hub, cluster);
     }
 
     /// Gives a claim up while it waits.
-    pub fn give_up(&mut self, hub: &mut Hub, node: &Node, token: u64) {
+    pub fn give_up(&mut self, hub: &mut Hub, cluster: &Cluster, token: u64) {
         let now = self.local(hub);
         let Some(claimed) = self.claims.get_mut(&token) else { return };
         if claimed.state != State::Waiting {
@@ -74,11 +74,11 @@ impl Client {
             hub.fact(&Fact::Undoing { session: self.session, token, request });
         }
         self.links.cancel(now, named);
-        self.after(hub, node);
+        self.after(hub, cluster);
     }
 
     /// Asks a question; the answer is found under the token.
-    pub fn query(&mut self, hub: &mut Hub, node: &Node, query: Query) -> Option<u64> {
+    pub fn query(&mut self, hub: &mut Hub, cluster: &Cluster, query: Query) -> Option<u64> {
         let ring = self.links.ring()?;
         let first = ring.route(self.seed, &[]).worker;
         let now = self.local(hub);
@@ -88,12 +88,12 @@ impl Client {
             Query::List { .. } => self.links.query_at(now, token, first, query),
             Query::Inspect(_) | Query::Force(_) => self.links.query(now, token, query),
         }
-        self.after(hub, node);
+        self.after(hub, cluster);
         Some(token)
     }
 
     /// Ends the session everywhere.
-    pub fn say_goodbye(&mut self, hub: &mut Hub, node: &Node) {
+    pub fn say_goodbye(&mut self, hub: &mut Hub, cluster: &Cluster) {
         self.leaving = true;
         let now = self.local(hub);
         for (&token, claimed) in &self.claims {
@@ -102,7 +102,7 @@ impl Client {
             }
         }
         self.links.close(now, true, Loss::Closed);
-        self.after(hub, node);
+        self.after(hub, cluster);
     }
 
     /// The answer to a query, if there is one by now.

@@ -1,9 +1,10 @@
 //! A client that lists a worker's keys page by page, while they come and go.
 
 use super::Client;
+use crate::cluster::Cluster;
 use crate::hub::{Hub, Step};
 use crate::keys::{Keys, space_of};
-use crate::node::Node;
+use crate::ring::node_of;
 use lockring_client::session::Query;
 use lockring_core::testing::{Fact, KeyId};
 use lockring_proto::{ListCursor, Reply};
@@ -11,13 +12,13 @@ use std::time::Duration;
 
 impl Client {
     /// Takes in the page that was asked for, if it has come, and asks for the next.
-    pub fn list_on(&mut self, hub: &mut Hub, keys: &Keys, node: &Node) {
+    pub fn list_on(&mut self, hub: &mut Hub, keys: &Keys, cluster: &Cluster) {
         if self.workload.closing {
             return;
         }
         self.plan(hub, Duration::from_millis(20), Step::List);
         let cursor = match self.listing {
-            None => self.begin_listing(hub, keys, node),
+            None => self.begin_listing(hub, keys, cluster),
             Some(token) => match self.answers.get(&token) {
                 None => return,
                 Some(Some(Reply::Listed { listing, .. })) => {
@@ -40,19 +41,21 @@ impl Client {
             let rows = self.rng.range(1, 12) as u32;
             self.listing = self.query(
                 hub,
-                node,
+                cluster,
                 Query::List { namespace: String::new(), cursor, rows, prefix: Vec::new() },
             );
         }
     }
 
     /// `None`: it does not know the ring yet, or not what the node has become since.
-    fn begin_listing(&self, hub: &mut Hub, keys: &Keys, node: &Node) -> Option<ListCursor> {
+    fn begin_listing(&self, hub: &mut Hub, keys: &Keys, cluster: &Cluster) -> Option<ListCursor> {
         let ring = self.links.ring()?;
-        if ring.nodes().iter().any(|known| known.workers != node.workers()) {
+        let worker_of = |key: &[u8]| ring.route(self.seed, key).worker;
+        let node = worker_of(&[]).node;
+        let workers = cluster.node(node_of(node)).workers();
+        if ring.node(node).is_none_or(|known| known.workers != workers) {
             return None;
         }
-        let worker_of = |key: &[u8]| ring.route(self.seed, key).worker.worker;
         let space = space_of(self.index);
         let all = (0..keys.count() as u32).map(|id| keys.ids_in(space, KeyId(id)));
         let of = all.filter(|&key| worker_of(keys.bytes(key)) == worker_of(&[])).collect();

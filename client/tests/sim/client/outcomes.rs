@@ -2,10 +2,12 @@
 
 use super::heir::ADOPTED;
 use super::{Claimed, Client, State};
-use crate::hub::{Hub, Step};
+use crate::hub::{Hub, Step, number_of};
+use crate::ring::node_of;
 use lockring_client::session::{ClaimRef, LinkId, Loss, NotGranted, Outcome};
 use lockring_core::testing::{Fact, Token, Why};
 use lockring_proto::{Claim, Fence, RefusalKind, SessionId};
+use lockring_ring::NodeId;
 use std::time::Duration;
 
 impl Client {
@@ -63,7 +65,8 @@ impl Client {
             Outcome::BadRing(error) => hub.accuse("rings add up", error.to_string()),
             Outcome::Up { welcome, .. } => {
                 if welcome.fresh {
-                    let (session, worker) = (self.session, welcome.worker);
+                    let worker = number_of(node_of(NodeId(welcome.node)), welcome.worker);
+                    let session = self.session;
                     hub.fact(&Fact::Anew { session, worker });
                 }
             }

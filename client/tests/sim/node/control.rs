@@ -1,12 +1,11 @@
-//! The control plane of the node: the real one, over a log whose writes take time and fail, and may
+//! The control plane of a node: the real one, over a log whose writes take time and fail, and may
 //! have taken effect all the same.
 
 use super::Node;
 use crate::hub::{Event, Hub, Order};
+use crate::ring::Copy;
 use lockring_control::{Action, Control, Entry, Event as Input, Grace, State, Statement};
 use lockring_core::Time;
-use lockring_proto::{NodeAddress, NodeInfo};
-use lockring_ring::{CellBits, CellId, NodeId, RingTable};
 use std::time::Duration;
 
 /// The longest TTL that a restart always waits for.
@@ -60,18 +59,6 @@ impl Plane {
         grace
     }
 
-    /// The ring at the start of a life.
-    pub fn founded(&self, bits: CellBits, workers: u16) -> RingTable<NodeInfo> {
-        let node = NodeInfo {
-            id: NodeId(1),
-            addresses: vec![NodeAddress { host: String::new(), port: 7420 }],
-            workers,
-            boot: self.log.boot,
-        };
-        let (version, epoch) = (self.log.ring_version(), self.log.epoch_floor);
-        RingTable::founded(version, bits, node, epoch).expect("one sound node")
-    }
-
     /// The process is killed: what it was writing is written or not.
     pub fn dies(&mut self, hub: &mut Hub) {
         self.armed = Time::NEVER;
@@ -104,7 +91,7 @@ impl Plane {
 
 impl Node {
     /// Something happens to the control plane.
-    pub(super) fn control(&mut self, hub: &mut Hub, event: Input) {
+    pub fn control(&mut self, hub: &mut Hub, event: Input) {
         let now = self.clock.shows(hub.now);
         let mut actions = Vec::new();
         self.plane.control.handle(now, event, &mut actions);
@@ -121,7 +108,7 @@ impl Node {
                 let write = self.plane.writes;
                 self.plane.proposed = Some((write, entry));
                 let span = Duration::from_micros(hub.rng.range(500, 200_000));
-                hub.soon(span, Event::Written { write });
+                hub.soon(span, Event::Written { node: self.index, write });
             }
             Action::Confirm { worker, ttl } => {
                 self.tell(hub, worker as u16, Order::LongestTtl(ttl));
@@ -129,8 +116,10 @@ impl Node {
             Action::Refuse { worker, why } => self.tell(hub, worker as u16, Order::TtlFailed(why)),
             Action::NewEpoch { cell, epoch, version } => {
                 hub.reach("epoch raises");
-                self.ring.renew(cell, epoch, version).expect("the floor only grows");
+                let version = hub.ring.renewed(cell, epoch, version);
+                self.ring = Copy::clone(hub.ring.newest());
                 self.tell_all(hub, &Order::Epoch(cell, epoch, version));
+                hub.tell_ring(self.index);
             }
             Action::AskStatements { round, .. } => self.tell_all(hub, &Order::State { round }),
             Action::Stopped { clean } => self.plane.stopped = Some(clean),
@@ -153,7 +142,7 @@ impl Node {
         let at = self.clock.real(self.plane.control.next_deadline()).max(hub.now);
         if at < self.plane.armed {
             self.plane.armed = at;
-            hub.plan(at, Event::ControlWakes);
+            hub.plan(at, Event::ControlWakes { node: self.index });
         }
     }
 
@@ -174,9 +163,19 @@ impl Node {
         }
     }
 
-    /// A cell shall have its next epoch.
-    pub fn raise_epoch(&mut self, hub: &mut Hub, cell: CellId) {
-        self.control(hub, Input::EpochAsked(cell));
+    /// Another node tells what the ring is: it may be old.
+    pub fn learns(&mut self, hub: &mut Hub, ring: &Copy) {
+        if !self.up {
+            return;
+        }
+        if ring.version() <= self.ring.version() {
+            return hub.reach("news of the ring that was known");
+        }
+        hub.reach("news of the ring");
+        let before = std::mem::replace(&mut self.ring, Copy::clone(ring));
+        for cell in ring.cells().filter(|&cell| ring.epoch(cell) > before.epoch(cell)) {
+            self.tell_all(hub, &Order::Epoch(cell, ring.epoch(cell), ring.version()));
+        }
     }
 
     /// A worker states what it has.

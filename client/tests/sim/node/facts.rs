@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Asked {
     id: u64,
     key: Option<KeyId>,
-    routed: Option<(u64, u64)>,
+    routed: Option<(u64, Option<u64>)>,
 }
 
 impl Asked {
@@ -26,11 +26,10 @@ impl Asked {
         };
         let namespace = if other.is_empty() { namespace } else { other };
         let seed = NamespaceSeed::of(namespace);
-        let since = key.and_then(|key| machine.owned_since(seed, key));
         Self {
             id: request.id(),
             key: key.map(|key| keys.id_named(namespace, key)),
-            routed: since.map(|since| (version, since)),
+            routed: key.map(|key| (version, machine.owned_since(seed, key))),
         }
     }
 }
@@ -46,6 +45,9 @@ pub fn tell_answers(hub: &mut Hub, asked: &[Asked], actions: &[Action], from: (C
         };
         if let Some((routed, since)) = its.routed {
             let moved = matches!(reply, Reply::Moved { .. });
+            if since.is_none() && moved {
+                hub.reach("moved by a worker without the cell");
+            }
             hub.fact(&Fact::Answered { routed, since, moved });
         }
         match (reply, its.key) {

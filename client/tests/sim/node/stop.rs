@@ -21,7 +21,7 @@ impl Node {
         for worker in 0..self.workers() {
             self.turn(hub, keys, worker, Input::Drain, 0);
         }
-        hub.soon(DRAIN, Event::Stopped { boot: self.plane.log().boot, down });
+        hub.soon(DRAIN, Event::Stopped { node: self.index, boot: self.plane.log().boot, down });
     }
 
     /// It has stopped, if it was not killed meanwhile.
@@ -41,6 +41,6 @@ impl Node {
             hub.reach("stops in grace with nothing held");
         }
         self.crash(hub);
-        hub.soon(down, Event::Boot);
+        hub.soon(down, Event::Boot { node: self.index });
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::{ConnId, Time};
 use lockring_proto::{Claim, Digest, Fence, SessionId};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A key, as the run numbers them.
@@ -26,12 +27,14 @@ pub enum Why {
     Unknown,
 }
 
-/// Something that happened.
+/// Something that happened. A `worker` is numbered through all nodes of the run.
 #[expect(missing_docs, reason = "the text of a variant names its fields")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {
-    /// The node starts with an empty memory.
-    Booted,
+    /// The node of these keys is dead.
+    Died { keys: BTreeSet<KeyId> },
+    /// The node of these keys starts with an empty memory.
+    Booted { keys: BTreeSet<KeyId> },
     /// A worker has a link for a session.
     Began { worker: u16, session: SessionId },
     /// It has it no more.
@@ -53,14 +56,14 @@ pub enum Fact {
     Freed { session: SessionId, key: KeyId, fence: Fence, forced: bool },
     /// A worker is done with one event; it may grant unless in `grace`, and goes on with the queues
     /// of `unserved` keys.
-    Turn { grace: bool, unserved: Vec<KeyId> },
+    Turn { worker: u16, grace: bool, unserved: Vec<KeyId> },
     /// A worker said that a key is held under that fence.
     ToldHeld { key: KeyId, fence: Fence },
     /// An order to release by force was carried out.
     ForceRan { session: SessionId, request: u64 },
     /// A keyed request routed by ring version `routed` was answered, where the cell's epoch began
-    /// with version `since`.
-    Answered { routed: u64, since: u64, moved: bool },
+    /// with version `since`; `None`: the worker does not have the cell.
+    Answered { routed: u64, since: Option<u64>, moved: bool },
     /// A request on a connection was dropped without an answer.
     Ignored { conn: ConnId },
     /// A worker hung a connection up, or it broke.

@@ -40,7 +40,7 @@ pub(crate) use audit::same;
 pub use clock::RateClock;
 pub use fact::{Fact, KeyId, Token, Why};
 pub use faults::{Fault, FaultPlan};
-pub use net::{Arrival, DELAY_MAX, Net, Stream};
+pub use net::{Arrival, DELAY_MAX, End, Net, Stream};
 pub use recorder::{Book, Check, Hold, Key, Recorder, Violation};
 pub use replica::Replica;
 pub use rng::{Rng, Trace};

@@ -18,6 +18,15 @@ pub enum Stream {
     Pushes,
 }
 
+/// Somebody who sends and receives, as the run numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum End {
+    /// A client.
+    Client(usize),
+    /// A node.
+    Node(usize),
+}
+
 /// What becomes of a frame that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
@@ -52,6 +61,8 @@ pub struct Net {
     rng: Rng,
     pipes: BTreeMap<ConnId, Pipe>,
     next: u64,
+    /// Of what goes between two nodes: when the last of it is due.
+    carried: BTreeMap<(End, End), Time>,
     slow_until: Time,
     slow_by: Duration,
 }
@@ -63,7 +74,8 @@ impl Net {
     /// A network whose chances come from `rng`.
     pub fn new(rng: Rng) -> Self {
         let (next, slow_until, slow_by) = (0, Time(0), Duration::ZERO);
-        Self { rng, pipes: BTreeMap::new(), next, slow_until, slow_by }
+        let (pipes, carried) = (BTreeMap::new(), BTreeMap::new());
+        Self { rng, pipes, carried, next, slow_until, slow_by }
     }
 
     /// A new connection and when it stands.
@@ -91,6 +103,17 @@ impl Net {
         let state = pipe.streams.entry(stream).or_default();
         state.last_due = state.last_due.max(now.after(delay));
         Some(state.last_due)
+    }
+
+    /// When a message of one node to another is due: in order, and none is lost.
+    pub fn carry(&mut self, now: Time, from: End, to: End) -> Time {
+        let mut delay = Duration::from_micros(100 + self.rng.tailed(3000).min(50_000));
+        if now < self.slow_until {
+            delay += self.slow_by;
+        }
+        let last = self.carried.entry((from, to)).or_insert(now);
+        *last = now.after(delay).max(*last);
+        *last
     }
 
     /// Breaks a connection. Of each stream some suffix of what is under way is lost, and the rest

@@ -71,10 +71,9 @@ pub struct Book {
     pub holds: BTreeMap<(SessionId, Token), Hold>,
     by_key: BTreeMap<KeyId, Vec<(SessionId, Token)>>,
     valid: BTreeMap<(SessionId, u16), Time>,
-    /// Keys in use at the node.
+    /// Keys in use at their nodes.
     pub keys: BTreeMap<KeyId, Key>,
-    /// Starts of the node.
-    pub boots: u32,
+    boots: BTreeMap<KeyId, u32>,
     forced: BTreeSet<(KeyId, Fence)>,
 }
 
@@ -92,6 +91,11 @@ impl Book {
     /// The holds of a key by clients.
     pub fn believers(&self, key: KeyId) -> impl Iterator<Item = &Hold> {
         self.by_key.get(&key).into_iter().flatten().map(|name| &self.holds[name])
+    }
+
+    /// How often the node of a key has started anew.
+    pub fn boots(&self, key: KeyId) -> u32 {
+        self.boots.get(&key).copied().unwrap_or(0)
     }
 
     /// Whether an operator ended the hold of a key under this fence.
@@ -123,9 +127,11 @@ impl Book {
 
     fn keep(&mut self, fact: &Fact) {
         match *fact {
-            Fact::Booted => {
-                self.keys.clear();
-                self.boots += 1;
+            Fact::Booted { ref keys } => {
+                for key in keys {
+                    self.keys.remove(key);
+                    *self.boots.entry(*key).or_default() += 1;
+                }
             }
             Fact::Queued { session, request, key, claim } => {
                 self.keys.entry(key).or_default().line.push_back((session, request, claim));

@@ -141,9 +141,11 @@ impl Machine {
         Some(self.worker.locks.digest(link))
     }
 
-    /// The ring version that made the epoch of a key's cell.
+    /// The ring version that made the epoch of a key's cell; `None`: the worker does not have it.
     pub fn owned_since(&self, seed: NamespaceSeed, key: &[u8]) -> Option<u64> {
         let cell = self.worker.locks.place(seed, key)?.cell;
+        let is_here = self.worker.cells.role(cell) != crate::cells::Role::None;
+        is_here.then_some(())?;
         Some(self.worker.cells.since(cell, self.worker.locks.standing(cell)).0)
     }
 }

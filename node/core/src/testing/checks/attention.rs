@@ -38,7 +38,6 @@ impl Check for Attention {
                 self.hung.insert(conn);
                 self.deaf.remove(&conn);
             }
-            Fact::Booted => self.deaf.clear(),
             Fact::Stalled { span } => self.deaf.values_mut().for_each(|due| *due = due.after(span)),
             Fact::Turn { .. } => {
                 if let Some((conn, due)) = self.deaf.iter().find(|&(_, &due)| due < at) {

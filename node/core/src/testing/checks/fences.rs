@@ -76,7 +76,7 @@ impl Check for Numbered {
             _ => self.left.take(),
         };
         match *fact {
-            Fact::Booted => self.changes.clear(),
+            Fact::Booted { ref keys } => self.changes.retain(|key, _| !keys.contains(key)),
             Fact::Queued { key, .. } | Fact::Left { key, .. } | Fact::Freed { key, .. } => {
                 self.change(key);
             }

@@ -46,13 +46,14 @@ impl NoLoss {
     ) -> Result<(), String> {
         let Some(hold) = book.holds.get(&name) else { return Ok(()) };
         let boot = self.granted.get(&(hold.key, hold.fence)).copied().unwrap_or(0);
+        let began_anew = boot < book.boots(hold.key);
         let over = book.valid(hold.session, hold.worker) <= at || self.late.contains(&name);
         let forced = hold.forced || book.is_forced(hold.key, hold.fence);
         let legal = match why {
             Why::Lapsed => over,
             Why::Forced => forced,
-            Why::Ended => over || boot < book.boots,
-            Why::Unknown => over || forced || boot < book.boots,
+            Why::Ended => over || began_anew,
+            Why::Unknown => over || forced || began_anew,
         };
         legal.then_some(()).ok_or_else(|| format!("{why:?} without cause: {hold:?}"))
     }
@@ -76,7 +77,7 @@ impl Check for NoLoss {
                 }
             }
             Fact::Granted { key, fence, .. } => {
-                self.granted.insert((key, fence), book.boots);
+                self.granted.insert((key, fence), book.boots(key));
                 Ok(())
             }
             Fact::Held { session, worker, key, fence, .. } => {
@@ -103,10 +104,13 @@ impl Check for NoLoss {
     }
 }
 
-/// I13: what a killed client held is free when its lease has ended, at the latest.
+/// I13: what a killed client held is free when its lease has ended, at the latest; if its node is
+/// dead, when that starts again.
 #[derive(Default)]
 pub struct Orphans {
     due: BTreeMap<SessionId, Time>,
+    /// Keys of dead nodes.
+    down: BTreeSet<KeyId>,
 }
 
 impl Check for Orphans {
@@ -116,6 +120,8 @@ impl Check for Orphans {
 
     fn see(&mut self, at: Time, fact: &Fact, book: &Book) -> Result<(), String> {
         match *fact {
+            Fact::Died { ref keys } => self.down.extend(keys),
+            Fact::Booted { ref keys } => self.down.retain(|key| !keys.contains(key)),
             Fact::Crashed { session, worst_lease } => {
                 self.due.insert(session, at.after(worst_lease));
             }
@@ -128,11 +134,12 @@ impl Check for Orphans {
                     self.due.iter().filter(|&(_, &due)| due < at).map(|(&dead, _)| dead).collect();
                 for dead in over {
                     self.due.remove(&dead);
-                    let held = |key: &&Key| {
-                        key.holders.iter().any(|&(session, ..)| session == dead)
-                            || key.line.iter().any(|&(session, ..)| session == dead)
+                    let held = |&(id, key): &(&KeyId, &Key)| {
+                        !self.down.contains(id)
+                            && (key.holders.iter().any(|&(session, ..)| session == dead)
+                                || key.line.iter().any(|&(session, ..)| session == dead))
                     };
-                    if let Some(key) = book.keys.values().find(held) {
+                    if let Some((_, key)) = book.keys.iter().find(held) {
                         return Err(format!("of dead {dead:?} there is still {key:?}"));
                     }
                 }
@@ -171,7 +178,7 @@ mod tests {
             &then(&[forced.clone(), lost(Why::Forced)]),
             &then(&[lost(Why::Forced)]),
         );
-        tells_apart(check, &then(&[Fact::Booted, lost(Why::Ended)]), &then(&[lost(Why::Ended)]));
+        tells_apart(check, &then(&[booted(), lost(Why::Ended)]), &then(&[lost(Why::Ended)]));
         tells_apart(check, &then(&[forced, lost(Why::Unknown)]), &then(&[lost(Why::Unknown)]));
         let late = [&held[..], &vec![turn(); 9], &[lost(Why::Lapsed)]].concat();
         tells_apart(check, &late, &then(&[lost(Why::Lapsed)]));

@@ -19,8 +19,6 @@ struct Coverage {
     /// Not in use at some time since: one may be in use anew, and elsewhere.
     ended: BTreeSet<KeyId>,
     shown: BTreeSet<KeyId>,
-    /// The node began anew since: every key may be elsewhere.
-    restarted: bool,
 }
 
 impl Check for Listing {
@@ -49,18 +47,17 @@ impl Check for Listing {
                     seen.ended.insert(*key);
                 }
             }
-            Fact::Booted => {
+            Fact::Booted { keys } => {
                 for seen in self.running.values_mut() {
-                    seen.missing.clear();
-                    seen.restarted = true;
+                    seen.missing.retain(|key| !keys.contains(key));
+                    seen.ended.extend(keys);
                 }
             }
             Fact::ListPage { session, keys, last } => {
                 let Some(seen) = self.running.get_mut(session) else { return Ok(()) };
                 for key in keys {
                     seen.missing.remove(key);
-                    let may_come_twice = seen.restarted || seen.ended.contains(key);
-                    if !seen.shown.insert(*key) && !may_come_twice {
+                    if !seen.shown.insert(*key) && !seen.ended.contains(key) {
                         return Err(format!("{key:?} is shown twice"));
                     }
                 }
@@ -94,7 +91,7 @@ mod tests {
         assert_eq!(judge(check(), &gone), None);
         let again = [began.clone(), page(&[K], false), freed(A, 1), page(&[K], true)];
         assert_eq!(judge(check(), &again), None);
-        let restarted = [granted(A, 1), began, Fact::Booted, page(&[], true)];
+        let restarted = [granted(A, 1), began, booted(), page(&[], true)];
         assert_eq!(judge(check(), &restarted), None);
     }
 }

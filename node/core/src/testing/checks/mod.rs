@@ -103,8 +103,12 @@ pub(crate) mod history {
         Fact::Released { session, token: T }
     }
 
+    pub(crate) fn booted() -> Fact {
+        Fact::Booted { keys: [K].into() }
+    }
+
     pub(crate) fn turn() -> Fact {
-        Fact::Turn { grace: false, unserved: Vec::new() }
+        Fact::Turn { worker: 0, grace: false, unserved: Vec::new() }
     }
 
     /// What `check` says of a history, one fact each millisecond.

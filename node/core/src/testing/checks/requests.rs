@@ -43,8 +43,8 @@ impl Check for Releases {
 /// id; what somebody was told of, never again.
 #[derive(Default)]
 pub struct Once {
-    queued: BTreeSet<(SessionId, u64)>,
-    granted: BTreeSet<(SessionId, u64)>,
+    queued: BTreeMap<(SessionId, u64), KeyId>,
+    granted: BTreeMap<(SessionId, u64), KeyId>,
     holders: BTreeMap<(KeyId, Fence), (SessionId, u64)>,
     /// Granted, and known to be to whoever asked.
     told: BTreeSet<(SessionId, u64)>,
@@ -60,19 +60,20 @@ impl Check for Once {
         let again = match *fact {
             Fact::Granted { session, request, key, fence, .. } => {
                 self.holders.insert((key, fence), (session, request));
-                !self.granted.insert((session, request))
+                self.granted.insert((session, request), key).is_some()
             }
-            Fact::Queued { session, request, .. } => {
-                let granted = self.granted.contains(&(session, request));
-                granted || !self.queued.insert((session, request))
+            Fact::Queued { session, request, key, .. } => {
+                let granted = self.granted.contains_key(&(session, request));
+                granted || self.queued.insert((session, request), key).is_some()
             }
             Fact::Held { key, fence, .. } => {
                 self.told.extend(self.holders.get(&(key, fence)).copied());
                 false
             }
-            Fact::Booted => {
-                self.queued.clear();
-                self.granted.retain(|request| self.told.contains(request));
+            Fact::Booted { ref keys } => {
+                self.queued.retain(|_, key| !keys.contains(key));
+                self.granted
+                    .retain(|request, key| self.told.contains(request) || !keys.contains(key));
                 false
             }
             Fact::ForceRan { session, request } => !self.forced.insert((session, request)),
@@ -200,7 +201,8 @@ impl Check for Cancels {
     }
 }
 
-/// A request routed by an older ring than the cell's epoch is never executed.
+/// A request routed by an older ring than the cell's epoch is never executed, nor is one where the
+/// cell is not.
 pub struct Routing;
 
 impl Check for Routing {
@@ -210,8 +212,10 @@ impl Check for Routing {
 
     fn see(&mut self, _: Time, fact: &Fact, _: &Book) -> Result<(), String> {
         match *fact {
-            Fact::Answered { routed, since, moved: false } if routed < since => {
-                Err(format!("executed though routed by {routed}, owned since {since}"))
+            Fact::Answered { routed, since, moved: false }
+                if since.is_none_or(|since| routed < since) =>
+            {
+                Err(format!("executed though routed by {routed}, owned since {since:?}"))
             }
             _ => Ok(()),
         }
@@ -267,8 +271,8 @@ mod tests {
         // Another life of the node.
         tells_apart(
             Once::default,
-            &[queued(A, 2), granted(A, 1), Fact::Booted, granted(A, 1), queued(A, 2)],
-            &[granted(A, 1), held(A, 1), Fact::Booted, queued(A, 1)],
+            &[queued(A, 2), granted(A, 1), booted(), granted(A, 1), queued(A, 2)],
+            &[granted(A, 1), held(A, 1), booted(), queued(A, 1)],
         );
     }
 
@@ -289,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_request_routed_by_an_older_ring_is_refused() {
-        let answered = |routed, moved| Fact::Answered { routed, since: 2, moved };
+        let answered = |routed, moved| Fact::Answered { routed, since: Some(2), moved };
         tells_apart(|| Routing, &[answered(2, false), answered(1, true)], &[answered(1, false)]);
     }
 }

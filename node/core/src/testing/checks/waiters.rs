@@ -25,7 +25,10 @@ impl Check for DeadSessions {
 /// I10: whoever is next and fits is granted at once, when a hold ends or a claim leaves the queue.
 #[derive(Default)]
 pub struct Waiters {
+    /// In the turn that is not over yet.
     touched: BTreeSet<KeyId>,
+    /// In earlier turns of a worker, which has not come to them yet.
+    later: BTreeMap<u16, BTreeSet<KeyId>>,
 }
 
 fn head_fits(key: &Key) -> bool {
@@ -54,18 +57,23 @@ impl Check for Waiters {
 
     fn see(&mut self, _: Time, fact: &Fact, book: &Book) -> Result<(), String> {
         match *fact {
-            Fact::Booted => self.touched.clear(),
+            Fact::Booted { ref keys } => {
+                self.later.values_mut().for_each(|later| later.retain(|key| !keys.contains(key)));
+            }
             Fact::Freed { key, .. } | Fact::Left { key, .. } => {
                 self.touched.insert(key);
             }
-            Fact::Turn { grace: true, .. } => self.touched.clear(),
-            Fact::Turn { grace: false, ref unserved } => {
-                let later: BTreeSet<KeyId> =
-                    self.touched.iter().filter(|key| unserved.contains(key)).copied().collect();
-                for id in std::mem::replace(&mut self.touched, later) {
-                    if unserved.contains(&id) {
-                        continue;
-                    }
+            Fact::Turn { worker, grace: true, .. } => {
+                self.touched.clear();
+                self.later.remove(&worker);
+            }
+            Fact::Turn { worker, grace: false, ref unserved } => {
+                let mut touched = std::mem::take(&mut self.touched);
+                touched.extend(self.later.remove(&worker).unwrap_or_default());
+                let (later, now) = touched.into_iter().partition(|key| unserved.contains(key));
+                self.later.insert(worker, later);
+                let now: BTreeSet<KeyId> = now;
+                for id in now {
                     if let Some(key) = book.keys.get(&id).filter(|key| head_fits(key)) {
                         return Err(format!("{id:?} could be granted: {key:?}"));
                     }
@@ -148,9 +156,9 @@ impl Check for Fifo {
 
     fn see(&mut self, at: Time, fact: &Fact, book: &Book) -> Result<(), String> {
         match *fact {
-            Fact::Booted => {
+            Fact::Booted { ref keys } => {
                 self.left = None;
-                self.in_line.clear();
+                self.in_line.retain(|key, _| !keys.contains(key));
             }
             Fact::Left { session, request, key } => {
                 let line = book.keys.get(&key).map(|key| &key.line);
@@ -215,7 +223,7 @@ mod tests {
             queued(A, 1),
             queued(B, 2),
             left(A, 1),
-            Fact::Turn { grace: true, unserved: Vec::new() },
+            Fact::Turn { worker: 0, grace: true, unserved: Vec::new() },
         ];
         assert_eq!(judge(Waiters::default(), &grace), None);
     }

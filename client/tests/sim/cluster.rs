@@ -1,0 +1,117 @@
+//! The nodes of a run.
+
+use crate::hub::{Event, Hub, Way, parts_of};
+use crate::keys::Keys;
+use crate::node::{Node, audit};
+use lockring_control::Event as Control;
+use lockring_core::{Identity, Machine, Mutant, Time};
+use lockring_proto::SessionId;
+use lockring_ring::CellId;
+use std::time::Duration;
+
+/// The nodes, each with its number in the run.
+pub struct Cluster {
+    nodes: Vec<Node>,
+}
+
+impl Cluster {
+    /// The nodes of the hub's ring, as they start for the first time.
+    pub fn new(hub: &mut Hub, keys: &Keys, mutant: Option<Mutant>, clean_in_grace: bool) -> Self {
+        let mut nodes: Vec<Node> =
+            (0..hub.ring.nodes()).map(|index| Node::new(hub, keys, index, mutant)).collect();
+        for node in &mut nodes {
+            node.clean_in_grace = clean_in_grace;
+        }
+        Self { nodes }
+    }
+
+    pub fn node(&self, index: usize) -> &Node {
+        &self.nodes[index]
+    }
+
+    pub fn node_mut(&mut self, index: usize) -> &mut Node {
+        &mut self.nodes[index]
+    }
+
+    /// Any of them.
+    pub fn any(&mut self, hub: &mut Hub) -> &mut Node {
+        let index = hub.rng.range(0, self.nodes.len() as u64) as usize;
+        &mut self.nodes[index]
+    }
+
+    /// All machines, by the numbers of their workers.
+    pub fn machines(&self) -> impl Iterator<Item = (u16, &Machine)> {
+        self.nodes.iter().flat_map(Node::machines)
+    }
+
+    /// Looks into all machines.
+    pub fn audit(&self, hub: &mut Hub) {
+        for (_, machine) in self.machines() {
+            audit(hub, machine);
+        }
+    }
+
+    /// The machine of the worker of this number.
+    pub fn machine(&self, number: u16) -> Option<&Machine> {
+        let (node, worker) = parts_of(number);
+        self.nodes.get(node)?.machine(worker)
+    }
+
+    pub fn all_up(&self) -> bool {
+        self.nodes.iter().all(Node::is_up)
+    }
+
+    /// The longest lease in use, as the control planes know it.
+    pub fn longest(&self) -> Duration {
+        self.nodes.iter().map(Node::longest).max().unwrap_or_default()
+    }
+
+    /// Until when a worker honours the holds of a session, on the recorder's clock.
+    pub fn honours_until(&self, number: u16, session: SessionId) -> Option<Time> {
+        let (node, worker) = parts_of(number);
+        self.nodes.get(node)?.honours_until(worker, session)
+    }
+
+    /// A connection stands. `false`: nobody is there.
+    pub fn accept(&mut self, way: Way, identity: Identity) -> bool {
+        self.nodes[way.node].accept(way, identity)
+    }
+
+    /// Nobody stands still any more, and no write fails.
+    pub fn resume(&mut self, hub: &mut Hub) {
+        for node in &mut self.nodes {
+            node.resume(hub);
+        }
+    }
+
+    /// Some cell shall have its next epoch.
+    pub fn raise_any_epoch(&mut self, hub: &mut Hub) {
+        let cells = u64::from(hub.ring.newest().bits().cells());
+        let cell = CellId(hub.rng.range(0, cells) as u16);
+        let node = &mut self.nodes[hub.ring.owner(cell)];
+        if node.is_up() {
+            node.control(hub, Control::EpochAsked(cell));
+        }
+    }
+
+    /// The last numbers of all machines.
+    pub fn settle_accounts(&self, hub: &mut Hub) {
+        for node in &self.nodes {
+            node.settle_accounts(hub);
+        }
+    }
+
+    /// Something happens to a node.
+    pub fn happens(&mut self, hub: &mut Hub, keys: &Keys, event: Event) {
+        match event {
+            Event::NodeNotices { way } => self.nodes[way.node].notices(hub, way),
+            Event::Work { node, worker } => self.nodes[node].work(hub, keys, worker),
+            Event::Written { node, write } => self.nodes[node].written(hub, write),
+            Event::Boot { node } => self.nodes[node].boot(hub),
+            Event::Stopped { node, boot, down } => self.nodes[node].stopped(hub, boot, down),
+            Event::ControlWakes { node } => self.nodes[node].control_wakes(hub),
+            Event::News { to, ring } => self.nodes[to].learns(hub, &ring),
+            other => unreachable!("{other:?} does not happen to a node"),
+        }
+    }
+}
