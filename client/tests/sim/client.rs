@@ -16,11 +16,12 @@ use lockring_client::router::WorkerId;
 use lockring_client::session::{
     ClaimRef, ClientMutant, Dial, LinkId, Outcome, RequestIds, Session, SessionConfig,
 };
-use lockring_core::testing::{DELAY_MAX, Fact, KeyId, RateClock, Rng, Stream};
+use lockring_core::testing::{DELAY_MAX, End, Fact, KeyId, RateClock, Rng, Stream};
 use lockring_core::{Access, Identity, Time};
 use lockring_proto::{Claim, Fence, HoldId, Namespace, Push, Reply, SessionId, codec, limits};
 use lockring_ring::NamespaceSeed;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 use wire::{is_renewed, tell_compares};
 
@@ -108,8 +109,6 @@ pub struct Client {
     heir: bool,
     /// It says goodbye, and believes in nothing any more.
     leaving: bool,
-    /// Until then it does not reach the node.
-    cut_off_until: Time,
     /// Sessions of killed processes, and until when their leases may run.
     former: Vec<(SessionId, Time)>,
 }
@@ -150,7 +149,6 @@ impl Client {
             estate: None,
             heir: false,
             leaving: false,
-            cut_off_until: Time(0),
             former: Vec::new(),
         }
     }
@@ -266,12 +264,15 @@ impl Client {
         self.paused_until
     }
 
-    /// For so long nothing passes between it and the node. Neither side is told.
-    pub fn cut_off(&mut self, hub: &mut Hub, span: Duration) {
-        hub.reach("partitions");
-        self.cut_off_until = hub.now.after(span);
+    /// For so long nothing passes between it and these nodes. Neither side is told.
+    pub fn cut_off(&mut self, hub: &mut Hub, nodes: Range<usize>, span: Duration) {
+        for node in nodes.clone() {
+            let (client, node) = (End::Client(self.index), End::Node(node));
+            hub.cut_way(client, node, span);
+            hub.cut_way(node, client, span);
+        }
         for lane in self.lanes.values() {
-            if let Some(way) = lane.way {
+            if let Some(way) = lane.way.filter(|way| nodes.contains(&way.node)) {
                 hub.cut(way, span.min(Duration::from_secs(10)));
             }
         }
@@ -293,8 +294,12 @@ impl Client {
     /// A connection stands, or could not be had.
     pub fn stands(&mut self, hub: &mut Hub, cluster: &mut Cluster, way: Way) {
         let now = self.local(hub);
-        let reached = !hub.net.is_broken(way.conn) && hub.now >= self.cut_off_until;
-        if reached && cluster.accept(way, self.identity()) {
+        let (client, node) = (End::Client(self.index), End::Node(way.node));
+        let open = hub.net.is_reachable(hub.now, client, node);
+        if !open {
+            hub.reach("dials where a way is cut");
+        }
+        if open && !hub.net.is_broken(way.conn) && cluster.accept(way, self.identity()) {
             let lane = self.lane(way.link);
             lane.way = Some(way);
             lane.inbox = [Vec::new(), Vec::new()];
@@ -409,6 +414,9 @@ impl Client {
             }
             for outcome in outcomes {
                 if let Outcome::Granted { link, .. } = outcome {
+                    if !cluster.all_up() {
+                        hub.reach("grants while another node is down");
+                    }
                     self.believe(hub, cluster, link);
                 }
                 self.hear(hub, outcome);
@@ -438,12 +446,12 @@ impl Client {
     }
 
     fn dial(&mut self, hub: &mut Hub, Dial { link, worker }: Dial) {
-        let (conn, at) = hub.net.connect(hub.now);
         let (node, worker) = match worker {
             Some(WorkerId { node, worker }) => (node_of(node), worker),
             // The user has named the first worker of every node.
             None => (self.rng.range(0, hub.ring.nodes() as u64) as usize, 0),
         };
+        let (conn, at) = hub.net.connect(hub.now, End::Client(self.index), End::Node(node));
         let way = Way { conn, client: self.index, life: self.life, link, node, worker };
         hub.plan(at, Event::Stands { way });
     }

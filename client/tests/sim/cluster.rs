@@ -4,6 +4,7 @@ use crate::hub::{Event, Hub, Way, parts_of};
 use crate::keys::Keys;
 use crate::node::{Node, audit};
 use lockring_control::Event as Control;
+use lockring_core::testing::End;
 use lockring_core::{Identity, Machine, Mutant, Time};
 use lockring_proto::SessionId;
 use lockring_ring::CellId;
@@ -94,6 +95,17 @@ impl Cluster {
         }
     }
 
+    /// For so long nothing comes from some node to another, if there are two.
+    pub fn cut_any(&self, hub: &mut Hub, span: Duration) {
+        let count = self.nodes.len() as u64;
+        if count > 1 {
+            hub.reach("nodes cut off from a node one way");
+            let from = hub.rng.range(0, count);
+            let to = (from + hub.rng.range(1, count)) % count;
+            hub.cut_way(End::Node(from as usize), End::Node(to as usize), span);
+        }
+    }
+
     /// The last numbers of all machines.
     pub fn settle_accounts(&self, hub: &mut Hub) {
         for node in &self.nodes {
@@ -110,7 +122,16 @@ impl Cluster {
             Event::Boot { node } => self.nodes[node].boot(hub),
             Event::Stopped { node, boot, down } => self.nodes[node].stopped(hub, boot, down),
             Event::ControlWakes { node } => self.nodes[node].control_wakes(hub),
-            Event::News { to, ring } => self.nodes[to].learns(hub, &ring),
+            Event::News { from, to, ring } => {
+                let cut = hub.net.cut_until(hub.now, End::Node(from), End::Node(to));
+                match cut {
+                    None => self.nodes[to].learns(hub, &ring),
+                    Some(until) => {
+                        hub.reach("news of the ring held up");
+                        hub.plan(until, Event::News { from, to, ring });
+                    }
+                }
+            }
             other => unreachable!("{other:?} does not happen to a node"),
         }
     }

@@ -50,7 +50,7 @@ pub enum Event {
     /// A control plane may have something to do.
     ControlWakes { node: usize },
     /// A node tells another what the ring is.
-    News { to: usize, ring: Copy },
+    News { from: usize, to: usize, ring: Copy },
     /// A client may have something to do.
     Wake { client: usize, life: u32 },
     /// A client's own plans.
@@ -178,6 +178,9 @@ impl Hub {
             let bytes = rest[..rest.len() - after.len()].to_vec();
             rest = after;
             self.trace.write(&bytes);
+            if self.net.is_held(at, way.conn, stream) {
+                self.reach_held(stream);
+            }
             if let Some(due) = self.net.send(at, way.conn, stream) {
                 self.plan(due, Event::Frame { way, stream, bytes, held: false });
             }
@@ -185,11 +188,23 @@ impl Hub {
         assert!(rest.is_empty(), "half a frame is to be sent");
     }
 
+    fn reach_held(&mut self, stream: Stream) {
+        self.reach(match stream {
+            Stream::Requests => "requests held by a cut",
+            Stream::Replies | Stream::Pushes => "answers held by a cut",
+        });
+    }
+
     /// Whether a frame that is due is really here; one that is held up is planned anew.
     pub fn arrives(&mut self, way: Way, stream: Stream, bytes: &[u8], held: bool) -> bool {
         match self.net.arrives(self.now, way.conn, stream, held) {
             Arrival::Now => true,
             Arrival::Never => false,
+            Arrival::Held(at) => {
+                self.reach_held(stream);
+                self.plan(at, Event::Frame { way, stream, bytes: bytes.to_vec(), held });
+                false
+            }
             Arrival::Later(at) => {
                 self.reach("frames held up by a break");
                 self.plan(at, Event::Frame { way, stream, bytes: bytes.to_vec(), held: true });
@@ -211,11 +226,20 @@ impl Hub {
         self.soon(node_notices, Event::NodeNotices { way });
     }
 
+    /// For so long nothing comes from one end to the other.
+    pub fn cut_way(&mut self, from: End, to: End, span: Duration) {
+        self.net.cut_way(from, to, self.now.after(span));
+    }
+
     /// A node tells all others the newest ring.
     pub fn tell_ring(&mut self, from: usize) {
         for to in (0..self.ring.nodes()).filter(|&to| to != from) {
-            let due = self.net.carry(self.now, End::Node(from), End::Node(to));
-            self.plan(due, Event::News { to, ring: Copy::clone(self.ring.newest()) });
+            let (one, other) = (End::Node(from), End::Node(to));
+            if self.net.cut_until(self.now, one, other).is_some() {
+                self.reach("news of the ring held up");
+            }
+            let due = self.net.carry(self.now, one, other);
+            self.plan(due, Event::News { from, to, ring: Copy::clone(self.ring.newest()) });
         }
     }
 

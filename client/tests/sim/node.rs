@@ -9,6 +9,7 @@ use crate::hub::{Event, Hub, Order, Way, number_of};
 use crate::keys::Keys;
 use crate::ring::{Copy, id_of};
 use control::Plane;
+pub use facts::audit;
 use facts::{Asked, Reader, account, freed, says_fresh, tell_answers};
 use lockring_control::Event as Control;
 use lockring_core::testing::{Fact, KeyId, RateClock, Stream};
@@ -586,27 +587,4 @@ impl Node {
         }
         hub.soon(Duration::from_secs(2), Event::NodeNotices { way });
     }
-}
-
-/// Looks at a machine's inner invariants, and whether all is accounted for.
-pub fn audit(hub: &mut Hub, machine: &Machine) {
-    if let Err(what) = machine.audit() {
-        hub.accuse("the machine's own invariants", what);
-    }
-    let stats = machine.stats();
-    hub.fact(&Fact::Holds {
-        granted: stats.grants,
-        released: stats.releases,
-        expired: stats.expired_holds,
-        forced: stats.forced,
-        held: stats.holds,
-    });
-    hub.fact(&Fact::Line {
-        queued: stats.enqueued,
-        granted: stats.grants_queued,
-        cancelled: stats.cancelled_waiters,
-        timed_out: stats.timeouts,
-        dead: stats.dead_waiters,
-        waiting: stats.waiters,
-    });
 }

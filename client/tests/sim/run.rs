@@ -7,7 +7,9 @@ use crate::keys::Keys;
 use crate::ring::ClusterRing;
 use crate::workload::{KEEPER, Part, Workload};
 use lockring_client::session::{ClientMutant, Place, Query};
-use lockring_core::testing::{Fact, Fault, FaultPlan, KeyId, LinkName, Rng, Stream, Violation};
+use lockring_core::testing::{
+    End, Fact, Fault, FaultPlan, KeyId, LinkName, Rng, Stream, Violation,
+};
 use lockring_core::{Mutant, Time};
 use lockring_proto::{Claim, Reply, limits};
 use std::collections::BTreeMap;
@@ -68,6 +70,7 @@ impl Run {
         let mut rng = Rng::new(seed);
         let ring = Self::draw_ring(&mut rng);
         let mut hub = Hub::new(rng, ring, verbose);
+        hub.reach(if hub.ring.nodes() > 1 { "runs of several nodes" } else { "runs of one node" });
         let span = Duration::from_millis(hub.rng.range(8_000, 14_000));
         let plan = FaultPlan::draw(&mut hub.rng.fork(), span);
         let count = hub.rng.range(5, 9) as usize;
@@ -161,7 +164,12 @@ impl Run {
         let grace = limits::honoured(self.cluster.longest());
         let patience = grace * 3 + Duration::from_secs(12);
         let lapsed = self.clients.iter().filter_map(Client::last_lease).max();
-        let deadline = self.hub.now.max(lapsed.unwrap_or_default()).after(patience);
+        let deadline = self
+            .hub
+            .now
+            .max(self.hub.net.heals_at())
+            .max(lapsed.unwrap_or_default())
+            .after(patience);
         while self.hub.now < deadline && !self.failed() && !self.is_settled() {
             self.for_span(Duration::from_millis(100));
         }
@@ -183,7 +191,8 @@ impl Run {
                     && (claim.slot == KEEPER || client.workload.part == Part::Hoarder)
             })
         };
-        if self.clients.iter().any(|client| client.has_leases_left(&self.hub)) {
+        let is_cut = self.hub.now < self.hub.net.heals_at();
+        if is_cut || self.clients.iter().any(|client| client.has_leases_left(&self.hub)) {
             return false;
         }
         let all_up = self.clients.iter().all(|client| !client.down && client.is_linked());
@@ -412,7 +421,20 @@ impl Run {
         match fault {
             Fault::Cut => self.clients[whom].cut(&mut self.hub),
             Fault::CutAll => self.cut_all(),
-            Fault::Partition(span) => self.clients[whom].cut_off(&mut self.hub, span),
+            Fault::Partition(span) => {
+                self.hub.reach("partitions");
+                let all = 0..self.hub.ring.nodes();
+                self.clients[whom].cut_off(&mut self.hub, all, span);
+            }
+            Fault::Part(span) => {
+                if self.hub.ring.nodes() > 1 {
+                    self.hub.reach("partial partitions");
+                }
+                let node = self.any_node();
+                self.clients[whom].cut_off(&mut self.hub, node..node + 1, span);
+            }
+            Fault::CutWay(span) => self.cut_way(whom, span),
+            Fault::CutNodes(span) => self.cluster.cut_any(&mut self.hub, span),
             Fault::Leave => self.leave(whom),
             Fault::StopNode { down } => {
                 self.cluster.any(&mut self.hub).stop(&mut self.hub, &self.keys, down);
@@ -462,6 +484,22 @@ impl Run {
             hub.reach("goodbyes in mid-run");
             client.say_goodbye(hub, cluster);
             client.plan(hub, Duration::from_millis(400), Step::Die);
+        }
+    }
+
+    fn any_node(&mut self) -> usize {
+        self.hub.rng.range(0, self.hub.ring.nodes() as u64) as usize
+    }
+
+    /// Nothing comes from a client to a node, or nothing comes back.
+    fn cut_way(&mut self, client: usize, span: Duration) {
+        let (client, node) = (End::Client(client), End::Node(self.any_node()));
+        if self.hub.rng.percent(50) {
+            self.hub.reach("clients cut off from a node one way");
+            self.hub.cut_way(client, node, span);
+        } else {
+            self.hub.reach("nodes cut off from a client one way");
+            self.hub.cut_way(node, client, span);
         }
     }
 

@@ -63,7 +63,8 @@ impl Client {
             }
             Outcome::Ring(_) => self.adopt(hub),
             Outcome::BadRing(error) => hub.accuse("rings add up", error.to_string()),
-            Outcome::Up { welcome, .. } => {
+            Outcome::Up { link, welcome } => {
+                self.count_nodes(hub, link);
                 if welcome.fresh {
                     let worker = number_of(node_of(NodeId(welcome.node)), welcome.worker);
                     let session = self.session;
@@ -85,6 +86,15 @@ impl Client {
                 hub.accuse("no client is rejected", format!("{loss}: {refusal:?}"));
             }
             Outcome::Draining => {}
+        }
+    }
+
+    /// Counts the links that come up while others are, to other nodes.
+    fn count_nodes(&self, hub: &mut Hub, at: LinkId) {
+        let node = |link| self.links.worker(link).map(|worker| worker.node);
+        let is_other = |&link: &LinkId| self.links.is_up(link) && node(link) != node(at);
+        if self.links.links().any(|link| is_other(&link)) {
+            hub.reach("clients at several nodes at once");
         }
     }
 

@@ -39,12 +39,12 @@ pub fn tell_answers(hub: &mut Hub, asked: &[Asked], actions: &[Action], from: (C
     let (conn, session) = from;
     for action in actions {
         let Action::Reply { conn: to, reply } = action else { continue };
-        let Some(its) = asked.iter().find(|asked| *to == conn && id_of(reply) == Some(asked.id))
-        else {
-            continue;
-        };
+        let moved = matches!(reply, Reply::Moved { .. });
+        // Who has learnt a newer ring meanwhile sends the request by that too, under one id.
+        let mut same = asked.iter().filter(|asked| *to == conn && id_of(reply) == Some(asked.id));
+        let its = if moved { same.next() } else { same.next_back() };
+        let Some(its) = its else { continue };
         if let Some((routed, since)) = its.routed {
-            let moved = matches!(reply, Reply::Moved { .. });
             if since.is_none() && moved {
                 hub.reach("moved by a worker without the cell");
             }
@@ -225,4 +225,27 @@ pub fn account(hub: &mut Hub, stats: &Stats) {
     for (what, n) in reached {
         hub.reach_n(what, n);
     }
+}
+
+/// Looks at a machine's inner invariants, and whether all is accounted for.
+pub fn audit(hub: &mut Hub, machine: &Machine) {
+    if let Err(what) = machine.audit() {
+        hub.accuse("the machine's own invariants", what);
+    }
+    let stats = machine.stats();
+    hub.fact(&Fact::Holds {
+        granted: stats.grants,
+        released: stats.releases,
+        expired: stats.expired_holds,
+        forced: stats.forced,
+        held: stats.holds,
+    });
+    hub.fact(&Fact::Line {
+        queued: stats.enqueued,
+        granted: stats.grants_queued,
+        cancelled: stats.cancelled_waiters,
+        timed_out: stats.timeouts,
+        dead: stats.dead_waiters,
+        waiting: stats.waiters,
+    });
 }

@@ -11,11 +11,17 @@ pub enum Fault {
     Cut,
     /// Every connection breaks.
     CutAll,
-    /// A client and the node do not hear of each other for so long.
+    /// A client and all nodes do not hear of each other for so long.
     Partition(Duration),
+    /// A client and one of the nodes do not hear of each other for so long.
+    Part(Duration),
+    /// For so long nothing comes from a client to a node, or nothing comes back.
+    CutWay(Duration),
+    /// For so long nothing comes from a node to another.
+    CutNodes(Duration),
     /// A client ends its session, and comes back with another.
     Leave,
-    /// The node stops in order, and starts again later.
+    /// A node stops in order, and starts again later.
     StopNode {
         /// It is down for so long.
         down: Duration,
@@ -29,14 +35,14 @@ pub enum Fault {
     },
     /// A client does not run.
     PauseClient(Duration),
-    /// The node, or one worker of it, does not run.
+    /// A node, or one worker of it, does not run.
     PauseNode(Duration),
     /// A client is killed, and comes back later with a new session.
     CrashClient {
         /// It is down for so long.
         down: Duration,
     },
-    /// The node is killed, and comes back later with an empty memory.
+    /// A node is killed, and comes back later with an empty memory.
     CrashNode {
         /// It is down for so long.
         down: Duration,
@@ -45,7 +51,7 @@ pub enum Fault {
     RaiseEpoch,
     /// An operator releases a key by force.
     Force,
-    /// The wall clock of the node's host jumps forward.
+    /// The wall clock of a node's host jumps forward.
     WallJump(Duration),
     /// Operators force, while connections break: the news is lost.
     Storm,
@@ -62,7 +68,7 @@ fn millis(rng: &mut Rng, low: u64, high: u64) -> Duration {
 }
 
 impl FaultPlan {
-    /// Faults for a run of `span`, ending with a storm. Kills of the node are kept apart, as
+    /// Faults for a run of `span`, ending with a storm. Kills of nodes are kept apart, as
     /// nothing is granted for a while after each.
     pub fn draw(rng: &mut Rng, span: Duration) -> Self {
         let end = span.as_micros() as u64;
@@ -89,7 +95,10 @@ impl FaultPlan {
 
     fn one(rng: &mut Rng) -> Fault {
         match rng.range(0, 100) {
-            0..25 => Fault::Cut,
+            0..17 => Fault::Cut,
+            17..21 => Fault::CutWay(millis(rng, 50, 6000)),
+            21..23 => Fault::Part(millis(rng, 50, 6000)),
+            23..25 => Fault::CutNodes(millis(rng, 50, 6000)),
             25..27 => Fault::Partition(millis(rng, 50, 6000)),
             27..30 => Fault::Leave,
             30..32 => Fault::CutAll,
