@@ -75,42 +75,65 @@ fn config(session: SessionId, ttl: Duration, label: &str) -> SessionConfig {
     }
 }
 
+/// When it runs, and by which clock.
+struct Host {
+    clock: RateClock,
+    paused_until: Time,
+    /// What came during the pause.
+    waiting: Vec<(Way, Stream, Vec<u8>)>,
+    /// When its next event is planned.
+    armed: Time,
+}
+
+/// What stays the same through all of its lives.
+struct Nature {
+    mutant: Option<ClientMutant>,
+    /// Holds in a frame of its compares: few make frames many.
+    holds_per_frame: usize,
+    seed: NamespaceSeed,
+}
+
+/// What it has asked for.
+#[derive(Default)]
+struct Asked {
+    bytes: BTreeMap<KeyId, Vec<u8>>,
+    next_token: u64,
+    answers: BTreeMap<u64, Option<Reply>>,
+    /// The page of a listing.
+    listing: Option<u64>,
+}
+
+/// What it has of processes that were killed.
+#[derive(Default)]
+struct Past {
+    /// What the last one has left to the next.
+    estate: Option<Estate>,
+    /// The session was begun by an earlier one.
+    heir: bool,
+    /// Their sessions, and until when their leases may run.
+    former: Vec<(SessionId, Time)>,
+}
+
 /// A client.
 pub struct Client {
     pub index: usize,
     pub life: u32,
     pub down: bool,
     pub session: SessionId,
+    pub ttl: Duration,
     pub claims: BTreeMap<u64, Claimed>,
     pub rng: Rng,
-    pub ttl: Duration,
-    /// Holds in a frame of its compares: few make frames many.
-    holds_per_frame: usize,
     /// What it does with its slots.
     pub workload: crate::workload::Workload,
-    clock: RateClock,
-    mutant: Option<ClientMutant>,
-    paused_until: Time,
-    waiting: Vec<(Way, Stream, Vec<u8>)>,
     /// Of this life.
     links: Session,
     lanes: BTreeMap<LinkId, Lane>,
-    seed: NamespaceSeed,
-    /// The keys it has asked for.
-    bytes: BTreeMap<KeyId, Vec<u8>>,
-    next_token: u64,
-    armed: Time,
-    answers: BTreeMap<u64, Option<Reply>>,
-    /// The page of a listing that it has asked for.
-    listing: Option<u64>,
-    /// What a killed process has left to the next.
-    estate: Option<Estate>,
-    /// The session was begun by an earlier process.
-    heir: bool,
     /// It says goodbye, and believes in nothing any more.
     leaving: bool,
-    /// Sessions of killed processes, and until when their leases may run.
-    former: Vec<(SessionId, Time)>,
+    host: Host,
+    nature: Nature,
+    asked: Asked,
+    past: Past,
 }
 
 impl Client {
@@ -124,32 +147,33 @@ impl Client {
         let mut rng = rng;
         let ppm = *rng.pick(&[-10_000, -3_000, 0, 5_000, 10_000]);
         let ppm = if slow { -30_000 } else { ppm };
+        let nature = Nature {
+            mutant,
+            holds_per_frame: *rng.pick(&[1, 2, 5, limits::HOLDS_PER_FRAME]),
+            seed: NamespaceSeed::of(name_of(space_of(index))),
+        };
+        let host = Host {
+            clock: RateClock::new(rng.range(1, 1_000_000_000), ppm),
+            paused_until: Time(0),
+            waiting: Vec::new(),
+            armed: Time::NEVER,
+        };
         Self {
             index,
             life: 0,
             down: true,
             session: SessionId([0; 16]),
-            claims: BTreeMap::new(),
             ttl: Duration::ZERO,
-            holds_per_frame: *rng.pick(&[1, 2, 5, limits::HOLDS_PER_FRAME]),
-            workload,
-            clock: RateClock::new(rng.range(1, 1_000_000_000), ppm),
+            claims: BTreeMap::new(),
             rng,
-            mutant,
-            paused_until: Time(0),
-            waiting: Vec::new(),
+            workload,
             links: Session::new(config(SessionId([0; 16]), Duration::ZERO, "nobody"), Time(0), 0),
             lanes: BTreeMap::new(),
-            seed: NamespaceSeed::of(name_of(space_of(index))),
-            bytes: BTreeMap::new(),
-            next_token: 0,
-            armed: Time::NEVER,
-            answers: BTreeMap::new(),
-            listing: None,
-            estate: None,
-            heir: false,
             leaving: false,
-            former: Vec::new(),
+            host,
+            nature,
+            asked: Asked::default(),
+            past: Past::default(),
         }
     }
 
@@ -163,16 +187,16 @@ impl Client {
     }
 
     fn local(&self, hub: &Hub) -> Time {
-        self.clock.shows(hub.now)
+        self.host.clock.shows(hub.now)
     }
 
     /// Starts, with a session of its own unless it takes up that of the process before.
     pub fn start(&mut self, hub: &mut Hub) {
         let (index, life) = (self.index, self.life);
         (self.down, self.leaving) = (false, false);
-        self.paused_until = hub.now;
-        self.heir = self.estate.is_some();
-        let ids = if self.heir {
+        self.host.paused_until = hub.now;
+        self.past.heir = self.past.estate.is_some();
+        let ids = if self.past.heir {
             self.take_up(hub)
         } else {
             let ids = self.begin_session();
@@ -182,9 +206,10 @@ impl Client {
             ids
         };
         let config = config(self.session, self.ttl, &self.identity().name);
-        let config = SessionConfig { ids, taken_up: self.heir, ..config };
+        let config = SessionConfig { ids, taken_up: self.past.heir, ..config };
         let links = Session::new(config, self.local(hub), self.rng.draw());
-        let links = links.with_mutant(self.mutant).with_holds_per_frame(self.holds_per_frame);
+        let links =
+            links.with_mutant(self.nature.mutant).with_holds_per_frame(self.nature.holds_per_frame);
         self.links = links;
         self.carry(hub);
         for (after, step) in self.workload.begin(&mut self.rng) {
@@ -216,8 +241,8 @@ impl Client {
         let under_way = DELAY_MAX + Duration::from_secs(4);
         let worst_lease = limits::honoured(self.ttl) + self.ttl / 50 + under_way;
         hub.fact(&Fact::Crashed { session: self.session, worst_lease });
-        self.former.push((self.session, hub.now.after(worst_lease)));
-        self.estate = self.leave();
+        self.past.former.push((self.session, hub.now.after(worst_lease)));
+        self.past.estate = self.leave();
         for lane in std::mem::take(&mut self.lanes).into_values() {
             if let Some(way) = lane.way {
                 hub.cut(way, Duration::ZERO);
@@ -226,33 +251,33 @@ impl Client {
         self.life += 1;
         self.down = true;
         self.claims.clear();
-        self.waiting.clear();
-        self.answers.clear();
-        self.listing = None;
-        self.armed = Time::NEVER;
+        self.host.waiting.clear();
+        self.asked.answers.clear();
+        self.asked.listing = None;
+        self.host.armed = Time::NEVER;
     }
 
     pub fn pause(&mut self, hub: &Hub, span: Duration) {
-        self.paused_until = self.paused_until.max(hub.now.after(span));
+        self.host.paused_until = self.host.paused_until.max(hub.now.after(span));
     }
 
     pub fn resume(&mut self, hub: &mut Hub) {
-        self.paused_until = self.paused_until.min(hub.now);
+        self.host.paused_until = self.host.paused_until.min(hub.now);
         hub.plan(hub.now, Event::Wake { client: self.index, life: self.life });
     }
 
     pub fn is_paused(&self, hub: &Hub) -> bool {
-        hub.now < self.paused_until
+        hub.now < self.host.paused_until
     }
 
     /// When the last lease of a killed process of its ends.
     pub fn last_lease(&self) -> Option<Time> {
-        self.former.iter().map(|&(_, until)| until).max()
+        self.past.former.iter().map(|&(_, until)| until).max()
     }
 
     /// Whether a lease of a killed process of its may still run.
     pub fn has_leases_left(&self, hub: &Hub) -> bool {
-        self.former.iter().any(|&(session, until)| session != self.session && hub.now < until)
+        self.past.former.iter().any(|&(session, until)| session != self.session && hub.now < until)
     }
 
     pub fn is_leaving(&self) -> bool {
@@ -261,7 +286,7 @@ impl Client {
 
     /// When it runs again.
     pub fn paused_until(&self) -> Time {
-        self.paused_until
+        self.host.paused_until
     }
 
     /// For so long nothing passes between it and these nodes. Neither side is told.
@@ -347,9 +372,9 @@ impl Client {
     /// A frame has come.
     pub fn frame(&mut self, hub: &mut Hub, cluster: &Cluster, way: Way, frame: (Stream, Vec<u8>)) {
         if self.is_paused(hub) {
-            self.waiting.push((way, frame.0, frame.1));
+            self.host.waiting.push((way, frame.0, frame.1));
             let event = Event::Wake { client: self.index, life: self.life };
-            hub.plan(self.paused_until, event);
+            hub.plan(self.host.paused_until, event);
             return;
         }
         let now = self.local(hub);
@@ -380,17 +405,17 @@ impl Client {
     /// Time has passed, or a pause is over: what came meanwhile is taken in before or after the
     /// link gets to know the time.
     pub fn wake(&mut self, hub: &mut Hub, cluster: &Cluster) {
-        if self.armed == hub.now {
-            self.armed = Time::NEVER;
+        if self.host.armed == hub.now {
+            self.host.armed = Time::NEVER;
         }
         if self.is_paused(hub) {
-            hub.plan(self.paused_until, Event::Wake { client: self.index, life: self.life });
+            hub.plan(self.host.paused_until, Event::Wake { client: self.index, life: self.life });
             return;
         }
         if self.rng.percent(50) {
             self.tick(hub, cluster);
         }
-        for (way, stream, bytes) in std::mem::take(&mut self.waiting) {
+        for (way, stream, bytes) in std::mem::take(&mut self.host.waiting) {
             self.frame(hub, cluster, way, (stream, bytes));
         }
         self.tick(hub, cluster);
@@ -504,7 +529,7 @@ impl Client {
         {
             lane.valid = valid;
             // The last instant at which it surely believes.
-            let until = Time(self.clock.real(valid).0.saturating_sub(1));
+            let until = Time(self.host.clock.real(valid).0.saturating_sub(1));
             let honoured = cluster.honours_until(worker, self.session);
             hub.fact(&Fact::Believes { session: self.session, worker, until, honoured });
         }
@@ -522,9 +547,9 @@ impl Client {
     /// Plans the next time that the session wants to know it.
     fn arm(&mut self, hub: &mut Hub) {
         let Some(local) = self.links.next_deadline() else { return };
-        let at = self.clock.real(local).max(hub.now).max(self.paused_until);
-        if at < self.armed {
-            self.armed = at;
+        let at = self.host.clock.real(local).max(hub.now).max(self.host.paused_until);
+        if at < self.host.armed {
+            self.host.armed = at;
             hub.plan(at, Event::Wake { client: self.index, life: self.life });
         }
     }

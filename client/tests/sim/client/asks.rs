@@ -21,10 +21,10 @@ impl Client {
     ) -> Option<u64> {
         let (key, claim, wait) = wanted;
         let key = keys.ids_in(space_of(self.index), key);
-        let cell = self.links.ring()?.route(self.seed, keys.bytes(key)).cell.0;
-        self.bytes.entry(key).or_insert_with(|| keys.bytes(key).to_vec());
-        self.next_token += 1;
-        let token = self.next_token;
+        let cell = self.links.ring()?.route(self.nature.seed, keys.bytes(key)).cell.0;
+        self.asked.bytes.entry(key).or_insert_with(|| keys.bytes(key).to_vec());
+        self.asked.next_token += 1;
+        let token = self.asked.next_token;
         let now = self.local(hub);
         hub.fact(&Fact::Asked { session: self.session, token: Token(token), key, claim });
         let ask = Ask { token, key: keys.bytes(key), wanted: claim, wait };
@@ -80,10 +80,10 @@ impl Client {
     /// Asks a question; the answer is found under the token.
     pub fn query(&mut self, hub: &mut Hub, cluster: &Cluster, query: Query) -> Option<u64> {
         let ring = self.links.ring()?;
-        let first = ring.route(self.seed, &[]).worker;
+        let first = ring.route(self.nature.seed, &[]).worker;
         let now = self.local(hub);
-        self.next_token += 1;
-        let token = QUERY | self.next_token;
+        self.asked.next_token += 1;
+        let token = QUERY | self.asked.next_token;
         match query {
             Query::List { .. } => self.links.query_at(now, token, first, query),
             Query::Inspect(_) | Query::Force(_) => self.links.query(now, token, query),
@@ -107,7 +107,7 @@ impl Client {
 
     /// The answer to a query, if there is one by now.
     pub fn answer(&self, token: u64) -> Option<&Reply> {
-        self.answers.get(&token).and_then(Option::as_ref)
+        self.asked.answers.get(&token).and_then(Option::as_ref)
     }
 
     /// The links to workers that there are, for the last look.

@@ -23,7 +23,7 @@ impl Client {
     /// if a hello of this one may still be under way: a node could not tell it from a newer
     /// process's, and would refuse the next one.
     pub(super) fn leave(&mut self) -> Option<Estate> {
-        let answered = !self.heir && self.is_linked();
+        let answered = !self.past.heir && self.is_linked();
         if !answered || !self.rng.percent(60) {
             return None;
         }
@@ -37,7 +37,7 @@ impl Client {
 
     /// Starts with the session of the process before.
     pub(super) fn take_up(&mut self, hub: &mut Hub) -> RequestIds {
-        let estate = self.estate.as_ref().expect("an heir has an estate");
+        let estate = self.past.estate.as_ref().expect("an heir has an estate");
         hub.reach("sessions taken up");
         (self.session, self.ttl) = (estate.session, estate.ttl);
         hub.fact(&Fact::TakenUp { session: self.session });
@@ -47,12 +47,12 @@ impl Client {
     /// The ring is known: holds are taken up, if they are still there.
     pub(super) fn adopt(&mut self, hub: &mut Hub) {
         let now = self.local(hub);
-        let Some(estate) = &mut self.estate else { return };
+        let Some(estate) = &mut self.past.estate else { return };
         for mut claimed in std::mem::take(&mut estate.holds) {
             let Claimed { key, state: State::Holding(fence), .. } = claimed else { continue };
-            self.next_token += 1;
-            let token = self.next_token;
-            claimed.named = self.links.adopt(now, token, &self.bytes[&key], fence);
+            self.asked.next_token += 1;
+            let token = self.asked.next_token;
+            claimed.named = self.links.adopt(now, token, &self.asked.bytes[&key], fence);
             claimed.slot = ADOPTED;
             claimed.state = State::Asking(fence);
             self.claims.insert(token, claimed);

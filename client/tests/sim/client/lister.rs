@@ -17,9 +17,9 @@ impl Client {
             return;
         }
         self.plan(hub, Duration::from_millis(20), Step::List);
-        let cursor = match self.listing {
+        let cursor = match self.asked.listing {
             None => self.begin_listing(hub, keys, cluster),
-            Some(token) => match self.answers.get(&token) {
+            Some(token) => match self.asked.answers.get(&token) {
                 None => return,
                 Some(Some(Reply::Listed { listing, .. })) => {
                     let seen =
@@ -36,10 +36,10 @@ impl Client {
                 Some(_) => None,
             },
         };
-        self.listing = None;
+        self.asked.listing = None;
         if let Some(cursor) = cursor {
             let rows = self.rng.range(1, 12) as u32;
-            self.listing = self.query(
+            self.asked.listing = self.query(
                 hub,
                 cluster,
                 Query::List { namespace: String::new(), cursor, rows, prefix: Vec::new() },
@@ -50,7 +50,7 @@ impl Client {
     /// `None`: it does not know the ring yet, or not what the node has become since.
     fn begin_listing(&self, hub: &mut Hub, keys: &Keys, cluster: &Cluster) -> Option<ListCursor> {
         let ring = self.links.ring()?;
-        let worker_of = |key: &[u8]| ring.route(self.seed, key).worker;
+        let worker_of = |key: &[u8]| ring.route(self.nature.seed, key).worker;
         let node = worker_of(&[]).node;
         let workers = cluster.node(node_of(node)).workers();
         if ring.node(node).is_none_or(|known| known.workers != workers) {

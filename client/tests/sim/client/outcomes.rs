@@ -56,10 +56,10 @@ impl Client {
             }
             Outcome::Lost { token, reason, .. } => self.lost(hub, token, reason),
             Outcome::Answer { token, reply } => {
-                self.answers.insert(token, Some(reply));
+                self.asked.answers.insert(token, Some(reply));
             }
             Outcome::NoAnswer { token, .. } | Outcome::Moved { token } => {
-                self.answers.insert(token, None);
+                self.asked.answers.insert(token, None);
             }
             Outcome::Ring(_) => self.adopt(hub),
             Outcome::BadRing(error) => hub.accuse("rings add up", error.to_string()),
