@@ -439,7 +439,8 @@ impl Client {
             }
             for outcome in outcomes {
                 if let Outcome::Granted { link, .. } = outcome {
-                    if !cluster.all_up() {
+                    let node = self.links.worker(link).map(|worker| node_of(worker.node));
+                    if node.is_some_and(|node| cluster.is_another_down(node)) {
                         hub.reach("grants while another node is down");
                     }
                     self.believe(hub, cluster, link);

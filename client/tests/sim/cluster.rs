@@ -62,6 +62,11 @@ impl Cluster {
         self.nodes.iter().all(Node::is_up)
     }
 
+    /// Whether another node than this is down.
+    pub fn is_another_down(&self, node: usize) -> bool {
+        self.nodes.iter().any(|other| other.index() != node && !other.is_up())
+    }
+
     /// The longest lease in use, as the control planes know it.
     pub fn longest(&self) -> Duration {
         self.nodes.iter().map(Node::longest).max().unwrap_or_default()

@@ -1,7 +1,7 @@
 //! The seeded simulator: clusters of one to five nodes and several clients, the real machines of
-//! `lockring-core` against the real links of this package, over a network that breaks and is cut, clocks that
-//! run wrong, pauses and kills. One recorder hears everything and checks every promise online; the
-//! parts it is made of are in `lockring_core::testing`.
+//! `lockring-core` against the real sessions of this package, over a network that breaks and is cut
+//! one way, clocks that run wrong, pauses and kills. One recorder hears everything and checks every
+//! promise online; the parts it is made of are in `lockring_core::testing`.
 //!
 //! ```text
 //! cargo test -p lockring-client --test sim                               all of it

@@ -179,6 +179,8 @@ mod tests {
             &then(&[lost(Why::Forced)]),
         );
         tells_apart(check, &then(&[booted(), lost(Why::Ended)]), &then(&[lost(Why::Ended)]));
+        let other = Fact::Booted { keys: [KeyId(9)].into() };
+        assert!(judge(check(), &then(&[other, lost(Why::Ended)])).is_some());
         tells_apart(check, &then(&[forced, lost(Why::Unknown)]), &then(&[lost(Why::Unknown)]));
         let late = [&held[..], &vec![turn(); 9], &[lost(Why::Lapsed)]].concat();
         tells_apart(check, &late, &then(&[lost(Why::Lapsed)]));
@@ -205,5 +207,9 @@ mod tests {
         let late = [&[granted(A, 1), dead, stalled][..], &wait].concat();
         tells_apart(Orphans::default, &freed, &bad);
         tells_apart(Orphans::default, &late, &bad);
+        let down = [&[Fact::Died { keys: [K].into() }][..], &bad].concat();
+        tells_apart(Orphans::default, &down, &bad);
+        let again = [&[Fact::Died { keys: [K].into() }, booted()][..], &bad].concat();
+        tells_apart(Orphans::default, &down, &again);
     }
 }

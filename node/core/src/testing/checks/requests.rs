@@ -295,5 +295,7 @@ mod tests {
     fn a_request_routed_by_an_older_ring_is_refused() {
         let answered = |routed, moved| Fact::Answered { routed, since: Some(2), moved };
         tells_apart(|| Routing, &[answered(2, false), answered(1, true)], &[answered(1, false)]);
+        let elsewhere = |moved| Fact::Answered { routed: 9, since: None, moved };
+        tells_apart(|| Routing, &[elsewhere(true)], &[elsewhere(false)]);
     }
 }

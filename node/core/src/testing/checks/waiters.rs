@@ -226,6 +226,13 @@ mod tests {
             Fact::Turn { worker: 0, grace: true, unserved: Vec::new() },
         ];
         assert_eq!(judge(Waiters::default(), &grace), None);
+        // What a worker has still to do is not measured by the turns of another.
+        let (later, other) = (
+            Fact::Turn { worker: 0, grace: false, unserved: vec![K] },
+            Fact::Turn { worker: 1, grace: false, unserved: Vec::new() },
+        );
+        let then = |rest: &[Fact]| [&stuck[..3], &[later.clone(), other.clone()], rest].concat();
+        tells_apart(Waiters::default, &then(&[]), &then(&[turn()]));
     }
 
     #[test]
