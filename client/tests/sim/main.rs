@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Seeds of the clean run: three or four minutes on one core.
-const CLEAN_SEEDS: u64 = 1200;
+const CLEAN_SEEDS: u64 = 1000;
 
 /// Every bug must be noticed within so many seeds.
 const MUTANT_SEEDS: u64 = 1000;

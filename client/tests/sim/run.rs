@@ -46,6 +46,8 @@ pub struct Run {
     clients: Vec<Client>,
     plan: FaultPlan,
     faults: u64,
+    /// The node that was killed last: those that are told to stop soon after are in grace.
+    killed: usize,
 }
 
 /// Runs a seed to its end.
@@ -90,7 +92,7 @@ impl Run {
                 Client::new(index, rng, workload, on_client, slow)
             })
             .collect();
-        let mut run = Self { hub, keys, cluster, clients, plan, faults: 0 };
+        let mut run = Self { hub, keys, cluster, clients, plan, faults: 0, killed: 0 };
         for client in &mut run.clients {
             client.start(&mut run.hub);
         }
@@ -437,7 +439,8 @@ impl Run {
             Fault::CutNodes(span) => self.cluster.cut_any(&mut self.hub, span),
             Fault::Leave => self.leave(whom),
             Fault::StopNode { down } => {
-                self.cluster.any(&mut self.hub).stop(&mut self.hub, &self.keys, down);
+                let node = self.cluster.node_mut(self.killed);
+                node.stop(&mut self.hub, &self.keys, down);
             }
             Fault::Slow { span, by } => {
                 self.hub.reach("slow networks");
@@ -454,6 +457,7 @@ impl Run {
             Fault::CrashClient { down } => self.kill(whom, down),
             Fault::CrashNode { down } => {
                 let node = self.cluster.any(&mut self.hub);
+                self.killed = node.index();
                 if node.is_up() {
                     node.crash(&mut self.hub);
                     self.hub.soon(down, Event::Boot { node: node.index() });
