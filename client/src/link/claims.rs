@@ -214,7 +214,7 @@ impl Link {
         claim.id = id;
         claim.sent = None;
         shared.deadlines.remove(&(claim.deadline.after(ANSWER_SLACK), slot));
-        self.parked.retain(|&parked| parked != target);
+        self.parked.remove(&target);
         self.put_off.remove(&slot);
         // A grant of the target may be under way; it must find nobody.
         self.pending.remove(&target);
@@ -342,7 +342,7 @@ impl Link {
         let claim = &shared.claims[slot];
         let (id, deadline) = (claim.id, claim.deadline);
         self.pending.remove(&id);
-        self.parked.retain(|&parked| parked != id);
+        self.parked.remove(&id);
         self.put_off.remove(&slot);
         if deadline != Time::NEVER {
             shared.deadlines.remove(&(deadline.after(ANSWER_SLACK), slot));

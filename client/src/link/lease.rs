@@ -137,14 +137,8 @@ impl Link {
             if now >= put_off.until {
                 let reason = put_off.reason.clone();
                 self.put_off.remove(&slot);
-                if reason == NotGranted::Moved {
-                    // Nothing was done that could be undone.
-                    let (token, link) = (shared.claims[slot].token, self.id);
-                    self.drop_claim(shared, slot);
-                    shared.outcomes.push(Outcome::NotGranted { token, link, reason });
-                } else {
-                    self.give_up(shared, now, slot, reason);
-                }
+                // The last copy may still be under way, and be carried out.
+                self.give_up(shared, now, slot, reason);
             } else {
                 // Without a connection the next one sends it.
                 put_off.again = now.after(RETRY_AFTER);
@@ -235,30 +229,29 @@ impl Link {
 
     /// Contact is gone: from now on unanswered callers wait for it to return, each for its time.
     pub(super) fn expect_answers(&mut self, shared: &mut Shared) {
-        self.answer_by = None;
-        for slot in 0..shared.claims.slots() {
-            if !shared.claims.is_of(slot, self.id) {
-                continue;
-            }
-            self.expect_answer(shared, slot);
-        }
         let limit = shared.config.unreachable_after;
-        let asked = self.pending.values().filter_map(|pending| match pending {
-            Pending::Query(query) => Some(query.asked),
+        let patience = self.pending.values().filter_map(|pending| match pending {
+            Pending::Claim(slot) => self.patience_of(shared, &shared.claims[*slot]),
+            Pending::Query(query) => Some(query.asked.max(self.times.heard).after(limit)),
             _ => None,
         });
-        if let Some(asked) = asked.min() {
-            self.expect_answer_at(asked.max(self.times.heard).after(limit));
-        }
+        self.answer_by = patience.min();
     }
 
     /// Nobody answers: callers whose patience is over get to know, and what they asked for is
     /// undone when contact returns.
     fn fail_unanswered(&mut self, shared: &mut Shared, now: Time) {
-        for slot in 0..shared.claims.slots() {
-            if !shared.claims.is_of(slot, self.id) {
-                continue;
-            }
+        // What is held waits for nothing: a session may hold a great many.
+        let mut waiting: Vec<(u64, u32)> = self
+            .pending
+            .iter()
+            .filter_map(|(&id, pending)| match pending {
+                Pending::Claim(slot) => Some((id, *slot)),
+                _ => None,
+            })
+            .collect();
+        waiting.sort_unstable();
+        for (_, slot) in waiting {
             let claim = &shared.claims[slot];
             if self.patience_of(shared, claim).is_none_or(|at| now < at) {
                 continue;
@@ -308,6 +301,7 @@ impl Link {
             let id = shared.ids.next();
             self.pending.insert(id, Pending::GetRing { sent: now });
             codec::encode_frame(&Request::GetRing { id }, &mut self.out);
+            self.ring.asked = true;
         }
     }
 

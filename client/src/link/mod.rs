@@ -182,6 +182,8 @@ struct Times {
 struct RingFrom {
     /// A ring of this version was asked for.
     wanted: u64,
+    /// That is still unanswered.
+    asked: bool,
     under_way: RingUnderWay,
     /// What has come of it, once that is known.
     come: Option<Result<Ring, RingError>>,
@@ -203,7 +205,7 @@ pub(crate) struct Link {
     phase: Phase,
     pending: HashMap<u64, Pending, BuildHasherDefault<IdHasher>>,
     /// Requests that wait for a newer ring.
-    parked: Vec<u64>,
+    parked: BTreeSet<u64>,
     /// Claims, by slot, that the worker refused for now.
     put_off: BTreeMap<u32, PutOff>,
     /// While there is no connection: when the first caller's patience for an answer is over.
@@ -238,7 +240,7 @@ impl Link {
             },
             phase: Phase::Down,
             pending: HashMap::default(),
-            parked: Vec::new(),
+            parked: BTreeSet::new(),
             put_off: BTreeMap::new(),
             answer_by: None,
             ring: RingFrom::default(),

@@ -146,6 +146,7 @@ impl Link {
                     let claim = &shared.claims[slot];
                     let (token, sent) = (claim.token, claim.sent);
                     self.credit(sent);
+                    self.put_off.remove(&slot);
                     shared.outcomes.push(Outcome::Queued { token, ahead });
                 }
             }
@@ -161,7 +162,7 @@ impl Link {
                 if let Some(&Pending::Claim(slot)) = self.pending.get(&id) {
                     self.refused(shared, now, id, slot, (**refusal).clone());
                 } else {
-                    self.answered(shared, id, reply);
+                    self.answered(shared, now, id, reply);
                 }
             }
             Reply::Confirmed { id, version, claim } => {
@@ -178,6 +179,7 @@ impl Link {
                     self.credit(Some(sent));
                     if chunk.last {
                         self.pending.remove(&id);
+                        self.ring.asked = false;
                     }
                     self.ring_part(*chunk);
                 }
@@ -190,7 +192,7 @@ impl Link {
                 }
             }
             Reply::Inspected { id, .. } | Reply::Listed { id, .. } | Reply::Forced { id, .. } => {
-                self.answered(shared, id, reply);
+                self.answered(shared, now, id, reply);
             }
             Reply::Granted { .. } | Reply::Released { .. } | Reply::NotHeld { .. } => {
                 unreachable!("handled by the caller")
@@ -335,7 +337,10 @@ impl Link {
         }
     }
 
-    fn answered(&mut self, shared: &mut Shared, id: u64, reply: Reply) {
+    fn answered(&mut self, shared: &mut Shared, now: Time, id: u64, reply: Reply) {
+        if let Some(Pending::Claim(_)) = self.pending.get(&id) {
+            return self.is_unexpected(|| format!("claim {id} is answered by {reply:?}"));
+        }
         match self.pending.remove(&id) {
             Some(Pending::Query(query)) => {
                 self.credit(Some(query.sent));
@@ -349,6 +354,10 @@ impl Link {
                 }
                 if let Pending::Compare { .. } = other {
                     self.compares.answered();
+                }
+                if let Pending::GetRing { .. } = other {
+                    self.ring.asked = false;
+                    self.ring_is_newest(shared, now);
                 }
             }
             None => {}
@@ -366,7 +375,10 @@ impl Link {
         if routed < shared.version {
             return self.send_again(shared, now, id);
         }
-        self.parked.push(id);
+        self.parked.insert(id);
+        if self.ring.asked {
+            return;
+        }
         self.ring.wanted = self.ring.wanted.min(shared.version);
         self.learn_version(shared, now, version.max(shared.version.saturating_add(1)));
     }
@@ -460,6 +472,9 @@ impl Link {
         reason: Loss,
     ) -> BTreeSet<HoldId> {
         let mut left: BTreeSet<HoldId> = holds.iter().copied().collect();
+        if left.is_empty() {
+            return left;
+        }
         let cells = left.iter().map(|hold| CellId(hold.cell)).collect();
         let slots: Vec<u32> = shared.claims.of_cells(&cells).collect();
         for slot in slots {

@@ -16,7 +16,7 @@ impl Link {
         }
         let hold = claim.hold_id();
         self.pending.remove(&id);
-        self.parked.retain(|&parked| parked != id);
+        self.parked.remove(&id);
         self.put_off.remove(&slot);
         if let Some(hold) = hold {
             self.compares.digest.remove(hold);

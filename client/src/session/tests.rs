@@ -410,3 +410,86 @@ fn a_hello_that_came_to_whomever_is_older_than_any_that_follows() {
     let third = session.link_to(at(1), worker(2));
     assert_eq!((hello(&mut session, third), hello(&mut session, LinkId::FIRST)), (2, 3));
 }
+
+/// Asks for a ring that are to be sent.
+fn ring_requests(lives: &mut Lives) -> Vec<u64> {
+    let bytes = std::mem::take(lives.session.outgoing(LinkId::FIRST));
+    let mut found = Vec::new();
+    codec::decode_frames(&bytes, |request: Request<'_>| {
+        if let Request::GetRing { id } = request {
+            found.push(id);
+        }
+    })
+    .unwrap();
+    found
+}
+
+/// Worker and client do not know of the same ring for a moment; then the worker queues the claim.
+#[test]
+fn a_claim_that_is_queued_after_all_is_not_tried_again_or_given_up() {
+    let mut lives = Lives::begin(1);
+    lives.acquire(1, b"k");
+    let id = lives.got()[0].id;
+    lives.says(LinkId::FIRST, &Reply::Moved { id, version: 1 });
+    let asked = ring_requests(&mut lives)[0];
+    let addresses = vec![NodeAddress { host: String::new(), port: 7420 }];
+    let node = NodeInfo { id: NODE, addresses, workers: 1, boot: BootId(1) };
+    let bits = CellBits::new(CELLS.ilog2() as u8).unwrap();
+    let table = RingTable::founded(RingVersion(1), bits, node, Epoch(1)).unwrap();
+    let chunk = RingChunk::whole(&table).remove(0);
+    lives.says(LinkId::FIRST, &Reply::Ring { id: asked, chunk: Box::new(chunk) });
+    lives.now = lives.now.after(Duration::from_millis(200));
+    lives.session.tick(lives.now);
+    assert_eq!(lives.got().len(), 1, "it is tried again");
+    lives.says(LinkId::FIRST, &Reply::Queued { id, ahead: 1, version: 1 });
+    lives.told();
+    lives.now = lives.now.after(Duration::from_millis(2100));
+    lives.session.tick(lives.now);
+    let (got, told) = (lives.got(), lives.told());
+    assert!(got.is_empty() && told.is_empty(), "{got:?}, {told:?}");
+}
+
+/// The same where it was refused for the moment.
+#[test]
+fn a_claim_that_was_refused_and_is_queued_waits_on() {
+    let mut lives = Lives::begin(1);
+    lives.acquire(1, b"k");
+    let id = lives.got()[0].id;
+    let (kind, message) = (RefusalKind::Unavailable, "not now".to_owned());
+    let refusal = Box::new(lockring_proto::Refusal { kind, message });
+    lives.says(LinkId::FIRST, &Reply::Refused { id, refusal });
+    lives.now = lives.now.after(Duration::from_millis(200));
+    lives.session.tick(lives.now);
+    assert_eq!(lives.got().len(), 1, "it is tried again");
+    lives.says(LinkId::FIRST, &Reply::Queued { id, ahead: 1, version: 1 });
+    lives.told();
+    lives.now = lives.now.after(Duration::from_secs(30));
+    lives.session.tick(lives.now);
+    let told = lives.told();
+    assert!(!told.iter().any(|told| matches!(told, Outcome::NotGranted { .. })), "{told:?}");
+}
+
+/// A node that has restarted tells each of a thousand claims so.
+#[test]
+fn a_ring_is_asked_for_once_however_many_claims_wait_for_it() {
+    let mut lives = Lives::begin(1);
+    for key in 0..1000_u32 {
+        lives.acquire(1, &key.to_le_bytes());
+    }
+    for got in lives.got() {
+        lives.says(got.link, &Reply::Moved { id: got.id, version: 2 });
+    }
+    assert_eq!(ring_requests(&mut lives).len(), 1);
+}
+
+/// A node that answers a claim with what is none of its answers is found out.
+#[test]
+fn a_claim_that_is_answered_as_a_query_is_an_error() {
+    let mut lives = Lives::begin(1);
+    lives.acquire(1, b"k");
+    let id = lives.got()[0].id;
+    let mut bytes = Vec::new();
+    codec::encode_frame(&Reply::Forced { id, version: 1, ended: 1 }, &mut bytes);
+    let told = lives.session.receive(lives.now, LinkId::FIRST, &bytes);
+    assert!(matches!(told, Err(ReceiveError::Unexpected(_))), "{told:?}");
+}
