@@ -99,7 +99,7 @@ impl Control {
             }
             Action::Stopped { clean } => {
                 if let Some(done) = self.stopping.take() {
-                    let _asker_may_be_gone = done.send(clean);
+                    let _whoever_asked_may_be_gone = done.send(clean);
                 }
             }
         }

@@ -80,15 +80,15 @@ fn obey(shared: &Shared, command: Command) {
         Command::Drain => shared.borrow_mut().run(None, Event::Drain),
         Command::Memory { full } => shared.borrow_mut().run(None, Event::Memory { full }),
         Command::Report(answer) => {
-            let _asker_may_be_gone = answer.send(report(&shared.borrow()));
+            let _whoever_asked_may_be_gone = answer.send(report(&shared.borrow()));
         }
         Command::Locks(cursor, rows, prefix, answer) => {
             let page = shared.borrow().machine().list_all(now, &cursor, rows, &prefix);
-            let _asker_may_be_gone = answer.send(page);
+            let _whoever_asked_may_be_gone = answer.send(page);
         }
         Command::Sessions { from, rows, answer } => {
             let page = shared.borrow().machine().list_sessions(now, from, rows);
-            let _asker_may_be_gone = answer.send(page);
+            let _whoever_asked_may_be_gone = answer.send(page);
         }
         Command::Stop => unreachable!("the worker has looked for it"),
         #[cfg(test)]

@@ -26,6 +26,11 @@ fn banned() -> Vec<(String, &'static str)> {
         (word(["XX", "X"]), "say what is wrong"),
         (word(["#[ign", "ore"]), "a test that does not run proves nothing; bound it"),
         (word(["Hash", "Map<SessionId"]), "session ids are secrets of fixed order: BTreeMap"),
+        (word(["ask", "er"]), "RequestContext, context"),
+        (word(["conten", "der"]), "TargetRun"),
+        (word([" he", "ir "]), "successor"),
+        (word(["enr", "ich"]), "expand"),
+        (word([" in li", "ne "]), "queued"),
     ]
 }
 

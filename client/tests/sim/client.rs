@@ -2,16 +2,15 @@
 //! that breaks and a clock that is wrong.
 
 mod asks;
-mod heir;
 mod lister;
 mod outcomes;
+mod successor;
 mod wire;
 
 use crate::cluster::Cluster;
 use crate::hub::{Event, Hub, Step, Way, number_of};
 use crate::keys::{name_of, space_of};
 use crate::ring::node_of;
-use heir::Estate;
 use lockring_client::router::WorkerId;
 use lockring_client::session::{
     ClaimRef, ClientMutant, Dial, LinkId, Outcome, RequestIds, Session, SessionConfig,
@@ -23,6 +22,7 @@ use lockring_ring::NamespaceSeed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
+use successor::Estate;
 use wire::{is_renewed, tell_compares};
 
 /// A greeting that nobody answers for so long is given up, as QUIC would.
@@ -109,7 +109,7 @@ struct Past {
     /// What the last one has left to the next.
     estate: Option<Estate>,
     /// The session was begun by an earlier one.
-    heir: bool,
+    successor: bool,
     /// Their sessions, and until when their leases may run.
     former: Vec<(SessionId, Time)>,
 }
@@ -195,8 +195,8 @@ impl Client {
         let (index, life) = (self.index, self.life);
         (self.down, self.leaving) = (false, false);
         self.host.paused_until = hub.now;
-        self.past.heir = self.past.estate.is_some();
-        let ids = if self.past.heir {
+        self.past.successor = self.past.estate.is_some();
+        let ids = if self.past.successor {
             self.take_up(hub)
         } else {
             let ids = self.begin_session();
@@ -206,7 +206,7 @@ impl Client {
             ids
         };
         let config = config(self.session, self.ttl, &self.identity().name);
-        let config = SessionConfig { ids, taken_up: self.past.heir, ..config };
+        let config = SessionConfig { ids, taken_up: self.past.successor, ..config };
         let links = Session::new(config, self.local(hub), self.rng.draw());
         let links =
             links.with_mutant(self.nature.mutant).with_holds_per_frame(self.nature.holds_per_frame);

@@ -1,6 +1,6 @@
 //! What a client's links tell it, and what it does then.
 
-use super::heir::ADOPTED;
+use super::successor::ADOPTED;
 use super::{Claimed, Client, State};
 use crate::hub::{Hub, Step, number_of};
 use crate::ring::node_of;

@@ -61,7 +61,7 @@ pub struct Key {
     /// Who holds it.
     pub holders: Vec<(SessionId, Claim, Fence)>,
     /// Who is queued.
-    pub line: VecDeque<(SessionId, u64, Claim)>,
+    pub queue: VecDeque<(SessionId, u64, Claim)>,
 }
 
 /// What is known in common: who believes what, and what the workers said.
@@ -134,11 +134,11 @@ impl Book {
                 }
             }
             Fact::Queued { session, request, key, claim } => {
-                self.keys.entry(key).or_default().line.push_back((session, request, claim));
+                self.keys.entry(key).or_default().queue.push_back((session, request, claim));
             }
             Fact::Left { session, request, key } => {
-                let line = &mut self.keys.entry(key).or_default().line;
-                line.retain(|&(waits, its, _)| (waits, its) != (session, request));
+                let queue = &mut self.keys.entry(key).or_default().queue;
+                queue.retain(|&(waits, its, _)| (waits, its) != (session, request));
             }
             Fact::Granted { session, key, claim, fence, .. } => {
                 self.keys.entry(key).or_default().holders.push((session, claim, fence));

@@ -93,7 +93,7 @@ impl Check for Capacity {
             }
             Fact::Left { session, request, key } => {
                 let is_it = |&(waits, its, _): &_| (waits, its) == (session, request);
-                let waited = book.keys.get(&key).is_some_and(|key| key.line.iter().any(is_it));
+                let waited = book.keys.get(&key).is_some_and(|key| key.queue.iter().any(is_it));
                 waited.then_some(()).ok_or_else(|| format!("{request} of {session:?} not queued"))
             }
             _ => Ok(()),

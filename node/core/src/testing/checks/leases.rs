@@ -137,7 +137,7 @@ impl Check for Orphans {
                     let held = |&(id, key): &(&KeyId, &Key)| {
                         !self.down.contains(id)
                             && (key.holders.iter().any(|&(session, ..)| session == dead)
-                                || key.line.iter().any(|&(session, ..)| session == dead))
+                                || key.queue.iter().any(|&(session, ..)| session == dead))
                     };
                     if let Some((_, key)) = book.keys.iter().find(held) {
                         return Err(format!("of dead {dead:?} there is still {key:?}"));

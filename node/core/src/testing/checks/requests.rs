@@ -188,7 +188,7 @@ impl Check for Cancels {
                 let Some(request) = self.undoing.remove(&(session, token)) else { return Ok(()) };
                 self.undone.insert((session, request));
                 let its = |&(waits, waiting, _): &_| (waits, waiting) == (session, request);
-                let waits = book.keys.values().any(|key| key.line.iter().any(its));
+                let waits = book.keys.values().any(|key| key.queue.iter().any(its));
                 let held = self.granted.get(&(session, request)).is_some_and(|(key, fence)| {
                     book.keys.get(key).is_some_and(|key| key.holders.iter().any(|h| h.2 == *fence))
                 });

@@ -32,7 +32,7 @@ pub struct Waiters {
 }
 
 fn head_fits(key: &Key) -> bool {
-    let Some(&(_, _, claim)) = key.line.front() else { return false };
+    let Some(&(_, _, claim)) = key.queue.front() else { return false };
     match claim {
         Claim::EXCLUSIVE => key.holders.is_empty(),
         Claim::SHARED => key.holders.iter().all(|held| held.1 == Claim::SHARED),
@@ -89,10 +89,10 @@ impl Check for Waiters {
 /// it is queued.
 #[derive(Default)]
 pub struct Fifo {
-    /// Who left a line last, and from which place.
+    /// Who left a queue last, and from which place.
     left: Option<(SessionId, u64, usize)>,
     asked: BTreeMap<(SessionId, Token), (Time, KeyId)>,
-    in_line: BTreeMap<KeyId, Line>,
+    queued: BTreeMap<KeyId, Line>,
 }
 
 /// Who knows that it is queued: since when, and by which request.
@@ -101,15 +101,15 @@ type Line = BTreeMap<(SessionId, Token), (Time, u64)>;
 impl Fifo {
     fn forget(&mut self, session: SessionId, token: Token) {
         if let Some((_, key)) = self.asked.remove(&(session, token))
-            && let Some(line) = self.in_line.get_mut(&key)
+            && let Some(queue) = self.queued.get_mut(&key)
         {
-            line.remove(&(session, token));
+            queue.remove(&(session, token));
         }
     }
 
     fn forget_all(&mut self, gone: SessionId) {
-        for line in self.in_line.values_mut() {
-            line.retain(|&(session, _), _| session != gone);
+        for queue in self.queued.values_mut() {
+            queue.retain(|&(session, _), _| session != gone);
         }
     }
 
@@ -124,7 +124,7 @@ impl Fifo {
                 (place == 0).then_some(()).ok_or_else(|| format!("{session:?} passed {place}"))
             }
             _ => {
-                let ahead = key.map_or(0, |key| key.line.len());
+                let ahead = key.map_or(0, |key| key.queue.len());
                 (ahead == 0).then_some(()).ok_or_else(|| format!("{session:?} barged by {ahead}"))
             }
         }
@@ -134,13 +134,13 @@ impl Fifo {
     fn held(&mut self, name: (SessionId, Token), id: KeyId, book: &Book) -> Result<(), String> {
         let asked = self.asked.get(&name).map(|&(asked, _)| asked);
         self.forget(name.0, name.1);
-        let (Some(asked), Some(line), Some(key)) =
-            (asked, self.in_line.get(&id), book.keys.get(&id))
+        let (Some(asked), Some(queue), Some(key)) =
+            (asked, self.queued.get(&id), book.keys.get(&id))
         else {
             return Ok(());
         };
-        for (&(session, token), &(knew, request)) in line {
-            let waits = key.line.iter().any(|&(its, at, _)| (its, at) == (session, request));
+        for (&(session, token), &(knew, request)) in queue {
+            let waits = key.queue.iter().any(|&(its, at, _)| (its, at) == (session, request));
             if knew < asked && waits {
                 return Err(format!("{name:?} passed {:?} on {id:?}", (session, token)));
             }
@@ -158,14 +158,14 @@ impl Check for Fifo {
         match *fact {
             Fact::Booted { ref keys } => {
                 self.left = None;
-                self.in_line.retain(|key, _| !keys.contains(key));
+                self.queued.retain(|key, _| !keys.contains(key));
             }
             Fact::Left { session, request, key } => {
-                let line = book.keys.get(&key).map(|key| &key.line);
+                let queue = book.keys.get(&key).map(|key| &key.queue);
                 let its = |&(waits, waiting, _): &_| (waits, waiting) == (session, request);
-                let place = line.and_then(|line| line.iter().position(its));
+                let place = queue.and_then(|queue| queue.iter().position(its));
                 // If it comes back, after an operator or a timeout, it stands at the end.
-                if let Some(known) = self.in_line.get_mut(&key) {
+                if let Some(known) = self.queued.get_mut(&key) {
                     known.retain(|&(waits, _), &mut (_, its)| (waits, its) != (session, request));
                 }
                 self.left = place.map(|place| (session, request, place));
@@ -178,8 +178,8 @@ impl Check for Fifo {
             }
             Fact::InLine { session, token, request } => {
                 if let Some(&(_, key)) = self.asked.get(&(session, token)) {
-                    let line = self.in_line.entry(key).or_default();
-                    let known = line.entry((session, token)).or_insert((at, request));
+                    let queue = self.queued.entry(key).or_default();
+                    let known = queue.entry((session, token)).or_insert((at, request));
                     if known.1 != request {
                         *known = (at, request);
                     }
@@ -237,8 +237,8 @@ mod tests {
 
     #[test]
     fn who_passes_another_is_refused() {
-        let line = [granted(A, 9), queued(A, 1), queued(B, 2), freed(A, 9)];
-        let then = |rest: &[Fact]| [&line[..], rest].concat();
+        let queue = [granted(A, 9), queued(A, 1), queued(B, 2), freed(A, 9)];
+        let then = |rest: &[Fact]| [&queue[..], rest].concat();
         let good = then(&[left(A, 1), granted(A, 1)]);
         tells_apart(Fifo::default, &good, &then(&[left(B, 2), granted(B, 2)]));
         tells_apart(Fifo::default, &good, &then(&[granted(B, 3)]));
@@ -246,11 +246,11 @@ mod tests {
 
     #[test]
     fn who_asked_later_and_holds_first_is_refused() {
-        let in_line = |session| Fact::InLine { session, token: T, request: 1 };
-        let bad = [queued(A, 1), asked(A), in_line(A), asked(B), held(B, 2)];
-        let good = [queued(A, 1), asked(A), asked(B), in_line(A), held(B, 2)];
+        let knows = |session| Fact::InLine { session, token: T, request: 1 };
+        let bad = [queued(A, 1), asked(A), knows(A), asked(B), held(B, 2)];
+        let good = [queued(A, 1), asked(A), asked(B), knows(A), held(B, 2)];
         tells_apart(Fifo::default, &good, &bad);
-        let good = [queued(A, 1), asked(A), in_line(A), left(A, 1), asked(B), held(B, 2)];
+        let good = [queued(A, 1), asked(A), knows(A), left(A, 1), asked(B), held(B, 2)];
         tells_apart(Fifo::default, &good, &bad);
     }
 }

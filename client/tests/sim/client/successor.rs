@@ -23,7 +23,7 @@ impl Client {
     /// if a hello of this one may still be under way: a node could not tell it from a newer
     /// process's, and would refuse the next one.
     pub(super) fn leave(&mut self) -> Option<Estate> {
-        let answered = !self.past.heir && self.is_linked();
+        let answered = !self.past.successor && self.is_linked();
         if !answered || !self.rng.percent(60) {
             return None;
         }
@@ -37,7 +37,7 @@ impl Client {
 
     /// Starts with the session of the process before.
     pub(super) fn take_up(&mut self, hub: &mut Hub) -> RequestIds {
-        let estate = self.past.estate.as_ref().expect("an heir has an estate");
+        let estate = self.past.estate.as_ref().expect("a successor has an estate");
         hub.reach("sessions taken up");
         (self.session, self.ttl) = (estate.session, estate.ttl);
         hub.fact(&Fact::TakenUp { session: self.session });
