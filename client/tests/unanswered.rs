@@ -92,6 +92,7 @@ impl Served {
                 }
                 // It has the ring, and says all the same that the key is another's.
                 Request::Keyed { id, operation: Operation::Acquire { .. }, .. }
+                | Request::Keyed { id, operation: Operation::Cancel { .. }, .. }
                 | Request::Keyed { id, operation: Operation::Inspect { .. }, .. } => {
                     Reply::Moved { id, version: 1 }
                 }

@@ -117,7 +117,13 @@ impl Control {
                 Event::Committed(state)
             }
             Err(error) => {
-                self.health.fails(&error);
+                match entry {
+                    Entry::CleanStop(_) => {
+                        let what = "the stop was clean but cannot be recorded as such";
+                        tracing::error!(%error, "{what}");
+                    }
+                    _ => self.health.fails(&error),
+                }
                 Event::Failed(error.cause())
             }
         }

@@ -27,8 +27,8 @@ use run::{Bug, Report};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// Seeds of the clean run: three or four minutes on one core.
-const CLEAN_SEEDS: u64 = 1000;
+/// Seeds of the clean run: two minutes on one core.
+const CLEAN_SEEDS: u64 = 700;
 
 /// Every bug must be noticed within so many seeds.
 const MUTANT_SEEDS: u64 = 1000;
