@@ -377,6 +377,7 @@ impl Link {
         }
         self.parked.insert(id);
         if self.ring.asked {
+            // Answers come in order: the ring that is under way is no older than this one.
             return;
         }
         self.ring.wanted = self.ring.wanted.min(shared.version);

@@ -424,6 +424,15 @@ fn ring_requests(lives: &mut Lives) -> Vec<u64> {
     found
 }
 
+/// A put-off claim is tried again, and the worker queues it now.
+fn tried_again_and_queued(lives: &mut Lives, id: u64) {
+    lives.now = lives.now.after(Duration::from_millis(200));
+    lives.session.tick(lives.now);
+    assert_eq!(lives.got().len(), 1, "it is tried again");
+    lives.says(LinkId::FIRST, &Reply::Queued { id, ahead: 1, version: 1 });
+    lives.told();
+}
+
 /// Worker and client do not know of the same ring for a moment; then the worker queues the claim.
 #[test]
 fn a_claim_that_is_queued_after_all_is_not_tried_again_or_given_up() {
@@ -438,11 +447,7 @@ fn a_claim_that_is_queued_after_all_is_not_tried_again_or_given_up() {
     let table = RingTable::founded(RingVersion(1), bits, node, Epoch(1)).unwrap();
     let chunk = RingChunk::whole(&table).remove(0);
     lives.says(LinkId::FIRST, &Reply::Ring { id: asked, chunk: Box::new(chunk) });
-    lives.now = lives.now.after(Duration::from_millis(200));
-    lives.session.tick(lives.now);
-    assert_eq!(lives.got().len(), 1, "it is tried again");
-    lives.says(LinkId::FIRST, &Reply::Queued { id, ahead: 1, version: 1 });
-    lives.told();
+    tried_again_and_queued(&mut lives, id);
     lives.now = lives.now.after(Duration::from_millis(2100));
     lives.session.tick(lives.now);
     let (got, told) = (lives.got(), lives.told());
@@ -458,11 +463,7 @@ fn a_claim_that_was_refused_and_is_queued_waits_on() {
     let (kind, message) = (RefusalKind::Unavailable, "not now".to_owned());
     let refusal = Box::new(lockring_proto::Refusal { kind, message });
     lives.says(LinkId::FIRST, &Reply::Refused { id, refusal });
-    lives.now = lives.now.after(Duration::from_millis(200));
-    lives.session.tick(lives.now);
-    assert_eq!(lives.got().len(), 1, "it is tried again");
-    lives.says(LinkId::FIRST, &Reply::Queued { id, ahead: 1, version: 1 });
-    lives.told();
+    tried_again_and_queued(&mut lives, id);
     lives.now = lives.now.after(Duration::from_secs(30));
     lives.session.tick(lives.now);
     let told = lives.told();
