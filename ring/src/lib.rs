@@ -10,6 +10,7 @@
 mod cell;
 mod diff;
 mod hash;
+mod membership;
 mod node;
 mod planner;
 mod table;
@@ -17,6 +18,7 @@ mod table;
 pub use cell::{CellBits, CellBitsError, CellId, Epoch, RingVersion};
 pub use diff::{Diff, DiffError, Patch};
 pub use hash::{KeyHash, NamespaceSeed, hash_key};
+pub use membership::{AttachId, Member, Membership};
 pub use node::{BootId, MAX_NODES, Node, NodeError, NodeId, RingNode};
 pub use planner::{Change, Plan, PlanError, plan};
 pub use table::{Move, Placement, RingTable, Run, Share, TableError};

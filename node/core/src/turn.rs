@@ -58,6 +58,17 @@ pub(crate) fn price(request: &Request<'_>) -> u32 {
     }
 }
 
+/// What an answer lets its reader conclude, and so what a copy has to have before it leaves.
+#[derive(Clone, Copy)]
+pub(crate) enum Shows {
+    /// The state of a cell.
+    Cell(#[expect(dead_code, reason = "without copies no answer waits")] CellIndex),
+    /// The state of all cells in which the link has something.
+    Link,
+    /// Nothing of any cell that is more than a hint.
+    Nothing,
+}
+
 /// One turn.
 pub(crate) struct Turn<'a> {
     pub(crate) now: Time,
@@ -115,15 +126,10 @@ impl<'a> Turn<'a> {
         self.slice
     }
 
-    /// Answers what shows the state of a cell. Every such answer leaves here.
+    /// Answers a request. Every answer leaves here.
     #[inline(always)]
-    pub(crate) fn answer(&mut self, conn: ConnId, _cell: CellIndex, reply: impl FnOnce() -> Reply) {
+    pub(crate) fn answer(&mut self, conn: ConnId, _shows: Shows, reply: impl FnOnce() -> Reply) {
         push_reply(self.out, conn, reply);
-    }
-
-    /// Answers what shows the state of no cell.
-    pub(crate) fn reply(&mut self, conn: ConnId, reply: Reply) {
-        self.out.push(Action::Reply { conn, reply });
     }
 
     /// Tells a client something unasked.

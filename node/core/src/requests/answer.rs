@@ -3,7 +3,7 @@
 use super::RequestContext;
 use crate::event::{ConnId, LinkIndex};
 use crate::locks::{CellIndex, Place};
-use crate::turn::Turn;
+use crate::turn::{Shows, Turn};
 use crate::worker::Worker;
 use lockring_proto::{BlockedReason, Fence, Refusal, RefusalKind, Reply};
 
@@ -17,7 +17,7 @@ pub(super) fn refuse(
     worker.stats.refused += 1;
     worker.stats.over_quota += u64::from(kind == RefusalKind::Quota);
     let refusal = Box::new(Refusal { kind, message: message.into() });
-    turn.reply(context.conn, Reply::Refused { id: context.id, refusal });
+    turn.answer(context.conn, Shows::Nothing, || Reply::Refused { id: context.id, refusal });
 }
 
 pub(super) fn refuse_draining(worker: &mut Worker, turn: &mut Turn<'_>, context: RequestContext) {
@@ -28,7 +28,8 @@ pub(super) fn refuse_draining(worker: &mut Worker, turn: &mut Turn<'_>, context:
 /// The key is to be asked for elsewhere, or by a newer ring.
 pub(super) fn refuse_moved(worker: &mut Worker, turn: &mut Turn<'_>, context: RequestContext) {
     worker.stats.moved += 1;
-    turn.reply(context.conn, Reply::Moved { id: context.id, version: turn.version });
+    let version = turn.version;
+    turn.answer(context.conn, Shows::Nothing, || Reply::Moved { id: context.id, version });
 }
 
 #[inline(always)]
@@ -39,12 +40,12 @@ pub(super) fn reply_granted(
     fence: Fence,
 ) {
     let (id, version) = (context.id, turn.version);
-    turn.answer(context.conn, place.cell, || Reply::Granted { id, version, fence });
+    turn.answer(context.conn, Shows::Cell(place.cell), || Reply::Granted { id, version, fence });
 }
 
 pub(super) fn reply_queued(turn: &mut Turn<'_>, context: RequestContext, place: Place, ahead: u32) {
     let (id, version) = (context.id, turn.version);
-    turn.answer(context.conn, place.cell, || Reply::Queued { id, version, ahead });
+    turn.answer(context.conn, Shows::Cell(place.cell), || Reply::Queued { id, version, ahead });
 }
 
 pub(super) fn reply_busy(
@@ -56,12 +57,12 @@ pub(super) fn reply_busy(
 ) {
     worker.stats.busy += 1;
     let (id, version) = (context.id, turn.version);
-    turn.answer(context.conn, place.cell, || Reply::Busy { id, version, reason });
+    turn.answer(context.conn, Shows::Cell(place.cell), || Reply::Busy { id, version, reason });
 }
 
 pub(super) fn reply_not_held(turn: &mut Turn<'_>, context: RequestContext, place: Place) {
     let (id, version) = (context.id, turn.version);
-    turn.answer(context.conn, place.cell, || Reply::NotHeld { id, version });
+    turn.answer(context.conn, Shows::Cell(place.cell), || Reply::NotHeld { id, version });
 }
 
 /// Answers a claim that was queued, unless its connection has been replaced since.
@@ -73,6 +74,6 @@ pub(super) fn answer_waiter(
     reply: Reply,
 ) {
     if worker.links.conn(link) == Some(asked_on) {
-        turn.answer(asked_on, cell, || reply);
+        turn.answer(asked_on, Shows::Cell(cell), || reply);
     }
 }

@@ -8,7 +8,7 @@ use super::leave::drop_waiter;
 use crate::event::LinkIndex;
 use crate::locks::{Ending, Leaving, Place, RecordIndex, Shape, Spot};
 use crate::mutant::mutant;
-use crate::turn::Turn;
+use crate::turn::{Shows, Turn};
 use crate::worker::Worker;
 use lockring_proto::Reply;
 
@@ -28,7 +28,7 @@ pub(super) fn cancel(
         return reply_not_held(turn, context, place);
     }
     let (id, version) = (context.id, turn.version);
-    turn.answer(context.conn, place.cell, || Reply::Cancelled { id, version });
+    turn.answer(context.conn, Shows::Cell(place.cell), || Reply::Cancelled { id, version });
 }
 
 fn undo(

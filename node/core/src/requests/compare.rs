@@ -16,7 +16,7 @@ use super::{RequestContext, tick};
 use crate::event::LinkIndex;
 use crate::links::{Comparison, Gather, Held, Part, Step};
 use crate::locks::{Ending, EntryIndex, RecordIndex, Shape, Spot};
-use crate::turn::{PER_GATHERED, PER_ORPHAN, Progress, Turn};
+use crate::turn::{PER_GATHERED, PER_ORPHAN, Progress, Shows, Turn};
 use crate::worker::Worker;
 use lockring_proto::{RefusalKind, Reply, limits};
 
@@ -141,7 +141,8 @@ fn walk(
     let lost = comparison.finish(part);
     worker.stats.lost += lost.len() as u64;
     turn.charge(lost.len() as u32 / STEPS_PER_PRICE);
-    turn.reply(context.conn, Reply::Compared { id: context.id, version: turn.version, lost });
+    let version = turn.version;
+    turn.answer(context.conn, Shows::Link, || Reply::Compared { id: context.id, version, lost });
     Progress::Done
 }
 

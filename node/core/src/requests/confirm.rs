@@ -3,7 +3,7 @@
 use super::RequestContext;
 use super::answer::reply_not_held;
 use crate::locks::Place;
-use crate::turn::Turn;
+use crate::turn::{Shows, Turn};
 use crate::worker::Worker;
 use lockring_proto::{Fence, Reply};
 
@@ -21,7 +21,11 @@ pub(super) fn confirm(
     match held {
         Some((link, claim, _)) if link == context.link => {
             let (id, version) = (context.id, turn.version);
-            turn.answer(context.conn, place.cell, || Reply::Confirmed { id, version, claim });
+            turn.answer(context.conn, Shows::Cell(place.cell), || Reply::Confirmed {
+                id,
+                version,
+                claim,
+            });
         }
         _ => reply_not_held(turn, context, place),
     }

@@ -5,7 +5,7 @@ use super::{Named, RequestContext};
 use crate::event::ConnId;
 use crate::links::Forcing;
 use crate::locks::{Ending, Place, Spot};
-use crate::turn::{PER_FORCED, Progress, Turn};
+use crate::turn::{PER_FORCED, Progress, Shows, Turn};
 use crate::worker::Worker;
 use lockring_proto::{HoldId, LostReason, Push, Reply, limits};
 
@@ -57,6 +57,6 @@ pub(super) fn force(
         end_hold(worker, turn, Spot::used(place, record), fence, Ending::Forced);
     }
     let (id, version, ended) = (context.id, turn.version, forcing.ended);
-    turn.answer(context.conn, place.cell, || Reply::Forced { id, version, ended });
+    turn.answer(context.conn, Shows::Cell(place.cell), || Reply::Forced { id, version, ended });
     Progress::Done
 }

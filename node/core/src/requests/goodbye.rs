@@ -3,7 +3,7 @@
 use super::RequestContext;
 use crate::event::CloseReason;
 use crate::locks::Death;
-use crate::turn::Turn;
+use crate::turn::{Shows, Turn};
 use crate::worker::Worker;
 use lockring_proto::{Reply, Time};
 
@@ -20,7 +20,7 @@ pub(super) fn goodbye(worker: &mut Worker, turn: &mut Turn<'_>, context: Request
 
 /// The process goes, and leaves holds in which the one before it may still believe.
 fn leave(worker: &mut Worker, turn: &mut Turn<'_>, context: RequestContext, until: Time) {
-    turn.reply(context.conn, Reply::Goodbye { id: context.id });
+    turn.answer(context.conn, Shows::Link, || Reply::Goodbye { id: context.id });
     worker.hang_up(turn, context.link, CloseReason::Goodbye);
     let entries = worker.locks.entry_count(context.link);
     worker.links.leave(context.link, until, entries);

@@ -4,7 +4,7 @@ use super::list::tell_holder;
 use super::{Named, RequestContext};
 use crate::event::Access;
 use crate::locks::{Kind, Place, RecordIndex};
-use crate::turn::{PER_TOLD, Turn};
+use crate::turn::{PER_TOLD, Shows, Turn};
 use crate::worker::Worker;
 use lockring_proto::{Inspection, Reply, WaiterInfo};
 
@@ -41,7 +41,7 @@ pub(super) fn inspect(
     let told = inspection.holders.len() + inspection.waiters.len();
     turn.charge(PER_TOLD * told as u32);
     let (id, inspection) = (context.id, Box::new(inspection));
-    turn.answer(context.conn, place.cell, || Reply::Inspected { id, inspection });
+    turn.answer(context.conn, Shows::Nothing, || Reply::Inspected { id, inspection });
 }
 
 fn tell_key(worker: &Worker, turn: &Turn<'_>, record: RecordIndex, inspection: &mut Inspection) {

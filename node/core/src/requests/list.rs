@@ -3,7 +3,7 @@
 use super::{RequestContext, namespace_named};
 use crate::locks::{Holder, RecordIndex};
 use crate::mutant::mutant;
-use crate::turn::{ANSWER_BYTES, LOOKS_PER_PRICE, Turn};
+use crate::turn::{ANSWER_BYTES, LOOKS_PER_PRICE, Shows, Turn};
 use crate::worker::Worker;
 use lockring_proto::{Holder as Told, ListCursor, ListedLock, Listing, Reply, Time, limits};
 use std::time::Duration;
@@ -77,7 +77,7 @@ pub(super) fn list(
         listing.rows.extend(page.rows.into_iter().map(|(_, row)| row));
         listing.next = page.next;
     }
-    turn.reply(context.conn, Reply::Listed { id: context.id, listing });
+    turn.answer(context.conn, Shows::Nothing, || Reply::Listed { id: context.id, listing });
 }
 
 /// A page of the sessions of this worker, and where the next page begins. A session keeps its

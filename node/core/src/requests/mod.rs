@@ -25,7 +25,7 @@ use crate::event::{Access, Action, ConnId, LinkIndex};
 use crate::links::Part;
 use crate::locks::{Place, Planned, RecordIndex};
 use crate::mutant::mutant;
-use crate::turn::{Progress, Turn, keyed_price, price};
+use crate::turn::{Progress, Shows, Turn, keyed_price, price};
 use crate::worker::Worker;
 use acquire::{AcquireRequest, acquire};
 use answer::{refuse, refuse_moved};
@@ -205,7 +205,8 @@ fn run_any(
         }
         Request::Renew { id } => {
             let digest = worker.locks.digest(context.link);
-            turn.reply(context.conn, Reply::Renewed { id, version: turn.version, digest });
+            let version = turn.version;
+            turn.answer(context.conn, Shows::Nothing, || Reply::Renewed { id, version, digest });
         }
         Request::Compare { upto, after, through, ref holds, .. } => {
             let part = Part { upto, after, through, holds };

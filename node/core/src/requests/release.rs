@@ -5,7 +5,7 @@ use super::answer::reply_not_held;
 use super::end::end_hold;
 use crate::locks::{Ending, Place, RecordIndex, Spot};
 use crate::mutant::mutant;
-use crate::turn::Turn;
+use crate::turn::{Shows, Turn};
 use crate::worker::Worker;
 use lockring_proto::{Fence, Reply};
 
@@ -32,7 +32,7 @@ pub(super) fn release(
     };
     let (id, version) = (context.id, turn.version);
     if released {
-        turn.answer(context.conn, place.cell, || Reply::Released { id, version });
+        turn.answer(context.conn, Shows::Cell(place.cell), || Reply::Released { id, version });
     } else {
         reply_not_held(turn, context, place);
     }
