@@ -30,16 +30,16 @@ pub enum Pacing {
     },
 }
 
-/// What the callers of a group do.
+/// What the callers of a group are to do.
 #[derive(Clone, Debug)]
 pub enum Work {
     /// Acquire and release pairs.
     Pairs {
-        /// Of these keys.
+        /// The keys.
         chooser: KeyChooser,
-        /// So often.
+        /// When a caller starts its next pair.
         pacing: Pacing,
-        /// Held for so long.
+        /// How long a key is held.
         hold: Duration,
     },
     /// Acquire each key of a range once and keep it.

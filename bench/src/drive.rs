@@ -41,7 +41,7 @@ pub enum GroupError {
     Client(#[from] lockring_client::Error),
 }
 
-/// As much as one read takes: hundreds of replies.
+/// Room for one read: hundreds of replies.
 const READ_BYTES: usize = 64 * 1024;
 
 /// Runs a group until the run is over, with any number of measured rounds in between.
@@ -93,7 +93,7 @@ pub(crate) fn lock(board: &Mutex<Board>) -> std::sync::MutexGuard<'_, Board> {
 }
 
 enum Woken {
-    /// So many bytes were read.
+    /// This many bytes were read.
     Read(usize),
     /// The alarm rang, or the phase changed.
     Otherwise,
@@ -104,7 +104,7 @@ struct Line<S> {
     stream: S,
     alarm: Alarm,
     input: Vec<u8>,
-    /// So much of the output is already written.
+    /// How much of the output is already written.
     sent: usize,
 }
 

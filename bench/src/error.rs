@@ -24,7 +24,7 @@ pub enum BenchError {
         program: &'static str,
         /// The Debian package that has it.
         package: &'static str,
-        /// A target that needs no program.
+        /// A target that would do without it.
         instead: &'static str,
     },
     /// A private server did not start.
@@ -81,9 +81,9 @@ pub enum BenchError {
     NotFilled {
         /// The target as given.
         target: String,
-        /// So many were.
+        /// How many were held.
         held: u64,
-        /// So many should have been.
+        /// How many should have been.
         wanted: u32,
         /// What the server said of the first failed operation, led by `; `.
         first_error: String,

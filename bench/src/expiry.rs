@@ -39,7 +39,7 @@ use tokio::task::JoinSet;
 const TTL: Duration = Duration::from_secs(2);
 /// After the end of the lease, the locks are to be free within this.
 const GRACE: Duration = Duration::from_secs(2);
-/// So long after that, a run gives up.
+/// How long after that a run gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Acquires in flight while the locks are taken.
 const FILLERS: u32 = 512;
@@ -57,9 +57,9 @@ const RENEWALS_PER_S: f64 = 3000.0;
 const WORKERS: u32 = 64;
 /// The undisturbed time that is measured.
 const BEFORE: Duration = Duration::from_secs(2);
-/// The others have worked for so long when it begins.
+/// How long the others have worked when it begins.
 const RAMP: Duration = Duration::from_millis(500);
-/// Between two looks at what is left.
+/// How often it is looked what is left.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// The locks of the session that dies, apart from the keys of the one that works.
@@ -328,7 +328,7 @@ impl Others {
     }
 }
 
-/// Who looks on from outside.
+/// The observer, which watches from outside.
 struct Observer {
     target: String,
     clock: Clock,
@@ -373,7 +373,7 @@ impl Observer {
         })
     }
 
-    /// Looks on until a moment, as often as when it matters: looking has a cost too.
+    /// Watches until a moment, as often as when it matters: watching has a cost too.
     async fn watch(&mut self, others: &mut Others, until: Time) -> Result<(), BenchError> {
         while self.clock.now() < until {
             let left = Duration::from_nanos(until.nanos_since(self.clock.now()));

@@ -14,12 +14,12 @@ use std::time::Duration;
 
 /// Longer than any run: locks must not expire while they are counted.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
-/// So many acquires are in flight.
+/// Acquires in flight.
 const CALLERS: u32 = 512;
 const CONNECTIONS: u32 = 4;
-/// Between two looks at a server that comes to rest.
+/// How often a server that comes to rest is looked at.
 const LOOK: Duration = Duration::from_secs(1);
-/// Looks in a row that must find it at rest.
+/// How many looks in a row must find it at rest.
 const LOOKS: u32 = 2;
 /// A server that is still at work after this is measured nevertheless, and the report says so.
 const REST_WITHIN: Duration = Duration::from_secs(180);

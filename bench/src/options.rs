@@ -13,7 +13,7 @@ const CALLERS_MAX: u32 = 1_000_000;
 const HOLD_MAX: Duration = Duration::from_secs(5);
 /// Fewest measured rounds.
 const ROUNDS_MIN: u64 = 5;
-/// Rounds are about so long; more time makes more rounds.
+/// About how long a round is; more time makes more rounds.
 const ROUND_LENGTH: Duration = Duration::from_secs(2);
 /// Shortest measured time: below it a round has too few batches to mean anything.
 const DURATION_MIN: Duration = Duration::from_millis(100);
@@ -23,7 +23,7 @@ const DURATION_MIN: Duration = Duration::from_millis(100);
 pub struct PairsOptions {
     /// Measured in turns; ratios are to the first.
     pub targets: Vec<Target>,
-    /// Callers over all connections: so many requests are in flight.
+    /// Callers over all connections: the number of requests in flight.
     pub callers: u32,
     /// Connections, each a client of its own with its share of the callers.
     pub connections: u32,
@@ -176,7 +176,7 @@ pub struct AbuseOptions {
     pub rounds: u32,
     /// Measured time per attack and round.
     pub duration: Duration,
-    /// The node's memory may grow by so many bytes.
+    /// How many bytes the node's memory may grow by.
     pub memory_bound: u64,
 }
 

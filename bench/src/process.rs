@@ -99,7 +99,7 @@ pub struct Spawned {
 }
 
 const LOG: &str = "server.log";
-/// So much of a log goes into an error.
+/// How much of a log goes into an error.
 const LOG_TAIL_BYTES: usize = 2000;
 
 impl Spawned {

@@ -58,7 +58,7 @@ pub struct SafetyCheck {
     fence_regressions: u64,
 }
 
-/// So many are judged at a time: their part of the table fits the first cache.
+/// How many are judged at a time: their part of the table fits the first cache.
 const NOTED_MAX: usize = 256;
 
 impl SafetyCheck {

@@ -443,7 +443,7 @@ impl TargetRun {
     }
 }
 
-/// Only so many locks of those wanted could be held.
+/// Not all of the locks could be held.
 pub(crate) fn not_filled(target: &str, wanted: u32, board: &Board) -> BenchError {
     BenchError::NotFilled {
         target: target.to_owned(),

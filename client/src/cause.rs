@@ -39,7 +39,7 @@ pub enum Cause {
     Unresolvable(String),
     /// The network has no way there; what the system said.
     NoRoute(String),
-    /// Nothing came back for so long.
+    /// Nothing came back for this long.
     Silent(Duration),
     /// The machine is there, and nothing listens at the port.
     Refused,
@@ -203,7 +203,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// What keeps contact from standing, as callers are told of it.
+/// What prevents contact, as callers are told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Trouble {
     pub(crate) kind: ErrorKind,

@@ -18,8 +18,8 @@ use tokio::time::{Sleep, sleep, timeout};
 /// An address that has not answered by then is raced by the next (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// While nobody answers, names are looked up so often, as a record may change just now; and who has
-/// refused is tried again, as a node may be starting.
+/// While nobody answers, names are looked up this often, as a record may just be changing; and
+/// whoever has refused is tried again, as a node may be starting.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often, and how many times in a row, the system has to say that there is no way to an

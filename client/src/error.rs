@@ -12,7 +12,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-/// Why a claim was not granted, and what kept contact from standing meanwhile.
+/// Why a claim was not granted, and what prevented contact meanwhile.
 #[derive(Clone, Debug)]
 pub(crate) struct Denial {
     pub(crate) reason: NotGranted,
@@ -82,7 +82,7 @@ pub enum Blocked {
     /// The node waits until the leases of its earlier life have surely ended.
     #[non_exhaustive]
     Grace {
-        /// For so long.
+        /// For this long.
         left: Duration,
     },
 }
@@ -231,7 +231,7 @@ impl Error {
         self.kind
     }
 
-    /// It stays so, however often it is tried.
+    /// Trying again does not help, however often.
     pub(crate) fn for_good(mut self) -> Self {
         self.hopeless = true;
         self

@@ -184,7 +184,7 @@ impl SessionHandle {
         .await
     }
 
-    /// Claims a key, and waits for it so long.
+    /// Claims a key, and waits for it this long.
     pub(crate) async fn lock(
         &self,
         key: &[u8],

@@ -188,7 +188,7 @@ impl Pool {
         self.dial(&search.there, new_endpoint).await.map(|reached| reached.by)
     }
 
-    /// What keeps contact from standing, as callers are told of it.
+    /// What prevents contact, as callers are told of it.
     pub(crate) fn trouble(&self, error: &WireError) -> Trouble {
         let Some(cause) = error.cause() else { return Trouble::passing(error.to_string()) };
         let mut message = error.to_string();

@@ -224,7 +224,7 @@ impl fmt::Debug for Level {
     }
 }
 
-/// A named reader-writer lock: many readers or one writer, in the order of their coming.
+/// A named reader-writer lock: many readers or one writer, in order of arrival.
 ///
 /// ```no_run
 /// # async fn example(client: lockring_client::Client) -> Result<(), lockring_client::Error> {

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// A name without a known address is waited for so long.
+/// How long a name without a known address is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where addresses are known from before, those are taken up while the name service still thinks.

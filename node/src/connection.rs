@@ -25,7 +25,7 @@ const LINGER: Duration = Duration::from_secs(1);
 const FRAMES_MAX: usize = 256;
 const FRAMES_MIN: usize = 8;
 
-/// So many bytes of answers wait for those of the connection's next turn.
+/// Up to this many bytes of answers wait for those of the connection's next turn.
 const GATHERED_MAX: usize = 16 << 10;
 
 /// Chunks taken from the stream in one turn, of one packet each.
@@ -159,7 +159,7 @@ struct Session<'a> {
     carry: Vec<u8>,
     /// There may be whole frames in it, for the next turn.
     left: bool,
-    /// So many frames are decoded for one turn.
+    /// How many frames are decoded for one turn.
     most: usize,
 }
 

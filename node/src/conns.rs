@@ -41,7 +41,7 @@ struct Conn {
     wake: Rc<Notify>,
 }
 
-/// So many low bits of a [`ConnId`] are its slot.
+/// How many low bits of a [`ConnId`] are its slot.
 const SLOT_BITS: u32 = 24;
 
 fn slot_of(id: ConnId) -> u32 {

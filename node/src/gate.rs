@@ -171,7 +171,7 @@ mod tests {
         Source::of(IpAddr::from((number << 8).to_be_bytes()))
     }
 
-    /// Accepted of so many attempts at one moment, each over at once.
+    /// How many of these attempts at one moment, each over at once, are accepted.
     fn accepted(gate: &mut Gate, now: Time, source: Source, proved: bool, attempts: u32) -> u32 {
         let mut count = 0;
         for _ in 0..attempts {

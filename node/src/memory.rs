@@ -173,7 +173,7 @@ fn ask(worker: &mpsc::UnboundedSender<Command>) -> oneshot::Receiver<Report> {
     report
 }
 
-/// Bytes that a worker has for its clients, or so.
+/// About how many bytes a worker has for its clients.
 fn load(report: &Report) -> u64 {
     report.stats.bytes + CONNECTION_BYTES * report.connections as u64
 }

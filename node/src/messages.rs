@@ -31,7 +31,7 @@ pub enum Command {
     Sessions {
         /// Where the page begins.
         from: u32,
-        /// At most so many.
+        /// At most this many.
         rows: usize,
         /// Who asks; with where the next page begins.
         answer: oneshot::Sender<(Vec<SessionRow>, Option<u32>)>,

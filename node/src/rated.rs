@@ -7,7 +7,7 @@ use std::time::Duration;
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Of what a peer says, this much is told.
+/// How much of what a peer says is told.
 const TOLD_CHARS: usize = 200;
 
 /// What a log line is about.

@@ -206,7 +206,7 @@ impl Allowances {
     }
 }
 
-/// So many packets for each of so many handshakes a second.
+/// This many packets for each of this many handshakes a second.
 fn packets(handshakes: u32, each: u32) -> Rate {
     Rate { per_second: handshakes.saturating_mul(each), burst: handshakes.saturating_mul(BURST) }
 }

@@ -214,7 +214,7 @@ fn node(id: u32) -> Node {
     Node { id: NodeId(id), weight: 1, zone: None, host: format!("h{id}"), workers: 8 }
 }
 
-/// Every scheme with so many nodes.
+/// Every scheme with this many nodes.
 fn rows(nodes: u32) -> Vec<Row> {
     let middle = nodes / 2;
     let now: Vec<u32> = (0..nodes).collect();

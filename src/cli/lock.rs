@@ -100,7 +100,7 @@ impl Job {
 /// From SIGTERM to SIGKILL, where the TTL has room for it.
 const GRACE_DEFAULT: Duration = Duration::from_secs(2);
 
-/// Without a wait of its own `lock` waits so long for contact with a node.
+/// How long `lock` waits for contact with a node without a wait of its own.
 const CONTACT_WITHIN: Duration = Duration::from_secs(30);
 
 /// Who is in the way is asked for no longer than this.

@@ -19,7 +19,7 @@ use std::time::Duration;
 pub struct LocksArgs {
     /// Only keys that begin with this, which is written as a key is
     prefix: Option<OsString>,
-    /// At most so many rows
+    /// At most this many rows
     #[arg(long, default_value_t = 100)]
     limit: usize,
     #[command(flatten)]

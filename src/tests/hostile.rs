@@ -1,4 +1,4 @@
-//! Keys and labels as somebody chooses them who means harm: at every door they meet a terminal, a
+//! Keys and labels as somebody who means harm chooses them: at every door they meet a terminal, a
 //! log or a table as visible text on one line, and programs exactly; and every key can be named.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]

@@ -53,7 +53,7 @@ impl Attack {
         Self::LongKeys,
     ];
 
-    /// Those of these names; all of them for none.
+    /// The attacks with these names, or all of them if none is named.
     pub(super) fn chosen(names: &[String]) -> Result<Vec<Self>, BenchError> {
         if names.is_empty() {
             return Ok(Self::ALL.to_vec());
@@ -102,7 +102,7 @@ impl Attack {
         }
     }
 
-    /// Begins it; it ends by itself.
+    /// Starts it; it ends by itself.
     pub(super) fn begin(
         self,
         access: &ClusterAccess,
@@ -112,7 +112,7 @@ impl Attack {
         let (access, counter) = (access.clone(), Arc::clone(&done));
         let thread = on_thread_of_its_own(move || async move {
             let Ok(access) = access.anew() else { return };
-            // A node that ends the attack is what is hoped for: it begins anew.
+            // A node that cuts the attack off does what it should: the attack starts again.
             let attack = async {
                 while counter.load(Ordering::Relaxed) < ROUNDS_MAX {
                     if self.run(&access, &counter).await.is_err() {

@@ -38,9 +38,9 @@ const CALLERS: u32 = 16;
 const KEYS: u32 = 10_000;
 /// Callers of the honest load, which start the next pair as soon as one is done.
 const HONEST_CALLERS: u32 = 256;
-/// The victim has worked for so long when a round is measured.
+/// How long the victim works before a round is measured.
 const RAMP: Duration = Duration::from_millis(300);
-/// Between two looks at the node's memory.
+/// How often the node's memory is sampled.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Runs every attack and prints the table.
@@ -138,7 +138,7 @@ impl Scene {
     }
 }
 
-/// Honest peers at work, for so long.
+/// Honest peers at work, for this long.
 async fn honest_load(
     access: &ClusterAccess,
     given: String,

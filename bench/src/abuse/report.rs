@@ -8,7 +8,7 @@ use crate::safety::SafetyReport;
 use comfy_table::Table;
 use serde::Serialize;
 
-/// The victim's p99 may be so many times that beside honest peers.
+/// The victim's p99 may be at most this many times that beside honest peers.
 const RATIO_MAX: f64 = 2.0;
 
 /// What an attack came to.

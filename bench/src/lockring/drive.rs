@@ -10,7 +10,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 enum Woken {
-    /// Something happened at a worker's wire.
+    /// Something happened on a worker's wire.
     Wire(usize, WireEvent),
     /// The alarm rang, or the phase changed.
     Otherwise,

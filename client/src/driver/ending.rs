@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// The last words of a session whose runtime ended may take so long; then its lease ends it.
+/// How long the last words of a session whose runtime ended may take; then its lease ends it.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(750);
 
-/// Who was not heard for so long is not worth a farewell.
+/// Who has been silent for this long gets no farewell.
 const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
 impl Driver {
-    /// Closes the session. What was asked before is sent before; who still waits gets to know.
+    /// Closes the session. What was asked earlier is sent first; whoever still waits is told.
     pub(super) fn close(&mut self, now: Time, goodbye: bool, done: Option<oneshot::Sender<()>>) {
         if self.session.is_closing() {
             return;
@@ -27,7 +27,7 @@ impl Driver {
 
 impl Drop for Driver {
     /// The runtime has ended while the session lived on: everybody is told, and what was released,
-    /// or is nobody's any more, is given back by last connections of its own.
+    /// or has no owner any more, is given back over last connections of its own.
     fn drop(&mut self) {
         self.fate.end_leases(Loss::RuntimeEnded);
         if self.over || self.is_last {

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::{mpsc, oneshot};
 
-/// So many commands leave at once; fewer wait for those of other tasks that are ready now.
+/// This many commands are sent at once; fewer wait for those of other tasks that are ready now.
 const FEW_COMMANDS: usize = 8;
 
 /// Tokens of callers that are not tickets have this bit.
@@ -35,13 +35,13 @@ const INTERNAL: u64 = 1 << 63;
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Wire, WireError>> + Send>>;
 
-/// One link, as far as it is no business of the session's.
+/// What a link has that the session does not care about.
 struct Line {
     wire: Option<Wire>,
     connecting: Option<Connecting>,
     /// The lease of what is held now.
     lease: Arc<Lease>,
-    /// What keeps contact from standing.
+    /// What prevents contact.
     trouble: Option<Trouble>,
 }
 

@@ -38,7 +38,7 @@ pub(crate) enum Answer {
     Reply(Reply),
     /// No worker takes the key for its own, or there is no such worker.
     Moved,
-    /// None came; with what kept contact from standing.
+    /// None came; with what prevented contact.
     None(Option<Trouble>),
 }
 
@@ -190,7 +190,7 @@ impl Driver {
         }
     }
 
-    /// The session is over, by the node's word or another's: everybody is told after this.
+    /// The session is over, whoever said so: everybody is told after this.
     fn session_ends(&mut self, loss: Loss, refusal: Option<Refusal>) {
         if let Some(refusal) = &refusal {
             tracing::error!(why = %Shown(&refusal.message), "the node refuses this session");

@@ -133,7 +133,7 @@ async fn a_node_that_moved_is_found_by_its_name() {
     }
 }
 
-/// The ring has an address that is nobody's any more: who has moved has the newer ring.
+/// The ring has an address where nobody is any more: who has moved has the newer ring.
 #[tokio::test]
 async fn a_node_that_the_ring_has_elsewhere_is_looked_for_by_the_seeds() {
     let (cluster, port) = (Cluster::new(), free_port());

@@ -25,7 +25,7 @@ use std::time::Duration;
 use successor::Estate;
 use wire::{is_renewed, tell_compares};
 
-/// A greeting that nobody answers for so long is given up, as QUIC would.
+/// A hello that nobody answers for this long is given up, as QUIC would.
 const GREETING: Duration = Duration::from_secs(2);
 
 /// Tokens of queries have this bit.
@@ -289,7 +289,7 @@ impl Client {
         self.host.paused_until
     }
 
-    /// For so long nothing passes between it and these nodes. Neither side is told.
+    /// Nothing passes between it and these nodes for a while. Neither side is told.
     pub fn cut_off(&mut self, hub: &mut Hub, nodes: Range<usize>, span: Duration) {
         for node in nodes.clone() {
             let (client, node) = (End::Client(self.index), End::Node(node));

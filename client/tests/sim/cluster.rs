@@ -100,7 +100,7 @@ impl Cluster {
         }
     }
 
-    /// For so long nothing comes from some node to another, if there are two.
+    /// Nothing comes from some node to another for a while, if there are two.
     pub fn cut_any(&self, hub: &mut Hub, span: Duration) {
         let count = self.nodes.len() as u64;
         if count > 1 {

@@ -226,7 +226,7 @@ impl Hub {
         self.soon(node_notices, Event::NodeNotices { way });
     }
 
-    /// For so long nothing comes from one end to the other.
+    /// Nothing comes from one end to the other for a while.
     pub fn cut_way(&mut self, from: End, to: End, span: Duration) {
         self.net.cut_way(from, to, self.now.after(span));
     }

@@ -16,7 +16,7 @@ const OWN: u64 = 4;
 /// The namespaces of a run: the same keys in each, none of which meet.
 const SPACES: [&str; 2] = ["default", "other"];
 
-/// Ids of the keys of one namespace are so far from those of the one before.
+/// How far the ids of the keys of one namespace are from those of the one before.
 const SPACE: u32 = 100_000;
 
 /// The namespace of a client.

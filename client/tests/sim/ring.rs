@@ -31,8 +31,8 @@ fn info(node: usize, workers: u16, boot: BootId) -> NodeInfo {
 }
 
 impl ClusterRing {
-    /// The ring of nodes that never started, with so many workers each. Chance gives out the cells,
-    /// but for one of each node.
+    /// The ring of nodes that never started, with these numbers of workers. Chance gives out the
+    /// cells, but for one of each node.
     pub fn drawn(rng: &mut Rng, workers: &[u16]) -> Self {
         let bits = CellBits::new(rng.range(3, 6) as u8).expect("cell bits");
         let nodes = workers.len();

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::time::Duration;
 
-/// A run has at least so many acquisitions and faults.
+/// The fewest acquisitions and faults of a run.
 const HOLDS_MIN: u64 = 500;
 const FAULTS_MIN: u64 = 3;
 
@@ -127,7 +127,7 @@ impl Run {
         self.until(self.hub.now.after(span));
     }
 
-    /// Faults, one after the other; then on until there was enough of both.
+    /// Faults, one after the other, and on until there was enough of both.
     fn chaos(&mut self) {
         while let Some((at, fault)) = self.plan.next() {
             self.until(at);

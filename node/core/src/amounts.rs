@@ -14,12 +14,12 @@ pub struct Amounts {
 }
 
 impl Amounts {
-    /// A hold of so many bytes.
+    /// A hold of this size, in bytes.
     pub(crate) fn hold(bytes: u64) -> Self {
         Self { holds: 1, bytes, ..Self::default() }
     }
 
-    /// A queued claim of so many bytes.
+    /// A queued claim of this size, in bytes.
     pub(crate) fn waiter(bytes: u64) -> Self {
         Self { waiters: 1, bytes, ..Self::default() }
     }

@@ -16,7 +16,7 @@ use lockring_proto::{ListCursor, ListedLock, Push, Time};
 use lockring_ring::{CellId, Epoch, RingVersion};
 use std::time::Duration;
 
-/// Cells whose tables are looked at for memory in one go.
+/// How many cells' tables are shrunk in one go.
 pub const SHRINK_SLICE: u32 = 512;
 
 /// The state machine of one worker. See the crate's documentation.
@@ -76,7 +76,7 @@ impl Machine {
         Self { worker, plan: Vec::new(), telling_drain: None }
     }
 
-    /// Takes one event in and appends every effect to `out`. `now` never goes back.
+    /// Takes in one event and appends every effect to `out`. `now` never goes back.
     ///
     /// Says how many of the requests of an [`Event::Requests`] were taken; of any other event, 0.
     /// The rest is to be given again, before anything else of that connection and after everybody

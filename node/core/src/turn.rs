@@ -116,7 +116,7 @@ impl<'a> Turn<'a> {
         self.spent >= self.slice
     }
 
-    /// What is left of a slice.
+    /// What is left of the slice.
     pub(crate) fn slice_left(&self) -> u32 {
         self.slice.saturating_sub(self.spent)
     }

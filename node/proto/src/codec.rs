@@ -164,7 +164,7 @@ pub fn decode_frames<'a, T: Message<'a>>(
     decode_up_to(usize::MAX, bytes, sink)
 }
 
-/// [`decode_frames`] that stops after so many: what would not be served is not decoded.
+/// [`decode_frames`] that stops after a number of frames: what would not be served is not decoded.
 ///
 /// # Errors
 /// As [`decode_frames`].

@@ -160,7 +160,7 @@ pub enum BlockedReason {
     },
     /// The node waits until the leases of its earlier life have surely ended.
     Grace {
-        /// For so many milliseconds more.
+        /// For this many milliseconds more.
         left_ms: u64,
     },
 }

@@ -4,7 +4,7 @@ use lockring_proto::{Shown, read_shown, visible_json};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// Bytes as somebody chooses them who means harm, and as chance does.
+/// Bytes as somebody who means harm chooses them, and as chance does.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let ends = "\u{202e}\u{2066}\u{feff}\u{ad}\u{301}\u{85}\u{e0041}\u{3164}\u{1f600}\u{5d0}";
     let text = vec(prop_oneof![any::<char>(), proptest::char::range('\0', '\u{ff}')], 0..20);

@@ -15,7 +15,7 @@ const RESERVE_MOST: u64 = 1 << 30;
 pub enum MemoryLimit {
     /// What the machine, the control group and the address space have.
     Auto,
-    /// So many bytes, and what the address space has.
+    /// This many bytes, and what the address space has.
     Bytes(u64),
     /// As much as it can get: it may be ended by the system.
     Unlimited,

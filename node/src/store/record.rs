@@ -12,7 +12,7 @@ const FORMAT: u8 = 2;
 /// The format before: it did not say whose the longest TTL is.
 const FORMAT_BEFORE: u8 = 1;
 
-/// Of whose TTL it is, this much is kept.
+/// How much of whose TTL it is is kept.
 const BY_BYTES_MAX: usize = 255;
 
 /// The id of a cluster's first node.

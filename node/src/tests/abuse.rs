@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// A client made by hand that shows its certificate so many times over.
+/// A client made by hand that shows its certificate this many times over.
 fn chain_of(data: &Path, count: usize) -> quinn::ClientConfig {
     let authority = Authority::load(data).unwrap();
     let mut roots = RootCertStore::empty();

@@ -36,7 +36,7 @@ pub struct Report {
     pub status: i32,
     /// It was ended, as the lock could not be kept.
     pub stopped: bool,
-    /// So many processes could not be ended.
+    /// This many processes could not be ended.
     pub left: u32,
 }
 

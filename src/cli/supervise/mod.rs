@@ -49,10 +49,10 @@ const LOOK_MIN: Duration = Duration::from_millis(10);
 /// And this often at what the keeper does when the lock is lost.
 const LOOK_ON: Duration = Duration::from_millis(50);
 
-/// A command gets so long to stop before its wrapper stops.
+/// How long a command gets to stop before its wrapper stops.
 const STOP_WITHIN: Duration = Duration::from_millis(250);
 
-/// A keeper that has not ended its command so long after the lease is stopped itself.
+/// A keeper that has not ended its command this long after the lease is stopped itself.
 const OVERDUE: Duration = Duration::from_secs(6);
 
 /// Does what a helper does, if that is what this process was started for.

@@ -18,7 +18,7 @@ pub struct Plane {
     /// The write that is under way.
     proposed: Option<(u64, Entry)>,
     writes: u64,
-    /// Of a hundred writes, so many fail.
+    /// How many of a hundred writes fail.
     failing: u64,
     armed: Time,
     /// How the stop was, once it is over.

@@ -1,4 +1,4 @@
-//! Which queues somebody has to look at, and when. It is the owner's alone: a copy only keeps the
+//! Which queues have to be looked at, and when. Only the owner needs it: a copy just keeps the
 //! queues.
 
 use crate::locks::slab::Index as _;
@@ -92,7 +92,7 @@ impl Queues {
         Some(record)
     }
 
-    /// A record is no key's any more.
+    /// A record is free again.
     #[inline(always)]
     pub(crate) fn freed(&mut self, cell: CellIndex, record: RecordIndex) {
         if !self.unserved.is_empty() {

@@ -80,7 +80,7 @@ impl Standing {
         if has_more { Ok(Fence(number.0 + 1)) } else { Err(number) }
     }
 
-    /// Leaves numbers out, to see them run out.
+    /// Skips numbers, to see them run out.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn wind(&mut self, to: u64) {
         self.floor = Fence(floor(self.epoch()).0 + to);

@@ -58,7 +58,7 @@ impl Accounts {
         index
     }
 
-    /// What one session uses has changed. An account without a session is no more.
+    /// What one session uses has changed. An account without a session goes.
     fn change(&mut self, index: u32, before: Amounts, now: Amounts) {
         let account = &mut self.entries[index as usize];
         account.used.change(before, now);
@@ -132,7 +132,7 @@ impl Books {
         self.identities.find(namespace, name)
     }
 
-    /// What a session uses is no more what it was.
+    /// What a session uses has changed.
     pub(crate) fn change(&mut self, holder: Holder, before: Amounts, now: Amounts) {
         let Holder { namespace, identity } = holder;
         self.identities.change(identity, before, now);
@@ -140,7 +140,7 @@ impl Books {
         self.all.change(before, now);
     }
 
-    /// How many holds a session that uses so much may have, if all are thin.
+    /// How many holds a session that uses this much may have, if all are thin.
     pub(crate) fn holds_cap(&self, holder: Holder, used: &Amounts, limits: &Limits) -> u64 {
         let identity = self.identities.get(holder.identity).used.room(&limits.identity, THIN_BYTES);
         let namespace = self.namespaces.get(u32::from(holder.namespace)).used;
@@ -149,7 +149,7 @@ impl Books {
         if self.full { 0 } else { used.holds + room }
     }
 
-    /// Why a session that uses so much may not use more, if so.
+    /// Why a session that uses this much may not use more, if so.
     pub(crate) fn refuses(
         &self,
         holder: Holder,

@@ -27,8 +27,8 @@ pub(crate) struct Held {
     pub(crate) request: u64,
 }
 
-/// What is still to be gathered, as it was at the beginning: thin holds below a position, and so
-/// many rich ones.
+/// What is still to be gathered, as it was at the beginning: thin holds below a position, and a
+/// number of rich ones.
 #[derive(Clone, Copy)]
 struct Gathering {
     thin: u32,
@@ -81,7 +81,7 @@ pub(crate) enum Step {
 }
 
 impl Comparison {
-    /// Of a link with so many thin and rich holds, for a frame by its request.
+    /// Of a link with these numbers of thin and rich holds, for a frame by its request.
     pub(crate) fn new(part: &Part<'_>, id: u64, thin: u32, entries: u32) -> Self {
         Self {
             upto: part.upto,
@@ -107,7 +107,7 @@ impl Comparison {
         self.gathering.is_some()
     }
 
-    /// What is to be gathered next of a link that now has so many thin holds, and a rich one or
+    /// What is to be gathered next of a link that now has this many thin holds, and a rich one or
     /// none; `None` when all is.
     pub(crate) fn next_to_gather(&mut self, thin: u32, has_entry: bool) -> Option<Gather> {
         let gathering = self.gathering.as_mut()?;
@@ -136,7 +136,7 @@ impl Comparison {
             (None, None) => return Step::End,
             (Some(ours), _) if theirs.is_none_or(|theirs| ours < theirs) => {
                 let held = self.pop();
-                // Those before the first frame are none of its business.
+                // Those before the first frame do not concern it.
                 let asked = self.after.is_none_or(|after| ours > after);
                 if asked && held.request <= part.upto {
                     return Step::Orphan(held);

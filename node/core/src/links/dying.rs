@@ -14,7 +14,7 @@ use std::time::Duration;
 /// others, for milliseconds at a time.
 const MICROS_PER_THIN: u64 = 1;
 
-/// So many may be freed in a row after a pause, in slices as ever: a few are freed at once, and a
+/// How many may be freed in a row after a pause, in slices as ever: a few are freed at once, and a
 /// late timer costs no time.
 const ALLOWANCE_MAX: u64 = 1 << 14;
 
@@ -98,7 +98,7 @@ impl Dying {
 }
 
 impl Links {
-    /// A link is nobody's session any more.
+    /// A link has no session any more.
     pub(crate) fn begin_dying(&mut self, link: LinkIndex) {
         let known = self.links.get_mut(link);
         known.comparison = None;
@@ -147,7 +147,7 @@ impl Links {
         self.let_waiters_go(link, ConnId(u64::MAX), entries);
     }
 
-    /// Waiters that were asked for on a connection before `from` are nobody's any more: so many
+    /// Waiters that were asked for on a connection before `from` have no owner any more: this many
     /// entries are to be looked at for them.
     pub(super) fn let_waiters_go(&mut self, link: LinkIndex, from: ConnId, entries: u32) {
         let before = &mut self.links.get_mut(link).before;
@@ -155,7 +155,7 @@ impl Links {
         self.leaving.insert(link);
     }
 
-    /// A link with waiters of nobody's to be looked for.
+    /// A link with waiters without an owner to be looked for.
     pub(crate) fn first_leaving(&self) -> Option<LinkIndex> {
         self.leaving.first().copied()
     }

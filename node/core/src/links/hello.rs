@@ -60,7 +60,7 @@ impl Links {
         known.filter(|_| !mutant!(self, TwoLinks))
     }
 
-    /// Whether a connection may take a link up.
+    /// Whether a connection may take up a link.
     pub(crate) fn may_resume(
         &self,
         link: LinkIndex,
@@ -80,7 +80,7 @@ impl Links {
         Ok(())
     }
 
-    /// A connection takes a link up, which has so many rich holds and waiters.
+    /// A connection takes up a link, which has this many rich holds and waiters.
     pub(crate) fn resume(
         &mut self,
         now: Time,

@@ -6,7 +6,7 @@ use crate::mutant::mutant;
 use lockring_proto::{Time, limits};
 use std::time::Duration;
 
-/// While there are links the machine wants to see the time this often, so that a longer silence
+/// While there are links the machine wants to be told the time this often, so that a longer silence
 /// is a stall of the worker and not of its clients.
 pub(crate) const BEAT: Duration = Duration::from_millis(25);
 
@@ -86,7 +86,7 @@ impl Links {
         self.clock.last_seen
     }
 
-    /// When the time is to be seen again.
+    /// When the machine wants to be told the time again.
     pub(crate) fn next_beat(&self) -> Option<Time> {
         (self.links.len() > 0).then(|| self.clock.last_seen.after(BEAT))
     }

@@ -56,7 +56,7 @@ struct Before {
     /// A process has taken the session up from another. From then on whoever comes back may be
     /// either of them: the one before, whose hello was under way, numbers its connections too.
     taken_up: bool,
-    /// Waiters asked for on a connection before `waiters_from` are nobody's any more: so many
+    /// Waiters asked for on a connection before `waiters_from` have no owner any more: this many
     /// entries are still to be looked at for them.
     leaving: Option<u32>,
     waiters_from: ConnId,
@@ -67,7 +67,7 @@ struct Before {
 pub(crate) struct Forcing {
     /// The request.
     pub(crate) id: u64,
-    /// Later holds are no business of it.
+    /// Later holds do not concern it.
     pub(crate) last: Fence,
     pub(crate) ended: u32,
 }
@@ -224,12 +224,12 @@ impl Links {
         &mut self.dying
     }
 
-    /// The first position from here on that may be a link's.
+    /// The first position from here on where a link may be.
     pub(crate) fn next_position(&self, from: u32) -> Option<LinkIndex> {
         self.links.next_resident(from)
     }
 
-    /// Whether a position is a session's: it is not free, nor is its link dying.
+    /// Whether a session is at a position: it is not free, nor is its link dying.
     pub(crate) fn is_session(&self, link: LinkIndex) -> bool {
         self.sessions.get(&self.links.get(link).who.session) == Some(&link)
     }

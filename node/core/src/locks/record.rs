@@ -23,7 +23,7 @@ const POSITION_MASK: u32 = (1 << POSITION_BITS) - 1;
 const REQUEST_SHAPE: u8 = 0x60;
 const REQUEST_SHAPE_SHIFT: u32 = 5;
 
-/// So many links and thin holds of a link can be told apart in a record.
+/// How many links, and thin holds of a link, a record can tell apart.
 pub(crate) const LINKS_MAX: u32 = 1 << LINK_BITS;
 pub(crate) const THIN_MAX: u32 = 1 << POSITION_BITS;
 
@@ -172,7 +172,7 @@ impl Record {
         (len != LONG).then(|| &self.key[..len as usize])
     }
 
-    /// Whether it is no key's. What it held is still in it.
+    /// Whether it is free. What it held is still in it.
     pub(crate) fn is_free(&self) -> bool {
         self.inline_key().is_some_and(<[u8]>::is_empty)
     }

@@ -77,7 +77,7 @@ impl Tags {
         true
     }
 
-    /// Keeps no more memory than it needs, if that is quickly done: a large table has shrunk by
+    /// Keeps no more memory than it needs, if that is quickly done: a large table shrinks by
     /// itself. One that has few entries, or none, keeps its memory while it is in use, as it would
     /// else be given back and taken again with every other claim.
     pub(crate) fn give_back(&mut self) {
@@ -136,7 +136,7 @@ impl Index {
     }
 }
 
-/// So many entries a cell's table takes before it goes on in parts: what the last growth moves
+/// How many entries a cell's table takes before it goes on in parts: what the last growth moves
 /// takes about as long as a slice. Seven eighths of a power of two is as full as hashbrown's get.
 const SPLIT: usize = if cfg!(any(test, feature = "testing")) { 7 } else { 14_336 };
 

@@ -11,7 +11,7 @@ use lockring_proto::{BlockedReason, Claim, Reply};
 /// What a look at the head of a queue has come to.
 enum Head {
     Granted,
-    /// It was dead, or nobody's.
+    /// Its link was dead, or nobody would hear of the grant.
     Dropped,
 }
 

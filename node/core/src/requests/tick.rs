@@ -70,7 +70,7 @@ fn free_leaving(worker: &mut Worker, turn: &mut Turn<'_>) {
 }
 
 /// Looks at one entry of a link that left, and at most once at each: it is freed if it is a waiter
-/// of nobody's.
+/// without an owner.
 pub(super) fn free_one_leaving(worker: &mut Worker, turn: &mut Turn<'_>, link: LinkIndex) {
     let head = worker.locks.first_entry(link);
     let goes = head.is_some_and(|head| {

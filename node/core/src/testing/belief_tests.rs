@@ -1,5 +1,5 @@
-//! Whatever processes of a session do, come, take each other's place and go: no key is granted
-//! while another process may still believe in it.
+//! Whatever the processes of a session do, as they come, replace each other and go: no key is
+//! granted while another process may still believe in it.
 
 use super::rng::Rng;
 use super::view_tests::config;

@@ -1,5 +1,5 @@
-//! What happened, as the recorder hears of it: from the machines' logs, from the clients' mouths,
-//! and from the run itself. All of it is stamped by one clock that no participant can see.
+//! What happened, as the recorder hears of it: from the machines' logs, from the clients, and from
+//! the run itself. All of it is stamped by one clock that no participant can see.
 
 use crate::{ConnId, Time};
 use lockring_proto::{Claim, Digest, Fence, SessionId};
@@ -68,9 +68,9 @@ pub enum Fact {
     Ignored { conn: ConnId },
     /// A worker hung a connection up, or it broke.
     Hung { conn: ConnId },
-    /// A worker did not run for so long: leases and promises of promptness are longer by that.
+    /// A worker did not run for this long: leases and promises of promptness are longer by that.
     Stalled { span: Duration },
-    /// A frame lay in a socket for so long, while its worker was not stalled.
+    /// A frame lay in a socket for this long, while its worker was not stalled.
     Read { waited: Duration },
     /// A lease ended that was good until `lease_end`, while a frame that had come at `unread` lay
     /// in the socket.

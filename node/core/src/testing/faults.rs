@@ -11,13 +11,13 @@ pub enum Fault {
     Cut,
     /// Every connection breaks.
     CutAll,
-    /// A client and all nodes do not hear of each other for so long.
+    /// A client and all nodes do not hear of each other for this long.
     Partition(Duration),
-    /// A client and one of the nodes do not hear of each other for so long.
+    /// A client and one of the nodes do not hear of each other for this long.
     Part(Duration),
-    /// For so long nothing comes from a client to a node, or nothing comes back.
+    /// Nothing comes from a client to a node, or nothing comes back, for this long.
     CutWay(Duration),
-    /// For so long nothing comes from a node to another.
+    /// Nothing comes from a node to another for this long.
     CutNodes(Duration),
     /// A client ends its session, and comes back with another.
     Leave,
@@ -28,9 +28,9 @@ pub enum Fault {
     },
     /// The network is slow.
     Slow {
-        /// For so long...
+        /// For this long...
         span: Duration,
-        /// ...by up to so much a frame.
+        /// ...by up to this much a frame.
         by: Duration,
     },
     /// A client does not run.

@@ -3,7 +3,7 @@
 //!
 //! - [`Note`]: the stream of a machine's ops; [`Replica`]: what comes of them alone; [`View`]: a
 //!   machine's logical state, with a canonical fingerprint;
-//! - [`Rng`], [`RateClock`], [`Net`]: chance, clocks that go wrong, and a network that breaks;
+//! - [`Rng`], [`RateClock`], [`Net`]: chance, clocks that run wrong, and a network that breaks;
 //! - [`Fault`], [`FaultPlan`]: which faults come when;
 //! - [`Recorder`], [`Fact`], [`checks`]: what happened on one clock, and what was promised.
 

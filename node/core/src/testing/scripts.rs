@@ -282,7 +282,7 @@ impl World {
             workers: words.number("workers", 1) as u16,
             node: 1,
             boot: 1,
-            // The first so many cells.
+            // The first cells, up to this number.
             others: (0..words.number("others", 0) as u16).map(CellId).collect(),
             epoch: Epoch(words.number("epoch", 1) as u32),
             ring_version: RingVersion(1),

@@ -18,7 +18,7 @@ fn acquire(id: u64, claim: Claim, key: &[u8]) -> Request<'_> {
     }
 }
 
-/// As many turns as it takes: what came of them, and how many there were.
+/// As many turns as are needed: what came of them, and how many there were.
 fn turns(world: &mut World, conn: u64, requests: &[Request<'_>]) -> (Vec<Action>, u64) {
     let (mut all, mut rest, mut count) = (Vec::new(), requests, 0);
     while !rest.is_empty() {
@@ -30,7 +30,7 @@ fn turns(world: &mut World, conn: u64, requests: &[Request<'_>]) -> (Vec<Action>
     (all, count)
 }
 
-/// Connection 1 holds so many keys; connection 2 is there.
+/// Connection 1 holds this many keys; connection 2 is there.
 fn holding(count: u64) -> World {
     let mut world = World::new();
     world.open(1);

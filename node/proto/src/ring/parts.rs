@@ -14,7 +14,7 @@ pub enum RingError {
     /// A part is missing, or came twice.
     #[error("part {0} of it is not the next one")]
     Order(u32),
-    /// Two parts are not of the same ring.
+    /// Two parts are of different rings.
     #[error("part {0} of it is of version {1}, and not of that of the parts before")]
     Mixed(u32, u64),
     /// A part tells nothing, and is not the only one.

@@ -124,7 +124,7 @@ mod tests {
         let good = [&first[..], &vec![turn(); 6], &[held(B, 2)]].concat();
         let bad = [&first[..], &[held(B, 2)]].concat();
         tells_apart(|| Exclusion, &good, &bad);
-        // One who gives back does not act any more.
+        // Whoever is giving a hold back does not act on it any more.
         assert_eq!(judge(Exclusion, &[&first[..], &[giving(A), held(B, 2)]].concat()), None);
     }
 

@@ -25,7 +25,7 @@ impl Check for Leases {
     }
 }
 
-/// I5: a hold ends before its time only by its client's wish, by force, or with the node.
+/// I5: a hold ends early only by its client's wish, by force, or with the node.
 #[derive(Default)]
 pub struct NoLoss {
     freed: BTreeSet<(KeyId, Fence)>,
