@@ -233,6 +233,9 @@ impl WorkerState {
             }),
             Action::RaiseLongestTtl(_) => unreachable!("the turn has taken it out"),
             Action::WantEpoch(cell) => self.order(Order::RaiseEpoch(cell)),
+            Action::Peer { .. } | Action::PeerBroken(_) | Action::Synced { .. } => {
+                unreachable!("a cluster of one has no peers: {action:?}")
+            }
         }
     }
 

@@ -560,6 +560,9 @@ impl Node {
                 self.control(hub, Control::TtlAsked { worker, ttl, by });
             }
             Action::WantEpoch(cell) => self.control(hub, Control::EpochAsked(cell)),
+            Action::Peer { .. } | Action::PeerBroken(_) | Action::Synced { .. } => {
+                unreachable!("no cell has a copy: {action:?}")
+            }
         }
     }
 

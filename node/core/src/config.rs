@@ -29,8 +29,8 @@ pub struct Config {
     pub longest_ttl: Duration,
     /// When leases of an earlier life have surely ended; `None` if there are none.
     pub opens_at: Option<Time>,
-    /// Random numbers that only the cluster's nodes know: with them nobody can choose keys so that
-    /// others' are harder to find.
+    /// Random numbers that only the cluster's nodes know, and all of these: with them nobody can
+    /// choose keys so that others' are harder to find, and copies find keys by their owner's tags.
     pub tag_secret: [u64; 4],
     /// Whose lease that is, for people; empty if nobody's in particular.
     pub grace_for: String,

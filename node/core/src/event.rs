@@ -1,19 +1,31 @@
 //! The border of the core: what may happen to it, and what it may ask of the world. Both are
 //! closed and printable; there is no other way in or out.
 
-use lockring_proto::{Hello, HelloReply, Namespace, Push, Reply, Request};
-use lockring_ring::{CellId, Epoch, RingVersion};
+use lockring_proto::{Hello, HelloReply, Namespace, Push, Reply, Request, Time};
+use lockring_ring::{AttachId, BootId, CellId, Epoch, Membership, NodeId, RingVersion};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One connection of a client to this worker, numbered by the shell and never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(pub u64);
 
 /// A link, as the shell names it in its events: where it is. The core compares the connection, so
 /// that a stale one is harmless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkIndex(pub u32);
+
+/// A worker of another node, in one life of its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerWorker {
+    /// The node.
+    pub node: NodeId,
+    /// The life of its process.
+    pub boot: BootId,
+    /// Which of its workers.
+    pub worker: u16,
+}
 
 /// What an identity may do; each role includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +101,8 @@ pub enum Event<'a> {
         /// The version of the ring that says so.
         version: RingVersion,
     },
+    /// Something that the other nodes do.
+    Cluster(ClusterEvent<'a>),
     /// The node stops: no new claims.
     Drain,
     /// The node's memory is used up, or not any more: while it is, new sessions, holds and claims
@@ -103,6 +117,43 @@ pub enum Event<'a> {
         /// The position, below [`crate::Machine::cells`].
         from: u32,
     },
+}
+
+/// What happens to a worker as one of a cluster.
+#[derive(Clone, Copy, Debug)]
+pub enum ClusterEvent<'a> {
+    /// A node of the cluster runs this many workers, in this life of its process. Told before any
+    /// cell has a copy there.
+    Node {
+        /// The node.
+        node: NodeId,
+        /// Its life.
+        boot: BootId,
+        /// Workers, a power of two.
+        workers: u16,
+    },
+    /// Entries of the control log have changed who owns and copies these cells.
+    Memberships {
+        /// What they are now.
+        changed: &'a [(CellId, Membership)],
+        /// The version of the ring with it.
+        version: RingVersion,
+    },
+    /// Until then the node may answer.
+    Lease(Time),
+    /// A connection to a peer stands. What was sent on another before may not have come.
+    PeerConnected(PeerWorker),
+    /// There is no connection to a peer.
+    PeerLost(PeerWorker),
+    /// A peer says something.
+    Peer {
+        /// The peer.
+        peer: PeerWorker,
+        /// What.
+        bytes: &'a [u8],
+    },
+    /// A turn of the worker is over: what it has for its peers is sent.
+    Flush,
 }
 
 /// What the core asks of the world. Nearly all of it is replies, so that what is rare and large is
@@ -155,6 +206,24 @@ pub enum Action {
     },
     /// Make the longest TTL durable at no less than this, then say [`Event::LongestTtl`].
     RaiseLongestTtl(Duration),
+    /// Tell a peer something, in the order of these actions.
+    Peer {
+        /// The peer.
+        peer: PeerWorker,
+        /// What.
+        bytes: Arc<Vec<u8>>,
+    },
+    /// A peer says what no node of this version says: the connection to it is to end.
+    PeerBroken(PeerWorker),
+    /// A learner has all that its owner has answered by.
+    Synced {
+        /// The cell.
+        cell: CellId,
+        /// Under this epoch.
+        epoch: Epoch,
+        /// By this attachment.
+        attach: AttachId,
+    },
     /// A cell's counter is half used up: have its epoch raised, then say [`Event::EpochRaised`].
     WantEpoch(CellId),
 }

@@ -37,7 +37,9 @@ mod worker;
 
 pub use amounts::Amounts;
 pub use config::{Config, Limits};
-pub use event::{Access, Action, CloseReason, ConnId, Event, Identity, LinkIndex};
+pub use event::{
+    Access, Action, CloseReason, ClusterEvent, ConnId, Event, Identity, LinkIndex, PeerWorker,
+};
 pub use lockring_proto::Time;
 pub use machine::{Machine, SHRINK_SLICE};
 #[cfg(any(test, feature = "testing"))]

@@ -2,18 +2,19 @@
 
 use crate::cells::Role;
 use crate::cells::standing::Standing;
-use crate::cells::{Cells, queues::Queues};
+use crate::cells::{Cells, Copies, Rounds, queues::Queues};
 use crate::config::Config;
 use crate::event::{Action, Event};
 use crate::links::Links;
 use crate::locks::{CellIndex, LINKS_MAX, Locks, Planned, THIN_MAX};
 use crate::requests::list::{self, SessionRow, Wanted};
-use crate::requests::{hello, requests, tick};
+use crate::requests::{hello, peers, requests, tick};
 use crate::stats::Stats;
 use crate::turn::{TURN_PRICE_MIN, Turn};
 use crate::worker::Worker;
 use lockring_proto::{ListCursor, ListedLock, Push, Time};
-use lockring_ring::{CellId, Epoch, RingVersion};
+use lockring_ring::{BootId, CellId, Epoch, RingVersion};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How many cells' tables are shrunk in one go.
@@ -23,6 +24,8 @@ pub const SHRINK_SLICE: u32 = 512;
 #[derive(Clone)]
 pub struct Machine {
     pub(crate) worker: Worker,
+    /// What answers wait for.
+    pub(crate) rounds: Rounds,
     /// Kept for its memory.
     plan: Vec<Planned>,
     /// Links from here on are still to be told that the node stops.
@@ -58,6 +61,8 @@ impl Machine {
             locks: Locks::new(&config, &standing),
             links: Links::new(&config, now),
             cells: Cells::default(),
+            copies: Copies::new(&config),
+            peers: BTreeMap::new(),
             queues: Queues::default(),
             stats: Stats::default(),
             #[cfg(any(test, feature = "testing"))]
@@ -73,7 +78,8 @@ impl Machine {
                 worker.cells.recover(cell, standing, opens_at);
             }
         }
-        Self { worker, plan: Vec::new(), telling_drain: None }
+        let rounds = Rounds::new(BootId(worker.config.boot));
+        Self { worker, rounds, plan: Vec::new(), telling_drain: None }
     }
 
     /// Takes in one event and appends every effect to `out`. `now` never goes back.
@@ -82,9 +88,9 @@ impl Machine {
     /// The rest is to be given again, before anything else of that connection and after everybody
     /// else had a turn. What was not taken may have been worked on: each turn goes further.
     pub fn handle(&mut self, now: Time, event: Event<'_>, out: &mut Vec<Action>) -> usize {
-        let Self { worker, plan, .. } = self;
+        let Self { worker, rounds, plan, telling_drain } = self;
         worker.stats.stalls += u64::from(worker.links.observe(now));
-        let turn = &mut Turn::new(now, worker.version, &worker.config.limits, out);
+        let turn = &mut Turn::new(now, worker.version, &worker.config.limits, rounds, out);
         let mut taken = 0;
         match event {
             Event::Opened { conn, identity, hello } => {
@@ -93,24 +99,27 @@ impl Machine {
             Event::Requests { conn, link, requests: batch } => {
                 taken = requests(worker, turn, plan, (conn, link), batch);
             }
-            Event::Closed { conn, link } => hello::closed(worker, conn, link),
+            Event::Closed { conn, link } => hello::closed(worker, turn, conn, link),
             Event::Tick => {
                 tick::tick(worker, turn, plan);
-                self.tell_drain(turn);
+                tell_drain(worker, turn, telling_drain);
             }
             Event::LongestTtl(ttl) => hello::longest_ttl_is(worker, turn, ttl),
             Event::TtlFailed(why) => hello::ttl_failed(worker, turn, why),
-            Event::EpochRaised { cell, epoch, version } => self.epoch_raised(cell, epoch, version),
+            Event::EpochRaised { cell, epoch, version } => {
+                epoch_raised(worker, cell, epoch, version);
+            }
+            Event::Cluster(event) => peers::happened(worker, turn, event),
             Event::Drain => {
                 worker.draining = true;
-                self.telling_drain = Some(0);
-                self.tell_drain(turn);
+                *telling_drain = Some(0);
+                tell_drain(worker, turn, telling_drain);
             }
             Event::Memory { full } => worker.links.set_memory_full(full),
             Event::Shrink { from } => worker.locks.give_back(from, SHRINK_SLICE),
         }
-        self.worker.settle_accounts();
-        for cell in self.worker.cells.unsaid() {
+        worker.settle_accounts();
+        for cell in worker.cells.unsaid() {
             turn.act(Action::WantEpoch(cell));
         }
         taken
@@ -119,7 +128,8 @@ impl Machine {
     /// When [`Event::Tick`] is due at the latest; `None` while nothing can happen by itself.
     pub fn next_deadline(&self) -> Option<Time> {
         let Worker { links, queues, cells, config, .. } = &self.worker;
-        if links.leases_are_due() || queues.are_due() || self.telling_drain.is_some() {
+        let is_busy = queues.are_due() || self.rounds.are_due() || self.telling_drain.is_some();
+        if links.leases_are_due() || is_busy {
             return Some(links.last_seen());
         }
         let opens = cells.opens_at().filter(|_| queues.has_parked());
@@ -162,9 +172,16 @@ impl Machine {
         self.worker.version
     }
 
-    /// The longest TTL of any session that can still be believed here; zero without any.
+    /// Whether a peer has so much before it that no requests are taken until it has acknowledged
+    /// some.
+    pub fn is_full(&self) -> bool {
+        self.rounds.are_full()
+    }
+
+    /// The longest TTL of any session that can still be believed here, or of which a copy has
+    /// something; zero without any.
     pub fn longest_ttl_in_use(&self) -> Duration {
-        self.worker.links.longest_ttl_in_use()
+        self.worker.links.longest_ttl_in_use().max(self.worker.copies.longest_ttl())
     }
 
     /// A page of the keys in use of every namespace, each with its namespace, for an operator's
@@ -192,27 +209,27 @@ impl Machine {
     ) -> (Vec<SessionRow>, Option<u32>) {
         list::sessions(&self.worker, now, from, rows)
     }
+}
 
-    fn epoch_raised(&mut self, cell: CellId, epoch: Epoch, version: RingVersion) {
-        let Worker { locks, cells, queues, version: known, .. } = &mut self.worker;
-        *known = version.max(*known);
-        let Some(cell) = locks.layout().find(cell) else { return };
-        let raised = cells.raise(cell, locks.standing_mut(cell), epoch, version);
-        // Who waits for it is served by the next ticks; where it recovers, as it opens.
-        if raised && cells.role(cell) == Role::Serving {
-            queues.raised(cell);
-        }
+fn epoch_raised(worker: &mut Worker, cell: CellId, epoch: Epoch, version: RingVersion) {
+    let Worker { locks, cells, queues, version: known, .. } = worker;
+    *known = version.max(*known);
+    let Some(cell) = locks.layout().find(cell) else { return };
+    let raised = cells.raise(cell, locks.standing_mut(cell), epoch, version);
+    // Who waits for it is served by the next ticks; where it recovers, as it opens.
+    if raised && cells.role(cell) == Role::Serving {
+        queues.raised(cell);
     }
+}
 
-    /// Tells a slice of the links that the node stops.
-    fn tell_drain(&mut self, turn: &mut Turn<'_>) {
-        for _ in 0..turn.slice() {
-            let Some(from) = self.telling_drain else { return };
-            let link = self.worker.links.next_position(from);
-            self.telling_drain = link.map(|link| link.0 + 1);
-            if let Some(conn) = link.and_then(|link| self.worker.links.conn(link)) {
-                turn.push(conn, Push::Draining);
-            }
+/// Tells a slice of the links that the node stops.
+fn tell_drain(worker: &Worker, turn: &mut Turn<'_>, telling: &mut Option<u32>) {
+    for _ in 0..turn.slice() {
+        let Some(from) = *telling else { return };
+        let link = worker.links.next_position(from);
+        *telling = link.map(|link| link.0 + 1);
+        if let Some(conn) = link.and_then(|link| worker.links.conn(link)) {
+            turn.push(conn, Push::Draining);
         }
     }
 }

@@ -48,6 +48,22 @@ pub enum Mutant {
     NamespaceIgnored,
     /// The stream of ops forgets that a claim is shared.
     OpForgetsMode,
+    /// An answer leaves before the copies of its cell have acknowledged it.
+    AnswerBeforeRound,
+    /// An answer leaves when one of two copies has acknowledged it.
+    OneOfTwoCopies,
+    /// An answer leaves though the node's lease is over.
+    AnswerPastLease,
+    /// A copy looks at its attachment alone, and takes what the owner of an older epoch sends.
+    AcksOldEpoch,
+    /// A node takes for its own what its process before was.
+    BootIdIgnored,
+    /// A copy that has as many ops of another epoch is taken to be equal.
+    CountersCompared,
+    /// An op that comes twice is carried out twice.
+    OpTwice,
+    /// Who is inherited gets no more time than its TTL.
+    InheritedWithoutNodeLease,
     /// A retry makes its claim young again, and no op says so.
     ChangeBesideTheDoor,
 }

@@ -29,6 +29,14 @@ pub struct Stats {
     pub dead_waiters: u64,
     /// Copies of a request that found the hold or waiter of the first.
     pub retries: u64,
+    /// Holds that came with a cell of another owner.
+    pub holds_moved_in: u64,
+    /// Waiters that came so.
+    pub waiters_moved_in: u64,
+    /// Holds that went with a cell to another owner.
+    pub holds_moved_out: u64,
+    /// Waiters that went so.
+    pub waiters_moved_out: u64,
     /// Requests for a cell owned elsewhere, or anew.
     pub moved: u64,
     /// Claims that did not want to wait.
@@ -64,6 +72,20 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// What came with a cell of another owner.
+    pub(crate) fn moved_in(&mut self, change: &Change<'_>) {
+        match change {
+            Change::Queued { .. } => {
+                self.waiters += 1;
+                self.waiters_moved_in += 1;
+            }
+            _ => {
+                self.holds += 1;
+                self.holds_moved_in += 1;
+            }
+        }
+    }
+
     /// What a change of a cell means for the counters.
     #[inline(always)]
     pub(crate) fn count(&mut self, change: &Change<'_>) {
@@ -86,6 +108,7 @@ impl Stats {
                         self.orphans += 1;
                         self.releases += 1;
                     }
+                    Ending::CellLeft => self.holds_moved_out += 1,
                 }
             }
             Change::Queued { .. } => {
@@ -98,6 +121,7 @@ impl Stats {
                     Leaving::Cancelled => self.cancelled_waiters += 1,
                     Leaving::TimedOut => self.timeouts += 1,
                     Leaving::Dead => self.dead_waiters += 1,
+                    Leaving::CellLeft => self.waiters_moved_out += 1,
                 }
             }
         }

@@ -2,9 +2,11 @@
 //! longer than a slice before everybody else had a turn: requests are charged by what they make the
 //! worker do, in units of about what an acquire or a release costs.
 
+use crate::cells::{Rounds, Shows};
 use crate::config::Limits;
-use crate::event::{Action, CloseReason, ConnId, push_reply};
-use crate::locks::CellIndex;
+use crate::event::{Action, CloseReason, ConnId, LinkIndex, push_reply};
+use crate::links::Links;
+use crate::locks::{Death, Locks, Op, Spot};
 use lockring_proto::{Push, Reply, Request, Time, limits};
 use lockring_ring::RingVersion;
 use std::time::Duration;
@@ -58,17 +60,6 @@ pub(crate) fn price(request: &Request<'_>) -> u32 {
     }
 }
 
-/// What an answer lets its reader conclude, and so what a copy has to have before it leaves.
-#[derive(Clone, Copy)]
-pub(crate) enum Shows {
-    /// The state of a cell.
-    Cell(#[expect(dead_code, reason = "without copies no answer waits")] CellIndex),
-    /// The state of all cells in which the link has something.
-    Link,
-    /// Nothing of any cell that is more than a hint.
-    Nothing,
-}
-
 /// One turn.
 pub(crate) struct Turn<'a> {
     pub(crate) now: Time,
@@ -80,6 +71,9 @@ pub(crate) struct Turn<'a> {
     /// What the requests of a connection may cost, and what a part of a tick may.
     turn_price: u32,
     slice: u32,
+    /// Answers may have to wait.
+    withholds: bool,
+    rounds: &'a mut Rounds,
     out: &'a mut Vec<Action>,
 }
 
@@ -88,11 +82,25 @@ impl<'a> Turn<'a> {
         now: Time,
         version: RingVersion,
         limits: &Limits,
+        rounds: &'a mut Rounds,
         out: &'a mut Vec<Action>,
     ) -> Self {
         let Limits { turn_price, expiry_slice: slice, .. } = *limits;
-        let at = now.since(Time(0));
-        Self { now, at, version: version.0, spent: 0, turn_price, slice, out }
+        let (at, version) = (now.since(Time(0)), version.0);
+        let withholds = rounds.withhold(now);
+        Self { now, at, version, spent: 0, turn_price, slice, withholds, rounds, out }
+    }
+
+    /// Whether a peer has so much before it that nothing new is taken on.
+    #[inline(always)]
+    pub(crate) fn rounds_are_full(&self) -> bool {
+        self.withholds && self.rounds.are_full()
+    }
+
+    /// What answers wait for, and the actions. Whoever changes it has answers look at it anew.
+    pub(crate) fn rounds(&mut self) -> (&mut Rounds, &mut Vec<Action>) {
+        self.withholds = true;
+        (self.rounds, self.out)
     }
 
     /// Adds to what the turn has cost.
@@ -128,8 +136,30 @@ impl<'a> Turn<'a> {
 
     /// Answers a request. Every answer leaves here.
     #[inline(always)]
-    pub(crate) fn answer(&mut self, conn: ConnId, _shows: Shows, reply: impl FnOnce() -> Reply) {
-        push_reply(self.out, conn, reply);
+    pub(crate) fn answer(&mut self, conn: ConnId, shows: Shows, reply: impl FnOnce() -> Reply) {
+        if self.withholds {
+            self.rounds.answer(self.now, (conn, shows), reply(), self.out);
+        } else {
+            push_reply(self.out, conn, reply);
+        }
+    }
+
+    /// Tells copies of an op that is about to be carried out.
+    #[inline(always)]
+    pub(crate) fn tell(&mut self, links: &Links, locks: &Locks, spot: Spot, op: &Op<'_>) {
+        if self.withholds {
+            self.rounds.tell((links, locks), self.at, (spot.cell(), spot.tag()), op);
+        }
+    }
+
+    /// Tells copies that a link is dead, if they know it.
+    pub(crate) fn link_died(&mut self, link: LinkIndex, number: u64, death: Death) {
+        self.rounds.link_died(link, number, death);
+    }
+
+    /// Tells copies that a link will not be named again.
+    pub(crate) fn link_gone(&mut self, link: LinkIndex, number: u64) {
+        self.rounds.link_gone(link, number);
     }
 
     /// Tells a client something unasked.

@@ -1,8 +1,8 @@
 //! The parts of a worker, and what connects them: an op is numbered, counted, applied, and heard of
 //! by whoever keeps something about what it changes.
 
-use crate::cells::Cells;
 use crate::cells::queues::Queues;
+use crate::cells::{Cells, Copies};
 use crate::config::Config;
 use crate::event::{CloseReason, LinkIndex};
 use crate::links::Links;
@@ -11,7 +11,8 @@ use crate::mutant::mutant;
 use crate::stats::Stats;
 use crate::turn::Turn;
 use lockring_proto::Fence;
-use lockring_ring::RingVersion;
+use lockring_ring::{BootId, NodeId, RingVersion};
+use std::collections::BTreeMap;
 
 /// What a machine is made of. Each part keeps its fields to itself; requests decide by what they
 /// show, and change them by what they offer.
@@ -25,6 +26,9 @@ pub(crate) struct Worker {
     pub(crate) locks: Locks,
     pub(crate) links: Links,
     pub(crate) cells: Cells,
+    pub(crate) copies: Copies,
+    /// Workers of each node of the cluster, by life.
+    pub(crate) peers: BTreeMap<(NodeId, BootId), u16>,
     pub(crate) queues: Queues,
     pub(crate) stats: Stats,
     #[cfg(any(test, feature = "testing"))]
@@ -35,11 +39,12 @@ impl Worker {
     /// Carries out a decision about a cell, under its next number: everything that changes with it
     /// does so here.
     #[inline(always)]
-    pub(crate) fn emit(&mut self, spot: Spot, op: Op<'_>) {
+    pub(crate) fn emit(&mut self, turn: &mut Turn<'_>, spot: Spot, op: Op<'_>) {
         if op.number.counter() >= Fence::COUNTER_BUMP {
             self.want_epoch(spot, op.number);
         }
         self.stats.count(&op.change);
+        turn.tell(&self.links, &self.locks, spot, &op);
         if let Some(turned) = self.locks.apply(spot, &op) {
             self.links.gather_turned(self.locks.hold_id(spot.cell(), turned.fence), &turned);
         }
@@ -47,8 +52,8 @@ impl Worker {
 
     /// The same, where it is not worth a copy of the code.
     #[inline(never)]
-    pub(crate) fn emit_rare(&mut self, spot: Spot, op: Op<'_>) {
-        self.emit(spot, op);
+    pub(crate) fn emit_rare(&mut self, turn: &mut Turn<'_>, spot: Spot, op: Op<'_>) {
+        self.emit(turn, spot, op);
     }
 
     /// An epoch is half used up. What is numbered past its end is none of it.
@@ -65,9 +70,10 @@ impl Worker {
     }
 
     /// A link is unknown from now on, and its holds and waiters will be freed.
-    pub(crate) fn end_link(&mut self, link: LinkIndex, death: Death) {
+    pub(crate) fn end_link(&mut self, turn: &mut Turn<'_>, link: LinkIndex, death: Death) {
         self.stats.expired_links += u64::from(death == Death::Expired);
         self.locks.apply_link(link, LinkRecord::Dead(death));
+        turn.link_died(link, self.locks.number_of(link), death);
         self.links.begin_dying(link);
     }
 
@@ -80,7 +86,7 @@ impl Worker {
             self.links.take_conn(link);
         }
         self.hang_up(turn, link, CloseReason::Expired);
-        self.end_link(link, Death::Expired);
+        self.end_link(turn, link, Death::Expired);
     }
 
     /// Closes the connection of a link, if it has one.

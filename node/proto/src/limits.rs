@@ -59,6 +59,9 @@ pub const DRIFT_DIVISOR: u32 = 100;
 /// the clock and sending, and between the end of a lease and its being noticed.
 pub const BELIEF_MARGIN: Duration = Duration::from_millis(50);
 
+/// How long a node may answer without the control log.
+pub const NODE_LEASE: Duration = Duration::from_secs(3);
+
 /// The TTL as the believer may count it from its send: 1 % and [`BELIEF_MARGIN`] less.
 pub fn believed(ttl: Duration) -> Duration {
     (ttl - ttl / DRIFT_DIVISOR).saturating_sub(BELIEF_MARGIN)

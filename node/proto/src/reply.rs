@@ -143,6 +143,31 @@ pub enum Reply {
     },
 }
 
+impl Reply {
+    /// The id of the request that it answers.
+    pub fn id(&self) -> u64 {
+        match *self {
+            Self::Granted { id, .. }
+            | Self::Released { id, .. }
+            | Self::Queued { id, .. }
+            | Self::Busy { id, .. }
+            | Self::TimedOut { id, .. }
+            | Self::Cancelled { id, .. }
+            | Self::NotHeld { id, .. }
+            | Self::Moved { id, .. }
+            | Self::Refused { id, .. }
+            | Self::Renewed { id, .. }
+            | Self::Compared { id, .. }
+            | Self::Ring { id, .. }
+            | Self::Inspected { id, .. }
+            | Self::Listed { id, .. }
+            | Self::Forced { id, .. }
+            | Self::Goodbye { id }
+            | Self::Confirmed { id, .. } => id,
+        }
+    }
+}
+
 /// Why a claim could not be granted at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum BlockedReason {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Serving -- recover(opens_at) --> Recovering -- serve() --> Serving
-//! Serving -- leave() --> None
+//! Serving, Recovering -- leave() --> None -- enter() --> Serving
 //! ```
 //! Whatever is not served has a standing that lets no request through, so that only those who are
 //! stopped there ask for the role.
@@ -61,14 +61,34 @@ impl Cells {
         place.map_or(Role::None, |place| self.role(place.cell))
     }
 
+    /// A cell of another is served from now on.
+    pub(crate) fn enter(
+        &mut self,
+        cell: CellIndex,
+        standing: &mut Standing,
+        epoch: Epoch,
+        since: RingVersion,
+    ) {
+        let before = self.withheld.remove(&cell);
+        assert!(before.is_some_and(|it| it.opens_at.is_none()), "{cell:?} is served");
+        if epoch > standing.epoch() {
+            standing.raise(epoch);
+        }
+        standing.serve(since);
+    }
+
     /// A served cell recovers.
     pub(crate) fn recover(&mut self, cell: CellIndex, standing: &mut Standing, opens_at: Time) {
         self.withhold(cell, standing, Some(opens_at));
         self.opening.insert((opens_at, cell));
     }
 
-    /// A served cell is another node's.
+    /// A cell is another node's.
     pub(crate) fn leave(&mut self, cell: CellIndex, standing: &mut Standing) {
+        if let Role::Recovering { .. } = self.role(cell) {
+            self.serve(cell, standing);
+        }
+        self.wanted.remove(&cell);
         self.withhold(cell, standing, None);
     }
 

@@ -7,6 +7,7 @@ mod audit;
 mod compare;
 mod dying;
 mod hello;
+mod inherit;
 mod lease;
 
 pub(crate) use accounts::Books;
@@ -16,6 +17,7 @@ pub(crate) use hello::{Arrival, refusal};
 pub(crate) use lease::Due;
 
 use crate::amounts::Amounts;
+use crate::cells::LinkNews;
 use crate::config::{Config, Limits};
 use crate::event::{Access, ConnId, LinkIndex};
 use crate::locks::slab::{Slab, SlabValue};
@@ -157,6 +159,19 @@ impl Links {
 
     pub(crate) fn len(&self) -> u32 {
         self.links.len()
+    }
+
+    /// Who a link is, for a copy.
+    pub(crate) fn news(&self, link: LinkIndex, number: u64) -> LinkNews<'_> {
+        let Link { who, lease, .. } = self.links.get(link);
+        LinkNews {
+            number,
+            session: who.session,
+            ttl: lease.ttl,
+            namespace: self.books.namespace_name(who.holder.namespace),
+            name: &who.name,
+            label: &who.label,
+        }
     }
 
     pub(crate) fn who(&self, link: LinkIndex) -> &Who {

@@ -232,7 +232,6 @@ impl Locks {
         let since = record.since(instant(now));
         let key = record.inline_key().expect("a thin record has a short key");
         let holdings = self.holdings.get_mut(link);
-        assert!(!holdings.dead, "{link:?} is dead and comes to hold more");
         let rich = Rich::new(key, holdings.namespace, Claim::EXCLUSIVE);
         holdings.thin.remove(&mut self.records, index);
         let rich = self.riches.insert(rich);

@@ -1,12 +1,12 @@
 //! The inner invariants of the locks, each looked at from the outside in, and their state in a few
 //! bits.
 
-use super::record::{EntryIndex, Kind, RecordIndex, Shape, Thin};
+use super::record::{EntryIndex, RecordIndex, Shape, Thin};
 use super::slab::Index as _;
-use super::{CellIndex, Locks, Spot, claim_bytes};
+use super::{CellIndex, Locks, claim_bytes};
 use crate::event::LinkIndex;
 use crate::testing::same;
-use lockring_proto::{Claim, Digest, Fence, Time};
+use lockring_proto::{Digest, Fence, Time};
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
@@ -48,7 +48,9 @@ impl Locks {
     /// All keys in use.
     pub(crate) fn keys(&self) -> impl Iterator<Item = (CellIndex, RecordIndex)> + '_ {
         let cells = (0..).map(CellIndex).zip(&self.cells);
-        cells.flat_map(|(at, cell)| cell.table.iter().map(move |index| (at, RecordIndex(index))))
+        cells.flat_map(|(at, cell)| {
+            cell.table.iter().map(move |(_, index)| (at, RecordIndex(index)))
+        })
     }
 
     /// Looks at everything.
@@ -94,7 +96,7 @@ impl Locks {
         counted.riches += 1;
         let bytes = claim_bytes(self.key(record));
         let (mut holders, mut waiters, mut last) = (0, 0, Fence(0));
-        for entry in self.chain(rich.holders.head) {
+        for entry in self.indexes(rich.holders.head) {
             let fence = self.entries.get(entry).fence.ok_or("a holder without a fence")?;
             if fence <= last {
                 return Err(format!("holders out of order: {last} before {fence}"));
@@ -104,7 +106,7 @@ impl Locks {
             its.0.add(self.hold_id(cell, fence));
             its.3 += bytes;
         }
-        for entry in self.chain(rich.waiters.head) {
+        for entry in self.indexes(rich.waiters.head) {
             waiters += 1;
             counted.timed += usize::from(self.deadline(entry) != Time::NEVER);
             let its = counted.links.entry(self.entries.get(entry).link).or_default();
@@ -121,7 +123,7 @@ impl Locks {
         Ok(())
     }
 
-    fn chain(&self, head: EntryIndex) -> impl Iterator<Item = EntryIndex> + '_ {
+    fn indexes(&self, head: EntryIndex) -> impl Iterator<Item = EntryIndex> + '_ {
         let exists = |index: &EntryIndex| *index != EntryIndex::NIL;
         std::iter::successors(Some(head).filter(exists), move |&index| {
             Some(self.entries.get(index).queue_next).filter(exists)
@@ -174,27 +176,14 @@ impl Locks {
             Shape::Rich(rich) => {
                 let rich = self.riches.get(rich);
                 rich.held.hash(mix);
-                let holders = self.chain(rich.holders.head);
-                for index in holders.chain(self.chain(rich.waiters.head)) {
+                let holders = self.indexes(rich.holders.head);
+                for index in holders.chain(self.indexes(rich.waiters.head)) {
                     let entry = self.entries.get(index);
                     let by = (number(entry.link), entry.request, entry.claim);
                     (by, entry.fence, entry.since, entry.patience).hash(mix);
                 }
             }
         }
-    }
-
-    /// The hold of a cell with this fence, by the tag of its key.
-    pub(crate) fn find_fence(
-        &self,
-        cell: CellIndex,
-        tag: u32,
-        fence: Fence,
-    ) -> Option<(Spot, LinkIndex)> {
-        let is_it = |index| self.held(RecordIndex(index), fence).is_some();
-        let record = RecordIndex(self.cells[cell.0 as usize].table.find(tag, is_it)?);
-        let (link, _, entry) = self.held(record, fence)?;
-        Some((Spot { cell, tag, record, entry }, link))
     }
 
     /// The request that made the hold of a key with this fence.
@@ -206,15 +195,6 @@ impl Locks {
                 self.entries.get(entry).request
             }
         }
-    }
-
-    /// Whether a claim is of the kind of a key.
-    pub(crate) fn can_take(&self, record: RecordIndex, claim: Claim) -> bool {
-        self.kind(record) == Kind::of(claim)
-    }
-
-    pub(crate) fn number_of(&self, link: LinkIndex) -> u64 {
-        self.holdings.get(link).number
     }
 
     /// Slots of all slabs that have memory.

@@ -106,6 +106,11 @@ impl Spot {
     }
 
     #[inline(always)]
+    pub(crate) fn tag(self) -> u32 {
+        self.tag
+    }
+
+    #[inline(always)]
     pub(crate) fn record(self) -> RecordIndex {
         self.record
     }

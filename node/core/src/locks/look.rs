@@ -24,6 +24,11 @@ impl Locks {
         self.holdings.get(link).namespace
     }
 
+    /// Its number among all links that this worker ever had.
+    pub(crate) fn number_of(&self, link: LinkIndex) -> u64 {
+        self.holdings.get(link).number
+    }
+
     /// What its keys are hashed with.
     pub(crate) fn seed_of(&self, link: LinkIndex) -> NamespaceSeed {
         self.seeds[usize::from(self.namespace_of(link))]

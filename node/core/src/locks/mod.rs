@@ -12,6 +12,8 @@ mod holds;
 mod look;
 mod op;
 mod record;
+mod relink;
+mod replay;
 mod secret;
 pub(crate) mod slab;
 mod stream;
@@ -26,6 +28,7 @@ pub use op::{Death, Ending, Leaving};
 pub(crate) use record::{
     Entry, EntryIndex, INLINE_KEY, Kind, LINKS_MAX, RecordIndex, Shape, THIN_MAX, Thin,
 };
+pub(crate) use replay::Unfit;
 #[cfg(any(test, feature = "testing"))]
 pub use stream::{Note, Noted, NotedSource};
 pub(crate) use touch::Planned;
@@ -64,10 +67,6 @@ pub(crate) struct Holdings {
     /// Bytes of its rich holds and waiters.
     rich_bytes: u64,
     /// Its definition's.
-    #[cfg_attr(
-        not(any(test, feature = "testing")),
-        expect(dead_code, reason = "nobody hears the stream of a normal build")
-    )]
     number: u64,
     next_free: u32,
 }

@@ -57,6 +57,17 @@ pub enum Ending {
     Forced,
     /// A compare has found that no client knows it.
     Orphan,
+    /// It is still held, but its cell is not this worker's any more.
+    CellLeft,
+}
+
+impl Ending {
+    /// The one with this number, as peers send it.
+    pub(crate) fn of_code(code: u8) -> Option<Self> {
+        const ALL: [Ending; 5] =
+            [Ending::Released, Ending::Expired, Ending::Forced, Ending::Orphan, Ending::CellLeft];
+        ALL.into_iter().find(|&ending| ending as u8 == code)
+    }
 }
 
 /// Why a queued claim goes without a grant.
@@ -68,6 +79,17 @@ pub enum Leaving {
     TimedOut,
     /// Its link died, or nobody would hear of its grant.
     Dead,
+    /// It still waits, but its cell is not this worker's any more.
+    CellLeft,
+}
+
+impl Leaving {
+    /// The one with this number, as peers send it.
+    pub(crate) fn of_code(code: u8) -> Option<Self> {
+        const ALL: [Leaving; 4] =
+            [Leaving::Cancelled, Leaving::TimedOut, Leaving::Dead, Leaving::CellLeft];
+        ALL.into_iter().find(|&leaving| leaving as u8 == code)
+    }
 }
 
 /// Why a link dies.

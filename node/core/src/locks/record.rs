@@ -177,6 +177,13 @@ impl Record {
         self.inline_key().is_some_and(<[u8]>::is_empty)
     }
 
+    /// A thin hold goes on as that of another link.
+    pub(crate) fn make_others(&mut self, thin: Thin) {
+        let since = self.since;
+        self.make_thin(thin, Duration::ZERO);
+        self.since = since;
+    }
+
     /// When a thin hold began, to the second, seen from `now`.
     pub(crate) fn since(&self, now: Time) -> Time {
         const WRAP: u64 = 1 << 24;

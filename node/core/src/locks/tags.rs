@@ -24,9 +24,8 @@ impl Tags {
         self.0.len()
     }
 
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        self.0.iter().map(|slot| slot.index)
+    fn iter(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.0.iter().map(|slot| (slot.tag, slot.index))
     }
 
     /// The index that `is_it` recognises.
@@ -111,8 +110,7 @@ impl Index {
         self.0.iter().map(Tags::len).sum()
     }
 
-    #[cfg(any(test, feature = "testing"))]
-    fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+    fn iter(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         self.0.iter().flat_map(Tags::iter)
     }
 
@@ -164,8 +162,8 @@ impl CellTable {
         self.first.len() + self.rest.as_ref().map_or(0, |rest| rest.len)
     }
 
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+    /// Every tag with its index.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.parts.iter()))
     }
 
@@ -264,8 +262,9 @@ mod tests {
             assert_eq!(table.len(), model.len());
             assert_eq!(table.rest.is_some(), table.rest.as_ref().is_some_and(|rest| rest.len > 0));
         }
-        let mut all: Vec<u32> = table.iter().collect();
+        let mut all: Vec<u32> = table.iter().map(|(_, number)| number).collect();
         all.sort_unstable();
+        assert!(table.iter().all(|(tag, number)| model[&number] == tag));
         assert_eq!(all, model.into_keys().collect::<Vec<_>>());
         assert!(split > 1000 && table.first.0.capacity() <= 2 * SPLIT);
     }

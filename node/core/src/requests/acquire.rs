@@ -86,7 +86,7 @@ fn acquire_free(worker: &mut Worker, turn: &mut Turn<'_>, request: &AcquireReque
     let (link, request, since) = (context.link, context.id, turn.at);
     let source = Source::Asked { key, claim: Claim::EXCLUSIVE };
     let change = Change::Granted { link, request, source, since };
-    worker.emit(Spot::free(place), Op { number: fence, change });
+    worker.emit(turn, Spot::free(place), Op { number: fence, change });
     reply_granted(turn, context, place, fence);
 }
 
@@ -180,7 +180,7 @@ fn grant_now(worker: &mut Worker, turn: &mut Turn<'_>, request: &AcquireRequest<
     let (link, request, since) = (context.link, context.id, turn.at);
     let source = Source::Asked { key, claim };
     let change = Change::Granted { link, request, source, since };
-    worker.emit_rare(spot, Op { number: fence, change });
+    worker.emit_rare(turn, spot, Op { number: fence, change });
     let entry = worker.locks.last_entry(link).expect("a hold was made");
     worker.locks.answer_on(entry, context.conn);
     reply_granted(turn, context, place, fence);
@@ -231,7 +231,7 @@ fn enqueue(
     let spot = record.map_or(Spot::free(place), |record| Spot::used(place, record));
     let number = worker.locks.next_number(place.cell);
     let change = Change::Queued { link, request, key, claim, since, patience };
-    worker.emit_rare(spot, Op { number, change });
+    worker.emit_rare(turn, spot, Op { number, change });
     let entry = worker.locks.last_entry(link).expect("a waiter was made");
     worker.locks.answer_on(entry, context.conn);
     worker.queues.wait(worker.locks.deadline(entry), entry);

@@ -1,9 +1,10 @@
 //! Answers that several requests give.
 
 use super::RequestContext;
+use crate::cells::Shows;
 use crate::event::{ConnId, LinkIndex};
 use crate::locks::{CellIndex, Place};
-use crate::turn::{Shows, Turn};
+use crate::turn::Turn;
 use crate::worker::Worker;
 use lockring_proto::{BlockedReason, Fence, Refusal, RefusalKind, Reply};
 

@@ -5,10 +5,11 @@ use super::answer::reply_not_held;
 use super::end::end_hold;
 use super::grant::grant_waiters;
 use super::leave::drop_waiter;
+use crate::cells::Shows;
 use crate::event::LinkIndex;
 use crate::locks::{Ending, Leaving, Place, RecordIndex, Shape, Spot};
 use crate::mutant::mutant;
-use crate::turn::{Shows, Turn};
+use crate::turn::Turn;
 use crate::worker::Worker;
 use lockring_proto::Reply;
 
@@ -55,7 +56,7 @@ fn undo(
     match found.fence {
         Some(fence) => end_hold(worker, turn, spot.entry(entry), fence, Ending::Released),
         None => {
-            drop_waiter(worker, spot, entry, Leaving::Cancelled);
+            drop_waiter(worker, turn, spot, entry, Leaving::Cancelled);
             grant_waiters(worker, turn, spot);
         }
     }

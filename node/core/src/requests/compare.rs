@@ -13,10 +13,11 @@
 use super::answer::refuse;
 use super::end::end_hold;
 use super::{RequestContext, tick};
+use crate::cells::Shows;
 use crate::event::LinkIndex;
 use crate::links::{Comparison, Gather, Held, Part, Step};
 use crate::locks::{Ending, EntryIndex, RecordIndex, Shape, Spot};
-use crate::turn::{PER_GATHERED, PER_ORPHAN, Progress, Shows, Turn};
+use crate::turn::{PER_GATHERED, PER_ORPHAN, Progress, Turn};
 use crate::worker::Worker;
 use lockring_proto::{RefusalKind, Reply, limits};
 

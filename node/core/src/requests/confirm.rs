@@ -2,8 +2,9 @@
 
 use super::RequestContext;
 use super::answer::reply_not_held;
+use crate::cells::Shows;
 use crate::locks::Place;
-use crate::turn::{Shows, Turn};
+use crate::turn::Turn;
 use crate::worker::Worker;
 use lockring_proto::{Fence, Reply};
 

@@ -20,7 +20,7 @@ pub(super) fn end_hold(
         return end_rich_hold(worker, turn, spot, fence, cause);
     }
     let number = worker.locks.next_number(spot.cell());
-    worker.emit(spot, Op { number, change: Change::Ended { fence, cause } });
+    worker.emit(turn, spot, Op { number, change: Change::Ended { fence, cause } });
     worker.queues.freed(spot.cell(), spot.record());
 }
 
@@ -32,6 +32,6 @@ fn end_rich_hold(
     fence: Fence,
     cause: Ending,
 ) {
-    emit_end(worker, spot, Change::Ended { fence, cause });
+    emit_end(worker, turn, spot, Change::Ended { fence, cause });
     grant_waiters(worker, turn, spot);
 }

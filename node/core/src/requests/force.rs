@@ -2,10 +2,11 @@
 
 use super::end::end_hold;
 use super::{Named, RequestContext};
+use crate::cells::Shows;
 use crate::event::ConnId;
 use crate::links::Forcing;
 use crate::locks::{Ending, Place, Spot};
-use crate::turn::{PER_FORCED, Progress, Shows, Turn};
+use crate::turn::{PER_FORCED, Progress, Turn};
 use crate::worker::Worker;
 use lockring_proto::{HoldId, LostReason, Push, Reply, limits};
 

@@ -1,9 +1,10 @@
 //! A session ends here by its own wish.
 
 use super::RequestContext;
+use crate::cells::Shows;
 use crate::event::CloseReason;
 use crate::locks::Death;
-use crate::turn::{Shows, Turn};
+use crate::turn::Turn;
 use crate::worker::Worker;
 use lockring_proto::{Reply, Time};
 
@@ -15,7 +16,7 @@ pub(super) fn goodbye(worker: &mut Worker, turn: &mut Turn<'_>, context: Request
         return leave(worker, turn, context, until);
     }
     worker.links.say_goodbye(context.link, context.conn, context.id);
-    worker.end_link(context.link, Death::Left);
+    worker.end_link(turn, context.link, Death::Left);
 }
 
 /// The process goes, and leaves holds in which the one before it may still believe.

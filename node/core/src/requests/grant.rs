@@ -47,7 +47,7 @@ fn grant_one(worker: &mut Worker, turn: &mut Turn<'_>, spot: Spot) -> Option<Hea
         worker.expire_link(turn, link);
     }
     if dead || worker.links.is_nobodys(link, asked_on) {
-        drop_waiter(worker, spot, head, Leaving::Dead);
+        drop_waiter(worker, turn, spot, head, Leaving::Dead);
         if mutant!(worker, SlipPastExpired) {
             slip_in(worker, turn, spot);
         }
@@ -75,7 +75,7 @@ fn grant_head(worker: &mut Worker, turn: &mut Turn<'_>, spot: Spot, head: EntryI
     let &Entry { link, request, asked_on, .. } = worker.locks.entry(head);
     worker.queues.stop_waiting(worker.locks.deadline(head), head);
     let change = Change::Granted { link, request, source: Source::Queue, since: turn.at };
-    worker.emit_rare(spot.entry(head), Op { number: fence, change });
+    worker.emit_rare(turn, spot.entry(head), Op { number: fence, change });
     let reply = Reply::Granted { id: request, version: turn.version, fence };
     answer_waiter(worker, turn, (link, asked_on), spot.cell(), reply);
     true

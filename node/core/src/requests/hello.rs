@@ -81,19 +81,19 @@ pub(crate) fn ttl_failed(worker: &mut Worker, turn: &mut Turn<'_>, why: &str) {
         let reply = Box::new(refusal(RefusalKind::Unavailable, why));
         turn.act(Action::Refuse { conn, reply });
         if begun_for_this {
-            worker.end_link(link, Death::Left);
+            worker.end_link(turn, link, Death::Left);
         }
     }
 }
 
 /// A connection is gone.
-pub(crate) fn closed(worker: &mut Worker, conn: ConnId, link: LinkIndex) {
+pub(crate) fn closed(worker: &mut Worker, turn: &mut Turn<'_>, conn: ConnId, link: LinkIndex) {
     if !worker.links.is_in_force(conn, link) {
         return;
     }
     worker.links.close(link);
     // There is nothing to keep, whatever its TTL.
     if !worker.locks.was_used(link) {
-        worker.end_link(link, Death::Left);
+        worker.end_link(turn, link, Death::Left);
     }
 }

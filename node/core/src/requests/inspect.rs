@@ -2,9 +2,10 @@
 
 use super::list::tell_holder;
 use super::{Named, RequestContext};
+use crate::cells::Shows;
 use crate::event::Access;
 use crate::locks::{Kind, Place, RecordIndex};
-use crate::turn::{PER_TOLD, Shows, Turn};
+use crate::turn::{PER_TOLD, Turn};
 use crate::worker::Worker;
 use lockring_proto::{Inspection, Reply, WaiterInfo};
 

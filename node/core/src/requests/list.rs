@@ -1,9 +1,10 @@
 //! Pages of keys and of sessions. Advisory: nothing here changes or promises anything.
 
 use super::{RequestContext, namespace_named};
+use crate::cells::Shows;
 use crate::locks::{Holder, RecordIndex};
 use crate::mutant::mutant;
-use crate::turn::{ANSWER_BYTES, LOOKS_PER_PRICE, Shows, Turn};
+use crate::turn::{ANSWER_BYTES, LOOKS_PER_PRICE, Turn};
 use crate::worker::Worker;
 use lockring_proto::{Holder as Told, ListCursor, ListedLock, Listing, Reply, Time, limits};
 use std::time::Duration;

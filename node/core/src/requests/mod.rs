@@ -17,15 +17,17 @@ pub(crate) mod hello;
 mod inspect;
 mod leave;
 pub(crate) mod list;
+mod membership;
+pub(crate) mod peers;
 mod release;
 pub(crate) mod tick;
 
-use crate::cells::Role;
+use crate::cells::{Role, Shows};
 use crate::event::{Access, Action, ConnId, LinkIndex};
 use crate::links::Part;
 use crate::locks::{Place, Planned, RecordIndex};
 use crate::mutant::mutant;
-use crate::turn::{Progress, Shows, Turn, keyed_price, price};
+use crate::turn::{Progress, Turn, keyed_price, price};
 use crate::worker::Worker;
 use acquire::{AcquireRequest, acquire};
 use answer::{refuse, refuse_moved};
@@ -98,6 +100,9 @@ pub(crate) fn requests(
     if !worker.links.is_in_force(conn, link) && !runs_stale(worker, link) {
         worker.stats.stale += requests.len() as u64;
         return requests.len();
+    }
+    if turn.rounds_are_full() {
+        return 0;
     }
     worker.links.renew(turn.now, link);
     worker.links.ran(link);
@@ -206,7 +211,7 @@ fn run_any(
         Request::Renew { id } => {
             let digest = worker.locks.digest(context.link);
             let version = turn.version;
-            turn.answer(context.conn, Shows::Nothing, || Reply::Renewed { id, version, digest });
+            turn.answer(context.conn, Shows::Lease, || Reply::Renewed { id, version, digest });
         }
         Request::Compare { upto, after, through, ref holds, .. } => {
             let part = Part { upto, after, through, holds };

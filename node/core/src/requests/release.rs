@@ -3,9 +3,10 @@
 use super::RequestContext;
 use super::answer::reply_not_held;
 use super::end::end_hold;
+use crate::cells::Shows;
 use crate::locks::{Ending, Place, RecordIndex, Spot};
 use crate::mutant::mutant;
-use crate::turn::{Shows, Turn};
+use crate::turn::Turn;
 use crate::worker::Worker;
 use lockring_proto::{Fence, Reply};
 

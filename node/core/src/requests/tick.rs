@@ -5,7 +5,8 @@ use super::answer::answer_waiter;
 use super::end::end_hold;
 use super::grant::{blocked, grant_waiters, slip_in};
 use super::leave::drop_waiter;
-use crate::event::{Action, CloseReason, LinkIndex};
+use crate::cells::Shows;
+use crate::event::{CloseReason, LinkIndex};
 use crate::links::Due;
 use crate::locks::{Ending, Entry, EntryIndex, Leaving, Place, Planned, Shape, Spot, Thin};
 use crate::mutant::mutant;
@@ -42,7 +43,7 @@ fn time_out_waits(worker: &mut Worker, turn: &mut Turn<'_>) {
         let place = worker.locks.place_of(record);
         let reason = blocked(worker, turn, place.cell, record);
         let spot = Spot::used(place, record);
-        drop_waiter(worker, spot, waiter, Leaving::TimedOut);
+        drop_waiter(worker, turn, spot, waiter, Leaving::TimedOut);
         let reply = Reply::TimedOut { id, version: turn.version, reason };
         answer_waiter(worker, turn, (link, asked_on), place.cell, reply);
         grant_waiters(worker, turn, spot);
@@ -129,9 +130,10 @@ fn free_dying(worker: &mut Worker, turn: &mut Turn<'_>, plan: &mut Vec<Planned>)
 /// Drops a link that has nothing left.
 fn remove_link(worker: &mut Worker, turn: &mut Turn<'_>, link: LinkIndex) {
     worker.links.settle_account(link, worker.locks.used_by(link));
+    turn.link_gone(link, worker.locks.number_of(link));
     worker.locks.drop_link(link);
     if let Some((conn, id)) = worker.links.remove(link) {
-        turn.act(Action::Reply { conn, reply: Reply::Goodbye { id } });
+        turn.answer(conn, Shows::Link, || Reply::Goodbye { id });
         turn.close(conn, CloseReason::Goodbye);
     }
 }
@@ -155,7 +157,7 @@ fn free_waiter(worker: &mut Worker, turn: &mut Turn<'_>, waiter: EntryIndex) {
     let record = worker.locks.entry(waiter).record;
     let spot = Spot::used(worker.locks.place_of(record), record);
     let first = worker.locks.first_waiter(record) == Some(waiter);
-    drop_waiter(worker, spot, waiter, Leaving::Dead);
+    drop_waiter(worker, turn, spot, waiter, Leaving::Dead);
     if first && mutant!(worker, SlipPastExpired) {
         slip_in(worker, turn, spot);
     }

@@ -22,6 +22,7 @@ pub(super) fn audit(worker: &Worker) -> Result<(), String> {
     same("holds", u64::from(counted.thin + counted.holders), worker.stats.holds)?;
     same("waiters", u64::from(counted.waiters), worker.stats.waiters)?;
     worker.links.audit(&worker.locks)?;
+    worker.copies.locks().audit().map_err(|what| format!("copies: {what}"))?;
     worker.locks.keys().try_for_each(|(cell, record)| audit_queue(worker, cell, record))
 }
 

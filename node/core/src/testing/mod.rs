@@ -15,6 +15,8 @@ mod belief_tests;
 pub mod checks;
 mod clock;
 #[cfg(test)]
+mod copies_tests;
+#[cfg(test)]
 mod ends_tests;
 mod fact;
 mod faults;

@@ -5,9 +5,9 @@ use crate::cells::standing::Standing;
 use crate::config::Config;
 use crate::event::LinkIndex;
 use crate::locks::{
-    CellIndex, Change, Definition, LinkRecord, Locks, Note, Noted, NotedSource, Op, Source, Spot,
+    CellIndex, Change, Definition, LinkRecord, Locks, Note, Noted, NotedSource, Op, Source,
 };
-use lockring_proto::{Claim, Fence};
+use lockring_proto::Fence;
 use lockring_ring::NamespaceSeed;
 use std::collections::BTreeMap;
 
@@ -76,76 +76,43 @@ impl Replica {
         cell: CellIndex,
         tag: u32,
         number: Fence,
-        change: &Noted,
+        noted: &Noted,
     ) -> Result<(), String> {
-        match *change {
-            Noted::Granted {
-                link: by,
-                request,
-                source: NotedSource::Asked { ref key, claim },
-                since,
-            } => {
-                let link = self.link(by)?;
-                let spot = self.spot_of_key(link, cell, tag, (key, claim))?;
-                let source = Source::Asked { key, claim };
-                let change = Change::Granted { link, request, source, since };
-                self.locks.apply(spot, &Op { number, change });
-            }
-            Noted::Granted { link: by, request, source: NotedSource::Queue, since } => {
-                let link = self.link(by)?;
-                let spot = self.spot_of_waiter(link, request)?;
-                let source = Source::Queue;
-                let change = Change::Granted { link, request, source, since };
-                self.locks.apply(spot, &Op { number, change });
+        let mut ended = None;
+        let change = match *noted {
+            Noted::Granted { link, request, ref source, since } => {
+                let source = match *source {
+                    NotedSource::Asked { ref key, claim } => Source::Asked { key, claim },
+                    NotedSource::Queue => Source::Queue,
+                };
+                Change::Granted { link: self.link(link)?, request, source, since }
             }
             Noted::Ended { fence, cause } => {
-                let found = self.locks.find_fence(cell, tag, fence);
-                let (spot, link) = found.ok_or_else(|| format!("nobody holds {fence}"))?;
-                let of = self.locks.number_of(link);
-                self.locks.apply(spot, &Op { number, change: Change::Ended { fence, cause } });
-                self.drop_empty(of);
+                let spot = self.locks.find_fence(cell, tag, fence);
+                let held = spot.and_then(|spot| self.locks.held(spot.record(), fence));
+                ended = held.map(|(link, ..)| self.locks.number_of(link));
+                Change::Ended { fence, cause }
             }
-            Noted::Queued { link: by, request, ref key, claim, since, patience } => {
-                let link = self.link(by)?;
-                let spot = self.spot_of_key(link, cell, tag, (key, claim))?;
-                let change = Change::Queued { link, request, key, claim, since, patience };
-                self.locks.apply(spot, &Op { number, change });
+            Noted::Queued { link, request, ref key, claim, since, patience } => {
+                Change::Queued { link: self.link(link)?, request, key, claim, since, patience }
             }
-            Noted::Left { link: by, request, cause } => {
-                let link = self.link(by)?;
-                let spot = self.spot_of_waiter(link, request)?;
-                let change = Change::Left { link, request, cause };
-                self.locks.apply(spot, &Op { number, change });
-                self.drop_empty(by);
+            Noted::Left { link, request, cause } => {
+                ended = Some(link);
+                Change::Left { link: self.link(link)?, request, cause }
             }
+        };
+        if let Change::Granted { link, source: Source::Asked { key, .. }, .. }
+        | Change::Queued { link, key, .. } = change
+        {
+            let place = self.locks.place(self.seeds[&link], key).ok_or("another worker's key")?;
+            if (place.cell, place.tag) != (cell, tag) {
+                return Err(format!("a key is at {place:?}, not at {tag} of {cell:?}"));
+            }
+        }
+        self.locks.replay(cell, tag, &Op { number, change }).map_err(|unfit| unfit.0.to_owned())?;
+        if let Some(link) = ended {
+            self.drop_empty(link);
         }
         Ok(())
-    }
-
-    fn spot_of_key(
-        &self,
-        link: LinkIndex,
-        cell: CellIndex,
-        tag: u32,
-        (key, claim): (&[u8], Claim),
-    ) -> Result<Spot, String> {
-        let place = self.locks.place(self.seeds[&link], key).ok_or("it is another worker's key")?;
-        if (place.cell, place.tag) != (cell, tag) {
-            return Err(format!("a key is at {place:?}, not at {tag} of {cell:?}"));
-        }
-        let found = self.locks.find(place, self.locks.namespace_of(link), key);
-        let Some(record) = found else { return Ok(Spot::free(place)) };
-        match self.locks.can_take(record, claim) {
-            true => Ok(Spot::used(place, record)),
-            false => Err(format!("a key of another kind is claimed as {claim:?}")),
-        }
-    }
-
-    fn spot_of_waiter(&self, link: LinkIndex, request: u64) -> Result<Spot, String> {
-        let found = self.locks.entry_by_request(link, request);
-        let found = found.filter(|&entry| self.locks.entry(entry).fence.is_none());
-        let waiter = found.ok_or_else(|| format!("request {request} of {link:?} waits nowhere"))?;
-        let record = self.locks.entry(waiter).record;
-        Ok(Spot::used(self.locks.place_of(record), record).entry(waiter))
     }
 }

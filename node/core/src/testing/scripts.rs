@@ -444,6 +444,9 @@ impl World {
             Action::SendRing { conn, id } => format!("{} <- {id} the ring", name(conn)),
             Action::RaiseLongestTtl(ttl) => format!("wanted: longest TTL {ttl:?}"),
             Action::WantEpoch(cell) => format!("wanted: next epoch of {cell}"),
+            Action::Peer { peer, bytes } => format!("{} <- {} bytes", peer.node, bytes.len()),
+            Action::PeerBroken(peer) => format!("{} makes no sense", peer.node),
+            Action::Synced { cell, epoch, .. } => format!("a learner of {cell} has {epoch:?}"),
         }
     }
 }

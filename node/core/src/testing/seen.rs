@@ -3,14 +3,18 @@
 use super::replica::Replica;
 use super::rng::Trace;
 use super::{audit, view};
-use crate::locks::Note;
+use crate::locks::{Change, Note, Source};
 use crate::machine::Machine;
 use crate::worker::Worker;
 use crate::{Mutant, Time};
 use lockring_proto::{Digest, Fence, SessionId};
 use lockring_ring::{CellId, NamespaceSeed};
+use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
+
+/// Keys with their holders, by fence, and waiters, by request.
+pub type Contents = BTreeMap<Vec<u8>, (Vec<(SessionId, Fence)>, Vec<(SessionId, u64)>)>;
 
 impl Machine {
     /// The machine with a seeded bug.
@@ -18,6 +22,7 @@ impl Machine {
     pub fn with_mutant(mut self, mutant: Option<Mutant>) -> Self {
         let worker = &mut self.worker;
         (worker.mutant, worker.locks.mutant, worker.links.mutant) = (mutant, mutant, mutant);
+        (worker.copies.mutant, self.rounds.mutant) = (mutant, mutant);
         if mutant == Some(Mutant::RestartWithoutGrace) {
             while let Some(cell) = worker.cells.due(Time::NEVER) {
                 worker.cells.serve(cell, worker.locks.standing_mut(cell));
@@ -46,6 +51,33 @@ impl Machine {
     /// What the ops have made, in 64 bits.
     pub fn locks_fingerprint(&self) -> u64 {
         self.worker.locks.fingerprint()
+    }
+
+    /// The cell of a key, whoever has it.
+    pub fn cell_of(&self, namespace: &str, key: &[u8]) -> CellId {
+        let hash = lockring_ring::hash_key(NamespaceSeed::of(namespace), key);
+        self.worker.config.cell_bits.cell(hash.position)
+    }
+
+    /// What a cell has, by key: holders and waiters, each by its session; with the number of its
+    /// last op. As this worker owns it, or as its copy.
+    pub fn contents(&self, cell: CellId, copy: bool) -> (Fence, Contents) {
+        let Worker { locks, copies, links, .. } = &self.worker;
+        let of = if copy { copies.locks() } else { locks };
+        let cell = of.layout().find(cell).expect("a cell of this worker");
+        let session =
+            |link| if copy { copies.shadow(link).session } else { links.who(link).session };
+        let mut contents = Contents::new();
+        of.rebuild(cell, Time(0), |_, op| match op.change {
+            Change::Granted { link, source: Source::Asked { key, .. }, .. } => {
+                contents.entry(key.to_vec()).or_default().0.push((session(link), op.number));
+            }
+            Change::Queued { link, request, key, .. } => {
+                contents.entry(key.to_vec()).or_default().1.push((session(link), request));
+            }
+            other => panic!("{other:?}"),
+        });
+        (of.last(cell), contents)
     }
 
     /// Looks at all inner invariants.

@@ -1,0 +1,419 @@
+//! The cells of other owners of which this worker has a copy: kept by the ops that the owners send,
+//! apart from the worker's own locks. Links of copies are shadows: they have no session, no lease
+//! and no account here until a cell is promoted.
+
+use super::frame::{
+    CellNews, Item, LinkNews, LinkOrigin, Malformed, NamedChange, NamedSource, Part, Reader,
+};
+use super::message::Refusal;
+use super::standing::Standing;
+use crate::config::Config;
+use crate::event::{LinkIndex, PeerWorker};
+use crate::locks::{CellIndex, Change, Death, Definition, LinkRecord, Locks, Op, Source, Unfit};
+use crate::mutant::mutant;
+use lockring_proto::{Fence, SessionId, Time};
+use lockring_ring::{AttachId, BootId, CellId, Epoch, Member, NamespaceSeed, RingVersion};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Who a shadow is, for the time when it gets a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shadow {
+    pub(crate) session: SessionId,
+    pub(crate) ttl: Duration,
+    pub(crate) namespace: Box<str>,
+    pub(crate) name: Box<str>,
+    pub(crate) label: Box<str>,
+    pub(crate) called: LinkOrigin,
+    pub(crate) dead: bool,
+    /// No owner will name it again.
+    gone: bool,
+    /// Among the namespaces of the copies.
+    at: u16,
+}
+
+/// The copy of a cell, as the last entry of the log that was applied here has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Copy {
+    pub(crate) epoch: Epoch,
+    pub(crate) owner: Member,
+    /// This node's own part.
+    pub(crate) mine: AttachId,
+    /// It has all that the owner of this epoch has answered by.
+    pub(crate) synced: bool,
+}
+
+/// What a frame says of one of its cells, as far as it has been read.
+struct Reading {
+    cell: CellIndex,
+    /// By which its ops are numbered.
+    standing: Standing,
+    /// The number of the op before the next.
+    last: Fence,
+    refused: Option<Refusal>,
+    part: Part,
+    /// What links were called in an offer, and how they are called now.
+    renamed: BTreeMap<LinkIndex, LinkIndex>,
+}
+
+/// All copies of a worker.
+#[derive(Clone)]
+pub(crate) struct Copies {
+    locks: Locks,
+    cells: BTreeMap<CellIndex, Copy>,
+    links: BTreeMap<LinkOrigin, LinkIndex>,
+    shadows: BTreeMap<LinkIndex, Shadow>,
+    /// Namespaces by index, each with how many shadows it has.
+    namespaces: Vec<(Box<str>, u32)>,
+    /// Peers that were told of a cell that it cannot be taken yet, under which epoch and
+    /// attachment.
+    later: BTreeMap<CellIndex, (PeerWorker, Epoch, AttachId)>,
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) mutant: Option<crate::Mutant>,
+}
+
+impl Copies {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            locks: Locks::new(config, &Standing::new(config.epoch, config.ring_version)),
+            cells: BTreeMap::new(),
+            links: BTreeMap::new(),
+            shadows: BTreeMap::new(),
+            namespaces: Vec::new(),
+            later: BTreeMap::new(),
+            #[cfg(any(test, feature = "testing"))]
+            mutant: None,
+        }
+    }
+
+    pub(crate) fn of(&self, cell: CellIndex) -> Option<&Copy> {
+        self.cells.get(&cell)
+    }
+
+    pub(crate) fn locks(&self) -> &Locks {
+        &self.locks
+    }
+
+    pub(crate) fn shadow(&self, link: LinkIndex) -> &Shadow {
+        &self.shadows[&link]
+    }
+
+    /// The longest TTL of a link of any copy; zero without one.
+    pub(crate) fn longest_ttl(&self) -> Duration {
+        self.shadows.values().map(|shadow| shadow.ttl).max().unwrap_or_default()
+    }
+
+    /// This worker has a copy of a cell under this epoch. Whoever was told before that it cannot be
+    /// taken yet is to be told that it can.
+    pub(crate) fn keep(
+        &mut self,
+        cell: CellIndex,
+        epoch: Epoch,
+        owner: Member,
+        mine: AttachId,
+    ) -> Option<PeerWorker> {
+        let same = |before: &Copy| before.epoch == epoch && before.mine == mine;
+        let synced = self.cells.get(&cell).is_some_and(|before| same(before) && before.synced);
+        self.cells.insert(cell, Copy { epoch, owner, mine, synced });
+        // What was refused may be by an entry that is still to be applied.
+        self.later.get(&cell).filter(|&&(_, at, by)| (at, by) <= (epoch, mine))?;
+        let (peer, ..) = self.later.remove(&cell)?;
+        Some(peer).filter(|peer| (peer.node, peer.boot) == (owner.node, owner.boot))
+    }
+
+    /// This worker has no copy of a cell any more.
+    pub(crate) fn drop_cell(&mut self, cell: CellIndex) {
+        if self.cells.remove(&cell).is_some() {
+            self.locks.clear(cell, |_, _, _| {});
+            self.settle();
+        }
+    }
+
+    /// Nobody counts what shadows have; those go that have nothing left and will not be named.
+    fn settle(&mut self) {
+        while let Some(link) = self.locks.next_changed() {
+            self.forget(link);
+        }
+    }
+
+    /// Copies whose owner is to be told that they can be taken, as the node may answer again.
+    pub(crate) fn take_later(&mut self) -> Vec<(PeerWorker, CellIndex)> {
+        let cells = &self.cells;
+        let is_known = |cell: &CellIndex, &mut (_, at, by): &mut (PeerWorker, Epoch, AttachId)| {
+            cells.get(cell).is_some_and(|copy| (at, by) <= (copy.epoch, copy.mine))
+        };
+        let known = self.later.extract_if(.., is_known);
+        known.map(|(cell, (peer, ..))| (peer, cell)).collect()
+    }
+
+    /// Takes in a frame: the positions of cells that were not taken.
+    ///
+    /// # Errors
+    /// When the frame is none: what it said until there is taken.
+    pub(crate) fn receive(
+        &mut self,
+        (now, leased): (Time, bool),
+        from: PeerWorker,
+        mut frame: Reader<'_>,
+    ) -> Result<Vec<(u16, Refusal)>, Malformed> {
+        let mut readings: Vec<Reading> = Vec::new();
+        while !frame.is_empty() {
+            match frame.item()? {
+                Item::Link(news) => self.define(from.boot, &news),
+                Item::Dead { number, death } => {
+                    // A frame that comes again may tell of one that is gone.
+                    if let Some(&link) = self.links.get(&LinkOrigin { boot: from.boot, number }) {
+                        self.locks.apply_link(link, LinkRecord::Dead(death));
+                        self.shadows.get_mut(&link).expect("a link has a shadow").dead = true;
+                    }
+                }
+                Item::Gone { number } => {
+                    if let Some(&link) = self.links.get(&LinkOrigin { boot: from.boot, number }) {
+                        self.shadows.get_mut(&link).expect("a link has a shadow").gone = true;
+                        self.forget(link);
+                    }
+                }
+                Item::Cell(news) => {
+                    if readings.len() > usize::from(u16::MAX) {
+                        return Err(Malformed);
+                    }
+                    let reading = self.begin(leased, from, &news)?;
+                    readings.push(reading);
+                }
+                Item::Was { name, number } => {
+                    let reading = readings.last_mut().ok_or(Malformed)?;
+                    self.rename(reading, name, LinkOrigin { boot: from.boot, number })?;
+                }
+                Item::Op { position, tag, fence, change } => {
+                    let reading = readings.get_mut(position).ok_or(Malformed)?;
+                    self.op((now, from.boot), reading, tag, fence, &change)?;
+                }
+                Item::End { position } => {
+                    let reading = readings.get_mut(position).ok_or(Malformed)?;
+                    self.end(reading);
+                }
+            }
+        }
+        self.settle();
+        let refused = |(at, reading): (u16, &Reading)| Some((at, reading.refused?));
+        Ok((0..).zip(&readings).filter_map(refused).collect())
+    }
+
+    fn namespace(&mut self, name: &str) -> u16 {
+        let found = self.namespaces.iter().position(|(known, _)| **known == *name);
+        let free = || self.namespaces.iter().position(|&(_, shadows)| shadows == 0);
+        let at = found.or_else(free).unwrap_or_else(|| {
+            self.namespaces.push((name.into(), 0));
+            self.namespaces.len() - 1
+        });
+        self.namespaces[at].0 = name.into();
+        self.namespaces[at].1 += 1;
+        u16::try_from(at).expect("nodes have told of more namespaces than there can be")
+    }
+
+    fn define(&mut self, boot: BootId, news: &LinkNews<'_>) {
+        let called = LinkOrigin { boot, number: news.number };
+        if self.links.contains_key(&called) {
+            return;
+        }
+        let namespace = self.namespace(news.namespace);
+        let link = self.locks.define(Definition {
+            number: news.number,
+            session: news.session,
+            ttl: news.ttl,
+            namespace,
+            seed: NamespaceSeed::of(news.namespace),
+        });
+        self.links.insert(called, link);
+        let shadow = Shadow {
+            session: news.session,
+            ttl: news.ttl,
+            namespace: news.namespace.into(),
+            name: news.name.into(),
+            label: news.label.into(),
+            called,
+            dead: false,
+            gone: false,
+            at: namespace,
+        };
+        self.shadows.insert(link, shadow);
+    }
+
+    /// A shadow goes that will not be named again, once nothing is left of it.
+    fn forget(&mut self, link: LinkIndex) {
+        let used = self.locks.used_by(link);
+        let is_gone = self.shadows.get(&link).is_some_and(|shadow| shadow.gone);
+        if !is_gone || used.holds > 0 || used.waiters > 0 {
+            return;
+        }
+        let shadow = self.shadows.remove(&link).expect("it was looked up");
+        self.namespaces[usize::from(shadow.at)].1 -= 1;
+        self.links.remove(&shadow.called);
+        self.locks.apply_link(link, LinkRecord::Dead(Death::Left));
+        self.locks.drop_link(link);
+    }
+
+    /// Whether what a frame says of a cell can be taken.
+    fn begin(
+        &mut self,
+        leased: bool,
+        from: PeerWorker,
+        news: &CellNews,
+    ) -> Result<Reading, Malformed> {
+        let cell = self.locks.layout().find(news.cell).ok_or(Malformed)?;
+        let refused = self.refuses(leased, from, cell, news);
+        let standing = Standing::new(news.epoch, RingVersion(1));
+        let (last, part) = (news.last, news.part);
+        if part == Part::Whole && refused.is_none() && !self.has_since(cell, news) {
+            self.locks.clear(cell, |_, _, _| {});
+        }
+        let renamed = BTreeMap::new();
+        Ok(Reading { cell, standing, last, refused, part, renamed })
+    }
+
+    /// Whether a copy has had what a frame that began an epoch says: it came twice.
+    fn has_since(&self, cell: CellIndex, news: &CellNews) -> bool {
+        let synced = self.cells.get(&cell).is_some_and(|copy| copy.synced);
+        synced && self.locks.last(cell) >= news.last
+    }
+
+    fn refuses(
+        &mut self,
+        leased: bool,
+        from: PeerWorker,
+        cell: CellIndex,
+        news: &CellNews,
+    ) -> Option<Refusal> {
+        // The entry that it is sent by may still come.
+        let is_known = |copy: &&Copy| (news.epoch, news.attach) <= (copy.epoch, copy.mine);
+        let Some(copy) = self.cells.get(&cell).filter(|copy| is_known(copy) && leased) else {
+            self.later.insert(cell, (from, news.epoch, news.attach));
+            return Some(Refusal::Later);
+        };
+        let owner = (copy.owner.node, copy.owner.boot);
+        let is_by_owner = (from.node, from.boot, news.epoch) == (owner.0, owner.1, copy.epoch);
+        if news.attach != copy.mine || !is_by_owner && !mutant!(self, AcksOldEpoch) {
+            return Some(Refusal::Stale);
+        }
+        match news.part {
+            Part::Ops if !copy.synced => Some(Refusal::NeedsWhole),
+            Part::Ops if self.locks.last(cell) < news.last => Some(Refusal::NeedsWhole),
+            Part::Ops | Part::Whole => None,
+            Part::Offer if copy.synced => None,
+            Part::Offer => {
+                let last = self.locks.last(cell);
+                let counters_only = mutant!(self, CountersCompared);
+                let equal =
+                    last == news.last || counters_only && last.counter() == news.last.counter();
+                let tells = last.counter() < Fence::COUNTER_LAST;
+                (!equal || !tells).then_some(Refusal::NeedsWhole)
+            }
+        }
+    }
+
+    fn rename(
+        &mut self,
+        reading: &mut Reading,
+        was: LinkOrigin,
+        is: LinkOrigin,
+    ) -> Result<(), Malformed> {
+        let is = *self.links.get(&is).ok_or(Malformed)?;
+        if let Some(&was) = self.links.get(&was) {
+            reading.renamed.insert(was, is);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn op(
+        &mut self,
+        (now, boot): (Time, BootId),
+        reading: &mut Reading,
+        tag: u32,
+        fence: Option<Fence>,
+        change: &NamedChange<'_>,
+    ) -> Result<(), Malformed> {
+        let is_whole = reading.part == Part::Whole;
+        let number = if is_whole {
+            fence.unwrap_or_default()
+        } else {
+            reading.last = reading.standing.next(reading.last).map_err(|_| Malformed)?;
+            reading.last
+        };
+        if reading.refused.is_some() {
+            return Ok(());
+        }
+        let last = self.locks.last(reading.cell);
+        let is_known = if is_whole {
+            self.cells.get(&reading.cell).is_some_and(|copy| copy.synced) && last >= reading.last
+        } else {
+            number <= last && !mutant!(self, OpTwice)
+        };
+        if is_known {
+            return Ok(());
+        }
+        let change = self.changed(now, boot, change)?;
+        if let Err(Unfit(why)) = self.locks.replay(reading.cell, tag, &Op { number, change }) {
+            assert!(!why.is_empty(), "an error has words");
+            self.distrust(reading);
+        }
+        Ok(())
+    }
+
+    /// What was sent of a cell does not fit what is here: that is worth nothing any more.
+    fn distrust(&mut self, reading: &mut Reading) {
+        reading.refused = Some(Refusal::NeedsWhole);
+        if let Some(copy) = self.cells.get_mut(&reading.cell) {
+            copy.synced = false;
+        }
+    }
+
+    /// A change as it is among the copies.
+    fn changed<'a>(
+        &self,
+        now: Time,
+        boot: BootId,
+        change: &NamedChange<'a>,
+    ) -> Result<Change<'a>, Malformed> {
+        let link = |number| self.links.get(&LinkOrigin { boot, number }).copied().ok_or(Malformed);
+        let now = now.since(Time(0));
+        Ok(match *change {
+            NamedChange::Granted { link: by, request, source, age } => {
+                let source = match source {
+                    NamedSource::Asked { key, claim } => Source::Asked { key, claim },
+                    NamedSource::Queue => Source::Queue,
+                };
+                let since = now.saturating_sub(age);
+                Change::Granted { link: link(by)?, request, source, since }
+            }
+            NamedChange::Ended { fence, cause } => Change::Ended { fence, cause },
+            NamedChange::Queued { link: by, request, key, claim, age, patience } => {
+                let since = now.saturating_sub(age);
+                Change::Queued { link: link(by)?, request, key, claim, since, patience }
+            }
+            NamedChange::Left { link: by, request, cause } => {
+                Change::Left { link: link(by)?, request, cause }
+            }
+        })
+    }
+
+    /// An offer or a whole cell is over: if it was taken, the copy is equal from now on.
+    fn end(&mut self, reading: &mut Reading) {
+        let part = std::mem::replace(&mut reading.part, Part::Ops);
+        let copy = self.cells.get_mut(&reading.cell).filter(|copy| !copy.synced);
+        let Some(copy) = copy.filter(|_| reading.refused.is_none() && part != Part::Ops) else {
+            return;
+        };
+        if part == Part::Whole {
+            self.locks.set_last(reading.cell, reading.last);
+        } else if !self.locks.relink(reading.cell, &reading.renamed) {
+            reading.refused = Some(Refusal::NeedsWhole);
+            return;
+        }
+        copy.synced = true;
+    }
+
+    pub(crate) fn id(&self, cell: CellIndex) -> CellId {
+        self.locks.cell_id(cell)
+    }
+}

@@ -1,0 +1,493 @@
+//! Whom an answer waits for.
+//!
+//! What this worker executes in a cell with copies is told to these in frames, a lane for each
+//! worker that has some, and an answer that shows the cell leaves when all of them have
+//! acknowledged a frame that was begun no earlier than its execution. Frames name cells by epoch
+//! and attachment, and a copy refuses those that it does not have so: their answers stay, and the
+//! cell begins anew on the lane.
+//!
+//! ```text
+//! Idle -- offered --> Sent -- acknowledged --> InSync
+//!                      |                        |
+//! Idle <-- refused: later, stale ----------------
+//! Wanted <-- refused: needs the whole cell ------   Wanted -- whole cell --> Sent
+//! ```
+
+mod copied;
+mod tell;
+
+use super::frame::LinkOrigin;
+use super::lane::{Lane, LaneIndex, Withheld};
+use super::message::{FrameId, Refusal};
+use crate::event::{Action, ConnId, LinkIndex, PeerWorker};
+use crate::links::Links;
+use crate::locks::{CellIndex, Locks};
+use crate::mutant::mutant;
+use copied::{Copied, CopyAt, Phase};
+use lockring_proto::{Reply, Time};
+use lockring_ring::{AttachId, BootId, Epoch, Member};
+use std::collections::{BTreeMap, BTreeSet};
+use tell::to;
+
+/// What an answer lets its reader conclude, and so what a copy has to have before it leaves.
+#[derive(Clone, Copy)]
+pub(crate) enum Shows {
+    /// The state of a cell.
+    Cell(CellIndex),
+    /// The state of all cells in which the link has something.
+    Link,
+    /// That the node may answer at all.
+    Lease,
+    /// Nothing of any cell that is more than a hint.
+    Nothing,
+}
+
+/// Who has a copy of a cell, and by which lane it is reached.
+pub(crate) struct CopyOf {
+    pub(crate) member: Member,
+    pub(crate) peer: PeerWorker,
+    pub(crate) learner: bool,
+}
+
+/// The answers of a worker, and its lanes.
+#[derive(Clone)]
+pub(crate) struct Rounds {
+    boot: BootId,
+    /// By cell; empty while none has copies.
+    cells: Vec<Option<Box<Copied>>>,
+    lanes: Vec<Option<Lane>>,
+    by_peer: BTreeMap<PeerWorker, LaneIndex>,
+    /// Those to whom there is a connection, with a lane or without.
+    connected: BTreeSet<PeerWorker>,
+    /// No lane has had a frame of this number or above: late acknowledgements of one that went mean
+    /// nothing to the next.
+    next_frame: u64,
+    /// The node may answer until then.
+    lease: Time,
+    /// Answers that were to leave past it.
+    overdue: Vec<Withheld>,
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) mutant: Option<crate::Mutant>,
+}
+
+impl Rounds {
+    pub(crate) fn new(boot: BootId) -> Self {
+        Self {
+            boot,
+            cells: Vec::new(),
+            lanes: Vec::new(),
+            by_peer: BTreeMap::new(),
+            connected: BTreeSet::new(),
+            next_frame: 1,
+            lease: Time::NEVER,
+            overdue: Vec::new(),
+            #[cfg(any(test, feature = "testing"))]
+            mutant: None,
+        }
+    }
+
+    /// Whether an answer may have to wait at this time.
+    #[inline(always)]
+    pub(crate) fn withhold(&self, now: Time) -> bool {
+        !self.lanes.is_empty() || now >= self.lease
+    }
+
+    #[inline]
+    fn copied(&mut self, cell: CellIndex) -> Option<&mut Copied> {
+        self.cells.get_mut(cell.0 as usize)?.as_deref_mut()
+    }
+
+    fn lane(&mut self, lane: LaneIndex) -> Option<&mut Lane> {
+        self.lanes.get_mut(lane.0)?.as_mut()
+    }
+
+    /// Whether a peer has so much before it that nothing new is to be taken on.
+    pub(crate) fn are_full(&self) -> bool {
+        self.lanes.iter().flatten().any(Lane::is_full)
+    }
+
+    /// Until when the node may answer.
+    pub(crate) fn lease(&self) -> Time {
+        self.lease
+    }
+
+    /// The node may answer until then; what was withheld for want of that leaves.
+    pub(crate) fn set_lease(&mut self, now: Time, lease: Time, out: &mut Vec<Action>) {
+        self.lease = lease;
+        for answer in std::mem::take(&mut self.overdue) {
+            self.leave(now, answer, out);
+        }
+    }
+
+    /// An answer: it leaves, or waits for copies.
+    #[inline(never)]
+    pub(crate) fn answer(
+        &mut self,
+        now: Time,
+        (conn, shows): (ConnId, Shows),
+        reply: Reply,
+        out: &mut Vec<Action>,
+    ) {
+        let unsafely = mutant!(self, AnswerBeforeRound);
+        let (cell, rest) = match shows {
+            Shows::Nothing => return out.push(Action::Reply { conn, reply }),
+            Shows::Cell(cell) if !unsafely => (Some(cell), self.waits_of(cell)),
+            Shows::Link if !unsafely => (None, self.waits_of_all()),
+            Shows::Cell(_) | Shows::Link | Shows::Lease => {
+                let answer = Withheld { conn, cell: None, reply, rest: Vec::new() };
+                return self.leave(now, answer, out);
+            }
+        };
+        self.advance(now, Withheld { conn, cell, reply, rest }, out);
+    }
+
+    /// What an answer that shows all cells waits for.
+    fn waits_of_all(&self) -> Vec<(LaneIndex, u64)> {
+        let waits =
+            |(at, lane): (usize, &Option<Lane>)| Some((LaneIndex(at), lane.as_ref()?.newest()?));
+        self.lanes.iter().enumerate().filter_map(waits).collect()
+    }
+
+    /// What an answer that shows a cell waits for. The vector of one that waits for a single copy
+    /// is the common one.
+    fn waits_of(&self, cell: CellIndex) -> Vec<(LaneIndex, u64)> {
+        let Some(Some(copied)) = self.cells.get(cell.0 as usize) else { return Vec::new() };
+        let waited = copied.copies.iter().filter(|copy| copy.waited);
+        let number = |copy: &CopyAt| Some((copy.lane, self.lanes[copy.lane.0].as_ref()?.number()));
+        let most = if mutant!(self, OneOfTwoCopies) { 1 } else { usize::MAX };
+        waited.filter_map(number).take(most).collect()
+    }
+
+    /// Has an answer wait for the next of what it waits for, or lets it leave.
+    fn advance(&mut self, now: Time, mut answer: Withheld, out: &mut Vec<Action>) {
+        while let Some((lane, number)) = answer.rest.pop() {
+            match self.wait_for(lane, number, answer) {
+                Some(goes_on) => answer = goes_on,
+                None => return,
+            }
+        }
+        // What shows all cells waits for copies that do not follow, too.
+        if answer.cell.is_none()
+            && let Some((at, cell)) = self.first_astray()
+        {
+            let copied = self.copied(cell).expect("a cell with copies");
+            let copy = copied.copies.iter_mut().find(|copy| copy.lane == at);
+            return copy.expect("it is astray").parked.push(answer);
+        }
+        self.leave(now, answer, out);
+    }
+
+    fn first_astray(&self) -> Option<(LaneIndex, CellIndex)> {
+        let astray = |(at, lane): (usize, &Option<Lane>)| {
+            Some((LaneIndex(at), *lane.as_ref()?.astray.first()?))
+        };
+        self.lanes.iter().enumerate().find_map(astray)
+    }
+
+    /// Gives an answer back that need not wait for a frame of a lane, as that was acknowledged.
+    fn wait_for(&mut self, at: LaneIndex, number: u64, answer: Withheld) -> Option<Withheld> {
+        let copy = answer.cell.and_then(|cell| {
+            let copied = self.cells.get_mut(cell.0 as usize)?.as_deref_mut()?;
+            copied.copies.iter_mut().find(|copy| copy.lane == at)
+        });
+        let Some(lane) = self.lanes.get_mut(at.0).and_then(Option::as_mut) else {
+            return Some(answer);
+        };
+        let Some(copy) = copy else { return lane.wait_for(number, answer) };
+        if !copy.follows() {
+            copy.parked.push(answer);
+            return None;
+        }
+        // What it has refused it was sent anew, with all that was executed by then.
+        let number = if copy.refused >= number { copy.since } else { number };
+        lane.wait_for(number, answer)
+    }
+
+    /// An answer leaves, if the node may still answer.
+    fn leave(&mut self, now: Time, answer: Withheld, out: &mut Vec<Action>) {
+        if now < self.lease || mutant!(self, AnswerPastLease) {
+            out.push(Action::Reply { conn: answer.conn, reply: answer.reply });
+        } else {
+            self.overdue.push(answer);
+        }
+    }
+
+    /// A peer has acknowledged a frame, but for the cells at these positions.
+    pub(crate) fn acknowledged(
+        &mut self,
+        now: Time,
+        (peer, id): (PeerWorker, FrameId),
+        refused: &[(u16, Refusal)],
+        out: &mut Vec<Action>,
+    ) {
+        let Some(&at) = self.by_peer.get(&peer) else { return };
+        let Some(round) = self.lane(at).and_then(|lane| lane.acknowledged(id)) else { return };
+        let number = round.number;
+        // A cell that began anew within the frame is in it twice: the last time counts.
+        let refused: BTreeMap<u16, Refusal> = refused.iter().copied().collect();
+        for (position, &cell) in (0..).zip(&round.cells) {
+            let again =
+                !refused.is_empty() && round.cells[usize::from(position) + 1..].contains(&cell);
+            match refused.get(&position) {
+                _ if again => {}
+                Some(&why) => self.is_refused(cell, at, number, why),
+                None => self.is_accepted(cell, at, number),
+            }
+        }
+        for answer in round.answers {
+            // Those of cells that were refused wait for what these are sent anew.
+            if let Some(answer) = self.wait_for_again(at, number, answer) {
+                self.advance(now, answer, out);
+            }
+        }
+        self.cover(at, out);
+    }
+
+    /// An answer whose frame is acknowledged: `None` if its cell was refused in it.
+    fn wait_for_again(&mut self, at: LaneIndex, number: u64, answer: Withheld) -> Option<Withheld> {
+        let copied = answer.cell.and_then(|cell| self.copied(cell));
+        let copy = copied.and_then(|copied| copied.copies.iter().find(|copy| copy.lane == at));
+        if copy.is_none_or(|copy| copy.refused < number) {
+            return Some(answer);
+        }
+        self.wait_for(at, number, answer)
+    }
+
+    fn is_accepted(&mut self, cell: CellIndex, at: LaneIndex, number: u64) {
+        let Some(copied) = self.cells.get_mut(cell.0 as usize).and_then(Option::as_deref_mut)
+        else {
+            return;
+        };
+        let Some(copy) = copied.copies.iter_mut().find(|copy| copy.lane == at) else { return };
+        if copy.phase != Phase::Sent || copy.since != number {
+            return;
+        }
+        copy.phase = Phase::InSync;
+        if copy.learner {
+            copy.waited = true;
+            let lane = self.lanes[at.0].as_mut().expect("a copy has a lane");
+            let until = lane.newest().unwrap_or(0);
+            lane.covering.insert((until, cell));
+        }
+        if copied.copies.iter().all(|copy| copy.phase == Phase::InSync) {
+            copied.was.clear();
+        }
+    }
+
+    fn is_refused(&mut self, cell: CellIndex, at: LaneIndex, number: u64, why: Refusal) {
+        let Some(copied) = self.copied(cell) else { return };
+        let Some(copy) = copied.copies.iter_mut().find(|copy| copy.lane == at) else { return };
+        copy.refused = copy.refused.max(number);
+        if !copy.follows() || number < copy.since {
+            return;
+        }
+        copy.phase = if why == Refusal::NeedsWhole { Phase::Wanted } else { Phase::Idle };
+        let waited = copy.waited;
+        let lane = self.lane(at).expect("a copy has a lane");
+        if waited {
+            lane.astray.insert(cell);
+        }
+        lane.covering.retain(|&(_, its)| its != cell);
+        if why == Refusal::NeedsWhole {
+            lane.todo.insert(cell);
+        }
+    }
+
+    /// Learners that have all that was executed before they were waited for can be members.
+    fn cover(&mut self, at: LaneIndex, out: &mut Vec<Action>) {
+        while let Some(lane) = self.lane(at)
+            && let Some(&(until, cell)) = lane.covering.first()
+            && until < lane.oldest()
+        {
+            lane.covering.pop_first();
+            let Some(copied) = self.copied(cell) else { continue };
+            let Some(copy) = copied.copies.iter().find(|copy| copy.lane == at) else { continue };
+            if copy.learner {
+                let (cell, epoch, attach) = (copied.id, copied.epoch, copy.member.attach);
+                out.push(Action::Synced { cell, epoch, attach });
+            }
+        }
+    }
+
+    /// A copy can take a cell now that it refused before.
+    pub(crate) fn ready(
+        &mut self,
+        peer: PeerWorker,
+        cell: CellIndex,
+        epoch: Epoch,
+        attach: AttachId,
+    ) {
+        let Some(&at) = self.by_peer.get(&peer) else { return };
+        let Some(copied) = self.copied(cell).filter(|copied| copied.epoch == epoch) else { return };
+        let its = |copy: &&mut CopyAt| copy.lane == at && copy.member.attach == attach;
+        let Some(copy) = copied.copies.iter_mut().find(its) else { return };
+        if copy.phase == Phase::Idle {
+            self.lane(at).expect("a copy has a lane").todo.insert(cell);
+        }
+    }
+
+    /// A connection to a peer stands: what it has not acknowledged is sent again, and cells that it
+    /// has refused are offered anew, as it may have said in vain that it can take them.
+    pub(crate) fn connected(&mut self, peer: PeerWorker, out: &mut Vec<Action>) {
+        self.connected.insert(peer);
+        let Some(&at) = self.by_peer.get(&peer) else { return };
+        let astray = |(cell, copied): (usize, &Option<Box<Copied>>)| {
+            let copy = copied.as_ref()?.copies.iter().find(|copy| copy.lane == at)?;
+            (!copy.follows()).then_some(CellIndex(cell as u32))
+        };
+        let astray: Vec<CellIndex> = self.cells.iter().enumerate().filter_map(astray).collect();
+        let lane = self.lane(at).expect("a peer has a lane");
+        lane.todo.extend(astray);
+        out.extend(lane.connected().map(|bytes| to(peer, bytes)));
+    }
+
+    pub(crate) fn disconnected(&mut self, peer: PeerWorker) {
+        self.connected.remove(&peer);
+        if let Some(&at) = self.by_peer.get(&peer) {
+            self.lane(at).expect("a peer has a lane").disconnected();
+        }
+    }
+
+    /// From now on a cell has these copies, under this epoch: answers that waited for others wait
+    /// for these, from the beginning. `was`: what links were called before this worker owned it.
+    pub(crate) fn own(
+        &mut self,
+        (links, locks): (&Links, &Locks),
+        cell: CellIndex,
+        epoch: Epoch,
+        copies: &[CopyOf],
+        was: Option<BTreeMap<LinkIndex, Vec<LinkOrigin>>>,
+    ) {
+        let before = self.forget_cell(cell);
+        if copies.is_empty() {
+            return;
+        }
+        let goes_on = before.as_ref().is_some_and(|before| before.epoch == epoch);
+        let was = was.or_else(|| before.as_ref().map(|before| before.was.clone()));
+        let known = before.filter(|_| goes_on).map_or_else(Vec::new, |before| before.copies);
+        let next = copies.iter().map(|copy| self.copy_at(copy, &known)).collect();
+        let (id, was) = (locks.cell_id(cell), was.unwrap_or_default());
+        if self.cells.is_empty() {
+            self.cells.resize_with(locks.layout().cells() as usize, || None);
+        }
+        self.cells[cell.0 as usize] = Some(Box::new(Copied { id, epoch, copies: next, was }));
+        for at in 0..copies.len() {
+            let &CopyAt { lane, phase, waited, .. } =
+                &self.copied(cell).expect("it was made").copies[at];
+            let lane = self.lane(lane).expect("it was made");
+            match phase {
+                Phase::Idle if lane.has_room() => self.offer(links, locks, cell, at),
+                Phase::Idle | Phase::Wanted => {
+                    lane.todo.insert(cell);
+                    if waited {
+                        lane.astray.insert(cell);
+                    }
+                }
+                Phase::Sent | Phase::InSync => {}
+            }
+        }
+    }
+
+    fn copy_at(&mut self, copy: &CopyOf, known: &[CopyAt]) -> CopyAt {
+        let &CopyOf { member, peer, learner } = copy;
+        if let Some(before) = known.iter().find(|before| before.member == member) {
+            let waited = before.waited || !learner;
+            return CopyAt { learner, waited, parked: Vec::new(), ..before.clone() };
+        }
+        let lane = self.lane_to(peer);
+        CopyAt {
+            member,
+            lane,
+            learner,
+            waited: !learner,
+            phase: Phase::Idle,
+            since: 0,
+            refused: 0,
+            entered: (0, 0),
+            parked: Vec::new(),
+        }
+    }
+
+    fn lane_to(&mut self, peer: PeerWorker) -> LaneIndex {
+        if let Some(&lane) = self.by_peer.get(&peer) {
+            return lane;
+        }
+        let free = self.lanes.iter().position(Option::is_none);
+        let at = free.unwrap_or_else(|| {
+            self.lanes.push(None);
+            self.lanes.len() - 1
+        });
+        let up = self.connected.contains(&peer);
+        self.lanes[at] = Some(Lane::new(peer, self.next_frame, up));
+        self.by_peer.insert(peer, LaneIndex(at));
+        LaneIndex(at)
+    }
+
+    fn forget_cell(&mut self, cell: CellIndex) -> Option<Box<Copied>> {
+        let before = self.cells.get_mut(cell.0 as usize)?.take()?;
+        for lane in self.lanes.iter_mut().flatten() {
+            lane.todo.remove(&cell);
+            lane.astray.remove(&cell);
+        }
+        assert!(
+            before.copies.iter().all(|copy| copy.parked.is_empty()),
+            "answers of {cell:?} are forgotten: {before:?}"
+        );
+        Some(before)
+    }
+
+    /// A cell is not owned any more.
+    pub(crate) fn disown(&mut self, cell: CellIndex) {
+        self.forget_cell(cell);
+    }
+
+    /// Takes out all answers that show one of these cells.
+    pub(crate) fn take_answers(&mut self, cells: &BTreeSet<CellIndex>) -> Vec<Withheld> {
+        let is_it = |answer: &Withheld| answer.cell.is_some_and(|cell| cells.contains(&cell));
+        let mut taken = Vec::new();
+        for &cell in cells {
+            for copy in self.copied(cell).into_iter().flat_map(|copied| &mut copied.copies) {
+                taken.append(&mut copy.parked);
+            }
+        }
+        for lane in self.lanes.iter_mut().flatten() {
+            lane.take_answers(is_it, &mut taken);
+        }
+        taken.extend(self.overdue.extract_if(.., |answer| is_it(answer)));
+        taken
+    }
+
+    /// Lets an answer that was taken out wait for whomever it has to by now.
+    pub(crate) fn again(&mut self, now: Time, answer: Withheld, out: &mut Vec<Action>) {
+        let Withheld { conn, cell, reply, .. } = answer;
+        let shows = cell.map_or(Shows::Link, Shows::Cell);
+        self.answer(now, (conn, shows), reply, out);
+    }
+
+    /// A peer will never acknowledge anything: its lane goes, once no cell has a copy there.
+    pub(crate) fn drop_lane(&mut self, now: Time, peer: PeerWorker, out: &mut Vec<Action>) {
+        let Some(at) = self.by_peer.remove(&peer) else { return };
+        let mut lane = self.lanes[at.0].take().expect("a peer has a lane");
+        self.next_frame = self.next_frame.max(lane.number() + 1);
+        let mut left = Vec::new();
+        lane.take_answers(|_| true, &mut left);
+        for answer in left {
+            self.advance(now, answer, out);
+        }
+        if self.by_peer.is_empty() {
+            self.lanes.clear();
+        }
+    }
+
+    /// Peers that have no copy of any cell of this worker.
+    pub(crate) fn unused_peers(&self) -> Vec<PeerWorker> {
+        let used: BTreeSet<LaneIndex> = self
+            .cells
+            .iter()
+            .flatten()
+            .flat_map(|copied| copied.copies.iter().map(|copy| copy.lane))
+            .collect();
+        let unused = self.by_peer.iter().filter(|(_, lane)| !used.contains(lane));
+        unused.map(|(&peer, _)| peer).collect()
+    }
+}

@@ -1,0 +1,66 @@
+//! The copies of a cell that this worker owns.
+
+use crate::cells::frame::{CellNews, LinkOrigin, Part};
+use crate::cells::lane::{LaneIndex, Withheld};
+use crate::event::LinkIndex;
+use lockring_proto::Fence;
+use lockring_ring::{CellId, Epoch, Member};
+use std::collections::BTreeMap;
+
+/// How far a copy is with a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It was told nothing, or has refused it.
+    Idle,
+    /// It is to be sent the whole cell.
+    Wanted,
+    /// It was sent what makes it equal.
+    Sent,
+    /// It has acknowledged that.
+    InSync,
+}
+
+/// A copy of a cell.
+#[derive(Clone, Debug)]
+pub(super) struct CopyAt {
+    pub(super) member: Member,
+    pub(super) lane: LaneIndex,
+    pub(super) learner: bool,
+    /// Answers wait for it. A learner is waited for from its first acknowledgement on, whatever
+    /// becomes of it, as it may be a member by the time.
+    pub(super) waited: bool,
+    pub(super) phase: Phase,
+    /// The frame with which the phase began, if it was by one.
+    pub(super) since: u64,
+    /// The last frame in which it has refused the cell.
+    pub(super) refused: u64,
+    /// The last frame that names the cell, and where in it.
+    pub(super) entered: (u64, u16),
+    /// Answers that wait until it is sent the cell anew.
+    pub(super) parked: Vec<Withheld>,
+}
+
+impl CopyAt {
+    /// Whether ops are told to it.
+    #[inline]
+    pub(super) fn follows(&self) -> bool {
+        matches!(self.phase, Phase::Sent | Phase::InSync)
+    }
+}
+
+/// A cell of this worker that has copies.
+#[derive(Clone, Debug)]
+pub(super) struct Copied {
+    pub(super) id: CellId,
+    pub(super) epoch: Epoch,
+    pub(super) copies: Vec<CopyAt>,
+    /// What links were called before this worker owned the cell.
+    pub(super) was: BTreeMap<LinkIndex, Vec<LinkOrigin>>,
+}
+
+impl Copied {
+    pub(super) fn news(&self, copy: usize, last: Fence, part: Part) -> CellNews {
+        let attach = self.copies[copy].member.attach;
+        CellNews { cell: self.id, epoch: self.epoch, attach, last, part }
+    }
+}

@@ -1,0 +1,84 @@
+//! Links of an owner before, whose holds and waiters this worker has from now on.
+
+use super::lease::Lease;
+use super::{Before, Link, Links, Who};
+use crate::amounts::Amounts;
+use crate::cells::Shadow;
+use crate::event::{Access, ConnId, LinkIndex};
+use crate::locks::slab::NIL;
+use crate::locks::{Definition, Locks};
+use crate::mutant::mutant;
+use lockring_proto::{Time, limits};
+use lockring_ring::NamespaceSeed;
+use std::time::Duration;
+
+impl Links {
+    /// The link on which what a shadow has goes on: that of its session, or a new one without a
+    /// connection. One that is dead is never that of a session, which may have begun anew.
+    ///
+    /// The owner before may go on answering renewals for as long as a node lease lasts, so that
+    /// its clients may believe in their holds for that much longer.
+    pub(crate) fn inherit(&mut self, now: Time, shadow: &Shadow, locks: &mut Locks) -> LinkIndex {
+        let more = if mutant!(self, InheritedWithoutNodeLease) {
+            Duration::ZERO
+        } else {
+            limits::NODE_LEASE
+        };
+        let lease = limits::honoured(shadow.ttl.saturating_add(more));
+        let deadline = self.lease_now(now).after(lease);
+        let known = self.sessions.get(&shadow.session).copied();
+        if let Some(link) = known.filter(|_| !shadow.dead) {
+            let its = &mut self.links.get_mut(link).lease;
+            its.deadline = its.deadline.max(deadline);
+            return link;
+        }
+        let link = self.begin_without_conn(shadow, deadline, locks);
+        if !shadow.dead {
+            self.sessions.insert(shadow.session, link);
+        }
+        link
+    }
+
+    fn begin_without_conn(
+        &mut self,
+        shadow: &Shadow,
+        deadline: Time,
+        locks: &mut Locks,
+    ) -> LinkIndex {
+        let holder = self.books.join(&shadow.namespace, &shadow.name);
+        self.begun += 1;
+        let defined = locks.define(Definition {
+            number: self.begun,
+            session: shadow.session,
+            ttl: shadow.ttl,
+            namespace: holder.namespace,
+            seed: NamespaceSeed::of(&shadow.namespace),
+        });
+        let who = Who {
+            session: shadow.session,
+            holder,
+            access: Access::User,
+            name: shadow.name.clone(),
+            label: shadow.label.clone(),
+        };
+        let waiters_from = ConnId::default();
+        let before = Before { spared_until: None, taken_up: false, leaving: None, waiters_from };
+        let link = self.links.insert(Link {
+            who,
+            incarnation: 0,
+            conn: None,
+            lease: Lease { ttl: shadow.ttl, deadline, armed: deadline },
+            before,
+            comparison: None,
+            forcing: None,
+            fresh: false,
+            goodbye: None,
+            accounted: Amounts::default(),
+            next_free: NIL,
+        });
+        assert!(link == defined, "what {link:?} has is at {defined:?}");
+        self.leases.insert((deadline, link));
+        *self.ttls.entry(shadow.ttl).or_default() += 1;
+        link
+    }
+}

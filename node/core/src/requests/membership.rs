@@ -1,0 +1,204 @@
+//! What follows from entries of the control log: cells come, stay under a new epoch, and go.
+//!
+//! ```text
+//! None -- it is founded --> Serving
+//! Backup -- promoted --> Serving, withholding all answers until its copies are equal
+//! None -- taken over --> Recovering -- the grace is over --> Serving
+//! Serving, Recovering -- deposed --> None, Learner or Backup
+//! ```
+
+use crate::cells::{CopyOf, LinkOrigin, Role, Shows, Withheld};
+use crate::event::{Action, LinkIndex, PeerWorker};
+use crate::locks::{CellIndex, Change, Death, EntryIndex, Op, Source};
+use crate::mutant::mutant;
+use crate::turn::Turn;
+use crate::worker::Worker;
+use lockring_proto::{Reply, Time};
+use lockring_ring::{BootId, CellId, Member, Membership, NodeId, RingVersion};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Entries have been applied that changed these cells, as of a version of the ring.
+pub(crate) fn applied(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    changed: &[(CellId, Membership)],
+    version: RingVersion,
+) {
+    worker.version = worker.version.max(version);
+    let layout = worker.locks.layout();
+    let ours = changed.iter().filter_map(|(cell, its)| Some((layout.find(*cell)?, its)));
+    let ours: Vec<(CellIndex, &Membership)> = ours.collect();
+    let cells: BTreeSet<CellIndex> = ours.iter().map(|&(cell, _)| cell).collect();
+    let waiting = turn.rounds().0.take_answers(&cells);
+    for (cell, membership) in ours {
+        become_member(worker, turn, cell, membership);
+    }
+    for answer in waiting {
+        look_again(worker, turn, answer);
+    }
+    let (now, (rounds, out)) = (turn.now, turn.rounds());
+    for peer in rounds.unused_peers() {
+        rounds.drop_lane(now, peer, out);
+    }
+}
+
+/// An answer that waited in a cell that has changed: it waits for whoever has a copy now, or is for
+/// the new owner to give.
+fn look_again(worker: &Worker, turn: &mut Turn<'_>, answer: Withheld) {
+    let cell = answer.cell().expect("it was taken out by its cell");
+    let now = turn.now;
+    if worker.cells.role(cell) == Role::None {
+        let (id, version) = (answer.reply.id(), worker.version.0);
+        return turn.answer(answer.conn, Shows::Nothing, || Reply::Moved { id, version });
+    }
+    let (rounds, out) = turn.rounds();
+    rounds.again(now, answer, out);
+}
+
+fn become_member(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    cell: CellIndex,
+    membership: &Membership,
+) {
+    let (node, boot) = (NodeId(worker.config.node), BootId(worker.config.boot));
+    let any_life = mutant!(worker, BootIdIgnored);
+    let is_me = |member: &&Member| member.node == node && (member.boot == boot || any_life);
+    if is_me(&&membership.owner) {
+        return own(worker, turn, cell, membership);
+    }
+    let mine = membership.copies().find(is_me).copied();
+    if worker.cells.role(cell) != Role::None {
+        leave(worker, turn, cell);
+    }
+    let Some(mine) = mine else { return worker.copies.drop_cell(cell) };
+    let told = worker.copies.keep(cell, membership.epoch, membership.owner, mine.attach);
+    if let Some(peer) = told {
+        say_ready(worker, turn, peer, cell);
+    }
+}
+
+/// Tells an owner that a copy can take a cell now.
+pub(crate) fn say_ready(worker: &Worker, turn: &mut Turn<'_>, peer: PeerWorker, cell: CellIndex) {
+    let Some(copy) = worker.copies.of(cell) else { return };
+    let bytes = crate::cells::ready(worker.copies.id(cell), copy.epoch, copy.mine);
+    turn.act(Action::Peer { peer, bytes: Arc::new(bytes) });
+}
+
+/// The cell is this worker's, under a new epoch or with other copies.
+fn own(worker: &mut Worker, turn: &mut Turn<'_>, cell: CellIndex, membership: &Membership) {
+    let &Membership { epoch, since, grace, .. } = membership;
+    let mut was = None;
+    if worker.cells.role(cell) == Role::None {
+        worker.cells.enter(cell, worker.locks.standing_mut(cell), epoch, since);
+        match grace {
+            None => was = Some(take_in(worker, turn, cell)),
+            Some(grace) => {
+                let opens_at = turn.now.after(grace);
+                worker.cells.recover(cell, worker.locks.standing_mut(cell), opens_at);
+            }
+        }
+        worker.copies.drop_cell(cell);
+    } else if worker.cells.raise(cell, worker.locks.standing_mut(cell), epoch, since)
+        && worker.cells.role(cell) == Role::Serving
+    {
+        worker.queues.raised(cell);
+    }
+    let copies: Vec<CopyOf> =
+        membership.copies().map(|member| copy_of(worker, cell, member, membership)).collect();
+    turn.rounds().0.own((&worker.links, &worker.locks), cell, epoch, &copies, was);
+}
+
+fn copy_of(worker: &Worker, cell: CellIndex, member: &Member, membership: &Membership) -> CopyOf {
+    let workers = worker.peers.get(&(member.node, member.boot)).copied();
+    let workers = workers.expect("a node is known before it has a copy");
+    let at = worker.locks.cell_id(cell).0 % workers;
+    CopyOf {
+        member: *member,
+        peer: PeerWorker { node: member.node, boot: member.boot, worker: at },
+        learner: membership.learner.as_ref() == Some(member),
+    }
+}
+
+/// The cell is another's: what it has goes with it.
+fn leave(worker: &mut Worker, turn: &mut Turn<'_>, cell: CellIndex) {
+    worker.cells.leave(cell, worker.locks.standing_mut(cell));
+    turn.rounds().0.disown(cell);
+    let Worker { locks, queues, stats, .. } = worker;
+    locks.clear(cell, |locks, (record, waiter), change| {
+        stats.count(change);
+        queues.freed(cell, record);
+        if let Some(waiter) = waiter {
+            queues.stop_waiting(locks.deadline(waiter), waiter);
+        }
+    });
+}
+
+/// A copy becomes the owner's: its holds and waiters are this worker's own, those of each session
+/// on the link that it has here. Says what the links were called.
+fn take_in(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    cell: CellIndex,
+) -> BTreeMap<LinkIndex, Vec<LinkOrigin>> {
+    let now = turn.now;
+    let Worker { locks, links, copies, queues, stats, .. } = worker;
+    let mut here: BTreeMap<LinkIndex, LinkIndex> = BTreeMap::new();
+    let mut queued: Vec<EntryIndex> = Vec::new();
+    copies.locks().rebuild(cell, now, |_, op| {
+        let (shadow, key) = named_in(&op.change);
+        let link =
+            *here.entry(shadow).or_insert_with(|| links.inherit(now, copies.shadow(shadow), locks));
+        let place = locks.place(locks.seed_of(link), key).expect("a key of this worker's cell");
+        let op = Op { change: with_link(op.change, link, now), ..op };
+        stats.moved_in(&op.change);
+        if let Err(unfit) = locks.replay(cell, place.tag, &op) {
+            panic!("a copy of {cell:?} does not fit itself: {unfit:?}, {op:?}");
+        }
+        if matches!(op.change, Change::Queued { .. }) {
+            queued.push(locks.last_entry(link).expect("a waiter was made"));
+        }
+    });
+    locks.set_last(cell, copies.locks().last(cell));
+    for waiter in queued {
+        let entry = locks.entry(waiter);
+        let (link, record) = (entry.link, entry.record);
+        locks.answer_on(waiter, links.conn(link).unwrap_or_default());
+        queues.wait(locks.deadline(waiter), waiter);
+        // A copy may have an end without the grant that followed.
+        queues.go_on(record);
+    }
+    let mut was: BTreeMap<LinkIndex, Vec<LinkOrigin>> = BTreeMap::new();
+    for (shadow, link) in here {
+        let shadow = worker.copies.shadow(shadow);
+        was.entry(link).or_default().push(shadow.called);
+        if shadow.dead {
+            worker.end_link(turn, link, Death::Expired);
+        }
+    }
+    was
+}
+
+/// The link and the key that an op of a cell that is rebuilt names.
+fn named_in<'a>(change: &Change<'a>) -> (LinkIndex, &'a [u8]) {
+    match *change {
+        Change::Granted { link, source: Source::Asked { key, .. }, .. }
+        | Change::Queued { link, key, .. } => (link, key),
+        _ => panic!("a cell is rebuilt by grants and queues alone: {change:?}"),
+    }
+}
+
+/// The same of another link. Who is queued waits anew from now on.
+fn with_link(change: Change<'_>, link: LinkIndex, now: Time) -> Change<'_> {
+    match change {
+        Change::Granted { request, source, since, .. } => {
+            Change::Granted { link, request, source, since }
+        }
+        Change::Queued { request, key, claim, patience, .. } => {
+            let since = now.since(Time(0));
+            Change::Queued { link, request, key, claim, since, patience }
+        }
+        other => other,
+    }
+}

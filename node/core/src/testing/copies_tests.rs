@@ -1,0 +1,626 @@
+//! Workers of several nodes with copies of each other's cells, over connections that break, under a
+//! log whose entries each of them applies in its own time: no key is held twice, nothing that was
+//! answered is lost, and copies come to equal their owners.
+
+use super::Rng;
+use super::view_tests::config;
+use crate::{
+    Access, Action, ClusterEvent, Config, ConnId, Event, Identity, Limits, LinkIndex, Machine,
+    Mutant, PeerWorker,
+};
+use lockring_proto::{
+    Claim, Fence, Hello, HelloReply, Namespace, Operation, PROTOCOL, Reply, Request, SessionId,
+    Time, Wait, limits,
+};
+use lockring_ring::{AttachId, BootId, CellId, Epoch, Member, Membership, NodeId, RingVersion};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+const NODES: u32 = 4;
+const CLIENTS: u8 = 4;
+const KEYS: u64 = 10;
+const CELLS: u16 = 2;
+
+/// What the log has of the cluster.
+struct Log {
+    entries: Vec<(CellId, Membership)>,
+    cells: BTreeMap<CellId, Membership>,
+    version: u64,
+    attachments: u64,
+}
+
+impl Log {
+    fn commit(&mut self, cell: CellId, membership: Membership) {
+        self.entries.push((cell, membership.clone()));
+        self.cells.insert(cell, membership);
+    }
+
+    /// The cell has another owner, or the same one anew.
+    fn next_epoch(&mut self, cell: CellId, owner: Member) {
+        let mut next = self.cells[&cell].clone();
+        self.version += 1;
+        next.epoch = Epoch(next.epoch.0 + 1);
+        next.since = RingVersion(self.version);
+        next.backups.retain(|member| *member != owner);
+        (next.owner, next.learner, next.grace) = (owner, None, None);
+        self.commit(cell, next);
+    }
+
+    fn attach(&mut self, cell: CellId, node: u32, boot: u64) {
+        let mut next = self.cells[&cell].clone();
+        let is_there = next.copies().chain([&next.owner]).any(|it| it.node == NodeId(node));
+        if next.learner.is_none() && !is_there && next.backups.len() < 2 {
+            self.attachments += 1;
+            let attach = AttachId(self.attachments);
+            next.learner = Some(Member { node: NodeId(node), boot: BootId(boot), attach });
+            self.commit(cell, next);
+        }
+    }
+
+    fn synced(&mut self, cell: CellId, epoch: Epoch, attach: AttachId) -> bool {
+        let mut next = self.cells[&cell].clone();
+        let learner = next.learner.filter(|it| it.attach == attach && next.epoch == epoch);
+        let Some(learner) = learner else { return false };
+        next.learner = None;
+        next.backups.push(learner);
+        self.commit(cell, next);
+        true
+    }
+
+    /// Whether a node can be lost without the loss of a cell.
+    fn can_lose(&self, node: u32) -> bool {
+        let owned = |it: &&Membership| it.owner.node == NodeId(node);
+        self.cells.values().filter(owned).all(|it| !it.backups.is_empty())
+    }
+
+    fn down(&mut self, node: u32) {
+        for cell in self.cells.keys().copied().collect::<Vec<_>>() {
+            let mut next = self.cells[&cell].clone();
+            let is_it = |member: &Member| member.node == NodeId(node);
+            if next.owner.node == NodeId(node) {
+                let heir = next.backups[0];
+                self.next_epoch(cell, heir);
+            } else if next.copies().any(is_it) {
+                next.backups.retain(|member| !is_it(member));
+                next.learner = next.learner.filter(|member| !is_it(member));
+                self.commit(cell, next);
+            }
+        }
+    }
+}
+
+/// A node with one worker.
+struct Node {
+    machine: Machine,
+    boot: u64,
+    applied: usize,
+    /// Its clients' connections, with their links.
+    links: BTreeMap<ConnId, Option<LinkIndex>>,
+}
+
+/// What goes from one process to another, in order; and what may still come of what was sent before
+/// the connection broke.
+#[derive(Default)]
+struct Way {
+    sent: VecDeque<Vec<u8>>,
+    late: VecDeque<Vec<u8>>,
+}
+
+/// What a client is up to with a key.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Doing {
+    Acquires,
+    Releases(Fence),
+}
+
+/// Of which key something is asked, what, and of whom it was asked last, under which epoch.
+type Asked = (u64, Doing, Option<(u32, Epoch)>);
+
+struct Cluster {
+    rng: Rng,
+    now: Time,
+    log: Log,
+    nodes: BTreeMap<u32, Node>,
+    boots: u64,
+    conns: u64,
+    ways: BTreeMap<(PeerWorker, PeerWorker), Way>,
+    up: BTreeSet<(PeerWorker, PeerWorker)>,
+    /// By client and request.
+    asked: BTreeMap<(u8, u64), Asked>,
+    ids: u64,
+    /// By key: who believes to hold it.
+    held: BTreeMap<u64, (u8, Fence)>,
+    fences: BTreeMap<u64, Fence>,
+    mutant: Option<Mutant>,
+    reached: BTreeMap<&'static str, u64>,
+}
+
+fn key(number: u64) -> Vec<u8> {
+    format!("key {number}").into_bytes()
+}
+
+impl Cluster {
+    fn new(seed: u64, mutant: Option<Mutant>) -> Self {
+        let log = Log { entries: Vec::new(), cells: BTreeMap::new(), version: 1, attachments: 0 };
+        let mut it = Self {
+            rng: Rng::new(seed),
+            now: Time(1_000_000),
+            log,
+            nodes: BTreeMap::new(),
+            boots: 0,
+            conns: 0,
+            ways: BTreeMap::new(),
+            up: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            ids: 0,
+            held: BTreeMap::new(),
+            fences: BTreeMap::new(),
+            mutant,
+            reached: BTreeMap::new(),
+        };
+        (1..=NODES).for_each(|node| it.boot(node));
+        for cell in (0..CELLS).map(CellId) {
+            it.log.attachments += 1;
+            let owner = it.member(1 + u32::from(cell.0) % NODES, it.log.attachments);
+            let first = Membership {
+                epoch: Epoch(1),
+                since: RingVersion(1),
+                owner,
+                backups: Vec::new(),
+                learner: None,
+                grace: None,
+            };
+            it.log.commit(cell, first);
+        }
+        it
+    }
+
+    fn member(&self, node: u32, attach: u64) -> Member {
+        let boot = BootId(self.nodes[&node].boot);
+        Member { node: NodeId(node), boot, attach: AttachId(attach) }
+    }
+
+    fn peer(&self, node: u32) -> PeerWorker {
+        PeerWorker { node: NodeId(node), boot: BootId(self.nodes[&node].boot), worker: 0 }
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.reached.entry(what).or_default() += 1;
+    }
+
+    /// A node's process begins, with an empty memory.
+    fn boot(&mut self, node: u32) {
+        self.boots += 1;
+        let boot = 100 + self.boots;
+        let config = Config {
+            node,
+            boot,
+            others: (0..CELLS).map(CellId).collect(),
+            longest_ttl: limits::TTL_MAX,
+            ..config(Limits::default())
+        };
+        let machine = Machine::new(config, self.now).with_mutant(self.mutant);
+        self.nodes.insert(node, Node { machine, boot, applied: 0, links: BTreeMap::new() });
+        let all: Vec<(u32, u64)> = self.nodes.iter().map(|(&of, it)| (of, it.boot)).collect();
+        for (of, its) in all {
+            self.tell_node(node, of, its);
+            self.tell_node(of, node, boot);
+            self.connect(node, of);
+        }
+    }
+
+    fn tell_node(&mut self, to: u32, node: u32, boot: u64) {
+        let (node, boot) = (NodeId(node), BootId(boot));
+        self.cluster(to, ClusterEvent::Node { node, boot, workers: 1 });
+    }
+
+    fn cluster(&mut self, node: u32, event: ClusterEvent<'_>) {
+        self.run(node, Event::Cluster(event));
+    }
+
+    fn connect(&mut self, one: u32, other: u32) {
+        let (a, b) = (self.peer(one), self.peer(other));
+        if one == other || !self.up.insert((a.min(b), a.max(b))) {
+            return;
+        }
+        self.cluster(one, ClusterEvent::PeerConnected(b));
+        self.cluster(other, ClusterEvent::PeerConnected(a));
+    }
+
+    /// A connection breaks: of each way a part is lost, and the rest may come at any time.
+    fn cut(&mut self, one: u32, other: u32) {
+        let (a, b) = (self.peer(one), self.peer(other));
+        if !self.up.remove(&(a.min(b), a.max(b))) {
+            return;
+        }
+        self.count("broken connections");
+        for way in [(a, b), (b, a)] {
+            let way = self.ways.entry(way).or_default();
+            let kept = self.rng.range(0, way.sent.len() as u64 + 1) as usize;
+            way.late.extend(way.sent.drain(..).take(kept));
+        }
+        self.cluster(one, ClusterEvent::PeerLost(b));
+        self.cluster(other, ClusterEvent::PeerLost(a));
+    }
+
+    /// A process is gone, and the log gets to know.
+    fn kill(&mut self, node: u32) {
+        if !self.log.can_lose(node) {
+            return;
+        }
+        self.count("kills");
+        let dead = self.peer(node);
+        self.ways.retain(|(from, to), _| *from != dead && *to != dead);
+        let lost: Vec<_> =
+            self.up.iter().filter(|(a, b)| *a == dead || *b == dead).copied().collect();
+        for (a, b) in lost {
+            self.up.remove(&(a, b));
+            let left = if a == dead { b } else { a };
+            self.cluster(left.node.0, ClusterEvent::PeerLost(dead));
+        }
+        self.nodes.remove(&node);
+        self.log.down(node);
+        for (.., at) in self.asked.values_mut() {
+            *at = at.filter(|at| at.0 != node);
+        }
+        self.boot(node);
+    }
+
+    fn run(&mut self, node: u32, event: Event<'_>) {
+        let mut actions = Vec::new();
+        let from = self.peer(node);
+        self.nodes.get_mut(&node).unwrap().machine.handle(self.now, event, &mut actions);
+        for action in actions {
+            self.act(from, action);
+        }
+    }
+
+    fn act(&mut self, from: PeerWorker, action: Action) {
+        match action {
+            Action::Peer { peer, bytes } => {
+                if self.up.contains(&(from.min(peer), from.max(peer))) {
+                    self.ways.entry((from, peer)).or_default().sent.push_back(bytes.to_vec());
+                }
+            }
+            Action::Synced { cell, epoch, attach } => {
+                if self.log.synced(cell, epoch, attach) {
+                    self.count("copies synced");
+                }
+            }
+            Action::Welcome { conn, link, reply } => {
+                assert!(matches!(*reply, HelloReply::Welcome(_)), "{reply:?}");
+                let node = self.nodes.get_mut(&from.node.0).unwrap();
+                node.links.insert(conn, Some(link));
+            }
+            Action::Reply { conn, reply } => self.answered(from.node.0, conn, &reply),
+            Action::Push { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A client's connection at a node: its low bits are the client's number.
+    fn conn(&mut self, client: u8, node: u32) -> (ConnId, LinkIndex) {
+        let links = &self.nodes[&node].links;
+        let known = links.iter().find(|(conn, _)| conn.0 as u8 == client);
+        if let Some((&conn, &Some(link))) = known {
+            return (conn, link);
+        }
+        self.conns += 1;
+        let conn = ConnId(self.conns << 8 | u64::from(client));
+        self.nodes.get_mut(&node).unwrap().links.insert(conn, None);
+        let identity = Identity {
+            namespace: Namespace::default(),
+            name: "client".to_owned(),
+            access: Access::User,
+            ttl_max: limits::TTL_MAX,
+        };
+        let hello = Hello {
+            protocol: PROTOCOL,
+            session: SessionId([client; 16]),
+            incarnation: self.conns,
+            ttl_ms: 3_600_000,
+            ring_version: 1,
+            label: "",
+        };
+        self.run(node, Event::Opened { conn, identity: &identity, hello });
+        (conn, self.nodes[&node].links[&conn].expect("a welcome"))
+    }
+
+    /// Sends what was asked to whoever owns the key, by the newest ring or by an older one.
+    fn send(&mut self, client: u8, id: u64) {
+        let (number, doing, _) = self.asked[&(client, id)];
+        let key = key(number);
+        let cell = self.nodes[&1].machine.cell_of("default", &key);
+        let mut its = &self.log.cells[&cell];
+        let mut version = self.log.version;
+        let older: Vec<_> = self.log.entries.iter().filter(|(of, _)| *of == cell).collect();
+        if self.rng.percent(10) {
+            its = &self.rng.pick(&older).1;
+            version = its.since.0;
+        }
+        let owner = its.owner.node.0;
+        self.asked.get_mut(&(client, id)).unwrap().2 = Some((owner, its.epoch));
+        let operation = match doing {
+            Doing::Acquires => Operation::Acquire { claim: Claim::EXCLUSIVE, wait: Wait::Forever },
+            Doing::Releases(fence) => Operation::Release { fence },
+        };
+        let (conn, link) = self.conn(client, owner);
+        let requests = [Request::Keyed { id, version, operation, key: &key }];
+        self.run(owner, Event::Requests { conn, link, requests: &requests });
+    }
+
+    /// Whether the owner of its key was not asked, by the newest ring.
+    fn is_astray(&self, client: u8, id: u64) -> bool {
+        let (number, _, at) = self.asked[&(client, id)];
+        let cell = self.nodes[&1].machine.cell_of("default", &key(number));
+        let its = &self.log.cells[&cell];
+        at != Some((its.owner.node.0, its.epoch))
+    }
+
+    fn ask(&mut self, client: u8, number: u64, doing: Doing) {
+        self.ids += 1;
+        self.asked.insert((client, self.ids), (number, doing, None));
+        self.send(client, self.ids);
+    }
+
+    fn answered(&mut self, node: u32, conn: ConnId, reply: &Reply) {
+        let client = conn.0 as u8;
+        let asked = self.asked.get(&(client, reply.id())).copied();
+        let Some((number, doing, at)) = asked.filter(|(.., at)| at.is_some_and(|at| at.0 == node))
+        else {
+            return;
+        };
+        match (reply, doing) {
+            (&Reply::Granted { fence, .. }, Doing::Acquires) => {
+                self.asked.remove(&(client, reply.id()));
+                let before = self.held.insert(number, (client, fence));
+                assert!(before.is_none(), "key {number} is held twice: {before:?}, {reply:?}");
+                let last = self.fences.insert(number, fence);
+                assert!(last < Some(fence), "a fence of key {number} fell: {last:?}, {fence:?}");
+                self.count("grants");
+            }
+            (Reply::Queued { .. }, Doing::Acquires) => self.count("queued"),
+            (Reply::Released { .. } | Reply::NotHeld { .. }, Doing::Releases(_)) => {
+                self.asked.remove(&(client, reply.id()));
+                self.count("releases");
+            }
+            (Reply::Moved { .. }, _) => {
+                assert!(at.is_some());
+                self.asked.get_mut(&(client, reply.id())).unwrap().2 = None;
+                self.count("moved");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn deliver(&mut self) {
+        let ways: Vec<_> = self
+            .ways
+            .iter()
+            .filter(|(_, way)| !way.sent.is_empty() || !way.late.is_empty())
+            .map(|(&ends, _)| ends)
+            .collect();
+        if ways.is_empty() {
+            return;
+        }
+        let (from, to) = *self.rng.pick(&ways);
+        let way = self.ways.get_mut(&(from, to)).unwrap();
+        let late = !way.late.is_empty() && (way.sent.is_empty() || self.rng.percent(50));
+        let bytes = if late { way.late.pop_front() } else { way.sent.pop_front() };
+        let bytes = bytes.expect("there is something");
+        self.count(if late { "late messages" } else { "messages" });
+        self.cluster(to.node.0, ClusterEvent::Peer { peer: from, bytes: &bytes });
+    }
+
+    fn apply_one(&mut self, node: u32) {
+        let at = &mut self.nodes.get_mut(&node).unwrap().applied;
+        let Some(entry) = self.log.entries.get(*at).cloned() else { return };
+        *at += 1;
+        let version = entry.1.since;
+        self.cluster(node, ClusterEvent::Memberships { changed: &[entry], version });
+    }
+
+    /// Something happens.
+    fn step(&mut self, faults: bool) {
+        self.now = self.now.after(std::time::Duration::from_micros(100));
+        let node = self.rng.range(1, u64::from(NODES) + 1) as u32;
+        let other = self.rng.range(1, u64::from(NODES) + 1) as u32;
+        match self.rng.range(0, 100) {
+            0..40 => self.deliver(),
+            40..60 => self.apply_one(node),
+            60..75 => self.cluster(node, ClusterEvent::Flush),
+            75..90 => self.client(faults),
+            90..93 => self.run(node, Event::Tick),
+            93..95 => self.connect(node, other),
+            _ if !faults => {}
+            95 => self.cut(node, other),
+            96 if self.rng.percent(30) => self.kill(node),
+            97 => {
+                let boot = self.nodes[&node].boot;
+                let cell = CellId(self.rng.range(0, u64::from(CELLS)) as u16);
+                self.log.attach(cell, node, boot);
+            }
+            98 => self.change(node),
+            _ => {}
+        }
+        if self.rng.percent(3) {
+            for node in self.nodes.values() {
+                node.machine.audit().unwrap();
+            }
+        }
+    }
+
+    /// An entry of the log that no fault is the reason of.
+    fn change(&mut self, node: u32) {
+        let cell = CellId(self.rng.range(0, u64::from(CELLS)) as u16);
+        let its = self.log.cells[&cell].clone();
+        match self.rng.range(0, 4) {
+            0 => self.log.next_epoch(cell, its.owner),
+            1 | 2 => {
+                if let Some(&to) = its.backups.iter().find(|it| it.node == NodeId(node)) {
+                    self.count("switches");
+                    self.log.next_epoch(cell, to);
+                }
+            }
+            _ => {
+                let mut next = its;
+                if next.backups.len() == 2 {
+                    next.backups.remove(self.rng.range(0, 2) as usize);
+                    self.count("copies dropped");
+                    self.log.commit(cell, next);
+                }
+            }
+        }
+    }
+
+    fn client(&mut self, more: bool) {
+        let client = self.rng.range(0, u64::from(CLIENTS)) as u8;
+        let open: Vec<u64> =
+            self.asked.range((client, 0)..=(client, u64::MAX)).map(|(&(_, id), _)| id).collect();
+        if !open.is_empty() && (!more || self.rng.percent(60)) {
+            // Also what is not known to be lost may be asked again.
+            let id = *self.rng.pick(&open);
+            if self.is_astray(client, id) || self.rng.percent(10) {
+                self.send(client, id);
+            }
+            return;
+        }
+        let holds: Vec<u64> =
+            self.held.iter().filter(|(_, it)| it.0 == client).map(|(&key, _)| key).collect();
+        if !holds.is_empty() && self.rng.percent(if more { 50 } else { 100 }) {
+            let number = *self.rng.pick(&holds);
+            let (_, fence) = self.held.remove(&number).unwrap();
+            self.ask(client, number, Doing::Releases(fence));
+        } else if more {
+            let number = self.rng.range(0, KEYS);
+            let busy = self.held.get(&number).is_some_and(|it| it.0 == client);
+            let asks = open.iter().any(|&id| self.asked[&(client, id)].0 == number);
+            if !busy && !asks {
+                self.ask(client, number, Doing::Acquires);
+            }
+        }
+    }
+
+    /// Everything comes to rest: all copies equal their owners, who have what clients hold.
+    fn settle(&mut self) {
+        for round in 0..3000 {
+            for node in 1..=NODES {
+                for other in 1..=NODES {
+                    self.connect(node, other);
+                }
+                while self.nodes[&node].applied < self.log.entries.len() {
+                    self.apply_one(node);
+                }
+                self.cluster(node, ClusterEvent::Flush);
+                self.run(node, Event::Tick);
+            }
+            for _ in 0..20 {
+                self.deliver();
+            }
+            let asked: Vec<_> = self.asked.keys().copied().collect();
+            let astray = asked.into_iter().filter(|&(client, id)| self.is_astray(client, id));
+            let astray: Vec<_> = astray.collect();
+            let none = astray.is_empty();
+            astray.into_iter().for_each(|(client, id)| self.send(client, id));
+            let quiet = self.ways.values().all(|way| way.sent.is_empty() && way.late.is_empty());
+            if round > 20 && quiet && none {
+                return self.compare();
+            }
+            self.now = self.now.after(std::time::Duration::from_millis(1));
+        }
+        panic!("it does not come to rest: {:?}", self.asked);
+    }
+
+    fn compare(&mut self) {
+        let mut all = BTreeMap::new();
+        for (cell, its) in self.log.cells.clone() {
+            let owner = &self.nodes[&its.owner.node.0].machine;
+            let (last, has) = owner.contents(cell, false);
+            for copy in &its.backups {
+                let machine = &self.nodes[&copy.node.0].machine;
+                let (copied, copied_has) = machine.contents(cell, true);
+                assert_eq!((last, &has), (copied, &copied_has), "{cell:?} at {copy:?}: {its:?}");
+                *self.reached.entry("equal copies").or_default() += 1;
+            }
+            all.extend(has);
+        }
+        for (&number, &(client, fence)) in &self.held {
+            let holders = all.get(&key(number)).map(|(holders, _)| holders.clone());
+            let hold = (SessionId([client; 16]), fence);
+            assert_eq!(holders, Some(vec![hold]), "key {number}");
+        }
+        let held = all.values().filter(|(holders, _)| !holders.is_empty()).count();
+        assert_eq!(
+            held,
+            self.held.len(),
+            "{all:?}, {:?} {:?} {:?}",
+            self.held,
+            self.asked,
+            self.log.cells
+        );
+    }
+}
+
+fn run(seed: u64, mutant: Option<Mutant>) -> BTreeMap<&'static str, u64> {
+    let mut cluster = Cluster::new(seed, mutant);
+    for _ in 0..4 {
+        (0..1500).for_each(|_| cluster.step(true));
+        (0..300).for_each(|_| cluster.step(false));
+        cluster.settle();
+    }
+    cluster.reached
+}
+
+/// What 40 seeds must have reached, and how often.
+const MUST_REACH: [(&str, u64); 12] = [
+    ("broken connections", 400),
+    ("copies dropped", 10),
+    ("copies synced", 200),
+    ("equal copies", 100),
+    ("grants", 2000),
+    ("kills", 200),
+    ("late messages", 10),
+    ("messages", 4000),
+    ("moved", 300),
+    ("queued", 2000),
+    ("releases", 2000),
+    ("switches", 50),
+];
+
+#[test]
+fn nothing_that_was_answered_is_lost() {
+    let mut reached: BTreeMap<&str, u64> = BTreeMap::new();
+    let first = std::env::var("COPIES_SEED").map_or(0, |seed| seed.parse().unwrap());
+    let count = std::env::var("COPIES_SEEDS").map_or(40, |seeds| seeds.parse().unwrap());
+    for seed in first..first + count {
+        let its = std::panic::catch_unwind(|| run(seed, None));
+        let its = its.unwrap_or_else(|_| panic!("seed {seed}"));
+        its.into_iter().for_each(|(what, n)| *reached.entry(what).or_default() += n);
+    }
+    for (what, least) in MUST_REACH {
+        let n = reached.get(what).copied().unwrap_or_default();
+        assert!(n >= least * count / 40, "{what}: {n} times in {count} seeds");
+    }
+}
+
+/// The bugs, each with a seed that notices it: the first, as of when it was written down.
+const KILLERS: [(Mutant, u64); 6] = [
+    (Mutant::AnswerBeforeRound, 0),
+    (Mutant::OneOfTwoCopies, 25),
+    (Mutant::AcksOldEpoch, 1745),
+    (Mutant::BootIdIgnored, 0),
+    (Mutant::CountersCompared, 339),
+    (Mutant::OpTwice, 7),
+];
+
+/// `COPIES_SEEDS=2000 cargo test -p lockring-core copies` looks for the first seed of each.
+#[test]
+fn seeded_bugs_of_the_copies_are_noticed() {
+    let seeds = std::env::var("COPIES_SEEDS").map_or(0, |seeds| seeds.parse().unwrap());
+    let is_noticed = |mutant, seed| std::panic::catch_unwind(|| run(seed, Some(mutant))).is_err();
+    for (mutant, known) in KILLERS {
+        if let Some(first) = (0..seeds).find(|&seed| is_noticed(mutant, seed)) {
+            assert_eq!(known, first, "the first seed of {mutant:?} is another");
+        }
+        assert!(seeds > 0 || is_noticed(mutant, known), "{mutant:?} is alive at seed {known}");
+    }
+}
