@@ -56,7 +56,7 @@ pub struct Claimed {
 }
 
 /// One link's end of the network.
-struct Lane {
+struct LinkSide {
     way: Option<Way>,
     valid: Time,
     inbox: [Vec<u8>; 2],
@@ -127,7 +127,7 @@ pub struct Client {
     pub workload: crate::workload::Workload,
     /// Of this life.
     links: Session,
-    lanes: BTreeMap<LinkId, Lane>,
+    sides: BTreeMap<LinkId, LinkSide>,
     /// It says goodbye, and believes in nothing any more.
     leaving: bool,
     host: Host,
@@ -168,7 +168,7 @@ impl Client {
             rng,
             workload,
             links: Session::new(config(SessionId([0; 16]), Duration::ZERO, "nobody"), Time(0), 0),
-            lanes: BTreeMap::new(),
+            sides: BTreeMap::new(),
             leaving: false,
             host,
             nature,
@@ -243,8 +243,8 @@ impl Client {
         hub.fact(&Fact::Crashed { session: self.session, worst_lease });
         self.past.former.push((self.session, hub.now.after(worst_lease)));
         self.past.estate = self.leave();
-        for lane in std::mem::take(&mut self.lanes).into_values() {
-            if let Some(way) = lane.way {
+        for side in std::mem::take(&mut self.sides).into_values() {
+            if let Some(way) = side.way {
                 hub.cut(way, Duration::ZERO);
             }
         }
@@ -296,8 +296,8 @@ impl Client {
             hub.cut_way(client, node, span);
             hub.cut_way(node, client, span);
         }
-        for lane in self.lanes.values() {
-            if let Some(way) = lane.way.filter(|way| nodes.contains(&way.node)) {
+        for side in self.sides.values() {
+            if let Some(way) = side.way.filter(|way| nodes.contains(&way.node)) {
                 hub.cut(way, span.min(Duration::from_secs(10)));
             }
         }
@@ -305,8 +305,8 @@ impl Client {
 
     /// All of its connections break.
     pub fn cut(&mut self, hub: &mut Hub) {
-        for lane in self.lanes.values() {
-            if let Some(way) = lane.way {
+        for side in self.sides.values() {
+            if let Some(way) = side.way {
                 let notices = match hub.rng.range(0, 3) {
                     0 => Duration::ZERO,
                     _ => Duration::from_micros(hub.rng.range(0, 400_000)),
@@ -325,10 +325,10 @@ impl Client {
             hub.reach("dials where a way is cut");
         }
         if open && !hub.net.is_broken(way.conn) && cluster.accept(way, self.identity()) {
-            let lane = self.lane(way.link);
-            lane.way = Some(way);
-            lane.inbox = [Vec::new(), Vec::new()];
-            lane.told_lost.clear();
+            let side = self.side(way.link);
+            side.way = Some(way);
+            side.inbox = [Vec::new(), Vec::new()];
+            side.told_lost.clear();
             if self.links.is_blind(way.link) {
                 hub.reach("hellos without an incarnation");
             }
@@ -340,9 +340,9 @@ impl Client {
         self.after(hub, cluster);
     }
 
-    fn lane(&mut self, link: LinkId) -> &mut Lane {
+    fn side(&mut self, link: LinkId) -> &mut LinkSide {
         let valid = self.links.valid_until(link);
-        self.lanes.entry(link).or_insert_with(|| Lane {
+        self.sides.entry(link).or_insert_with(|| LinkSide {
             way: None,
             // Until something was answered nothing is believed.
             valid,
@@ -354,10 +354,10 @@ impl Client {
     /// A connection is gone, as far as this side knows.
     pub fn loses(&mut self, hub: &mut Hub, cluster: &Cluster, way: Way) {
         let now = self.local(hub);
-        let lane = self.lane(way.link);
-        if lane.way.is_some_and(|known| known.conn == way.conn) {
+        let side = self.side(way.link);
+        if side.way.is_some_and(|known| known.conn == way.conn) {
             hub.cut(way, Duration::ZERO);
-            lane.way = None;
+            side.way = None;
             self.links.down(now, way.link);
             self.after(hub, cluster);
         }
@@ -378,17 +378,17 @@ impl Client {
             return;
         }
         let now = self.local(hub);
-        let Some(lane) = self.lanes.get_mut(&way.link) else { return };
-        if lane.way.is_none_or(|known| known.conn != way.conn) {
+        let Some(side) = self.sides.get_mut(&way.link) else { return };
+        if side.way.is_none_or(|known| known.conn != way.conn) {
             return;
         }
         if frame.0 == Stream::Pushes
             && let Ok(Some((body, _))) = codec::split_frame(&frame.1)
             && let Ok(Push::Lost { holds, .. }) = codec::decode_frame(body)
         {
-            lane.told_lost.extend(holds);
+            side.told_lost.extend(holds);
         }
-        let inbox = &mut lane.inbox[usize::from(frame.0 == Stream::Pushes)];
+        let inbox = &mut side.inbox[usize::from(frame.0 == Stream::Pushes)];
         inbox.extend_from_slice(&frame.1);
         let taken = match frame.0 {
             Stream::Pushes => self.links.receive_pushes(now, way.link, inbox),
@@ -484,7 +484,7 @@ impl Client {
 
     /// What was pushed as lost is not held, whichever of grant and push came first.
     fn check_told(&self, hub: &mut Hub) {
-        for told in self.lanes.values().map(|lane| &lane.told_lost).filter(|told| !told.is_empty())
+        for told in self.sides.values().map(|side| &side.told_lost).filter(|told| !told.is_empty())
         {
             for claimed in self.claims.values() {
                 let State::Holding(fence) = claimed.state else { continue };
@@ -524,11 +524,11 @@ impl Client {
             return;
         }
         let (valid, worker) = (self.links.valid_until(link), self.worker(link));
-        let lane = self.lane(link);
-        if valid != lane.valid
+        let side = self.side(link);
+        if valid != side.valid
             && let Some(worker) = worker
         {
-            lane.valid = valid;
+            side.valid = valid;
             // The last instant at which it surely believes.
             let until = Time(self.host.clock.real(valid).0.saturating_sub(1));
             let honoured = cluster.honours_until(worker, self.session);
@@ -537,7 +537,7 @@ impl Client {
     }
 
     fn flush(&mut self, hub: &mut Hub, link: LinkId) {
-        let Some(way) = self.lanes.get(&link).and_then(|lane| lane.way) else { return };
+        let Some(way) = self.sides.get(&link).and_then(|side| side.way) else { return };
         let bytes = std::mem::take(self.links.outgoing(link));
         let mut waiting = self.claims.values().filter(|claim| claim.state == State::Waiting);
         let load = waiting.any(|claim| self.links.link_of(claim.named) == Some(link));

@@ -100,7 +100,7 @@ impl Client {
 
     /// The session has done with a connection.
     fn hang_up(&mut self, hub: &mut Hub, link: LinkId) {
-        if let Some(way) = self.lane(link).way.take() {
+        if let Some(way) = self.side(link).way.take() {
             hub.cut(way, Duration::ZERO);
         }
     }
