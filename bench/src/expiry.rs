@@ -275,7 +275,7 @@ struct Others {
 }
 
 /// What was measured of them.
-struct Rounds {
+struct Measured {
     pairs: Measurement,
     renewals: Measurement,
 }
@@ -316,10 +316,10 @@ impl Others {
         Ok([self.working.begin_round()?, self.renewing.begin_round()?])
     }
 
-    fn end(&self, [working, renewing]: &[Reading; 2]) -> Result<Rounds, BenchError> {
+    fn end(&self, [working, renewing]: &[Reading; 2]) -> Result<Measured, BenchError> {
         let (pairs, renewals) =
             (self.working.end_round(working)?, self.renewing.end_round(renewing)?);
-        Ok(Rounds { pairs, renewals })
+        Ok(Measured { pairs, renewals })
     }
 
     /// Whether a round of both has something to show.

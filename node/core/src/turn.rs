@@ -138,18 +138,31 @@ impl<'a> Turn<'a> {
     #[inline(always)]
     pub(crate) fn answer(&mut self, conn: ConnId, shows: Shows, reply: impl FnOnce() -> Reply) {
         if self.withholds {
-            self.rounds.answer(self.now, (conn, shows), reply(), self.out);
+            self.withhold(conn, shows, reply());
         } else {
             push_reply(self.out, conn, reply);
         }
     }
 
+    #[cold]
+    #[inline(never)]
+    fn withhold(&mut self, conn: ConnId, shows: Shows, reply: Reply) {
+        self.rounds.answer(self.now, (conn, shows), reply, self.out);
+    }
+
     /// Tells copies of an op that is about to be carried out.
     #[inline(always)]
-    pub(crate) fn tell(&mut self, links: &Links, locks: &Locks, spot: Spot, op: &Op<'_>) {
+    pub(crate) fn tell(&mut self, links: &Links, locks: &Locks, spot: Spot, op: Op<'_>) {
         if self.withholds {
-            self.rounds.tell((links, locks), self.at, (spot.cell(), spot.tag()), op);
+            self.tell_copies(links, locks, spot, op);
         }
+    }
+
+    /// Apart and by value, so that an op without copies stays in registers.
+    #[cold]
+    #[inline(never)]
+    fn tell_copies(&mut self, links: &Links, locks: &Locks, spot: Spot, op: Op<'_>) {
+        self.rounds.tell((links, locks), self.at, (spot.cell(), spot.tag()), &op);
     }
 
     /// Tells copies that a link is dead, if they know it.

@@ -44,7 +44,7 @@ impl Worker {
             self.want_epoch(spot, op.number);
         }
         self.stats.count(&op.change);
-        turn.tell(&self.links, &self.locks, spot, &op);
+        turn.tell(&self.links, &self.locks, spot, op);
         if let Some(turned) = self.locks.apply(spot, &op) {
             self.links.gather_turned(self.locks.hold_id(spot.cell(), turned.fence), &turned);
         }
