@@ -62,6 +62,8 @@ pub enum Mutant {
     CountersCompared,
     /// An op that comes twice is carried out twice.
     OpTwice,
+    /// An owner that becomes a copy forgets what it had.
+    DeposedForgets,
     /// Who is inherited gets no more time than its TTL.
     InheritedWithoutNodeLease,
     /// A retry makes its claim young again, and no op says so.

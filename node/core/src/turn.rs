@@ -6,7 +6,7 @@ use crate::cells::{Rounds, Shows};
 use crate::config::Limits;
 use crate::event::{Action, CloseReason, ConnId, LinkIndex, push_reply};
 use crate::links::Links;
-use crate::locks::{Death, Locks, Op, Spot};
+use crate::locks::{CellIndex, Death, Locks, Op, Spot};
 use lockring_proto::{Push, Reply, Request, Time, limits};
 use lockring_ring::RingVersion;
 use std::time::Duration;
@@ -163,6 +163,14 @@ impl<'a> Turn<'a> {
     #[inline(never)]
     fn tell_copies(&mut self, links: &Links, locks: &Locks, spot: Spot, op: Op<'_>) {
         self.rounds.tell((links, locks), self.at, (spot.cell(), spot.tag()), &op);
+    }
+
+    /// Reads ahead what telling copies will need.
+    #[inline]
+    pub(crate) fn touch_copies(&self, cells: impl Iterator<Item = CellIndex>) {
+        if self.withholds {
+            self.rounds.touch(cells);
+        }
     }
 
     /// Tells copies that a link is dead, if they know it.

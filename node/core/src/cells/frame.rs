@@ -36,7 +36,7 @@ pub(crate) struct LinkOrigin {
 
 /// What follows of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum CellPart {
     /// Ops, or none: then answers show what there is.
     Ops,
     /// The beginning of an epoch: a copy that has the same last op keeps what it has.
@@ -54,7 +54,7 @@ pub(crate) struct CellNews {
     pub(crate) attach: AttachId,
     /// The last op before those in the frame.
     pub(crate) last: Fence,
-    pub(crate) part: Part,
+    pub(crate) part: CellPart,
 }
 
 /// A record of a frame. Links in ops go by their numbers.
@@ -416,9 +416,9 @@ impl<'a> Reader<'a> {
                 attach: AttachId(self.number()?),
                 last: self.fence()?,
                 part: match self.byte()? {
-                    0 => Part::Ops,
-                    1 => Part::Offer,
-                    2 => Part::Whole,
+                    0 => CellPart::Ops,
+                    1 => CellPart::Offer,
+                    2 => CellPart::Whole,
                     _ => return Err(Malformed),
                 },
             }),

@@ -37,7 +37,7 @@ impl Withheld {
 
 /// A frame that is not acknowledged, and what waits for it.
 #[derive(Clone)]
-pub(super) struct Round {
+pub(super) struct SentFrame {
     pub(super) number: u64,
     /// The cells that it names.
     pub(super) cells: Vec<CellIndex>,
@@ -86,7 +86,7 @@ pub(super) struct Lane {
     answers: Vec<Withheld>,
     /// Cells that answers show, some of which may not be named in the frame yet.
     shown: Vec<CellIndex>,
-    sent: VecDeque<Round>,
+    sent: VecDeque<SentFrame>,
     sent_bytes: usize,
     told: LinkSet,
     /// Cells that a copy is to be given anew.
@@ -211,7 +211,7 @@ impl Lane {
         if self.is_blank() {
             return None;
         }
-        let round = Round {
+        let round = SentFrame {
             number: self.number,
             cells: std::mem::take(&mut self.cells),
             answers: std::mem::take(&mut self.answers),
@@ -240,7 +240,7 @@ impl Lane {
     }
 
     /// A frame is acknowledged. `None`: it was before, or was sent again since.
-    pub(super) fn acknowledged(&mut self, id: FrameId) -> Option<Round> {
+    pub(super) fn acknowledged(&mut self, id: FrameId) -> Option<SentFrame> {
         if id.connection != self.connections {
             return None;
         }

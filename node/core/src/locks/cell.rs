@@ -60,6 +60,11 @@ impl Layout {
         ours.then_some(CellIndex(u32::from(cell.0 >> self.shift)))
     }
 
+    /// The same for a cell that others name: there may be none of that number.
+    pub(crate) fn find_named(&self, cell: CellId) -> Option<CellIndex> {
+        (u32::from(cell.0) < self.bits.cells()).then(|| self.find(cell))?
+    }
+
     #[inline(always)]
     pub(crate) fn id(&self, cell: CellIndex) -> CellId {
         CellId(((cell.0 as u16) << self.shift) | self.worker)

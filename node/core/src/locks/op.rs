@@ -37,6 +37,19 @@ pub(crate) enum Change<'a> {
     Left { link: LinkIndex, request: u64, cause: Leaving },
 }
 
+impl Change<'_> {
+    /// The same of another link.
+    pub(crate) fn with_link(mut self, of: LinkIndex) -> Self {
+        match &mut self {
+            Self::Granted { link, .. } | Self::Queued { link, .. } | Self::Left { link, .. } => {
+                *link = of;
+            }
+            Self::Ended { .. } => {}
+        }
+        self
+    }
+}
+
 /// Where a grant comes from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Source<'a> {

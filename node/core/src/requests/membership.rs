@@ -70,6 +70,9 @@ fn become_member(
     }
     let mine = membership.copies().find(is_me).copied();
     if worker.cells.role(cell) != Role::None {
+        if mine.is_some() && !mutant!(worker, DeposedForgets) {
+            give_out(worker, turn.now, cell);
+        }
         leave(worker, turn, cell);
     }
     let Some(mine) = mine else { return worker.copies.drop_cell(cell) };
@@ -135,6 +138,19 @@ fn leave(worker: &mut Worker, turn: &mut Turn<'_>, cell: CellIndex) {
     });
 }
 
+/// What this worker has as the owner of a cell it goes on having as a copy: a member must not lose
+/// what was answered, and may be the owner again.
+fn give_out(worker: &mut Worker, now: Time, cell: CellIndex) {
+    let Worker { locks, links, copies, config, .. } = worker;
+    copies.make_room(cell);
+    locks.rebuild(cell, now, |tag, op| {
+        let (link, _) = named_in(&op.change);
+        let news = links.news(link, locks.number_of(link));
+        copies.put(BootId(config.boot), &news, locks.is_dead(link), (cell, tag), op);
+    });
+    copies.set_last(cell, locks.last(cell));
+}
+
 /// A copy becomes the owner's: its holds and waiters are this worker's own, those of each session
 /// on the link that it has here. Says what the links were called.
 fn take_in(
@@ -151,7 +167,7 @@ fn take_in(
         let link =
             *here.entry(shadow).or_insert_with(|| links.inherit(now, copies.shadow(shadow), locks));
         let place = locks.place(locks.seed_of(link), key).expect("a key of this worker's cell");
-        let op = Op { change: with_link(op.change, link, now), ..op };
+        let op = Op { change: from_now(op.change.with_link(link), now), ..op };
         stats.moved_in(&op.change);
         if let Err(unfit) = locks.replay(cell, place.tag, &op) {
             panic!("a copy of {cell:?} does not fit itself: {unfit:?}, {op:?}");
@@ -189,13 +205,10 @@ fn named_in<'a>(change: &Change<'a>) -> (LinkIndex, &'a [u8]) {
     }
 }
 
-/// The same of another link. Who is queued waits anew from now on.
-fn with_link(change: Change<'_>, link: LinkIndex, now: Time) -> Change<'_> {
+/// The same, from now on: who is queued waits anew.
+fn from_now(change: Change<'_>, now: Time) -> Change<'_> {
     match change {
-        Change::Granted { request, source, since, .. } => {
-            Change::Granted { link, request, source, since }
-        }
-        Change::Queued { request, key, claim, patience, .. } => {
+        Change::Queued { link, request, key, claim, patience, .. } => {
             let since = now.since(Time(0));
             Change::Queued { link, request, key, claim, since, patience }
         }

@@ -121,6 +121,7 @@ pub(crate) fn requests(
     }));
     if plan.len() > 1 {
         worker.locks.touch(link, plan);
+        turn.touch_copies(plan.iter().filter_map(|planned| Some(planned.place?.cell)));
     }
     let mut taken = 0;
     for (request, planned) in first.iter().zip(&*plan) {

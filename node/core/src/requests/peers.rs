@@ -54,7 +54,7 @@ fn heard(worker: &mut Worker, turn: &mut Turn<'_>, peer: PeerWorker, bytes: &[u8
             rounds.acknowledged(now, (peer, id), &refused, out);
         }
         Ok(Message::Ready(cell, epoch, attach)) => {
-            if let Some(cell) = worker.locks.layout().find(cell) {
+            if let Some(cell) = worker.locks.layout().find_named(cell) {
                 rounds.ready(peer, cell, epoch, attach);
             }
         }

@@ -15,12 +15,16 @@ mod belief_tests;
 pub mod checks;
 mod clock;
 #[cfg(test)]
+mod copies_log;
+#[cfg(test)]
 mod copies_tests;
 #[cfg(test)]
 mod ends_tests;
 mod fact;
 mod faults;
 mod net;
+#[cfg(test)]
+mod peers_tests;
 mod recorder;
 mod replica;
 mod rng;

@@ -1,10 +1,11 @@
 //! The copies of a cell that this worker owns.
 
-use crate::cells::frame::{CellNews, LinkOrigin, Part};
+use crate::cells::frame::{CellNews, CellPart, LinkOrigin};
 use crate::cells::lane::{LaneIndex, Withheld};
 use crate::event::LinkIndex;
 use lockring_proto::Fence;
 use lockring_ring::{CellId, Epoch, Member};
+use smallvec::SmallVec;
 use std::collections::BTreeMap;
 
 /// How far a copy is with a cell.
@@ -53,13 +54,13 @@ impl CopyAt {
 pub(super) struct Copied {
     pub(super) id: CellId,
     pub(super) epoch: Epoch,
-    pub(super) copies: Vec<CopyAt>,
+    pub(super) copies: SmallVec<[CopyAt; 1]>,
     /// What links were called before this worker owned the cell.
     pub(super) was: BTreeMap<LinkIndex, Vec<LinkOrigin>>,
 }
 
 impl Copied {
-    pub(super) fn news(&self, copy: usize, last: Fence, part: Part) -> CellNews {
+    pub(super) fn news(&self, copy: usize, last: Fence, part: CellPart) -> CellNews {
         let attach = self.copies[copy].member.attach;
         CellNews { cell: self.id, epoch: self.epoch, attach, last, part }
     }

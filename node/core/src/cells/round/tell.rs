@@ -2,7 +2,7 @@
 
 use super::Rounds;
 use super::copied::{Copied, Phase};
-use crate::cells::frame::{self, LinkNews, LinkOrigin, OpHead, Part};
+use crate::cells::frame::{self, CellPart, LinkNews, LinkOrigin, OpHead};
 use crate::cells::lane::{Lane, LaneIndex};
 use crate::event::{Action, LinkIndex, PeerWorker};
 use crate::links::Links;
@@ -131,7 +131,7 @@ impl Rounds {
     pub(super) fn offer(&mut self, links: &Links, locks: &Locks, cell: CellIndex, at: usize) {
         let copied = self.cells[cell.0 as usize].as_deref_mut().expect("a cell with copies");
         let lane = self.lanes[copied.copies[at].lane.0].as_mut().expect("a copy has a lane");
-        let news = copied.news(at, locks.last(cell), Part::Offer);
+        let news = copied.news(at, locks.last(cell), CellPart::Offer);
         let position = lane.enter(cell, &news);
         let mut here = BTreeSet::new();
         locks.rebuild(cell, Time(0), |_, op| here.extend(link_of(&op.change)));
@@ -156,7 +156,7 @@ impl Rounds {
         for link in here {
             name_link(lane, links, locks, link);
         }
-        let position = lane.enter(cell, &copied.news(at, locks.last(cell), Part::Whole));
+        let position = lane.enter(cell, &copied.news(at, locks.last(cell), CellPart::Whole));
         let told = now.since(Time(0));
         locks.rebuild(cell, now, |tag, op| {
             let link = link_of(&op.change).map_or(0, |link| locks.number_of(link));
@@ -174,7 +174,7 @@ fn enter(lane: &mut Lane, copied: &mut Copied, at: usize, cell: CellIndex, last:
     if number == lane.number() {
         return position;
     }
-    let position = lane.enter(cell, &copied.news(at, last, Part::Ops));
+    let position = lane.enter(cell, &copied.news(at, last, CellPart::Ops));
     copied.copies[at].entered = (lane.number(), position);
     position
 }

@@ -1,0 +1,310 @@
+//! What a peer may say, and what a node does without a lease: one owner and one copy, by hand.
+
+use super::Rng;
+use super::view_tests::config;
+use crate::{
+    Access, Action, ClusterEvent, Config, ConnId, Event, Identity, Limits, LinkIndex, Machine,
+    Mutant, PeerWorker,
+};
+use lockring_proto::{
+    Claim, Fence, Hello, Namespace, Operation, PROTOCOL, Reply, Request, SessionId, Time, Wait,
+    limits,
+};
+use lockring_ring::{AttachId, BootId, CellId, Epoch, Member, Membership, NodeId, RingVersion};
+use std::time::Duration;
+
+const OWNER: PeerWorker = PeerWorker { node: NodeId(1), boot: BootId(1), worker: 0 };
+const COPY: PeerWorker = PeerWorker { node: NodeId(2), boot: BootId(2), worker: 0 };
+const CELLS: [CellId; 2] = [CellId(0), CellId(1)];
+
+fn member(peer: PeerWorker) -> Member {
+    Member { node: peer.node, boot: peer.boot, attach: AttachId(u64::from(peer.node.0)) }
+}
+
+fn membership(epoch: u32, owner: PeerWorker, backups: &[PeerWorker]) -> Membership {
+    Membership {
+        epoch: Epoch(epoch),
+        since: RingVersion(u64::from(epoch)),
+        owner: member(owner),
+        backups: backups.iter().map(|&peer| member(peer)).collect(),
+        learner: None,
+        grace: None,
+    }
+}
+
+/// A worker of a node, and what it has said and not been asked for yet.
+struct Worker {
+    machine: Machine,
+    now: Time,
+    said: Vec<Action>,
+    link: Option<LinkIndex>,
+    id: u64,
+}
+
+impl Worker {
+    fn new(its: PeerWorker, mutant: Option<Mutant>) -> Self {
+        let config = Config {
+            node: its.node.0,
+            boot: its.boot.0,
+            others: CELLS.into_iter().collect(),
+            ..config(Limits::default())
+        };
+        let machine = Machine::new(config, Time(0)).with_mutant(mutant);
+        let mut it = Self { machine, now: Time(0), said: Vec::new(), link: None, id: 0 };
+        for peer in [OWNER, COPY] {
+            it.cluster(ClusterEvent::Node { node: peer.node, boot: peer.boot, workers: 1 });
+        }
+        it.cluster(ClusterEvent::PeerConnected(if its == OWNER { COPY } else { OWNER }));
+        it
+    }
+
+    fn run(&mut self, event: Event<'_>) {
+        self.machine.handle(self.now, event, &mut self.said);
+        for action in &self.said {
+            if let Action::Welcome { link, .. } = action {
+                self.link = Some(*link);
+            }
+        }
+    }
+
+    fn cluster(&mut self, event: ClusterEvent<'_>) {
+        self.run(Event::Cluster(event));
+    }
+
+    fn become_all(&mut self, its: &Membership) {
+        let changed = CELLS.map(|cell| (cell, its.clone()));
+        self.cluster(ClusterEvent::Memberships { changed: &changed, version: its.since });
+    }
+
+    fn hello(&mut self, session: u8, incarnation: u64) {
+        let identity = Identity {
+            namespace: Namespace::default(),
+            name: "client".to_owned(),
+            access: Access::User,
+            ttl_max: limits::TTL_MAX,
+        };
+        let hello = Hello {
+            protocol: PROTOCOL,
+            session: SessionId([session; 16]),
+            incarnation,
+            ttl_ms: 10_000,
+            ring_version: 1,
+            label: "",
+        };
+        let conn = ConnId(u64::from(session));
+        self.run(Event::Opened { conn, identity: &identity, hello });
+    }
+
+    fn ask(&mut self, session: u8, key: &[u8], operation: Operation<'_>) -> u64 {
+        self.id += 1;
+        let requests = [Request::Keyed { id: self.id, version: 99, operation, key }];
+        let (conn, link) = (ConnId(u64::from(session)), self.link.expect("a welcome"));
+        self.run(Event::Requests { conn, link, requests: &requests });
+        self.id
+    }
+
+    fn acquire(&mut self, session: u8, key: &[u8], wait: Wait) -> u64 {
+        self.ask(session, key, Operation::Acquire { claim: Claim::EXCLUSIVE, wait })
+    }
+
+    fn flush(&mut self) {
+        self.cluster(ClusterEvent::Flush);
+    }
+
+    /// The messages for peers since this was last asked.
+    fn messages(&mut self) -> Vec<Vec<u8>> {
+        self.flush();
+        let is_message = |action: &mut Action| matches!(action, Action::Peer { .. });
+        let messages = self.said.extract_if(.., is_message);
+        let bytes = |action| match action {
+            Action::Peer { bytes, .. } => bytes.to_vec(),
+            other => panic!("{other:?}"),
+        };
+        messages.map(bytes).collect()
+    }
+
+    fn hears(&mut self, peer: PeerWorker, messages: &[Vec<u8>]) {
+        for bytes in messages {
+            self.cluster(ClusterEvent::Peer { peer, bytes });
+        }
+    }
+
+    /// The answers since this was last asked.
+    fn answers(&mut self) -> Vec<Reply> {
+        let is_reply = |action: &mut Action| matches!(action, Action::Reply { .. });
+        let replies = self.said.extract_if(.., is_reply);
+        let reply = |action| match action {
+            Action::Reply { reply, .. } => reply,
+            other => panic!("{other:?}"),
+        };
+        replies.map(reply).collect()
+    }
+}
+
+/// Both, at rest.
+fn pair(mutant: Option<Mutant>) -> (Worker, Worker) {
+    let (mut owner, mut copy) = (Worker::new(OWNER, mutant), Worker::new(COPY, mutant));
+    let its = membership(2, OWNER, &[COPY]);
+    owner.become_all(&its);
+    copy.become_all(&its);
+    settle(&mut owner, &mut copy);
+    owner.hello(7, 1);
+    (owner, copy)
+}
+
+fn settle(owner: &mut Worker, copy: &mut Worker) {
+    for _ in 0..10 {
+        let frames = owner.messages();
+        copy.hears(OWNER, &frames);
+        let acks = copy.messages();
+        owner.hears(COPY, &acks);
+    }
+}
+
+fn is_granted(replies: &[Reply], of: u64) -> bool {
+    matches!(replies, [Reply::Granted { id, .. }] if *id == of)
+}
+
+#[test]
+fn an_answer_waits_for_the_copy_and_a_lease() {
+    let (mut owner, mut copy) = pair(None);
+    let id = owner.acquire(7, b"key", Wait::No);
+    assert_eq!(owner.answers(), []);
+    let frames = owner.messages();
+    assert_eq!((frames.len(), owner.answers()), (1, vec![]));
+    copy.hears(OWNER, &frames);
+    let acks = copy.messages();
+    owner.hears(COPY, &acks);
+    assert!(is_granted(&owner.answers(), id));
+    // A read waits for a frame of its own, though nothing has changed.
+    let busy = owner.acquire(7, b"key", Wait::No);
+    assert_eq!((busy, owner.answers()), (2, vec![]));
+    settle(&mut owner, &mut copy);
+    assert_eq!(owner.answers().len(), 1);
+    // Past the lease nothing leaves, whatever is acknowledged; and then it does.
+    owner.cluster(ClusterEvent::Lease(Time(0).after(Duration::from_secs(3))));
+    let late = owner.acquire(7, b"late", Wait::No);
+    owner.now = Time(0).after(Duration::from_secs(3));
+    settle(&mut owner, &mut copy);
+    assert_eq!(owner.answers(), []);
+    owner.cluster(ClusterEvent::Lease(Time(0).after(Duration::from_secs(6))));
+    assert!(is_granted(&owner.answers(), late));
+}
+
+#[test]
+fn a_copy_without_a_lease_takes_nothing_until_it_has_one() {
+    let (mut owner, mut copy) = pair(None);
+    copy.cluster(ClusterEvent::Lease(Time(0)));
+    let id = owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    assert_eq!(owner.answers(), []);
+    copy.cluster(ClusterEvent::Lease(Time::NEVER));
+    settle(&mut owner, &mut copy);
+    assert!(is_granted(&owner.answers(), id));
+    assert_eq!(owner.machine.contents(CELLS[0], false), copy.machine.contents(CELLS[0], true));
+    assert_eq!(owner.machine.contents(CELLS[1], false), copy.machine.contents(CELLS[1], true));
+}
+
+#[test]
+fn without_a_lease_an_answer_would_leave() {
+    let (mut owner, mut copy) = pair(Some(Mutant::AnswerPastLease));
+    owner.cluster(ClusterEvent::Lease(Time(0)));
+    let id = owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    assert!(is_granted(&owner.answers(), id));
+}
+
+/// What was answered to an owner's client is honoured by the next owner for as long as the client
+/// may believe in it: its TTL, and a node lease of the owner before, who may still answer renewals.
+fn honoured_after_promotion(mutant: Option<Mutant>) -> Duration {
+    let (mut owner, mut copy) = pair(mutant);
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    copy.become_all(&membership(3, COPY, &[]));
+    copy.hello(8, 1);
+    copy.acquire(8, b"key", Wait::Forever);
+    assert!(matches!(copy.answers()[..], [Reply::Queued { .. }]));
+    loop {
+        copy.now = copy.now.after(Duration::from_millis(20));
+        if copy.now.0 % 1_000_000 == 0 {
+            // The second session renews.
+            copy.ask(8, b"other", Operation::Inspect { namespace: "" });
+            copy.answers();
+        }
+        copy.run(Event::Tick);
+        if copy.answers().iter().any(|reply| matches!(reply, Reply::Granted { .. })) {
+            return copy.now.since(Time(0));
+        }
+    }
+}
+
+#[test]
+fn an_inherited_hold_has_a_node_lease_more() {
+    let least = limits::honoured(limits::TTL_DEFAULT + limits::NODE_LEASE);
+    let took = honoured_after_promotion(None);
+    assert!(took >= least && took < least + Duration::from_secs(1), "{took:?} of {least:?}");
+    assert!(honoured_after_promotion(Some(Mutant::InheritedWithoutNodeLease)) < least);
+}
+
+#[test]
+fn deposed_with_answers_withheld_the_owner_sends_clients_on() {
+    let (mut owner, mut copy) = pair(None);
+    let granted = owner.acquire(7, b"key", Wait::No);
+    let frames = owner.messages();
+    owner.become_all(&membership(3, COPY, &[]));
+    assert!(matches!(owner.answers()[..], [Reply::Moved { id, .. }] if id == granted));
+    // The frame came all the same: the hold went with the cell, and a retry finds it.
+    copy.hears(OWNER, &frames);
+    copy.become_all(&membership(3, COPY, &[]));
+    copy.hello(7, 1);
+    copy.id = granted - 1;
+    copy.acquire(7, b"key", Wait::No);
+    assert!(is_granted(&copy.answers(), granted));
+    let fence = Fence(1);
+    copy.ask(7, b"key", Operation::Release { fence });
+    assert!(matches!(copy.answers()[..], [Reply::NotHeld { .. }]));
+}
+
+#[test]
+fn no_bytes_of_a_peer_break_a_worker() {
+    let (mut owner, mut copy) = pair(None);
+    let mut rng = Rng::new(7);
+    let mut said: Vec<Vec<u8>> = Vec::new();
+    for number in 0..60_u64 {
+        let key = format!("key {}", rng.range(0, 12));
+        let wait = if rng.percent(50) { Wait::No } else { Wait::Forever };
+        owner.acquire(7, key.as_bytes(), wait);
+        if number % 10 == 9 {
+            owner.become_all(&membership(2 + number as u32, OWNER, &[COPY]));
+            copy.become_all(&membership(2 + number as u32, OWNER, &[COPY]));
+        }
+        let frames = owner.messages();
+        copy.hears(OWNER, &frames);
+        let acks = copy.messages();
+        owner.hears(COPY, &acks);
+        said.extend(frames.into_iter().chain(acks));
+    }
+    let mut broken = 0;
+    for round in 0..40_000 {
+        let mut bytes = rng.pick(&said).clone();
+        for _ in 0..rng.range(0, 4) {
+            let at = rng.range(0, bytes.len() as u64) as usize;
+            match rng.range(0, 4) {
+                0 => bytes[at] = rng.draw() as u8,
+                1 => bytes[at] ^= 1 << rng.range(0, 8),
+                2 => bytes.truncate(at + 1),
+                _ => bytes.insert(at, rng.draw() as u8),
+            }
+        }
+        for worker in [&mut copy, &mut owner] {
+            worker.hears(if round % 2 == 0 { OWNER } else { COPY }, &[bytes.clone()]);
+            broken += worker.said.iter().filter(|it| matches!(it, Action::PeerBroken(_))).count();
+            worker.said.clear();
+        }
+        if round % 1000 == 0 {
+            copy.machine.audit().unwrap();
+            owner.machine.audit().unwrap();
+        }
+    }
+    assert!(broken > 1000, "{broken} messages were refused");
+}
