@@ -17,11 +17,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cluster;
 mod control;
 mod event;
 mod longest;
 mod retry;
 mod state;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,22 @@
+//! The control plane of a cluster, as one of its nodes runs it: who holds which cell, who is alive,
+//! until when a node may answer, and what is to be moved.
+//!
+//! Every node applies the same entries of one log to its [`State`]; the node that leads the log
+//! also judges who is alive, acknowledges node leases and carries plans out. Nothing that a timer
+//! or a single node decides changes who holds a cell: such a decision is only ever *proposed*, as
+//! an [`Entry`] that names what it was decided on, and void if that has changed since.
+
+mod cell;
+mod entry;
+mod mutant;
+mod state;
+mod timing;
+
+pub use cell::{Cell, Loss};
+pub use entry::{
+    BATCH_CELLS_MAX, CellChange, Entry, Floors, Index, NodeSpec, Process, Replicas, Step,
+};
+#[cfg(any(test, feature = "testing"))]
+pub use mutant::Mutant;
+pub use state::{Applied, Intent, Life, Longest, NodeState, State, Status};
+pub use timing::NODE_LEASE;
