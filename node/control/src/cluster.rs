@@ -7,15 +7,29 @@
 //! an [`Entry`] that names what it was decided on, and void if that has changed since.
 
 mod cell;
+mod control;
 mod entry;
+mod event;
+mod facts;
+mod judge;
+mod lead;
+mod lease;
+mod lowering;
+mod message;
 mod mutant;
+mod outbox;
+mod runner;
 mod state;
 mod timing;
+mod ttl;
 
 pub use cell::{Cell, Loss};
+pub use control::Control;
 pub use entry::{
     BATCH_CELLS_MAX, CellChange, Entry, Floors, Index, NodeSpec, Process, Replicas, Step,
 };
+pub use event::{Action, Event, Fact, LogEvent, ProposalId, RoundId, Term, WorkerEvent};
+pub use message::Message;
 #[cfg(any(test, feature = "testing"))]
 pub use mutant::Mutant;
 pub use state::{Applied, Intent, Life, Longest, NodeState, State, Status};

@@ -18,4 +18,15 @@ pub enum Mutant {
     RecoverRepeatsVersions,
     /// The longest TTL falls without a standing intent.
     LoweredInOneEntry,
+    /// Renewals are acknowledged without a round of the quorum.
+    LeaseWithoutRound,
+    /// A node believes in its lease before every worker has applied what the lease is bound to.
+    LeaseBeforeApplied,
+    /// A new leader acknowledges before it has applied an entry of its term.
+    LeaseBeforeOwnTerm,
+    /// A lost cell is taken over while the lease of its owner may run.
+    TakeoverInLease,
+    /// The log takes half of the voters for a majority.
+    #[cfg(any(test, feature = "testing"))]
+    HalfIsQuorum,
 }
