@@ -34,3 +34,6 @@ pub use message::Message;
 pub use mutant::Mutant;
 pub use state::{Applied, Intent, Life, Longest, NodeState, State, Status};
 pub use timing::NODE_LEASE;
+
+#[cfg(test)]
+mod tests;

@@ -145,7 +145,7 @@ impl Control {
         }
         self.ttl.applied(self.state.longest(), out);
         if let Some(lead) = &mut self.lead {
-            lead.applied(now, term);
+            lead.applied(now, term, &self.state);
             if matches!(entry, Entry::Up(..)) && !applied.void {
                 out.push(Action::Count(Fact::FalseSuspicion));
             }
@@ -168,7 +168,7 @@ impl Control {
         out.push(Action::Memberships { index, whole: true, cells });
         self.ttl.applied(self.state.longest(), out);
         if let Some(lead) = &mut self.lead {
-            lead.applied(now, term);
+            lead.applied(now, term, &self.state);
         }
         self.is_there(was_there, out);
     }
@@ -195,7 +195,7 @@ impl Control {
             Message::Renewed { .. } => {}
             Message::Propose(entry) => {
                 if self.lead.is_some() {
-                    self.outbox.propose(now, entry, out);
+                    self.ask(now, entry, out);
                 }
             }
             Message::Silent { copy, cells } => self.silent(now, (from, copy), &cells, out),
@@ -280,7 +280,10 @@ impl Control {
 
     /// Has an entry proposed by whoever leads.
     fn ask(&mut self, now: Time, entry: Entry, out: &mut Vec<Action>) {
+        // Nobody joins before the founder has, whose id is known before.
+        let is_first = entry == self.founding || self.state.cells().next().is_some();
         match self.leader {
+            Some(_) if self.lead.is_some() && !is_first => {}
             Some(_) if self.lead.is_some() => self.outbox.propose(now, entry, out),
             Some(leader) => out.push(Action::Send(leader, Message::Propose(entry))),
             None => {}
@@ -310,7 +313,8 @@ impl Control {
         let mut entries = self.facts.entries(now, &self.state, self.me, applied);
         entries.extend(self.facts.own(now, &self.state, &self.spec.process, self.me.node));
         entries.extend(self.ttl.entry(now, out));
-        if self.lead.is_some() && self.state.cells().next().is_none() {
+        // One that has not applied all there is knows nothing of who founded it.
+        if self.lead.as_ref().is_some_and(Lead::is_ready) && self.state.cells().next().is_none() {
             entries.push(self.founding.clone());
         }
         for entry in entries {

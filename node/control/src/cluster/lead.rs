@@ -26,6 +26,8 @@ pub(super) struct Lead {
     term: Term,
     /// An entry of the term is applied, and so is all that was agreed before.
     is_ready: bool,
+    /// Who led before.
+    before: Option<NodeId>,
     leases: Leases,
     judge: Judge,
     runner: Runner,
@@ -47,7 +49,8 @@ impl Lead {
             term,
             is_ready: false,
             leases: Leases::new(now),
-            judge: Judge::new(now, state, before.filter(|&before| before != me)),
+            judge: Judge::new(now, state, None),
+            before: before.filter(|&before| before != me),
             runner: Runner::default(),
             lowering: Lowering::new(now, term.0 << 32),
             run_at: now,
@@ -56,12 +59,21 @@ impl Lead {
 
     /// When it wants to look next.
     pub fn look_at(&self) -> Time {
-        self.judge.look_at()
+        if self.is_ready { self.judge.look_at() } else { Time::NEVER }
+    }
+
+    /// Whether it has applied all that was agreed before its term.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready
     }
 
     /// An entry was applied, before the rest of the leader looks at what it made.
-    pub fn applied(&mut self, now: Time, term: Term) {
-        self.is_ready |= term == self.term;
+    pub fn applied(&mut self, now: Time, term: Term, state: &State) {
+        if term == self.term && !self.is_ready {
+            self.is_ready = true;
+            // Who was silent before there was anything to judge by was not.
+            self.judge = Judge::new(now, state, self.before);
+        }
         self.run_at = now;
     }
 

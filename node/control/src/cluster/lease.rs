@@ -18,7 +18,7 @@ use std::time::Duration;
 /// A round for all nodes so often.
 const ROUND: Duration = Duration::from_millis(100);
 
-/// Most rounds under way.
+/// Most rounds under way. The oldest make room: those without a majority never end.
 const ROUNDS_MAX: usize = 32;
 
 /// What a node believes of its own lease.
@@ -101,10 +101,13 @@ impl Leases {
 
     /// Begins the next round, if that is due and somebody waits for it.
     pub fn begin(&mut self, now: Time) -> Option<RoundId> {
-        if now < self.due || self.waiting.is_empty() || self.rounds.len() >= ROUNDS_MAX {
+        if now < self.due || self.waiting.is_empty() {
             return None;
         }
         self.due = now.after(ROUND);
+        if self.rounds.len() >= ROUNDS_MAX {
+            self.rounds.pop_first();
+        }
         self.next += 1;
         let renewals = std::mem::take(&mut self.waiting).into_values().collect();
         self.rounds.insert(RoundId(self.next), Round { renewals, committed: None });
@@ -201,6 +204,18 @@ mod tests {
         }
         leases.done(RoundId(2), Index(0));
         assert_eq!(leases.acknowledgeable(Index(0)), [renewal(1, 0), renewal(2, 100)]);
+    }
+
+    #[test]
+    fn rounds_that_never_end_keep_nobody_from_later_ones() {
+        let mut leases = Leases::new(at(0));
+        let rounds = (0..50).map(|number| {
+            leases.received(renewal(number, number * 100));
+            leases.begin(at(number * 100)).expect("one is due")
+        });
+        let last = rounds.last().expect("there are 50");
+        leases.done(last, Index(0));
+        assert_eq!(leases.acknowledgeable(Index(0)).last(), Some(&renewal(49, 4900)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub enum Mutant {
     GraceWithoutLease,
     /// A log that begins anew counts ring versions from the start.
     RecoverRepeatsVersions,
-    /// The longest TTL falls without a standing intent.
+    /// The intent to lower the longest TTL lowers it.
     LoweredInOneEntry,
     /// Renewals are acknowledged without a round of the quorum.
     LeaseWithoutRound,

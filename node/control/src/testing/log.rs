@@ -98,6 +98,18 @@ impl LogModel {
         self.seat(node, false);
     }
 
+    /// Other nodes have votes from now on. Only while the leader reaches all of them: no majority
+    /// of before may be none of after.
+    pub fn set_voters(&mut self, voters: &BTreeSet<NodeId>) {
+        let term = self.term;
+        for (node, seat) in &mut self.seats {
+            seat.votes = voters.contains(node);
+            if seat.votes {
+                seat.promised = term;
+            }
+        }
+    }
+
     /// The state after every committed entry.
     pub fn state(&self) -> &State {
         &self.state
@@ -168,7 +180,7 @@ impl LogModel {
     }
 
     fn seat_mut(&mut self, node: NodeId) -> &mut Seat {
-        self.seats.get_mut(&node).expect("the run knows its nodes")
+        self.seats.get_mut(&node).unwrap_or_else(|| panic!("{node} has no part in the log"))
     }
 
     /// A node proposes; `early` puts it before the proposal made just before.
@@ -235,11 +247,10 @@ impl LogModel {
 
     /// A node asks for a round.
     pub fn begin_round(&mut self, node: NodeId, round: RoundId) {
-        let last = self.last();
-        let seat = self.seat_mut(node);
-        if seat.leads.is_some() {
-            seat.rounds.insert(round, last);
-        }
+        let Some(term) = self.seats[&node].leads else { return };
+        // One that was deposed knows nothing of what its successor has committed.
+        let known = self.records.partition_point(|record| record.term <= term);
+        self.seat_mut(node).rounds.insert(round, Index(known as u64));
     }
 
     /// The answers to a round are in.
@@ -260,10 +271,13 @@ impl LogModel {
         self.seats.get_mut(&node).filter(|seat| seat.is_up)?.events.pop_front()
     }
 
-    /// The next thing of the log that reaches a node: who leads, an entry, or, if it is behind the
-    /// snapshot, that.
+    /// The next thing of the log that reaches a node: what it is to be told at once, who leads, an
+    /// entry, or, if it is behind the snapshot, that.
     pub fn deliver(&mut self, node: NodeId) -> Option<LogEvent> {
         let leader = self.leader();
+        if let Some(event) = self.news(node) {
+            return Some(event);
+        }
         let seat = self.seats.get_mut(&node).filter(|seat| seat.is_up && !seat.is_broken)?;
         if let Some(leader) = leader.filter(|_| seat.leads.is_none() && seat.follows != leader) {
             seat.follows = Some(leader);

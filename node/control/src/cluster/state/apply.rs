@@ -328,14 +328,15 @@ impl State {
             }
             Entry::IntendLongestTtl(ttl) => {
                 let falls = *ttl < longest.ttl;
-                if falls {
+                if falls && self.mutant == Some(Mutant::LoweredInOneEntry) {
+                    longest.ttl = *ttl;
+                } else if falls {
                     longest.intent = Some(Intent { ttl: *ttl, at: index });
                 }
                 falls
             }
             Entry::LowerLongestTtl { intent, by } => {
-                let unasked = self.mutant == Some(Mutant::LoweredInOneEntry);
-                let Some(stands) = longest.intent.filter(|it| it.at == *intent || unasked) else {
+                let Some(stands) = longest.intent.filter(|it| it.at == *intent) else {
                     return false;
                 };
                 (longest.ttl, longest.by, longest.intent) = (stands.ttl, by.clone(), None);
