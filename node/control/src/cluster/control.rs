@@ -330,3 +330,6 @@ impl Control {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

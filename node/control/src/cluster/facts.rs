@@ -1,6 +1,6 @@
 //! What a node's workers know and the log does not yet: it is asked for until the state has it.
 
-use super::cell::Cell;
+use super::cell::{Cell, is_life};
 use super::entry::{BATCH_CELLS_MAX, CellChange, Entry, Index, Process, Step};
 use super::event::WorkerEvent;
 use super::state::{Life, State, Status};
@@ -53,13 +53,15 @@ impl Facts {
     pub fn entries(&mut self, now: Time, state: &State, me: Life, applied: Index) -> Vec<Entry> {
         let mut changes = Vec::new();
         self.said.retain(|(id, said), asked| {
-            let own = state.cell(*id).filter(|cell| is_served(cell, me));
-            let Some(step) = own.and_then(|cell| step(cell, *said)) else { return false };
+            let Some(cell) = state.cell(*id).filter(|cell| is_owned(cell, me)) else {
+                return false;
+            };
+            let Some(step) = step(cell, *said) else { return false };
             let is_due = asked.is_none_or(|asked| now.since(asked) >= AGAIN);
-            let revision = own.map_or(Index(0), |cell| cell.revision);
-            if is_due && revision <= applied {
+            // What is said of a cell that is taken for lost is kept: it may be regained.
+            if is_due && cell.revision <= applied && cell.loss.is_none() {
                 *asked = Some(now);
-                changes.push(CellChange { cell: *id, revision, step });
+                changes.push(CellChange { cell: *id, revision: cell.revision, step });
             }
             true
         });
@@ -95,7 +97,7 @@ impl Facts {
     pub fn silent(&mut self, state: &State, me: Life) -> Vec<(NodeId, Vec<(CellId, Index)>)> {
         let reports = std::mem::take(&mut self.silent).into_iter().map(|(copy, cells)| {
             let own = |id: CellId| {
-                let cell = state.cell(id).filter(|cell| is_served(cell, me))?;
+                let cell = state.cell(id).filter(|cell| is_owned(cell, me))?;
                 Some((id, cell.revision))
             };
             (copy, cells.into_iter().filter_map(own).take(BATCH_CELLS_MAX).collect())
@@ -104,8 +106,8 @@ impl Facts {
     }
 }
 
-fn is_served(cell: &Cell, me: Life) -> bool {
-    cell.owner.node == me.node && cell.owner.boot == me.boot && cell.loss.is_none()
+fn is_owned(cell: &Cell, me: Life) -> bool {
+    is_life(&cell.owner, me.node, me.boot)
 }
 
 /// What a cell needs as its worker said so; nothing if that is done or over.
@@ -118,5 +120,89 @@ fn step(cell: &Cell, said: Said) -> Option<Step> {
             (cell.epoch == epoch && cell.grace.is_some()).then_some(Step::Recovered)
         }
         Said::EpochAsked(epoch) => (cell.epoch == epoch).then_some(Step::Bump),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{NodeSpec, Process};
+    use lockring_ring::{BootId, CellBits};
+
+    const ME: Life = Life { node: NodeId(1), boot: BootId(1) };
+    const OTHER: Life = Life { node: NodeId(2), boot: BootId(2) };
+    const CELL: CellId = CellId(0);
+
+    fn process(boot: u64) -> Process {
+        Process { boot: BootId(boot), workers: 1, addresses: Vec::new() }
+    }
+
+    /// A state with two nodes, of which the first has every cell.
+    fn two() -> State {
+        let mut state = State::new(CellBits::new(1).unwrap());
+        for boot in 1..=2 {
+            let host = boot.to_string();
+            let spec = NodeSpec { weight: 1, zone: None, host, process: process(boot) };
+            state.apply(Index(boot), &Entry::Join(spec));
+        }
+        state
+    }
+
+    fn put(state: &mut State, entry: &Entry) {
+        state.apply(Index(state.applied().0 + 1), entry);
+    }
+
+    fn step(state: &mut State, step: Step) {
+        let revision = state.cell(CELL).unwrap().revision;
+        put(state, &Entry::Cells(vec![CellChange { cell: CELL, revision, step }]));
+    }
+
+    #[test]
+    fn what_a_worker_said_is_asked_for_until_the_state_has_it() {
+        let (mut state, mut facts) = (two(), Facts::default());
+        step(&mut state, Step::Attach(OTHER.node, OTHER.boot));
+        let cell = state.cell(CELL).unwrap().clone();
+        let synced = WorkerEvent::Synced(CELL, cell.learner.unwrap().attach);
+        facts.said(&synced);
+        let wanted = CellChange { cell: CELL, revision: cell.revision, step: Step::Synced };
+        let wanted = [Entry::Cells(vec![wanted])];
+        assert_eq!(facts.entries(Time(0), &state, ME, Index(2)), [], "of an earlier state");
+        assert_eq!(facts.entries(Time(0), &state, ME, cell.revision), wanted);
+        assert_eq!(facts.entries(Time(1), &state, ME, cell.revision), [], "not at once again");
+        assert_eq!(facts.entries(Time(200_000), &state, ME, cell.revision), wanted);
+        put(&mut state, &wanted[0]);
+        assert_eq!(facts.entries(Time(400_000), &state, ME, state.applied()), []);
+        assert!(facts.said.is_empty());
+        // Of another attachment it says nothing.
+        facts.said(&WorkerEvent::Synced(CELL, AttachId(99)));
+        assert_eq!(facts.entries(Time(600_000), &state, ME, state.applied()), []);
+    }
+
+    #[test]
+    fn the_end_of_a_grace_is_kept_while_its_owner_is_taken_for_dead() {
+        let (mut state, mut facts) = (two(), Facts::default());
+        put(&mut state, &Entry::Down(ME.node, ME.boot));
+        step(&mut state, Step::Takeover(OTHER.node, OTHER.boot));
+        let epoch = state.cell(CELL).unwrap().epoch;
+        put(&mut state, &Entry::Down(OTHER.node, OTHER.boot));
+        facts.said(&WorkerEvent::Recovered(CELL, epoch));
+        assert_eq!(facts.entries(Time(0), &state, OTHER, state.applied()), []);
+        put(&mut state, &Entry::Up(OTHER.node, OTHER.boot));
+        assert_eq!(facts.entries(Time(0), &state, OTHER, state.applied()).len(), 1);
+    }
+
+    #[test]
+    fn a_process_that_the_log_has_wrong_says_so() {
+        let (mut state, mut facts) = (two(), Facts::default());
+        let own = |facts: &mut Facts, state: &State, ms: u64, boot| {
+            facts.own(Time(ms * 1000), state, &process(boot), ME.node)
+        };
+        assert_eq!(own(&mut facts, &state, 0, 1), None);
+        let boot = Entry::Boot { node: ME.node, before: BootId(1), process: process(9) };
+        assert_eq!(own(&mut facts, &state, 0, 9), Some(boot.clone()));
+        assert_eq!(own(&mut facts, &state, 199, 9), None, "not at once again");
+        put(&mut state, &boot);
+        put(&mut state, &Entry::Down(ME.node, BootId(9)));
+        assert_eq!(own(&mut facts, &state, 400, 9), Some(Entry::Up(ME.node, BootId(9))));
     }
 }

@@ -1,7 +1,7 @@
 //! What the node does beside its own work while it leads the log: leases, judgement, plans and the
 //! longest TTL of all nodes.
 
-use super::entry::{CellChange, Entry, Index, Step};
+use super::entry::{BATCH_CELLS_MAX, CellChange, Entry, Index, Step};
 use super::event::{Action, Fact, RoundId, Term};
 use super::judge::{Judge, Verdict};
 use super::lease::{Leases, Renewal};
@@ -99,7 +99,10 @@ impl Lead {
             return;
         };
         self.leases.acknowledged(renewal);
-        let bound = node.taken.max(node.revision);
+        let mut bound = node.taken.max(node.revision);
+        if state.mutant == Some(Mutant::BoundByTakenAlone) {
+            bound = node.taken;
+        }
         let renewed = Message::Renewed { boot: life.boot, renewal: renewal.number, bound };
         out.push(Action::Send(life.node, renewed));
     }
@@ -134,7 +137,7 @@ impl Lead {
             let step = if is_learner { Step::Detach } else { Step::Drop(copy) };
             Some(CellChange { cell: id, revision, step })
         };
-        let changes: Vec<CellChange> = cells.iter().filter_map(of).collect();
+        let changes: Vec<CellChange> = cells.iter().take(BATCH_CELLS_MAX).filter_map(of).collect();
         if changes.is_empty() {
             return None;
         }

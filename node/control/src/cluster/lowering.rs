@@ -12,6 +12,7 @@
 
 use super::entry::{Entry, Index};
 use super::message::Message;
+use super::mutant::Mutant;
 use super::state::{Life, NodeState, State};
 use super::timing::inherited;
 use super::ttl::Statement;
@@ -74,6 +75,9 @@ impl Lowering {
         let longest = state.longest();
         let window = inherited(longest.ttl);
         let intent = longest.intent.map(|intent| intent.at);
+        if let Some(intent) = intent.filter(|_| state.mutant == Some(Mutant::LoweredUnasked)) {
+            return vec![Want::Propose(Entry::LowerLongestTtl { intent, by: String::new() })];
+        }
         let Some(round) = &mut self.round else {
             return self.begin(now, state, window);
         };
@@ -151,3 +155,6 @@ impl Lowering {
 fn can_be_said(state: &State) -> bool {
     state.cells().all(|(_, cell)| cell.loss.is_none() && cell.grace.is_none())
 }
+
+#[cfg(test)]
+mod tests;

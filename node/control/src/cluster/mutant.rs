@@ -18,6 +18,10 @@ pub enum Mutant {
     RecoverRepeatsVersions,
     /// The intent to lower the longest TTL lowers it.
     LoweredInOneEntry,
+    /// The longest TTL falls by what nodes had stated before they knew of the intent.
+    LoweredUnasked,
+    /// A lease is bound to what was taken from the node alone, not to what the node has become.
+    BoundByTakenAlone,
     /// Renewals are acknowledged without a round of the quorum.
     LeaseWithoutRound,
     /// A node believes in its lease before every worker has applied what the lease is bound to.

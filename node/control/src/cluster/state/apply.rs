@@ -21,6 +21,8 @@ pub struct Applied {
     pub refused: usize,
     /// It changed nothing at all, and was no blank.
     pub void: bool,
+    /// There were no cells before.
+    pub founded: bool,
     /// An address of a node is another.
     addresses: bool,
 }
@@ -29,6 +31,10 @@ impl Applied {
     /// What has changed for a process, by this state after the entry: `None` is a cell in which it
     /// has no part any more.
     pub fn memberships(&self, state: &State, life: Life) -> Vec<(CellId, Option<Membership>)> {
+        if self.founded {
+            let all = state.memberships(life).into_iter();
+            return all.map(|(id, membership)| (id, Some(membership))).collect();
+        }
         let of = |(&id, before): (&CellId, &Cell)| {
             let before = before.membership(life.node, life.boot);
             let after = state.cell(id)?.membership(life.node, life.boot);
@@ -94,7 +100,8 @@ impl State {
         }
         let id = self.add(index, spec);
         applied.addresses = true;
-        if self.cells.is_empty() {
+        applied.founded = self.cells.is_empty();
+        if applied.founded {
             self.found(index, Life { node: id, boot }, Epoch(1), None);
         } else {
             self.alone = false;
@@ -122,7 +129,7 @@ impl State {
         // No process: whoever served these cells is not known.
         let nobody = Life { node, boot: BootId(0) };
         self.found(index, nobody, floors.epoch, Some(Loss::Unknown));
-        applied.addresses = true;
+        (applied.addresses, applied.founded) = (true, true);
         true
     }
 

@@ -265,6 +265,9 @@ impl World {
             if !process.has_lease(host.shown(self.now)) || process.control.state() != state {
                 return Err(format!("{id} has no lease, or is behind"));
             }
+            if process.told() != state.memberships(process.life) {
+                return Err(format!("the workers of {id} do by something else"));
+            }
         }
         Ok(())
     }

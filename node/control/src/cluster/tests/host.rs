@@ -99,6 +99,14 @@ impl Running {
         member.node == self.life.node && member.boot == self.life.boot
     }
 
+    /// What all workers do by.
+    pub fn told(&self) -> Vec<(CellId, Membership)> {
+        let all = self.workers.iter().flat_map(|worker| &worker.cells);
+        let all: BTreeMap<CellId, Membership> =
+            all.map(|(&cell, (is, _))| (cell, is.clone())).collect();
+        all.into_iter().collect()
+    }
+
     /// The longest TTL that each worker had within that time.
     pub fn longest(&mut self, shown: Time, window: Duration) -> Vec<Duration> {
         let of = |worker: &mut Worker| {
