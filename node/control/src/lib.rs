@@ -13,7 +13,8 @@
 //! write of the node's own store. A proposal that failed may have taken effect all the same: every
 //! entry is safe to repeat, to be found done by the next life, and to be committed late.
 //!
-//! The node's shell drives this over its store, the simulator over a log of its own.
+//! The node's shell drives this over its store, the simulator over a log of its own. The control
+//! plane of a cluster of nodes is [`cluster`].
 
 #![forbid(unsafe_code)]
 
