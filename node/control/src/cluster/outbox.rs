@@ -26,7 +26,7 @@ impl Outbox {
     /// Proposes an entry, unless the same is under way, or proposals fail just now. Who wants it
     /// asks again until the state says that it is done.
     pub fn propose(&mut self, now: Time, entry: Entry, out: &mut Vec<Action>) {
-        self.under_way.retain(|_, (_, since)| now.since(*since) < LOST);
+        self.forget_lost(now);
         let is_under_way = self.under_way.values().any(|(known, _)| *known == entry);
         let is_full = self.under_way.len() >= PROPOSALS_MAX;
         if is_under_way || is_full || !self.retry.is_due(now) {
@@ -44,8 +44,13 @@ impl Outbox {
         self.retry.works();
     }
 
+    fn forget_lost(&mut self, now: Time) {
+        self.under_way.retain(|_, (_, since)| now.since(*since) < LOST);
+    }
+
     /// Cells of which a change is under way.
-    pub fn cells(&self) -> BTreeSet<CellId> {
+    pub fn cells(&mut self, now: Time) -> BTreeSet<CellId> {
+        self.forget_lost(now);
         let cells = |(entry, _): &(Entry, Time)| match entry {
             Entry::Cells(changes) => changes.iter().map(|change| change.cell).collect(),
             _ => Vec::new(),
@@ -67,5 +72,56 @@ impl Outbox {
         if self.under_way.remove(&id).is_some() {
             self.retry.fails(now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{CellChange, Index, Step};
+
+    fn at(ms: u64) -> Time {
+        Time(ms * 1000)
+    }
+
+    fn drop_copy() -> Entry {
+        let step = Step::Detach;
+        Entry::Cells(vec![CellChange { cell: CellId(3), revision: Index(1), step }])
+    }
+
+    fn proposed(outbox: &mut Outbox, ms: u64, entry: Entry) -> Option<ProposalId> {
+        let mut out = Vec::new();
+        outbox.propose(at(ms), entry, &mut out);
+        out.into_iter().find_map(|action| match action {
+            Action::Propose(id, _) => Some(id),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn what_is_under_way_is_not_proposed_again_until_it_is_committed_or_lost() {
+        let mut outbox = Outbox::default();
+        let first = proposed(&mut outbox, 0, drop_copy()).unwrap();
+        assert_eq!(proposed(&mut outbox, 100, drop_copy()), None);
+        assert_eq!(outbox.cells(at(100)), BTreeSet::from([CellId(3)]));
+        assert_eq!(outbox.cells(at(2000)), BTreeSet::new(), "nobody has heard of it");
+        let second = proposed(&mut outbox, 2000, drop_copy()).unwrap();
+        assert!(second > first, "no id comes twice");
+        outbox.committed(&drop_copy());
+        assert!(outbox.cells(at(2000)).is_empty());
+        assert!(proposed(&mut outbox, 2000, drop_copy()).is_some());
+        outbox.clear();
+        assert!(outbox.cells(at(2000)).is_empty());
+    }
+
+    #[test]
+    fn after_a_failure_there_is_a_pause() {
+        let mut outbox = Outbox::default();
+        let id = proposed(&mut outbox, 0, drop_copy()).unwrap();
+        outbox.failed(at(0), ProposalId(id.0 + 1));
+        assert_eq!(outbox.cells(at(0)).len(), 1, "another's failure is none of its own");
+        outbox.failed(at(0), id);
+        assert_eq!(proposed(&mut outbox, 99, Entry::Blank), None);
+        assert!(proposed(&mut outbox, 100, Entry::Blank).is_some());
     }
 }
