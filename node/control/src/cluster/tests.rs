@@ -10,8 +10,10 @@ mod users;
 mod workers;
 mod world;
 
-use super::Mutant;
+use super::{Mutant, Status};
 use crate::testing::Seen;
+use std::time::Duration;
+use world::{Setup, World};
 
 /// Seeds of a run of the tests.
 const SEEDS: u64 = 32;
@@ -66,6 +68,29 @@ fn seeded_bugs_are_noticed() {
     ] {
         let kills = (0..SEEDS_TO_KILL).any(|seed| faults::run(seed, Some(mutant)).is_err());
         assert!(kills, "{mutant:?} lives");
+    }
+}
+
+/// DESIGN 8: the cells of a node that crashed have another owner within half a second, or within
+/// 1.5 s if it led the log, which then has to elect first.
+#[test]
+fn a_crash_is_answered_in_time() {
+    for (seed, of_leader) in (0..16).zip([false, true].into_iter().cycle()) {
+        let mut world = World::new(seed, Setup { nodes: 3, mutant: None });
+        let run = |world: &mut World, ms| {
+            let until = world.now.after(Duration::from_millis(ms));
+            world.run_until(until).unwrap_or_else(|broken| panic!("seed {seed}: {broken}"));
+        };
+        run(&mut world, 10_000);
+        let leader = world.log.leader().expect("somebody leads");
+        let other = *world.hosts.keys().find(|&&node| node != leader).expect("there are three");
+        let victim = if of_leader { leader } else { other };
+        world.ends(victim);
+        run(&mut world, if of_leader { 1500 } else { 500 });
+        let state = world.log.state();
+        let known = state.nodes()[&victim].status;
+        assert_eq!(known, Status::Down, "seed {seed}");
+        assert!(state.cells().all(|(_, cell)| cell.owner.node != victim && cell.loss.is_none()));
     }
 }
 
