@@ -3,7 +3,7 @@
 use crate::hold::Lease;
 use crate::session::{LinkId, Loss};
 use lockring_proto::Refusal;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// How a session ended.
 #[derive(Debug)]
@@ -16,8 +16,15 @@ pub(crate) struct Over {
 #[derive(Debug, Default)]
 pub(crate) struct Fate {
     over: OnceLock<Over>,
+    leases: Mutex<Leases>,
+}
+
+#[derive(Debug, Default)]
+struct Leases {
     /// By link: the lease that counts now.
-    leases: Mutex<Vec<Arc<Lease>>>,
+    of_links: Vec<Arc<Lease>>,
+    /// Those of holds that have come from another link, while there are any.
+    apart: Vec<Weak<Lease>>,
 }
 
 impl Fate {
@@ -39,25 +46,42 @@ impl Fate {
 
     /// Everything that is held in it is lost.
     pub(crate) fn end_leases(&self, loss: Loss) {
-        for lease in self.leases().iter() {
-            lease.end(loss);
-        }
+        let all: Vec<Arc<Lease>> = {
+            let leases = self.leases();
+            let apart = leases.apart.iter().filter_map(Weak::upgrade);
+            leases.of_links.iter().cloned().chain(apart).collect()
+        };
+        all.iter().for_each(|lease| lease.end(loss));
     }
 
     /// A link has a new lease.
     pub(crate) fn begins(&self, link: LinkId, lease: &Arc<Lease>) {
         let mut leases = self.leases();
-        match leases.get_mut(link.index()) {
+        match leases.of_links.get_mut(link.index()) {
             Some(known) => *known = Arc::clone(lease),
-            None => leases.push(Arc::clone(lease)),
+            None => leases.of_links.push(Arc::clone(lease)),
         }
+        self.ends_with_session(lease, leases);
+    }
+
+    /// Holds have a lease of their own for a while.
+    pub(crate) fn begins_apart(&self, lease: &Arc<Lease>) {
+        let mut leases = self.leases();
+        leases.apart.retain(|lease| lease.strong_count() > 0);
+        leases.apart.push(Arc::downgrade(lease));
+        self.ends_with_session(lease, leases);
+    }
+
+    fn ends_with_session(&self, lease: &Lease, in_list: MutexGuard<'_, Leases>) {
         // Read while the lease is in the list: either this sees the end, or that finds the lease.
-        if let Some(over) = self.over.get() {
+        let over = self.over.get();
+        drop(in_list);
+        if let Some(over) = over {
             lease.end(over.loss);
         }
     }
 
-    fn leases(&self) -> MutexGuard<'_, Vec<Arc<Lease>>> {
+    fn leases(&self) -> MutexGuard<'_, Leases> {
         // The lock guards pointers alone: a panic cannot have left them half changed.
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }

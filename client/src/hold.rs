@@ -5,7 +5,7 @@ use crate::clock::Clock;
 use crate::session::Loss;
 use lockring_proto::{Fence, Time};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,8 @@ impl Lost {
     }
 }
 
-/// A lease of a link, from its first hold to its end: with it all of the holds end at once.
+/// A lease of a link, from its first hold to its end, or one of holds that have come from another
+/// link: with it all of its holds end at once.
 #[derive(Debug)]
 pub(crate) struct Lease {
     clock: Clock,
@@ -38,8 +39,8 @@ pub(crate) struct Lease {
     /// The session's real TTL, in milliseconds; 0 until it is known.
     ttl_ms: AtomicU64,
     lost: Lost,
-    /// Cancelled with the lease.
-    token: CancellationToken,
+    /// Holds whose end somebody wants to hear of. They may have gone to another lease since.
+    watching: Mutex<Vec<Weak<HoldState>>>,
     /// Somebody wants to know when it ends, whoever has to notice it.
     watched: AtomicBool,
 }
@@ -51,7 +52,7 @@ impl Lease {
             valid_until: AtomicU64::new(valid_until.0),
             ttl_ms: AtomicU64::new(0),
             lost: Lost::default(),
-            token: CancellationToken::new(),
+            watching: Mutex::new(Vec::new()),
             watched: AtomicBool::new(false),
         })
     }
@@ -79,12 +80,25 @@ impl Lease {
     /// Ends it, with everything held under it.
     pub(crate) fn end(&self, loss: Loss) {
         if self.lost.set(loss) {
-            self.token.cancel();
+            // Whoever comes to watch after this sees the loss.
+            let watching = std::mem::take(&mut *guard(&self.watching));
+            watching.iter().filter_map(Weak::upgrade).for_each(|hold| hold.hears_of(self));
         }
     }
 
     pub(crate) fn loss(&self) -> Option<Loss> {
         self.lost.get()
+    }
+
+    /// A hold wants to hear of its end.
+    fn is_watched_by(self: &Arc<Self>, hold: &Arc<HoldState>) {
+        let mut watching = guard(&self.watching);
+        if watching.len() == watching.capacity() {
+            watching.retain(|hold| hold.strong_count() > 0);
+        }
+        watching.push(Arc::downgrade(hold));
+        drop(watching);
+        self.watch();
     }
 
     /// From now on the end of the lease is noticed by the clock alone, also when the link's task
@@ -120,7 +134,8 @@ impl Wake for Watch {
 #[derive(Debug)]
 pub(crate) struct HoldState {
     pub(crate) fence: Fence,
-    lease: Arc<Lease>,
+    /// Under which it is now.
+    lease: Mutex<Arc<Lease>>,
     lost: Lost,
     /// Made for the first who watches.
     token: OnceLock<CancellationToken>,
@@ -128,7 +143,39 @@ pub(crate) struct HoldState {
 
 impl HoldState {
     pub(crate) fn new(fence: Fence, lease: Arc<Lease>) -> Arc<Self> {
+        let lease = Mutex::new(lease);
         Arc::new(Self { fence, lease, lost: Lost::default(), token: OnceLock::new() })
+    }
+
+    fn lease(&self) -> Arc<Lease> {
+        Arc::clone(&guard(&self.lease))
+    }
+
+    /// From now on it is under another lease.
+    pub(crate) fn follows(self: &Arc<Self>, lease: &Arc<Lease>) {
+        let mut own = guard(&self.lease);
+        *own = Arc::clone(lease);
+        // Whoever makes the token does so with the lease in hand: here, or under the new one.
+        if let Some(token) = self.token.get() {
+            lease.is_watched_by(self);
+            if lease.loss().is_some() {
+                token.cancel();
+            }
+        }
+    }
+
+    /// Ends its lease, with everything held under that.
+    pub(crate) fn end_lease(&self, loss: Loss) {
+        self.lease().end(loss);
+    }
+
+    /// A lease has ended.
+    fn hears_of(&self, lease: &Lease) {
+        if std::ptr::eq(Arc::as_ptr(&guard(&self.lease)), lease)
+            && let Some(token) = self.token.get()
+        {
+            token.cancel();
+        }
     }
 
     /// It is not held any more, though its lease may run on.
@@ -144,33 +191,46 @@ impl HoldState {
 
     /// Why it is lost, if it is.
     pub(crate) fn loss(&self) -> Option<Loss> {
-        self.lost.get().or_else(|| self.lease.loss())
+        self.lost.get().or_else(|| self.lease().loss())
     }
 
     /// How long it is valid without contact; zero once it is lost.
     pub(crate) fn valid_for(&self) -> Duration {
         match self.loss() {
             Some(_) => Duration::ZERO,
-            None => self.lease.valid_until().since(self.lease.clock.now()),
+            None => {
+                let lease = self.lease();
+                lease.valid_until().since(lease.clock.now())
+            }
         }
     }
 
     /// The session's TTL, where it is held.
     pub(crate) fn ttl(&self) -> Duration {
-        self.lease.ttl()
+        self.lease().ttl()
     }
 
     /// Cancelled when it is lost. All that watch share it: nobody may cancel it but a loss.
-    pub(crate) fn token(&self) -> &CancellationToken {
-        let token = self.token.get_or_init(|| self.lease.token.child_token());
-        self.lease.watch();
+    pub(crate) fn token(self: &Arc<Self>) -> &CancellationToken {
+        let lease = guard(&self.lease);
+        let token = self.token.get_or_init(|| {
+            lease.is_watched_by(self);
+            CancellationToken::new()
+        });
+        let is_over = lease.loss().is_some();
+        drop(lease);
         fence(Ordering::SeqCst);
-        if self.lost.get().is_some() {
+        if is_over || self.lost.get().is_some() {
             // It was lost before there was a token to cancel.
             token.cancel();
         }
         token
     }
+}
+
+fn guard<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is guarded is a pointer or a list of them: a panic cannot have left it half changed.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -204,6 +264,29 @@ mod tests {
         lease.end(Loss::Lapsed);
         assert!(early.is_cancelled() && hold.token().is_cancelled());
         assert_eq!((hold.loss(), hold.valid_for()), (Some(Loss::Closed), Duration::ZERO));
+    }
+
+    #[test]
+    fn a_hold_that_follows_its_cell_ends_with_its_new_lease_alone() {
+        let (set, old, hold) = held();
+        let (stays, early) = (HoldState::new(Fence(2), Arc::clone(&old)), hold.token().clone());
+        let new = Lease::new(Clock::Set(Arc::clone(&set)), Time(3_000_000));
+        hold.follows(&new);
+        assert_eq!(hold.valid_for(), Duration::from_secs(3));
+        old.is_valid_until(Time(60_000_000));
+        assert_eq!(hold.valid_for(), Duration::from_secs(3), "the old one is nothing to it");
+        old.end(Loss::Lapsed);
+        assert_eq!((hold.loss(), early.is_cancelled()), (None, false));
+        assert!(stays.token().is_cancelled());
+        // Nobody but the clock drives the new one.
+        set.advance(Duration::from_secs(4));
+        assert!(early.is_cancelled());
+        assert_eq!((hold.loss(), hold.valid_for()), (Some(Loss::Lapsed), Duration::ZERO));
+        // To a lease that is over already it goes with all who watch.
+        let (_, gone, other) = held();
+        let watched = other.token().clone();
+        other.follows(&new);
+        assert!(watched.is_cancelled() && gone.loss().is_none());
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! let table = RingTable::founded(RingVersion(3), CellBits::new(8)?, node.clone(), Epoch(1))?;
 //! let mut parts = RingChunk::whole(&table);
 //!
-//! let ring = RingUnderWay::default().take(parts[0].clone())?.expect("it has one part");
+//! let ring = RingUnderWay::default().take(parts[0].clone(), None)?.expect("it has one part");
 //! assert_eq!((ring.version(), ring.bits().cells()), (RingVersion(3), 256));
 //! assert_eq!((ring.node(NodeId(1)), ring.nodes().len()), (Some(&node), 1));
 //! assert_eq!(ring.cells_of(NodeId(1)), 256);
@@ -21,10 +21,12 @@
 //! let Route { cell, worker, .. } = ring.route(NamespaceSeed::of("default"), b"orders/42");
 //! assert_eq!(worker, WorkerId { node: NodeId(1), worker: cell.0 % 4 });
 //! assert_eq!(ring.worker_of(cell), Some(worker));
+//! assert_eq!((ring.epoch(cell), ring.since(cell)), (Some(Epoch(1)), Some(RingVersion(3))));
+//! assert!(ring.takeover(cell) <= ring.epoch(cell) && ring.backup_of(cell).is_none());
 //!
 //! // A ring with a hole is none.
 //! parts[0].runs[0].cells = 255;
-//! let error: RingError = RingUnderWay::default().take(parts[0].clone()).unwrap_err();
+//! let error: RingError = RingUnderWay::default().take(parts[0].clone(), None).unwrap_err();
 //! assert!(error.to_string().contains("does not add up"));
 //! # Ok(()) }
 //! ```
@@ -32,7 +34,8 @@
 use crate::target::Host;
 use lockring_proto::{NodeInfo, RingChunk, RingNews, RingParts, Shown};
 use lockring_ring::{
-    CellBits, CellId, KeyHash, NamespaceSeed, NodeId, RingTable, RingVersion, hash_key,
+    CellBits, CellId, Diff, DiffError, Epoch, KeyHash, NamespaceSeed, NodeId, RingTable,
+    RingVersion, Run, hash_key,
 };
 
 /// One worker of one node.
@@ -69,17 +72,25 @@ pub struct RingError(String);
 pub struct RingUnderWay(RingParts);
 
 impl RingUnderWay {
-    /// Takes the next part, and gives the ring once it was the last.
+    /// Takes the next part of a ring, or of what has changed of the one that is `known`; gives the
+    /// ring once it was the last. `None` then: the change is of another than is known by now.
     ///
     /// # Errors
     /// When the parts do not make a ring of nodes that one could connect to. They are forgotten.
-    pub fn take(&mut self, part: RingChunk) -> Result<Option<Ring>, RingError> {
+    pub fn take(
+        &mut self,
+        part: RingChunk,
+        known: Option<&Ring>,
+    ) -> Result<Option<Ring>, RingError> {
         match self.0.take(part) {
             Ok(None) => Ok(None),
             Ok(Some(RingNews::Whole(table))) => Ring::new(table).map(Some),
-            Ok(Some(RingNews::Change(_))) => {
-                Err(RingError("it is what has changed, where all of it was asked for".to_owned()))
-            }
+            Ok(Some(RingNews::Change(change))) => match known {
+                Some(known) => known.changed(&change),
+                None => {
+                    Err(RingError("it is what has changed of a ring, and none is known".into()))
+                }
+            },
             Err(error) => Err(RingError(error.to_string())),
         }
     }
@@ -98,6 +109,15 @@ impl Ring {
                 Err(RingError(format!("node {id} without an address for each worker")))
             }
             None => Ok(Self(table)),
+        }
+    }
+
+    /// This ring with what has changed of it. `None`: the change is of another version.
+    fn changed(&self, change: &Diff<NodeInfo>) -> Result<Option<Self>, RingError> {
+        match change.apply(&self.0) {
+            Ok(table) => Self::new(table).map(Some),
+            Err(DiffError::Gap { .. }) => Ok(None),
+            Err(error) => Err(RingError(error.to_string())),
         }
     }
 
@@ -130,6 +150,32 @@ impl Ring {
     /// The worker that grants for a cell; `None` for a cell that the ring does not have.
     pub fn worker_of(&self, cell: CellId) -> Option<WorkerId> {
         self.0.owner(cell).map(|owner| worker_at(owner, cell))
+    }
+
+    /// The worker with the synchronous copy of a cell, if there is one.
+    pub fn backup_of(&self, cell: CellId) -> Option<WorkerId> {
+        let backup = self.known(cell)?.placement.backup?;
+        self.0.node(backup).map(|node| worker_at(node, cell))
+    }
+
+    /// The epoch of a cell; `None` for a cell that the ring does not have.
+    pub fn epoch(&self, cell: CellId) -> Option<Epoch> {
+        Some(self.known(cell)?.epoch)
+    }
+
+    /// The version in which it began.
+    pub fn since(&self, cell: CellId) -> Option<RingVersion> {
+        Some(self.known(cell)?.since)
+    }
+
+    /// The last epoch of a cell that began without a copy: what was granted before is in nobody's
+    /// memory, unless it was reclaimed.
+    pub fn takeover(&self, cell: CellId) -> Option<Epoch> {
+        Some(self.known(cell)?.takeover)
+    }
+
+    fn known(&self, cell: CellId) -> Option<Run> {
+        (u32::from(cell.0) < self.bits().cells()).then(|| self.0.run(cell))
     }
 
     /// A node of the ring.

@@ -77,9 +77,9 @@ impl Served {
         let mut forced = 0;
         while let Some(frame) = self.frame().await {
             let reply = match codec::decode_frame(&frame).unwrap() {
-                Request::GetRing { id } => Reply::Ring { id, chunk: Box::new(ring(self.port)) },
+                Request::GetRing { id, .. } => Reply::Ring { id, chunk: Box::new(ring(self.port)) },
                 Request::Renew { id, .. } => {
-                    Reply::Renewed { id, version: 1, digest: Digest::default() }
+                    Reply::Renewed { id, version: 1, settled: 1, digest: Digest::default() }
                 }
                 Request::Goodbye { id } => Reply::Goodbye { id },
                 Request::Keyed { id, operation: Operation::Force { .. }, .. } => {

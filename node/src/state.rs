@@ -9,7 +9,7 @@ use crate::messages::{Handshakes, Order, who};
 use crate::rated::Rated;
 use crate::ttl::TtlMax;
 use lockring_core::{Action, ConnId, Event, LinkIndex, Machine};
-use lockring_proto::{HelloReply, NodeInfo, Push, Reply, RingChunk, codec};
+use lockring_proto::{HelloReply, NodeInfo, Push, RingHistory, codec};
 use lockring_ring::{CellId, Epoch, RingTable, RingVersion};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,7 +23,7 @@ pub struct WorkerState {
     machine: Machine,
     actions: Vec<Action>,
     conns: Conns,
-    ring: RingTable<NodeInfo>,
+    ring: RingHistory,
     /// Which worker of the node this is.
     index: usize,
     orders: std::sync::mpsc::Sender<Order>,
@@ -72,7 +72,7 @@ impl WorkerState {
             machine,
             actions: Vec::new(),
             conns: Conns::default(),
-            ring,
+            ring: RingHistory::new(ring),
             orders,
             armed: lockring_proto::Time::NEVER,
             ticker: Rc::new(Notify::new()),
@@ -102,8 +102,10 @@ impl WorkerState {
 
     /// A cell has a new epoch, by a newer ring.
     pub fn epoch_raised(&mut self, cell: CellId, epoch: Epoch, version: RingVersion) {
-        let raised = self.ring.renew(cell, epoch, version);
+        let mut ring = self.ring.newest().clone();
+        let raised = ring.renew(cell, epoch, version);
         raised.expect("the control thread raises epoch and version at once");
+        self.ring.learns(ring);
         self.run(None, Event::EpochRaised { cell, epoch, version });
     }
 
@@ -215,13 +217,10 @@ impl WorkerState {
                 self.answer(turn, conn, |bytes| codec::encode_frame::<HelloReply>(&reply, bytes));
                 self.conns.post(conn, |outbox| outbox.close = Some(Ending::Refused));
             }
-            Action::SendRing { conn, id } => {
-                let chunks: Vec<_> =
-                    RingChunk::whole(&self.ring).into_iter().map(Box::new).collect();
+            Action::SendRing { conn, id, known } => {
+                let replies = self.ring.answers(id, known);
                 self.answer(turn, conn, |bytes| {
-                    for chunk in chunks {
-                        codec::encode_frame(&Reply::Ring { id, chunk }, bytes);
-                    }
+                    replies.iter().for_each(|reply| codec::encode_frame(reply, bytes));
                 });
             }
             Action::Push { conn, push } => self.conns.post(conn, |outbox| {

@@ -89,9 +89,8 @@ impl<N: RingNode + Clone + PartialEq> Diff<N> {
         }
         let mut changed = BTreeMap::new();
         for cell in new.cells() {
-            let now = (new.placement(cell), new.epoch(cell));
-            if (old.placement(cell), old.epoch(cell)) != now {
-                changed.insert(cell, Run { cells: 1, placement: now.0, epoch: now.1 });
+            if old.run(cell) != new.run(cell) {
+                changed.insert(cell, new.run(cell));
             }
         }
         let is_new = |node: &&N| old.node(node.id()) != Some(*node);
@@ -120,19 +119,20 @@ impl<N: RingNode + Clone + PartialEq> Diff<N> {
         let mut nodes: BTreeMap<NodeId, N> =
             old.nodes().iter().chain(&self.nodes).map(|node| (node.id(), node.clone())).collect();
         let mut table = old.clone();
+        if self.to > self.from {
+            // First: the epochs of the change have begun in versions of their own.
+            table.advance(self.to)?;
+        }
         table.set_nodes(nodes.values().cloned().collect())?;
         for (cells, run) in self.places()? {
             let grows = |cell: &u32| run.epoch >= table.epoch(CellId(*cell as u16));
             if let Some(cell) = cells.clone().find(|cell| !grows(cell)) {
                 return Err(TableError::Epoch(CellId(cell as u16), run.epoch).into());
             }
-            table.fill(cells.start as usize, run)?;
+            table.fill(cells.start as usize, self.to, run)?;
         }
         nodes.retain(|id, _| !self.gone.contains(id));
         table.set_nodes(nodes.into_values().collect())?;
-        if self.to > self.from {
-            table.advance(self.to)?;
-        }
         Ok(table)
     }
 
@@ -197,7 +197,7 @@ fn patches(changed: &BTreeMap<CellId, Run>) -> Vec<Patch> {
         let cell = u32::from(cell.0);
         match patches.last_mut() {
             Some(Patch { run, .. })
-                if cell == next && (run.placement, run.epoch) == (one.placement, one.epoch) =>
+                if cell == next && *run == (Run { cells: run.cells, ..*one }) =>
             {
                 run.cells += 1;
             }

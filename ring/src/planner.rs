@@ -65,13 +65,13 @@ impl Plan {
     /// When it was made for another table, or the version does not grow.
     pub fn apply(&self, old: &RingTable, version: RingVersion) -> Result<RingTable, TableError> {
         let mut table = old.clone();
-        table.advance(version)?;
         let leaving = old.nodes().iter().filter(|old| !self.nodes.iter().any(|n| n.id == old.id));
         table.set_nodes(self.nodes.iter().chain(leaving).cloned().collect())?;
         self.failover.iter().try_for_each(|change| table.apply(change))?;
         self.takeover.iter().try_for_each(|change| table.take_over(change))?;
         self.moves.iter().try_for_each(|change| table.apply(change))?;
         table.set_nodes(self.nodes.clone())?;
+        table.advance(version)?;
         Ok(table)
     }
 }

@@ -24,7 +24,7 @@ pub struct Move {
     pub to: Placement,
 }
 
-/// `cells` consecutive cells with equal placement and epoch.
+/// `cells` consecutive cells with equal placement and epochs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// How many; never 0.
@@ -33,6 +33,11 @@ pub struct Run {
     pub placement: Placement,
     /// Their epoch.
     pub epoch: Epoch,
+    /// The version in which that epoch began.
+    pub since: RingVersion,
+    /// The last epoch that began without a copy: what was granted in an earlier one is in nobody's
+    /// memory, unless its client has reclaimed it.
+    pub takeover: Epoch,
 }
 
 /// What one node holds.
@@ -61,6 +66,10 @@ pub enum TableError {
     NoSuchCell(CellId),
     /// The cell's epoch would not grow, or would go past the last one.
     Epoch(CellId, Epoch),
+    /// The cell's epoch began in a version that is later than the table's.
+    Since(CellId, RingVersion),
+    /// The cell was taken over in an epoch that is yet to come.
+    Takeover(CellId, Epoch),
     /// The cell is not where the move says; here is where it is.
     Elsewhere(CellId, Placement),
     /// The node still holds cells.
@@ -80,6 +89,12 @@ impl fmt::Display for TableError {
             Self::Epoch(cell, epoch) => {
                 write!(f, "cell {cell} cannot go to epoch {}", epoch.0)
             }
+            Self::Since(cell, since) => {
+                write!(f, "the epoch of cell {cell} begins in version {} only", since.0)
+            }
+            Self::Takeover(cell, epoch) => {
+                write!(f, "cell {cell} was taken over in epoch {}, after its own", epoch.0)
+            }
             Self::Elsewhere(cell, at) => match at.backup {
                 Some(backup) => write!(f, "cell {cell} is at {} and {backup}", at.owner),
                 None => write!(f, "cell {cell} is at {} alone", at.owner),
@@ -98,6 +113,14 @@ impl From<NodeError> for TableError {
     }
 }
 
+/// How a change of placement begins an epoch, if it does.
+#[derive(Clone, Copy)]
+enum Start {
+    None,
+    WithCopy,
+    Anew,
+}
+
 /// In place of a node's index: no backup.
 const NONE: u16 = u16::MAX;
 
@@ -113,6 +136,8 @@ pub struct RingTable<N = Node> {
     owners: Vec<u16>,
     backups: Vec<u16>,
     epochs: Vec<Epoch>,
+    sinces: Vec<RingVersion>,
+    takeovers: Vec<Epoch>,
 }
 
 impl<N: RingNode> RingTable<N> {
@@ -127,7 +152,7 @@ impl<N: RingNode> RingTable<N> {
         epoch: Epoch,
     ) -> Result<Self, TableError> {
         let placement = Placement { owner: node.id(), backup: None };
-        let all = Run { cells: bits.cells(), placement, epoch };
+        let all = Run { cells: bits.cells(), placement, epoch, since: version, takeover: epoch };
         Self::from_runs(version, bits, vec![node], &[all])
     }
 
@@ -152,26 +177,41 @@ impl<N: RingNode> RingTable<N> {
             owners: vec![NONE; bits.cells() as usize],
             backups: vec![NONE; bits.cells() as usize],
             epochs: vec![Epoch(0); bits.cells() as usize],
+            sinces: vec![RingVersion(0); bits.cells() as usize],
+            takeovers: vec![Epoch(0); bits.cells() as usize],
         };
         let mut first = 0;
         for run in runs {
-            table.fill(first, run)?;
+            table.fill(first, version, run)?;
             first += run.cells as usize;
         }
         Ok(table)
     }
 
-    /// Puts a run at the cells from `first` on, which must exist.
-    pub(crate) fn fill(&mut self, first: usize, run: &Run) -> Result<(), TableError> {
+    /// Puts a run at the cells from `first` on, which must exist, for a table of this version.
+    pub(crate) fn fill(
+        &mut self,
+        first: usize,
+        version: RingVersion,
+        run: &Run,
+    ) -> Result<(), TableError> {
         let cell = CellId(first as u16);
         let (owner, backup) = self.indexes(cell, run.placement)?;
         if run.epoch >= Epoch::LAST {
             return Err(TableError::Epoch(cell, run.epoch));
         }
+        if run.since > version {
+            return Err(TableError::Since(cell, run.since));
+        }
+        if run.takeover > run.epoch {
+            return Err(TableError::Takeover(cell, run.takeover));
+        }
         let cells = first..first + run.cells as usize;
         self.owners[cells.clone()].fill(owner);
         self.backups[cells.clone()].fill(backup);
-        self.epochs[cells].fill(run.epoch);
+        self.epochs[cells.clone()].fill(run.epoch);
+        self.sinces[cells.clone()].fill(run.since);
+        self.takeovers[cells].fill(run.takeover);
         Ok(())
     }
 
@@ -252,6 +292,31 @@ impl<N: RingNode> RingTable<N> {
         self.epochs[usize::from(cell.0)]
     }
 
+    /// The version in which the epoch of a cell began.
+    ///
+    /// # Panics
+    /// When there is no such cell.
+    pub fn since(&self, cell: CellId) -> RingVersion {
+        self.sinces[usize::from(cell.0)]
+    }
+
+    /// The last epoch of a cell that began without a copy.
+    ///
+    /// # Panics
+    /// When there is no such cell.
+    pub fn takeover(&self, cell: CellId) -> Epoch {
+        self.takeovers[usize::from(cell.0)]
+    }
+
+    /// A cell as a run of one.
+    ///
+    /// # Panics
+    /// When there is no such cell.
+    pub fn run(&self, cell: CellId) -> Run {
+        let (placement, epoch) = (self.placement(cell), self.epoch(cell));
+        Run { cells: 1, placement, epoch, since: self.since(cell), takeover: self.takeover(cell) }
+    }
+
     /// What each node holds, in the order of [`nodes`](Self::nodes).
     pub fn shares(&self) -> Vec<Share> {
         let nothing = |node: &N| Share { node: node.id(), owned: 0, backed: 0 };
@@ -269,10 +334,10 @@ impl<N: RingNode> RingTable<N> {
     pub fn runs(&self) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         for cell in self.cells() {
-            let (placement, epoch) = (self.placement(cell), self.epoch(cell));
+            let one = self.run(cell);
             match runs.last_mut() {
-                Some(run) if run.placement == placement && run.epoch == epoch => run.cells += 1,
-                _ => runs.push(Run { cells: 1, placement, epoch }),
+                Some(run) if *run == (Run { cells: run.cells, ..one }) => run.cells += 1,
+                _ => runs.push(one),
             }
         }
         runs
@@ -283,7 +348,8 @@ impl<N: RingNode> RingTable<N> {
     /// # Errors
     /// When the move does not fit the table, which is then unchanged.
     pub fn apply(&mut self, change: &Move) -> Result<(), TableError> {
-        self.change(change, change.to.owner != change.from.owner)
+        let renew = change.to.owner != change.from.owner;
+        self.change(change, if renew { Start::WithCopy } else { Start::None })
     }
 
     /// Like [`apply`](Self::apply) for a cell of which no copy is left: always a new epoch.
@@ -291,10 +357,10 @@ impl<N: RingNode> RingTable<N> {
     /// # Errors
     /// When the move does not fit the table, which is then unchanged.
     pub fn take_over(&mut self, change: &Move) -> Result<(), TableError> {
-        self.change(change, true)
+        self.change(change, Start::Anew)
     }
 
-    fn change(&mut self, change: &Move, renew: bool) -> Result<(), TableError> {
+    fn change(&mut self, change: &Move, start: Start) -> Result<(), TableError> {
         let Move { cell, from, to } = *change;
         if u32::from(cell.0) >= self.bits.cells() {
             return Err(TableError::NoSuchCell(cell));
@@ -304,15 +370,19 @@ impl<N: RingNode> RingTable<N> {
             return Err(TableError::Elsewhere(cell, at));
         }
         let (owner, backup) = self.indexes(cell, to)?;
-        if renew {
-            self.raise(cell, Epoch(self.epoch(cell).0.saturating_add(1)))?;
+        let next = Epoch(self.epoch(cell).0.saturating_add(1));
+        match start {
+            Start::None => {}
+            Start::WithCopy => self.raise(cell, next)?,
+            Start::Anew => self.begin_anew(cell, next)?,
         }
         self.owners[usize::from(cell.0)] = owner;
         self.backups[usize::from(cell.0)] = backup;
         Ok(())
     }
 
-    /// Gives a cell a new epoch under the same owner: its counter is used up, or its memory gone.
+    /// Gives a cell a new epoch, from the next version on: another owner goes on with its state, or
+    /// its counter is used up.
     ///
     /// # Errors
     /// When there is no such cell, the epoch does not grow, or is the last one.
@@ -324,6 +394,18 @@ impl<N: RingNode> RingTable<N> {
             return Err(TableError::Epoch(cell, epoch));
         }
         *at = epoch;
+        // Later than this version: `advance` says in which.
+        self.sinces[usize::from(cell.0)] = RingVersion(self.version.0.saturating_add(1));
+        Ok(())
+    }
+
+    /// Gives a cell a new epoch that begins without a copy of its state.
+    ///
+    /// # Errors
+    /// As [`raise`](Self::raise).
+    pub fn begin_anew(&mut self, cell: CellId, epoch: Epoch) -> Result<(), TableError> {
+        self.raise(cell, epoch)?;
+        self.takeovers[usize::from(cell.0)] = epoch;
         Ok(())
     }
 
@@ -351,6 +433,9 @@ impl<N: RingNode> RingTable<N> {
     pub fn advance(&mut self, version: RingVersion) -> Result<(), TableError> {
         if version <= self.version {
             return Err(TableError::Version(version));
+        }
+        for since in self.sinces.iter_mut().filter(|since| **since > self.version) {
+            *since = version;
         }
         self.version = version;
         Ok(())

@@ -16,7 +16,8 @@ fn at(owner: u32, backup: Option<u32>) -> Placement {
 }
 
 fn run(cells: u32, owner: u32, backup: Option<u32>, epoch: u32) -> Run {
-    Run { cells, placement: at(owner, backup), epoch: Epoch(epoch) }
+    let (since, takeover) = (RingVersion(1), Epoch(1));
+    Run { cells, placement: at(owner, backup), epoch: Epoch(epoch), since, takeover }
 }
 
 fn bits(bits: u8) -> CellBits {
@@ -115,6 +116,39 @@ fn epochs_and_versions_only_grow() {
     assert_eq!(table, before, "a refused step changes nothing");
     table.renew(CellId(1), Epoch(7), RingVersion(10)).unwrap();
     assert_eq!((table.epoch(CellId(1)), table.version()), (Epoch(7), RingVersion(10)));
+}
+
+/// By these a client tells which of its holds a new owner knows, and from which answer on.
+#[test]
+fn a_table_says_since_when_an_epoch_runs_and_which_began_without_a_copy() {
+    let mut table = four();
+    table.raise(CellId(0), Epoch(6)).unwrap();
+    let change = Move { cell: CellId(3), from: at(2, None), to: at(1, None) };
+    table.take_over(&change).unwrap();
+    table.apply(&Move { cell: CellId(2), from: at(2, Some(1)), to: at(2, None) }).unwrap();
+    table.advance(RingVersion(11)).unwrap();
+    let of = |table: &RingTable, cell| {
+        let cell = CellId(cell);
+        (table.epoch(cell).0, table.since(cell).0, table.takeover(cell).0)
+    };
+    let all = |table: &RingTable| [0, 1, 2, 3].map(|cell| of(table, cell));
+    assert_eq!(all(&table), [(6, 11, 1), (5, 1, 1), (5, 1, 1), (7, 11, 7)]);
+    // The next version takes nothing of that back, and a change tells it all.
+    let before = table.clone();
+    table.renew(CellId(3), Epoch(8), RingVersion(12)).unwrap();
+    assert_eq!(all(&table), [(6, 11, 1), (5, 1, 1), (5, 1, 1), (8, 12, 7)]);
+    assert_eq!(Diff::between(&before, &table).unwrap().apply(&before).unwrap(), table);
+    // Nor does one of several versions at once.
+    let first = four();
+    assert_eq!(Diff::between(&first, &table).unwrap().apply(&first).unwrap(), table);
+    let founded = RingTable::founded(RingVersion(3), bits(2), node(1), Epoch(4)).unwrap();
+    assert_eq!(of(&founded, 2), (4, 3, 4));
+    // Neither can be later than the table has it.
+    let made = |run| RingTable::from_runs(RingVersion(7), bits(2), vec![node(1)], &[run]);
+    let late = Run { since: RingVersion(8), ..run(4, 1, None, 5) };
+    assert_eq!(made(late), Err(TableError::Since(CellId(0), RingVersion(8))));
+    let ahead = Run { takeover: Epoch(6), ..run(4, 1, None, 5) };
+    assert_eq!(made(ahead), Err(TableError::Takeover(CellId(0), Epoch(6))));
 }
 
 #[test]
@@ -220,10 +254,11 @@ fn changes_are_runs() {
     }
     new.advance(RingVersion(8)).unwrap();
     let diff = Diff::between(&old, &new).unwrap();
+    let since = RingVersion(8);
     let expected = [
-        Patch { skip: 1, run: run(1, 1, Some(2), 9) },
-        Patch { skip: 0, run: run(1, 2, Some(1), 9) },
-        Patch { skip: 0, run: run(1, 2, None, 9) },
+        Patch { skip: 1, run: Run { since, ..run(1, 1, Some(2), 9) } },
+        Patch { skip: 0, run: Run { since, ..run(1, 2, Some(1), 9) } },
+        Patch { skip: 0, run: Run { since, ..run(1, 2, None, 9) } },
     ];
     assert_eq!(diff.patches, expected);
     assert_eq!(diff.apply(&old).unwrap(), new);

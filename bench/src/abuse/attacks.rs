@@ -190,7 +190,14 @@ async fn compares(access: &ClusterAccess, done: &AtomicU64) -> io::Result<()> {
         for _ in 0..200 {
             let id = peer.id();
             let holds = Vec::new();
-            peer.put(&Request::Compare { id, upto: 0, after: None, through: None, holds });
+            peer.put(&Request::Compare {
+                id,
+                version: 1,
+                upto: 0,
+                after: None,
+                through: None,
+                holds,
+            });
         }
         peer.flush().await?;
         count(done, 200);

@@ -130,7 +130,7 @@ mod tests {
         let mut bytes = Vec::new();
         for &id in ids {
             codec::encode_frame(
-                &Reply::Renewed { id, version: 1, digest: Digest::default() },
+                &Reply::Renewed { id, version: 1, settled: 1, digest: Digest::default() },
                 &mut bytes,
             );
         }

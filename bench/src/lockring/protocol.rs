@@ -128,6 +128,10 @@ impl LockringProtocol {
             | Outcome::Ring(_)
             | Outcome::BadRing(_)
             | Outcome::Draining
+            | Outcome::Jeopardy { .. }
+            | Outcome::Follows { .. }
+            | Outcome::Settled { .. }
+            | Outcome::LinkOver { .. }
             | Outcome::Up { .. } => None,
         })
     }

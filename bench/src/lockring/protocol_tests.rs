@@ -70,7 +70,8 @@ impl Worker {
                     self.release(id, key, &mut replies);
                 }
                 Request::Renew { id, .. } => {
-                    let renewed = Reply::Renewed { id, version: 1, digest: Digest::default() };
+                    let renewed =
+                        Reply::Renewed { id, version: 1, settled: 1, digest: Digest::default() };
                     codec::encode_frame(&renewed, &mut replies);
                 }
                 other => panic!("a group does not send {other:?}"),

@@ -21,6 +21,11 @@ impl RequestIds {
         Self(first)
     }
 
+    /// The last one that was given out.
+    pub(crate) fn last(&self) -> u64 {
+        self.0
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.0 += 1;
         self.0

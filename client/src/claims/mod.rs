@@ -14,7 +14,7 @@ pub use ids::RequestIds;
 pub(crate) use key::Key;
 
 use lockring_proto::{Claim as Wanted, Fence, HoldId, Time, Wait};
-use lockring_ring::CellId;
+use lockring_ring::{CellId, Epoch};
 use std::collections::BTreeSet;
 use std::ops::{Index, IndexMut};
 
@@ -78,6 +78,37 @@ pub(crate) enum State {
     },
 }
 
+/// How a hold stands with the process that has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tenure {
+    /// Believed until then by itself; [`Time::NEVER`]: for as long as the lease of its link runs.
+    pub(crate) until: Time,
+    /// The process that has it, by its boot id.
+    pub(crate) process: u64,
+    /// It is known to be held in this epoch of its cell.
+    pub(crate) epoch: Epoch,
+    /// The request by which it is being reclaimed; 0: none.
+    pub(crate) reclaim: u64,
+}
+
+/// By what way a claim has come to its link.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Way {
+    /// The ring version that the last copy of its request was routed by.
+    pub(crate) routed: u64,
+    /// It has come from another link since the last connection of its own.
+    pub(crate) moved_in: bool,
+    /// Ids that it had at processes which have forgotten them: another process may know them still.
+    pub(crate) formers: Vec<Former>,
+}
+
+/// An id that a claim has given up, as this process has said that it knows nothing of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Former {
+    pub(crate) id: u64,
+    pub(crate) process: u64,
+}
+
 /// One claim, from its request until the worker has confirmed its end.
 pub(crate) struct Claim {
     pub(crate) key: Key,
@@ -90,14 +121,13 @@ pub(crate) struct Claim {
     pub(crate) state: State,
     /// The request that is unanswered, or that made the hold.
     pub(crate) id: u64,
-    /// When the first copy of that request was sent on this link: what is answered may be that one,
-    /// also while a later copy is still on its way.
+    /// When the first copy of that request was sent, on whichever link: what is answered may be
+    /// that one, also while a later copy is still on its way.
     pub(crate) sent: Option<Time>,
-    /// The ring version that the last copy was routed by.
-    pub(crate) routed: u64,
+    pub(crate) way: Way,
+    /// Of what is held.
+    pub(crate) tenure: Tenure,
     pub(crate) waits: bool,
-    /// It has come from another link since the last connection of its own.
-    pub(crate) moved_in: bool,
     pub(crate) deadline: Time,
     /// When the caller asked for what is unanswered.
     pub(crate) asked: Time,
@@ -116,9 +146,9 @@ impl Claim {
             state: State::Acquiring,
             id: 0,
             sent: None,
-            routed: 0,
+            way: Way::default(),
+            tenure: Tenure { until: Time::NEVER, process: 0, epoch: Epoch(0), reclaim: 0 },
             waits: false,
-            moved_in: false,
             deadline: Time::NEVER,
             asked: Time(0),
         }
@@ -134,6 +164,7 @@ impl Claim {
     /// The hold as the worker may have it: held, being asked for, or its release unanswered.
     pub(crate) fn listed_id(&self) -> Option<HoldId> {
         match self.state {
+            State::Held { .. } if self.tenure.reclaim > 0 => None,
             State::Held { fence }
             | State::Confirming { fence }
             | State::Releasing { fence, .. } => Some(HoldId { cell: self.cell, fence }),
@@ -234,7 +265,7 @@ impl Claims {
         found.map(|(slot, _)| slot as u32).filter(|&slot| self[slot].state != State::Free)
     }
 
-    /// So many slots have been used: all there ever were at once.
+    /// How many slots have been used: the most there ever were at once.
     pub(crate) fn slots(&self) -> u32 {
         self.slots.len() as u32
     }

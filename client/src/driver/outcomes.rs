@@ -78,7 +78,14 @@ impl Driver {
             Outcome::Unconfirmed { token, held_for } => {
                 self.released(token, Released::Unconfirmed { held_for });
             }
-            Outcome::Lost { claim, link, reason, .. } => self.lost(claim, link, reason),
+            Outcome::Lost { claim, reason, .. } => self.lost(claim, reason),
+            Outcome::Jeopardy { until, .. } => {
+                let left = until.since(now);
+                tracing::warn!(?left, "no contact: locks are valid for so long only");
+            }
+            Outcome::Follows { claim, link, until } => self.follows(claim, link, until),
+            Outcome::Settled { claim, link } => self.settled(claim, link),
+            Outcome::LinkOver { link } => self.link_over(link),
             Outcome::Answer { token, reply } => self.answered(token, Answer::Reply(reply)),
             Outcome::Moved { token } => self.answered(token, Answer::Moved),
             Outcome::NoAnswer { token, link } => {
@@ -123,23 +130,12 @@ impl Driver {
     }
 
     fn granted(&mut self, now: Time, token: u64, (claim, link): (ClaimRef, LinkId), fence: Fence) {
-        let valid_until = self.session.valid_until(link);
-        let line = &mut self.lines[link.index()];
-        if line.lease.loss().is_some() {
-            // Holds from now on are under another lease than those that are lost.
-            let ttl = line.lease.ttl();
-            line.lease = Lease::new(self.clock.clone(), valid_until);
-            line.lease.has_ttl(ttl);
-            self.fate.begins(link, &line.lease);
-        }
-        let hold = HoldState::new(fence, Arc::clone(&line.lease));
+        let hold = HoldState::new(fence, self.lease_of(link));
         let slot = claim.slot();
         if slot >= self.holds.len() {
             self.holds.resize(slot + 1, None);
         }
         self.holds[slot] = Some(Arc::clone(&hold));
-        // The caller may look at it before this turn ends.
-        line.lease.is_valid_until(valid_until);
         let taken = match self.callers.remove(&token) {
             Some(Caller::Acquire(answer, _)) => answer.send(Ok(Grant { claim, hold })).is_ok(),
             _ => false,
@@ -149,6 +145,61 @@ impl Driver {
             self.let_go(claim);
             self.session.release_quietly(now, claim);
         }
+    }
+
+    /// The lease of a link, for whoever is held under it from now on.
+    fn lease_of(&mut self, link: LinkId) -> Arc<Lease> {
+        let valid_until = self.session.valid_until(link);
+        let line = &mut self.lines[link.index()];
+        if line.lease.loss().is_some() {
+            // Holds from now on are under another lease than those that are lost.
+            let ttl = line.lease.ttl();
+            line.lease = Lease::new(self.clock.clone(), valid_until);
+            line.lease.has_ttl(ttl);
+            self.fate.begins(link, &line.lease);
+        }
+        // The caller may look at it before this turn ends.
+        line.lease.is_valid_until(valid_until);
+        Arc::clone(&line.lease)
+    }
+
+    /// What a guard knows of its hold.
+    fn hold(&self, claim: ClaimRef) -> Option<Arc<HoldState>> {
+        self.holds.get(claim.slot())?.clone()
+    }
+
+    /// A hold has gone to another link, and is believed by itself.
+    fn follows(&mut self, claim: ClaimRef, link: LinkId, until: Time) {
+        let Some(hold) = self.hold(claim) else { return };
+        let known = self.apart.take().filter(|(at, lease)| *at == until && lease.loss().is_none());
+        let lease = known.map_or_else(
+            || {
+                let lease = Lease::new(self.clock.clone(), until);
+                lease.has_ttl(self.lines[link.index()].lease.ttl());
+                self.fate.begins_apart(&lease);
+                lease
+            },
+            |(_, lease)| lease,
+        );
+        hold.follows(&lease);
+        // Those that come with it mostly share its time.
+        self.apart = Some((until, lease));
+    }
+
+    /// A hold is under the lease of its link.
+    fn settled(&mut self, claim: ClaimRef, link: LinkId) {
+        let Some(hold) = self.hold(claim) else { return };
+        hold.follows(&self.lease_of(link));
+    }
+
+    /// The worker of a link is no more.
+    fn link_over(&mut self, link: LinkId) {
+        let line = &mut self.lines[link.index()];
+        if let Some(wire) = line.wire.take() {
+            wire.close();
+        }
+        (line.connecting, line.trouble) = (None, None);
+        self.session.forget(link);
     }
 
     /// Forgets what a guard knows of its hold.
@@ -177,15 +228,15 @@ impl Driver {
         }
     }
 
-    fn lost(&mut self, claim: ClaimRef, link: LinkId, reason: Loss) {
+    fn lost(&mut self, claim: ClaimRef, reason: Loss) {
         if reason != Loss::HandedOver {
             tracing::warn!(%reason, "a lock was lost");
         }
-        if reason == Loss::Lapsed {
-            // All at once, before the lease of later holds is told.
-            self.lines[link.index()].lease.end(reason);
-        }
         if let Some(hold) = self.let_go(claim) {
+            if reason == Loss::Lapsed {
+                // All at once, before the lease of later holds is told.
+                hold.end_lease(reason);
+            }
             hold.lose(reason);
         }
     }

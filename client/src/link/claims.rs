@@ -1,99 +1,14 @@
 //! Claims and queries: their states, and what callers may ask of them.
 
+use super::pending::Pending;
+use super::query::{Asked, Place, Query};
 use super::{Goodbye, Link, NotGranted, Outcome, Phase, Shared};
-use crate::claims::{Claim, Key, LinkId, State};
-use lockring_proto::{Claim as Wanted, Fence, HoldId, ListCursor, Operation, Request, Time, codec};
+use crate::claims::{Claim, Key, State};
+use lockring_proto::{Claim as Wanted, Fence, Operation, Request, Time, codec};
 use std::time::Duration;
 
 /// The worker times a wait out; this side does so too, this much later, in case no answer comes.
 pub(super) const ANSWER_SLACK: Duration = Duration::from_millis(250);
-
-/// What an unanswered request id belongs to.
-#[derive(Debug)]
-pub(super) enum Pending {
-    Claim(u32),
-    Query(Box<Asked>),
-    /// The end of the session here.
-    Goodbye,
-    Renew {
-        sent: Time,
-    },
-    Compare {
-        sent: Time,
-    },
-    GetRing {
-        sent: Time,
-    },
-}
-
-/// A query that is unanswered.
-#[derive(Debug)]
-pub(crate) struct Asked {
-    pub(super) token: u64,
-    /// Of the key that it is about.
-    pub(super) cell: Option<u16>,
-    pub(super) sent: Time,
-    /// The ring version that the last copy was routed by; 0: none was sent.
-    pub(super) routed: u64,
-    pub(super) asked: Time,
-    pub(super) query: Query,
-}
-
-impl Asked {
-    pub(crate) fn cell(&self) -> Option<u16> {
-        self.cell
-    }
-
-    /// Its worker is none any more.
-    pub(super) fn is_over(&self, link: LinkId) -> Outcome {
-        let token = self.token;
-        match self.query {
-            Query::Force(_) if self.routed > 0 => Outcome::NoAnswer { token, link },
-            _ => Outcome::Moved { token },
-        }
-    }
-}
-
-/// A question, or an order that names no hold of this session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Query {
-    /// Look at a key.
-    Inspect(Place),
-    /// A page of locks.
-    List {
-        /// Of this namespace; empty: the session's own.
-        namespace: String,
-        /// Where to go on.
-        cursor: ListCursor,
-        /// Rows wanted.
-        rows: u32,
-        /// What the keys begin with.
-        prefix: Vec<u8>,
-    },
-    /// End every hold of a key.
-    Force(Place),
-}
-
-/// A key, and where it lives.
-///
-/// ```
-/// use lockring_client::session::{Place, Query};
-/// let of_team = Place { namespace: "team-a".to_owned(), key: b"job".to_vec() };
-/// assert_ne!(Query::Inspect(of_team), Query::Inspect(b"job".to_vec().into()));
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Its namespace; empty: the session's own.
-    pub namespace: String,
-    /// The key.
-    pub key: Vec<u8>,
-}
-
-impl From<Vec<u8>> for Place {
-    fn from(key: Vec<u8>) -> Self {
-        Self { namespace: String::new(), key }
-    }
-}
 
 /// A claim to make.
 #[derive(Clone, Copy, Debug)]
@@ -146,7 +61,8 @@ impl Link {
         #[cfg(feature = "testing")]
         if shared.mutant == Some(super::ClientMutant::AdoptUnasked) {
             let id = shared.claims[slot].id;
-            self.confirmed(shared, now, id, Wanted::EXCLUSIVE);
+            let version = shared.version;
+            self.confirmed(shared, now, (id, version), Wanted::EXCLUSIVE);
             return slot;
         }
         self.send_claim(shared, now, slot);
@@ -177,17 +93,19 @@ impl Link {
     /// Turns a hold into a release under way. `told`: the caller wants to know how it ends.
     pub(crate) fn begin_release(&mut self, shared: &mut Shared, now: Time, slot: u32, told: bool) {
         let id = shared.ids.next();
-        let claim = &mut shared.claims[slot];
-        let State::Held { fence } = claim.state else {
-            panic!("only a hold is released, not {:?}", claim.state)
+        let State::Held { fence } = shared.claims[slot].state else {
+            panic!("only a hold is released, not {:?}", shared.claims[slot].state)
         };
-        let hold = HoldId { cell: claim.cell, fence };
-        claim.state = State::Releasing { fence, resent: false, told };
+        let known = self.leave(shared, slot);
+        if let Some(hold) = known {
+            self.note_ended(hold);
+        }
+        let claim = &mut shared.claims[slot];
+        // What nobody at the worker knows may have been ended with the cell that it was in.
+        claim.state = State::Releasing { fence, resent: known.is_none(), told };
         claim.id = id;
         claim.sent = None;
         claim.asked = now;
-        self.compares.digest.remove(hold);
-        self.note_ended(hold);
         self.pending.insert(id, Pending::Claim(slot));
         self.send_claim(shared, now, slot);
     }
@@ -214,10 +132,8 @@ impl Link {
         claim.id = id;
         claim.sent = None;
         shared.deadlines.remove(&(claim.deadline.after(ANSWER_SLACK), slot));
-        self.parked.remove(&target);
-        self.put_off.remove(&slot);
         // A grant of the target may be under way; it must find nobody.
-        self.pending.remove(&target);
+        self.forget(target);
         #[cfg(feature = "testing")]
         if shared.mutant == Some(super::ClientMutant::CancelForgotten) {
             let token = shared.claims[slot].token;
@@ -238,7 +154,7 @@ impl Link {
         (cell, query): (Option<u16>, Query),
     ) {
         let id = shared.ids.next();
-        let asked = Asked { token, cell, sent: now, routed: 0, asked: now, query };
+        let asked = Asked { token, cell, sent: None, routed: 0, asked: now, query };
         self.pending.insert(id, Pending::Query(Box::new(asked)));
         if !self.is_up() {
             self.expect_answer_at(now.after(shared.config.unreachable_after));
@@ -261,10 +177,11 @@ impl Link {
             return;
         }
         let version = shared.version;
-        let Some(Pending::Query(asked)) = self.pending.get_mut(&id) else {
+        let Some(Pending::Query(asked)) = self.pending.get_mut(id) else {
             panic!("query {id} is not pending")
         };
-        (asked.sent, asked.routed) = (now, version);
+        asked.sent.get_or_insert(now);
+        asked.routed = version;
         let request = match &asked.query {
             Query::Inspect(Place { namespace, key }) => {
                 Request::Keyed { id, version, operation: Operation::Inspect { namespace }, key }
@@ -277,6 +194,32 @@ impl Link {
             }
         };
         codec::encode_frame(&request, &mut self.out);
+        self.watches(shared, now);
+    }
+
+    /// Sends an unanswered request, again or for the first time, if a connection stands.
+    pub(super) fn send(&mut self, shared: &mut Shared, now: Time, id: u64) {
+        if let Some(slot) = self.pending.claim(id) {
+            self.pending.is_asked_again(id);
+            return self.send_claim(shared, now, slot);
+        }
+        match self.pending.get_mut(id) {
+            Some(Pending::Query(_)) => self.send_query(shared, now, id),
+            Some(Pending::Reclaim { slot, sent }) if self.phase == Phase::Up => {
+                sent.get_or_insert(now);
+                let claim = &shared.claims[*slot];
+                let State::Held { fence } = claim.state else {
+                    panic!("only what is held is reclaimed, not {:?}", claim.state)
+                };
+                let operation =
+                    Operation::Reclaim { fence, request: claim.id, claim: claim.wanted };
+                let (version, key) = (shared.version, claim.key.bytes());
+                let request = Request::Keyed { id, version, operation, key };
+                codec::encode_frame(&request, &mut self.out);
+                self.watches(shared, now);
+            }
+            _ => {}
+        }
     }
 
     /// Sends what the state of a claim calls for, if a connection stands.
@@ -287,7 +230,7 @@ impl Link {
         let version = shared.version;
         let claim = &mut shared.claims[slot];
         claim.sent.get_or_insert(now);
-        claim.routed = version;
+        claim.way.routed = version;
         let (id, key) = (claim.id, claim.key.bytes());
         let request = match claim.state {
             State::Acquiring => {
@@ -311,6 +254,18 @@ impl Link {
             State::Free | State::Held { .. } => panic!("nothing to send for {:?}", claim.state),
         };
         codec::encode_frame(&request, &mut self.out);
+        self.watches(shared, now);
+    }
+
+    /// Nothing more comes of a request.
+    pub(super) fn forget(&mut self, id: u64) {
+        self.pending.remove(id);
+        if !self.parked.is_empty() {
+            self.parked.remove(&id);
+        }
+        if !self.put_off.is_empty() {
+            self.put_off.remove(&id);
+        }
     }
 
     /// The caller of an unanswered claim gets its answer now; the worker is told to undo it.
@@ -341,9 +296,7 @@ impl Link {
     pub(super) fn drop_claim(&mut self, shared: &mut Shared, slot: u32) {
         let claim = &shared.claims[slot];
         let (id, deadline) = (claim.id, claim.deadline);
-        self.pending.remove(&id);
-        self.parked.remove(&id);
-        self.put_off.remove(&slot);
+        self.forget(id);
         if deadline != Time::NEVER {
             shared.deadlines.remove(&(deadline.after(ANSWER_SLACK), slot));
         }

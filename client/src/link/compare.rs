@@ -9,10 +9,13 @@
 //! "moved", a loss that is being pushed. They are gone by the next renewal, but a hold that only
 //! one side knows stays. So it takes two in a row to have every hold compared.
 
-use super::claims::Pending;
+use super::holds::Credit;
+use super::pending::Pending;
 use super::{Link, Loss, Shared};
 use crate::claims::Claim;
 use lockring_proto::{Digest, HoldId, Request, Time, codec};
+use lockring_ring::CellId;
+use std::collections::BTreeSet;
 
 /// Differences in a row that call for a compare, if it can look further than the last one.
 const COMPARE_AFTER: u32 = 2;
@@ -39,6 +42,8 @@ pub(super) struct Compares {
     pub(super) spared_until: Time,
     /// Unanswered frames of a compare.
     comparing: u32,
+    /// The last digest was of another ring version.
+    is_unknown: bool,
 }
 
 impl Compares {
@@ -51,12 +56,18 @@ impl Compares {
             compared: now,
             spared_until: now,
             comparing: 0,
+            is_unknown: false,
         }
     }
 
     /// The connection is gone, and with it what it was asked.
     pub(super) fn down(&mut self) {
         (self.comparing, self.compared_upto) = (0, 0);
+    }
+
+    /// One difference is enough for the next compare.
+    pub(super) fn is_doubtful(&mut self) {
+        self.mismatches = self.mismatches.max(COMPARE_AFTER - 1);
     }
 
     /// A frame was answered, or refused.
@@ -73,13 +84,21 @@ impl Compares {
 }
 
 impl Link {
+    /// A newer ring is known: the digest that was told by that is asked for again.
+    pub(crate) fn digests_again(&mut self, now: Time) {
+        if std::mem::take(&mut self.compares.is_unknown) {
+            self.times.settle_at.get_or_insert(now);
+        }
+    }
+
     /// Keeps the link alive, and asks for the worker's digest.
     pub(super) fn send_renewal(&mut self, shared: &mut Shared, now: Time) {
         let id = shared.ids.next();
-        self.times.renewing = Some(now);
+        (self.times.renewing, self.times.settle_at) = (Some(now), None);
         self.compares.ended_since_renewal = Digest::default();
         self.pending.insert(id, Pending::Renew { sent: now });
         codec::encode_frame(&Request::Renew { id }, &mut self.out);
+        self.watches(shared, now);
     }
 
     /// A hold is not held any more, though the worker may have had it at the last renewal.
@@ -90,17 +109,30 @@ impl Link {
         }
     }
 
-    pub(super) fn renewed(&mut self, shared: &mut Shared, now: Time, id: u64, theirs: Digest) {
-        let Some(Pending::Renew { sent }) = self.pending.remove(&id) else {
-            return;
-        };
+    pub(super) fn renewed(
+        &mut self,
+        shared: &mut Shared,
+        now: Time,
+        (id, version, settled): (u64, u64, u64),
+        theirs: Digest,
+    ) {
+        let Some(&Pending::Renew { sent }) = self.pending.get(id) else { return };
+        self.pending.remove(id);
         (self.times.renewing, self.times.renewed) = (None, sent);
         self.note_round_trip(now, sent);
-        self.credit(Some(sent));
+        self.credit_renewal(shared, Credit { version, sent, settled });
+        let again = self.settles_again(shared, sent);
+        self.times.settle_at = self.times.settle_at.or(again);
         // Whatever was granted and lost before the renewal was sent has been told as granted too.
-        self.lost_early.retain(|_, told| *told >= sent);
+        let by = self.id;
+        shared.lost_early.retain(|_, (of, told)| *of != by || *told >= sent);
         #[cfg(feature = "testing")]
         if shared.mutant == Some(super::ClientMutant::NoDigestCompare) {
+            return;
+        }
+        if version != shared.version {
+            // Each side may have cells that the other has not. It is asked again by the newer ring.
+            self.compares.is_unknown = true;
             return;
         }
         if self.compares.digest.and(self.compares.ended_since_renewal) == theirs {
@@ -141,6 +173,7 @@ impl Link {
     /// its hold, which is listed for that. Claims under way may have been granted or not: nothing
     /// from the first of them on is said to be unknown.
     fn send_compare(&mut self, shared: &mut Shared, now: Time, upto: u64) {
+        let version = shared.version;
         let ours = shared.claims.of_link(self.id);
         let mut holds: Vec<HoldId> = ours.filter_map(Claim::listed_id).collect();
         holds.sort_unstable();
@@ -150,10 +183,10 @@ impl Link {
             let part = parts.next().unwrap_or(&[]);
             let through = parts.peek().and_then(|_| part.last().copied());
             let id = shared.ids.next();
-            self.pending.insert(id, Pending::Compare { sent: now });
+            self.pending.insert(id, Pending::Compare { sent: now, version });
             self.compares.comparing += 1;
             let holds = part.to_vec();
-            let request = Request::Compare { id, upto, after, through, holds };
+            let request = Request::Compare { id, version, upto, after, through, holds };
             codec::encode_frame(&request, &mut self.out);
             after = through;
             if through.is_none() {
@@ -162,13 +195,22 @@ impl Link {
         }
     }
 
-    pub(super) fn compared(&mut self, shared: &mut Shared, id: u64, lost: &[HoldId]) {
-        let Some(Pending::Compare { sent }) = self.pending.remove(&id) else {
-            return;
-        };
+    pub(super) fn compared(&mut self, shared: &mut Shared, id: u64, of: u64, lost: &[HoldId]) {
+        let Some(&Pending::Compare { sent, version }) = self.pending.get(id) else { return };
+        self.pending.remove(id);
         self.compares.answered();
-        self.credit(Some(sent));
-        // One that is being given back is not held, and not lost.
-        self.lose_holds(shared, lost, Loss::Unknown);
+        self.credit(shared, of, Some(sent));
+        // One that is being given back is not held, and not lost; and of what has come here since
+        // the list was made the worker has said nothing.
+        let lost: BTreeSet<HoldId> = lost.iter().copied().collect();
+        let cells = lost.iter().map(|hold| CellId(hold.cell)).collect();
+        let slots: Vec<u32> = shared.claims.of_cells(&cells).collect();
+        for slot in slots {
+            let claim = &shared.claims[slot];
+            let is_lost = claim.hold_id().is_some_and(|hold| lost.contains(&hold));
+            if claim.link == self.id && is_lost && shared.since(claim.cell) <= version {
+                self.lose(shared, slot, Loss::Unknown);
+            }
+        }
     }
 }

@@ -1,16 +1,14 @@
 //! The lease as the believer counts it, and what happens by itself.
 
-use super::claims::{Asked, Pending, Query};
+use super::pending::Pending;
+use super::query::{Asked, Query};
 use super::{Link, Loss, NotGranted, Outcome, Phase, Shared};
 use crate::claims::{Claim, LinkId, State};
-use lockring_proto::{HoldId, Refusal, Reply, Request, Time, codec, limits};
+use lockring_proto::{Refusal, Reply, Request, Time, codec, limits};
 use std::time::Duration;
 
-/// A hello may stay unanswered for so long, as a longer TTL is made durable first.
+/// How long a hello may stay unanswered, as a longer TTL is made durable first.
 const GREETING_MAX: Duration = Duration::from_secs(10);
-
-/// So soon a claim is sent again that was refused for now only.
-const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// How a session ends, and what whoever still waits for an answer is told then.
 pub(crate) struct Ending {
@@ -40,57 +38,23 @@ impl Ending {
     }
 }
 
-/// So long a claim is sent again though its worker says that it is another's, and has no ring that
-/// says whose. What workers know of a new ring is no further apart.
-const UNSERVED_MAX: Duration = Duration::from_secs(2);
-
-/// A claim that its worker cannot serve at present, though it waits.
-#[derive(Clone, Debug)]
-pub(super) struct PutOff {
-    reason: NotGranted,
-    /// Sent again then; a new connection sends it in any case.
-    again: Time,
-    /// The caller hears the reason then.
-    until: Time,
-}
-
-impl PutOff {
-    /// Nobody takes the claim for its own.
-    pub(super) fn unserved(now: Time) -> Self {
-        let (again, until) = (now.after(RETRY_AFTER), now.after(UNSERVED_MAX));
-        Self { reason: NotGranted::Moved, again, until }
-    }
-}
-
 impl Link {
-    /// A request first sent at `sent` is answered: the lease counts from there.
-    #[inline]
-    pub(super) fn credit(&mut self, sent: Option<Time>) {
-        if let Some(sent) = sent
-            && sent > self.times.credited
-        {
-            self.times.credited = sent;
-            self.times.valid_until = self.times.valid_until.max(sent.after(self.times.believed));
-        }
-    }
-
-    /// When the next renewal is due: a third of the TTL after the last one. Other requests keep the
-    /// lease alive too, but only a renewal has both sides compared.
+    /// When the next renewal is due: a third of the TTL after the last one, and as soon as
+    /// something has come here. Other requests keep the lease alive too, but only a renewal has
+    /// both sides compared.
     fn renewal_due(&self) -> Time {
-        self.times.renewed.after(self.times.ttl / 3)
-    }
-
-    fn holds_any(&self) -> bool {
-        self.compares.digest.count > 0
+        let regular = self.times.renewed.after(self.times.ttl / 3);
+        self.times.settle_at.map_or(regular, |at| regular.min(at))
     }
 
     /// When [`Link::tick`] is due at the latest.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
         let renewal = (self.is_up() && self.times.renewing.is_none()).then(|| self.renewal_due());
-        let lapse = self.holds_any().then_some(self.times.valid_until);
+        let lapse = self.lapses_at().into_iter().chain(self.jeopardy_at()).min();
         let unanswered = self.answer_by.filter(|_| !self.is_up());
-        let put_off = self.put_off.values().map(|put_off| put_off.again.min(put_off.until)).min();
-        [renewal, lapse, unanswered, put_off, self.silent_at()].into_iter().flatten().min()
+        let due =
+            [renewal, lapse, unanswered, self.put_off_due(), self.looks_at(), self.silent_at()];
+        due.into_iter().flatten().min()
     }
 
     /// Does what is due by itself, but for waits that are over and what lapses: renews, gives up.
@@ -102,49 +66,14 @@ impl Link {
         if self.is_up() && self.times.renewing.is_none() && now >= self.renewal_due() {
             self.send_renewal(shared, now);
         }
+        self.look(shared, now);
+        self.tell_jeopardy(shared, now);
     }
 
     /// The wait of a claim is over, and no answer has come.
     pub(crate) fn time_out(&mut self, shared: &mut Shared, now: Time, slot: u32) {
-        let put_off = self.put_off.remove(&slot);
-        let reason = put_off.map_or(NotGranted::TimedOut(None), |put_off| put_off.reason);
-        self.give_up(shared, now, slot, reason);
-    }
-
-    /// The worker did not take a claim, for a reason that passes: it goes on waiting.
-    pub(super) fn put_off(
-        &mut self,
-        shared: &mut Shared,
-        now: Time,
-        slot: u32,
-        reason: NotGranted,
-    ) {
-        let claim = &mut shared.claims[slot];
-        claim.sent = None;
-        let until = match claim.deadline {
-            Time::NEVER => claim.asked.after(shared.config.unreachable_after),
-            _ => Time::NEVER,
-        };
-        self.put_off.insert(slot, PutOff { reason, again: now.after(RETRY_AFTER), until });
-    }
-
-    fn serve_put_off(&mut self, shared: &mut Shared, now: Time) {
-        let due = |put_off: &PutOff| now >= put_off.again.min(put_off.until);
-        let slots: Vec<u32> =
-            self.put_off.iter().filter(|(_, one)| due(one)).map(|(&slot, _)| slot).collect();
-        for slot in slots {
-            let Some(put_off) = self.put_off.get_mut(&slot) else { continue };
-            if now >= put_off.until {
-                let reason = put_off.reason.clone();
-                self.put_off.remove(&slot);
-                // The last copy may still be under way, and be carried out.
-                self.give_up(shared, now, slot, reason);
-            } else {
-                // Without a connection the next one sends it.
-                put_off.again = now.after(RETRY_AFTER);
-                self.send_claim(shared, now, slot);
-            }
-        }
+        let reason = self.why_put_off(shared.claims[slot].id);
+        self.give_up(shared, now, slot, reason.unwrap_or(NotGranted::TimedOut(None)));
     }
 
     /// A connection on which a hello or a renewal stays unanswered, and nothing else comes, for a
@@ -184,33 +113,16 @@ impl Link {
             now.since(sent).max(self.times.round_trip - self.times.round_trip / 8);
     }
 
-    /// No contact for a whole lease: every hold is lost, and given back when contact returns. This
-    /// is looked at before anything that is heard: no late answer may revive what has lapsed.
-    pub(crate) fn notice_lapse(&mut self, shared: &mut Shared, now: Time) {
-        if !self.holds_any() || now < self.times.valid_until {
-            return;
-        }
-        for slot in 0..shared.claims.slots() {
-            if !shared.claims.is_of(slot, self.id) {
-                continue;
-            }
-            if let Claim { token, state: State::Held { .. }, .. } = shared.claims[slot] {
-                let (claim, link) = (shared.claims.name(slot), self.id);
-                shared.outcomes.push(Outcome::Lost { token, claim, link, reason: Loss::Lapsed });
-                self.begin_release(shared, now, slot, false);
-            }
-        }
-    }
-
     /// Until when the caller of an unanswered claim waits for contact, while there is none; `None`
     /// without end, as its wait has an end of its own, or nobody waits.
-    fn patience_of(&self, shared: &Shared, claim: &Claim) -> Option<Time> {
+    pub(super) fn patience_of(&self, shared: &Shared, claim: &Claim) -> Option<Time> {
         let limit = claim.asked.max(self.times.heard).after(shared.config.unreachable_after);
         match claim.state {
             _ if claim.is_asking() => Some(limit),
             // When the lease is over on this clock the hold is not this caller's any more.
             State::Releasing { told: true, .. } => {
-                Some(limit.min(self.times.valid_until.max(claim.asked)))
+                let believed = self.believed(&claim.tenure);
+                Some(limit.min(believed.max(claim.asked)))
             }
             _ => None,
         }
@@ -231,7 +143,9 @@ impl Link {
     pub(super) fn expect_answers(&mut self, shared: &mut Shared) {
         let limit = shared.config.unreachable_after;
         let patience = self.pending.values().filter_map(|pending| match pending {
-            Pending::Claim(slot) => self.patience_of(shared, &shared.claims[*slot]),
+            Pending::Claim(slot) | Pending::Waiting(slot) => {
+                self.patience_of(shared, &shared.claims[*slot])
+            }
             Pending::Query(query) => Some(query.asked.max(self.times.heard).after(limit)),
             _ => None,
         });
@@ -242,50 +156,41 @@ impl Link {
     /// undone when contact returns.
     fn fail_unanswered(&mut self, shared: &mut Shared, now: Time) {
         // What is held waits for nothing: a session may hold a great many.
-        let mut waiting: Vec<(u64, u32)> = self
-            .pending
-            .iter()
-            .filter_map(|(&id, pending)| match pending {
-                Pending::Claim(slot) => Some((id, *slot)),
-                _ => None,
-            })
-            .collect();
-        waiting.sort_unstable();
-        for (_, slot) in waiting {
+        for id in self.pending.ids(|_, pending| !matches!(pending, Pending::Reclaim { .. })) {
+            let Some(slot) = self.pending.claim(id) else { continue };
             let claim = &shared.claims[slot];
             if self.patience_of(shared, claim).is_none_or(|at| now < at) {
                 continue;
             }
             if claim.is_asking() {
                 self.give_up(shared, now, slot, NotGranted::Unreachable);
-                continue;
-            }
-            let (token, held_for) = (claim.token, self.honoured_for(now));
-            if let State::Releasing { told, .. } = &mut shared.claims[slot].state {
-                *told = false;
-                shared.outcomes.push(Outcome::Unconfirmed { token, held_for });
+            } else {
+                self.unconfirmed(shared, now, slot);
             }
         }
         let limit = shared.config.unreachable_after;
         let heard = self.times.heard;
-        let is_over = |pending: &Pending| match pending {
+        let over = self.pending.take(|_, pending| match pending {
             Pending::Query(query) => now >= heard.max(query.asked).after(limit),
             _ => false,
-        };
-        let mut over: Vec<u64> = self
-            .pending
-            .iter()
-            .filter(|(_, pending)| is_over(pending))
-            .map(|(&id, _)| id)
-            .collect();
-        over.sort_unstable();
-        for id in over {
-            if let Some(Pending::Query(query)) = self.pending.remove(&id) {
+        });
+        for (id, pending) in over {
+            self.forget(id);
+            if let Pending::Query(query) = pending {
                 let (token, link) = (query.token, self.id);
                 shared.outcomes.push(Outcome::NoAnswer { token, link });
             }
         }
         self.expect_answers(shared);
+    }
+
+    /// Nobody has confirmed a release for as long as its caller waits for that. It goes on.
+    pub(super) fn unconfirmed(&mut self, shared: &mut Shared, now: Time, slot: u32) {
+        let (token, held_for) = (shared.claims[slot].token, self.honoured_for(now));
+        if let State::Releasing { told: told @ true, .. } = &mut shared.claims[slot].state {
+            *told = false;
+            shared.outcomes.push(Outcome::Unconfirmed { token, held_for });
+        }
     }
 
     /// For how long the worker may still take what this link held for held: it counts from the
@@ -300,8 +205,9 @@ impl Link {
         if self.phase == Phase::Up {
             let id = shared.ids.next();
             self.pending.insert(id, Pending::GetRing { sent: now });
-            codec::encode_frame(&Request::GetRing { id }, &mut self.out);
-            self.ring.asked = true;
+            codec::encode_frame(&Request::GetRing { id, known: shared.version }, &mut self.out);
+            shared.fetch.begins(self.id);
+            self.watches(shared, now);
         }
     }
 
@@ -314,14 +220,14 @@ impl Link {
                 continue;
             }
             let named = shared.claims.name(slot);
-            let Claim { cell, token, state, .. } = shared.claims[slot];
+            let Claim { token, state, .. } = shared.claims[slot];
             let outcome = match state {
                 State::Free => continue,
                 State::Acquiring | State::Confirming { .. } => {
                     Some(Outcome::NotGranted { token, link, reason: end.to_claims() })
                 }
-                State::Held { fence } => {
-                    self.compares.digest.remove(HoldId { cell, fence });
+                State::Held { .. } => {
+                    self.leave(shared, slot);
                     Some(Outcome::Lost { token, claim: named, link, reason: end.loss })
                 }
                 State::Releasing { told: true, .. } => {
@@ -333,9 +239,7 @@ impl Link {
             shared.outcomes.extend(outcome);
             self.drop_claim(shared, slot);
         }
-        let mut left: Vec<(u64, Pending)> = self.pending.drain().collect();
-        left.sort_unstable_by_key(|(id, _)| *id);
-        for (_, pending) in left {
+        for (_, pending) in self.pending.take(|_, _| true) {
             if let Pending::Query(query) = pending {
                 shared.outcomes.push(end.to_query(&query, link));
             }
@@ -345,9 +249,9 @@ impl Link {
     /// Whether something was asked of the worker that it has not answered: a claim, its end, a
     /// query.
     pub(crate) fn is_owed_answers(&self) -> bool {
-        self.pending
-            .values()
-            .any(|pending| matches!(pending, Pending::Claim(_) | Pending::Query(_)))
+        self.pending.values().any(|pending| {
+            matches!(pending, Pending::Claim(_) | Pending::Waiting(_) | Pending::Query(_))
+        })
     }
 
     /// Gives up every claim that waits, as nobody wants it any more. Their callers are answered.

@@ -10,29 +10,41 @@
 
 mod claims;
 mod compare;
+mod fetch;
+mod holds;
 mod lease;
 mod outcome;
+mod pending;
+mod put_off;
+mod query;
 mod replies;
 mod resend;
 mod travel;
+mod watch;
 
-pub use claims::{Ask, Place, Query};
+pub use claims::Ask;
 pub(crate) use lease::Ending;
 pub use outcome::{Loss, NotGranted, Outcome};
+pub use query::{Place, Query};
 pub use replies::ReceiveError;
+pub(crate) use watch::Stuck;
 
 use crate::claims::{Claims, LinkId, RequestIds};
-use crate::router::{Ring, RingError, RingUnderWay, WorkerId};
-use claims::Pending;
+use crate::router::{Ring, WorkerId};
 use compare::Compares;
-use hashbrown::HashMap;
-use lease::PutOff;
+use fetch::Fetch;
+use holds::{Credits, Holdings};
 use lockring_proto::{
     Digest, Hello, HoldId, PROTOCOL, Refusal, SessionId, Time, Welcome, codec, limits,
 };
+use lockring_ring::{CellId, Epoch};
+use pending::Unanswered;
+use put_off::PutOff;
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::Hasher;
+use std::sync::Arc;
 use std::time::Duration;
+use watch::Watch;
 
 /// A seeded bug of the client's side.
 #[cfg(feature = "testing")]
@@ -50,6 +62,12 @@ pub enum ClientMutant {
     CompareAll,
     /// Believes a token without asking the worker.
     AdoptUnasked,
+    /// Counts an answer of a newer ring for what that may have given to others.
+    CreditUnknownRing,
+    /// Counts a renewal for a cell that may still be on its way to the worker.
+    CreditSyncing,
+    /// A fresh welcome ends what has come from another link too.
+    FreshDropsMovedIn,
 }
 
 /// What a session is made with.
@@ -76,8 +94,14 @@ pub(crate) struct Shared {
     pub(crate) claims: Claims,
     /// Claims with a deadline of their own.
     pub(crate) deadlines: BTreeSet<(Time, u32)>,
-    /// The version of the ring by which claims are at their links.
+    /// The ring by which claims are at their links, and its version.
+    pub(crate) ring: Option<Arc<Ring>>,
     pub(crate) version: u64,
+    pub(crate) fetch: Fetch,
+    /// Told as lost, to be looked for on all links: when, and on which.
+    pub(crate) told_lost: Vec<ToldLost>,
+    /// Told as lost before they were told as granted: the two come on different streams.
+    pub(crate) lost_early: BTreeMap<HoldId, (LinkId, Time)>,
     pub(crate) outcomes: Vec<Outcome>,
     holds_per_frame: usize,
     #[cfg(feature = "testing")]
@@ -91,7 +115,11 @@ impl Shared {
             config,
             claims: Claims::default(),
             deadlines: BTreeSet::new(),
+            ring: None,
             version: 0,
+            fetch: Fetch::default(),
+            told_lost: Vec::new(),
+            lost_early: BTreeMap::new(),
             outcomes: Vec::new(),
             holds_per_frame: limits::HOLDS_PER_FRAME,
             #[cfg(feature = "testing")]
@@ -99,11 +127,41 @@ impl Shared {
         }
     }
 
-    /// From now on a frame of a compare has so many holds.
+    /// The version in which the epoch of a cell began.
+    pub(crate) fn since(&self, cell: u16) -> u64 {
+        self.ring.as_ref().and_then(|ring| ring.since(CellId(cell))).map_or(0, |since| since.0)
+    }
+
+    /// The last epoch of a cell that began without a copy.
+    pub(crate) fn takeover(&self, cell: u16) -> Epoch {
+        self.ring.as_ref().and_then(|ring| ring.takeover(CellId(cell))).unwrap_or_default()
+    }
+
+    /// The epoch of a cell.
+    pub(crate) fn epoch(&self, cell: u16) -> Epoch {
+        self.ring.as_ref().and_then(|ring| ring.epoch(CellId(cell))).unwrap_or_default()
+    }
+
+    /// The process that has a cell, by its boot id.
+    pub(crate) fn process_of(&self, cell: u16) -> Option<u64> {
+        let ring = self.ring.as_ref()?;
+        let node = ring.node(ring.worker_of(CellId(cell))?.node)?;
+        Some(node.boot.0)
+    }
+
+    /// From now on a frame of a compare has this many holds.
     #[cfg(feature = "testing")]
     pub(crate) fn set_holds_per_frame(&mut self, holds: usize) {
         self.holds_per_frame = holds;
     }
+}
+
+/// A hold that a worker has told as lost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ToldLost {
+    pub(crate) hold: HoldId,
+    pub(crate) reason: Loss,
+    pub(crate) by: LinkId,
 }
 
 /// Whether there is a connection.
@@ -169,24 +227,14 @@ struct Times {
     renewed: Time,
     /// Send time of a renewal that is unanswered.
     renewing: Option<Time>,
+    /// When another asks whether what has come here has arrived.
+    settle_at: Option<Time>,
     /// The last time anything was heard.
     heard: Time,
     /// When the last connection ended.
     fell: Time,
     /// How long an answer took, the slowest of late.
     round_trip: Duration,
-}
-
-/// The ring that the worker sends.
-#[derive(Default)]
-struct RingFrom {
-    /// A ring of this version was asked for.
-    wanted: u64,
-    /// That is still unanswered.
-    asked: bool,
-    under_way: RingUnderWay,
-    /// What has come of it, once that is known.
-    come: Option<Result<Ring, RingError>>,
 }
 
 /// Whether the worker knows that the session is over.
@@ -203,18 +251,20 @@ pub(crate) struct Link {
     id: LinkId,
     peer: Peer,
     phase: Phase,
-    pending: HashMap<u64, Pending, BuildHasherDefault<IdHasher>>,
-    /// Requests that wait for a newer ring.
-    parked: BTreeSet<u64>,
-    /// Claims, by slot, that the worker refused for now.
-    put_off: BTreeMap<u32, PutOff>,
+    pending: Unanswered,
+    /// Requests that wait for a newer ring, with the version that the worker has.
+    parked: BTreeMap<u64, u64>,
+    /// Requests that the worker refused for now.
+    put_off: BTreeMap<u64, PutOff>,
+    holds: Holdings,
+    credits: Credits,
     /// While there is no connection: when the first caller's patience for an answer is over.
     answer_by: Option<Time>,
-    ring: RingFrom,
     compares: Compares,
-    /// Told as lost before they were told as granted, and when: the two come on different streams.
-    lost_early: BTreeMap<HoldId, Time>,
     times: Times,
+    /// Whether answers are overdue is looked at then.
+    watch: Option<Watch>,
+    stuck: Option<Stuck>,
     /// What a worker said that no worker says: the connection is to be closed.
     unexpected: Option<String>,
     out: Vec<u8>,
@@ -239,13 +289,13 @@ impl Link {
                 goodbye: Goodbye::Unsaid,
             },
             phase: Phase::Down,
-            pending: HashMap::default(),
-            parked: BTreeSet::new(),
+            pending: Unanswered::default(),
+            parked: BTreeMap::new(),
             put_off: BTreeMap::new(),
+            holds: Holdings::default(),
+            credits: Credits::default(),
             answer_by: None,
-            ring: RingFrom::default(),
             compares: Compares::new(now),
-            lost_early: BTreeMap::new(),
             times: Times {
                 ttl: config.ttl,
                 believed: limits::believed(config.ttl),
@@ -254,10 +304,13 @@ impl Link {
                 credited: now,
                 renewed: now,
                 renewing: None,
+                settle_at: None,
                 heard: now,
                 fell: now,
                 round_trip: Duration::ZERO,
             },
+            watch: None,
+            stuck: None,
             unexpected: None,
             out: Vec::new(),
         }
@@ -308,11 +361,6 @@ impl Link {
     pub(crate) fn incarnation(&self) -> u64 {
         let Peer { incarnation, blind_hellos, .. } = self.peer;
         if incarnation == 0 { 0 } else { incarnation.saturating_add(blind_hellos) }
-    }
-
-    /// A ring that has come, or what has come instead.
-    pub(crate) fn take_ring(&mut self) -> Option<Result<Ring, RingError>> {
-        self.ring.come.take()
     }
 
     /// Why the worker took no session when it was asked last, if it did not.

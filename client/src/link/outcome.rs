@@ -2,7 +2,7 @@
 
 use crate::claims::{ClaimRef, LinkId};
 use crate::router::{Ring, RingError};
-use lockring_proto::{BlockedReason, Fence, Refusal, Reply, Welcome};
+use lockring_proto::{BlockedReason, Fence, Refusal, Reply, Time, Welcome};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +56,7 @@ pub enum Outcome {
     Unconfirmed {
         /// The caller's.
         token: u64,
-        /// For so long the worker may still take the hold for held, if it is there at all.
+        /// How long the worker may still take the hold for held, if it is there at all.
         held_for: Duration,
     },
     /// A cancelled claim is gone at the worker too.
@@ -74,6 +74,37 @@ pub enum Outcome {
         link: LinkId,
         /// Why.
         reason: Loss,
+    },
+    /// No contact for so long that holds of a link will be lost soon, unless it returns: those that
+    /// are valid until then.
+    Jeopardy {
+        /// The link.
+        link: LinkId,
+        /// The end of their validity.
+        until: Time,
+    },
+    /// The cell of a hold is another's by a newer ring, or has begun anew, and the hold goes with
+    /// it. Until [`Outcome::Settled`] it is believed by itself, no longer than where it was.
+    Follows {
+        /// The hold.
+        claim: ClaimRef,
+        /// Where it has gone.
+        link: LinkId,
+        /// It is valid until then.
+        until: Time,
+    },
+    /// Such a hold is under the lease of its link from now on.
+    Settled {
+        /// The hold.
+        claim: ClaimRef,
+        /// Whose lease that is.
+        link: LinkId,
+    },
+    /// The ring has no worker at the end of a link any more, and nothing is on it. Its connection
+    /// is to be closed; then [`crate::session::Session::forget`] lets another link have its number.
+    LinkOver {
+        /// The link.
+        link: LinkId,
     },
     /// A query is answered.
     Answer {

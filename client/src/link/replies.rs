@@ -1,17 +1,15 @@
 //! What the worker says.
 
-use super::claims::{ANSWER_SLACK, Pending};
-use super::lease::PutOff;
-use super::{Goodbye, Link, Loss, NotGranted, Outcome, Phase, Shared};
-use crate::claims::{Claim, State};
+use super::claims::ANSWER_SLACK;
+use super::pending::Pending;
+use super::{Goodbye, Link, Loss, NotGranted, Outcome, Phase, Shared, ToldLost};
+use crate::claims::{State, Tenure};
 use crate::router::WorkerId;
 use lockring_proto::codec::{self, FrameError};
 use lockring_proto::{
-    Fence, HelloReply, HoldId, LostReason, Push, Refusal, RefusalKind, Reply, RingChunk, Time,
-    Welcome, limits,
+    Fence, HelloReply, HoldId, LostReason, Push, Refusal, RefusalKind, Reply, Time, Welcome, limits,
 };
-use lockring_ring::{CellId, NodeId};
-use std::collections::BTreeSet;
+use lockring_ring::NodeId;
 use std::time::Duration;
 
 /// Bytes that no node sends. The connection is to be closed.
@@ -85,6 +83,9 @@ impl Link {
                             dialled.worker, dialled.node
                         )
                     }),
+                    None if is_older_process(shared, &welcome) => self.is_unexpected(|| {
+                        format!("process {} of node {node} is not its last one", welcome.boot)
+                    }),
                     None => self.welcomed(shared, now, welcome),
                 }
             }
@@ -109,12 +110,23 @@ impl Link {
         self.compares.spared_until =
             now.after(limits::honoured(self.times.ttl) + self.times.ttl / 20);
         self.note_round_trip(now, self.times.greeted);
-        self.credit(Some(self.times.greeted));
+        let before = self.welcome().map(|before| before.boot);
+        let met = match before {
+            Some(before) if before == welcome.boot && welcome.fresh => Met::Forgotten,
+            Some(before) if before == welcome.boot => Met::Again,
+            _ => Met::Another,
+        };
+        if met == Met::Another {
+            self.process_has_ended(shared);
+        }
         (self.peer.dialled, self.peer.welcome) = (Some(worker_of(&welcome)), Some(welcome.clone()));
         self.peer.refused = None;
-        let (fresh, version, link) = (welcome.fresh, welcome.ring_version, self.id);
+        let (version, link) = (welcome.ring_version, self.id);
         shared.outcomes.push(Outcome::Up { link, welcome });
-        self.resume(shared, now, fresh);
+        self.resume(shared, now, met);
+        if met == Met::Again {
+            self.credit(shared, version, Some(self.times.greeted));
+        }
         // Without a ring, any is newer.
         self.learn_version(shared, now, version.max(1));
     }
@@ -124,15 +136,15 @@ impl Link {
         self.times.heard = now;
         match reply {
             Reply::Granted { id, version, fence } => {
-                self.granted(shared, now, id, fence);
+                self.granted(shared, now, (id, version), fence);
                 self.learn_version(shared, now, version);
             }
             Reply::Released { id, version } => {
-                self.ended(shared, id, true);
+                self.ended(shared, (id, version), true);
                 self.learn_version(shared, now, version);
             }
             Reply::NotHeld { id, version } => {
-                self.ended(shared, id, false);
+                self.ended(shared, (id, version), false);
                 self.learn_version(shared, now, version);
             }
             other => self.replied_rarely(shared, now, other),
@@ -141,53 +153,52 @@ impl Link {
 
     fn replied_rarely(&mut self, shared: &mut Shared, now: Time, reply: Reply) {
         match reply {
-            Reply::Queued { id, ahead, .. } => {
-                if let Some(&Pending::Claim(slot)) = self.pending.get(&id) {
-                    let claim = &shared.claims[slot];
-                    let (token, sent) = (claim.token, claim.sent);
-                    self.credit(sent);
-                    self.put_off.remove(&slot);
-                    shared.outcomes.push(Outcome::Queued { token, ahead });
-                }
+            Reply::Queued { id, ahead, version } => self.queued(shared, (id, version), ahead),
+            Reply::Busy { id, reason, version } => {
+                self.not_granted(shared, (id, version), NotGranted::Busy(reason));
             }
-            Reply::Busy { id, reason, .. } => {
-                self.not_granted(shared, id, NotGranted::Busy(reason));
+            Reply::TimedOut { id, reason, version } => {
+                self.not_granted(shared, (id, version), NotGranted::TimedOut(Some(reason)));
             }
-            Reply::TimedOut { id, reason, .. } => {
-                self.not_granted(shared, id, NotGranted::TimedOut(Some(reason)));
-            }
-            Reply::Cancelled { id, .. } => self.ended(shared, id, true),
+            Reply::Cancelled { id, version } => self.ended(shared, (id, version), true),
             Reply::Moved { id, version } => self.moved(shared, now, id, version),
             Reply::Refused { id, ref refusal } => {
-                if let Some(&Pending::Claim(slot)) = self.pending.get(&id) {
+                if let Some(slot) = self.pending.claim(id) {
                     self.refused(shared, now, id, slot, (**refusal).clone());
                 } else {
                     self.answered(shared, now, id, reply);
                 }
             }
             Reply::Confirmed { id, version, claim } => {
-                self.confirmed(shared, now, id, claim);
+                self.confirmed(shared, now, (id, version), claim);
                 self.learn_version(shared, now, version);
             }
-            Reply::Renewed { id, version, digest } => {
-                self.renewed(shared, now, id, digest);
+            Reply::Renewed { id, version, settled, digest } => {
+                self.renewed(shared, now, (id, version, settled), digest);
                 self.learn_version(shared, now, version);
             }
-            Reply::Compared { id, lost, .. } => self.compared(shared, id, &lost),
+            Reply::Compared { id, version, lost } => self.compared(shared, id, version, &lost),
             Reply::Ring { id, chunk } => {
-                if let Some(&Pending::GetRing { sent }) = self.pending.get(&id) {
-                    self.credit(Some(sent));
+                if let Some(&Pending::GetRing { sent }) = self.pending.get(id) {
+                    self.credit(shared, chunk.version, Some(sent));
                     if chunk.last {
-                        self.pending.remove(&id);
-                        self.ring.asked = false;
+                        self.pending.remove(id);
                     }
-                    self.ring_part(*chunk);
+                    shared.fetch.comes(self.id, *chunk, shared.ring.as_deref());
+                }
+            }
+            Reply::NoNewerRing { id, version } => {
+                if let Some(&Pending::GetRing { sent }) = self.pending.get(id) {
+                    self.pending.remove(id);
+                    self.credit(shared, version, Some(sent));
+                    shared.fetch.is_refused(self.id);
+                    self.learn_version(shared, now, version);
                 }
             }
             Reply::Goodbye { id } => {
-                if let Some(Pending::Goodbye) = self.pending.get(&id) {
+                if let Some(Pending::Goodbye) = self.pending.get(id) {
                     // With it the lease ends, whoever's holds are kept there for a while.
-                    self.pending.remove(&id);
+                    self.pending.remove(id);
                     self.peer.goodbye = Goodbye::Heard;
                 }
             }
@@ -200,35 +211,53 @@ impl Link {
         }
     }
 
+    fn queued(&mut self, shared: &mut Shared, (id, version): (u64, u64), ahead: u32) {
+        let Some(slot) = self.pending.claim(id) else { return };
+        let claim = &shared.claims[slot];
+        if version < shared.since(claim.cell) {
+            // The newer copy of the request is answered too.
+            return;
+        }
+        let (token, sent) = (claim.token, claim.sent);
+        self.credit(shared, version, sent);
+        self.put_off.remove(&id);
+        self.pending.waits(id);
+        shared.outcomes.push(Outcome::Queued { token, ahead });
+    }
+
     #[inline]
-    fn granted(&mut self, shared: &mut Shared, now: Time, id: u64, fence: Fence) {
+    fn granted(&mut self, shared: &mut Shared, now: Time, (id, version): (u64, u64), fence: Fence) {
         // A grant for a claim that was given up: the cancel on its way ends it there.
-        let Some(&Pending::Claim(slot)) = self.pending.get(&id) else {
+        let Some(slot) = self.pending.claim(id) else {
             return;
         };
-        let claim = &mut shared.claims[slot];
+        let claim = &shared.claims[slot];
         let State::Acquiring = claim.state else {
             let state = claim.state;
             return self.is_unexpected(|| format!("request {id} granted while {state:?}"));
         };
-        self.pending.remove(&id);
+        if fence.epoch() < shared.takeover(claim.cell) {
+            // The cell has begun anew without it since, and was asked again.
+            return;
+        }
+        self.pending.remove(id);
         let deadline = claim.deadline;
         if deadline != Time::NEVER {
             shared.deadlines.remove(&(deadline.after(ANSWER_SLACK), slot));
         }
-        self.hold(shared, now, slot, fence);
+        self.hold(shared, now, slot, (fence, version));
     }
 
-    /// The earlier process's hold is still held.
+    /// The earlier process's hold is still held, or one that was reclaimed is again.
     pub(super) fn confirmed(
         &mut self,
         shared: &mut Shared,
         now: Time,
-        id: u64,
+        (id, version): (u64, u64),
         wanted: lockring_proto::Claim,
     ) {
-        let Some(&Pending::Claim(slot)) = self.pending.get(&id) else {
-            return;
+        let Some(slot) = self.pending.claim(id) else {
+            return self.reclaimed(shared, id, version);
         };
         let claim = &mut shared.claims[slot];
         let State::Confirming { fence } = claim.state else {
@@ -237,49 +266,70 @@ impl Link {
         };
         claim.wanted = wanted;
         let taken_up = HoldId { cell: claim.cell, fence };
-        self.pending.remove(&id);
+        self.pending.remove(id);
         // One hold has one owner: a release by either would leave the other believing.
         if let Some(before) = shared.claims.find_hold(taken_up) {
             self.lose(shared, before, Loss::HandedOver);
         }
-        self.hold(shared, now, slot, fence);
+        self.hold(shared, now, slot, (fence, version));
     }
 
     /// A claim is held from now on, unless its lease is over already.
     #[inline]
-    fn hold(&mut self, shared: &mut Shared, now: Time, slot: u32, fence: Fence) {
+    fn hold(&mut self, shared: &mut Shared, now: Time, slot: u32, (fence, version): (Fence, u64)) {
         if !self.put_off.is_empty() {
-            self.put_off.remove(&slot);
+            self.put_off.remove(&shared.claims[slot].id);
         }
+        let process = self.process();
         let claim = &mut shared.claims[slot];
-        let (token, sent) = (claim.token, claim.sent);
+        let (token, sent, cell) = (claim.token, claim.sent, claim.cell);
         claim.state = State::Held { fence };
-        let hold = HoldId { cell: claim.cell, fence };
-        self.compares.digest.add(hold);
-        self.credit(sent);
-        // What has come from another link may be believed for longer than that is worth.
-        self.times.valid_until =
-            self.times.valid_until.min(self.times.credited.after(self.times.believed));
-        if now >= self.times.valid_until {
+        claim.tenure = Tenure { until: Time::NEVER, process, epoch: fence.epoch(), reclaim: 0 };
+        claim.way.formers.clear();
+        self.credit(shared, version, sent);
+        let until = self.granted_until(shared, cell, version, sent);
+        self.enter(shared, slot, until);
+        if now >= self.believed(&shared.claims[slot].tenure) {
             let (link, reason) = (self.id, NotGranted::TooLate);
             shared.outcomes.push(Outcome::NotGranted { token, link, reason });
             return self.begin_release(shared, now, slot, false);
         }
         let (claim, link) = (shared.claims.name(slot), self.id);
         shared.outcomes.push(Outcome::Granted { token, claim, link, fence });
-        if !self.lost_early.is_empty() && self.lost_early.remove(&hold).is_some() {
+        if until != Time::NEVER {
+            self.is_to_settle(shared, now, slot);
+        }
+        let hold = HoldId { cell, fence };
+        if !shared.lost_early.is_empty() && shared.lost_early.remove(&hold).is_some() {
             self.lose(shared, slot, Loss::Forced);
         }
     }
 
+    /// Until when a grant is believed: under the lease, unless the answer is of a time in which the
+    /// lease did not count for its cell.
+    #[inline]
+    fn granted_until(&self, shared: &Shared, cell: u16, version: u64, sent: Option<Time>) -> Time {
+        let by_itself = sent.map_or(Time::NEVER, |sent| sent.after(self.times.believed));
+        if version > shared.version {
+            // By a ring that is not known the lease was not counted from this request.
+            return if by_itself > self.times.valid_until { by_itself } else { Time::NEVER };
+        }
+        // The cell may have been away since: the newer copy of the request is on its way.
+        if shared.since(cell) > version { by_itself } else { Time::NEVER }
+    }
+
     #[cold]
-    fn is_unexpected(&mut self, what: impl FnOnce() -> String) {
+    pub(super) fn is_unexpected(&mut self, what: impl FnOnce() -> String) {
         self.unexpected.get_or_insert_with(what);
     }
 
     /// A release, a cancel or a question for a hold is answered.
-    fn ended(&mut self, shared: &mut Shared, id: u64, done: bool) {
-        let Some(&Pending::Claim(slot)) = self.pending.get(&id) else {
+    fn ended(&mut self, shared: &mut Shared, (id, version): (u64, u64), done: bool) {
+        let Some(slot) = self.pending.claim(id) else {
+            if let (Some(&Pending::Reclaim { slot, .. }), false) = (self.pending.get(id), done) {
+                // The time for it is over, or the claim of another went before.
+                self.lose(shared, slot, Loss::SessionEnded);
+            }
             return;
         };
         let claim = &shared.claims[slot];
@@ -298,7 +348,7 @@ impl Link {
                 return self.is_unexpected(|| format!("request {id} ended while {state:?}"));
             }
         };
-        self.credit(sent);
+        self.credit(shared, version, sent);
         self.drop_claim(shared, slot);
         shared.outcomes.extend(outcome);
     }
@@ -308,196 +358,154 @@ impl Link {
         let claim = &shared.claims[slot];
         let passes = matches!(refusal.kind, RefusalKind::Draining | RefusalKind::Unavailable);
         if passes && claim.waits && claim.state == State::Acquiring {
-            let sent = claim.sent;
-            self.credit(sent);
             self.put_off(shared, now, slot, NotGranted::Refused(refusal));
         } else {
-            self.not_granted(shared, id, NotGranted::Refused(refusal));
+            self.not_granted(shared, (id, u64::MAX), NotGranted::Refused(refusal));
         }
     }
 
-    fn not_granted(&mut self, shared: &mut Shared, id: u64, reason: NotGranted) {
-        let Some(&Pending::Claim(slot)) = self.pending.get(&id) else {
+    /// `version`: of the worker, as far as it was told.
+    fn not_granted(&mut self, shared: &mut Shared, (id, version): (u64, u64), reason: NotGranted) {
+        let Some(slot) = self.pending.claim(id) else {
             return;
         };
         let claim = &shared.claims[slot];
         let (token, sent) = (claim.token, claim.sent);
         if let State::Releasing { .. } | State::Cancelling { .. } = claim.state {
             // A refused end ended nothing; the next compare or the lease does.
-            return self.ended(shared, id, false);
+            return self.ended(shared, (id, version), false);
         }
-        self.credit(sent);
+        if version < shared.since(claim.cell) {
+            // The cell has been away since: the newer copy is answered too, and may be granted.
+            return;
+        }
+        self.credit(shared, version, sent);
         self.drop_claim(shared, slot);
         shared.outcomes.push(Outcome::NotGranted { token, link: self.id, reason });
     }
 
-    fn ring_part(&mut self, part: RingChunk) {
-        if let Some(come) = self.ring.under_way.take(part).transpose() {
-            self.ring.come = Some(come);
-        }
-    }
-
     fn answered(&mut self, shared: &mut Shared, now: Time, id: u64, reply: Reply) {
-        if let Some(Pending::Claim(_)) = self.pending.get(&id) {
+        if self.pending.claim(id).is_some() {
             return self.is_unexpected(|| format!("claim {id} is answered by {reply:?}"));
         }
-        match self.pending.remove(&id) {
+        match self.pending.get(id) {
+            Some(Pending::Reclaim { .. }) => {
+                // Refused: it is tried again for as long as the hold is believed.
+                return self.unserved(shared, now, id);
+            }
+            Some(Pending::Query(_)) => self.parked.remove(&id),
+            _ => None,
+        };
+        match self.pending.remove(id) {
             Some(Pending::Query(query)) => {
-                self.credit(Some(query.sent));
+                self.put_off.remove(&id);
+                if let Some(version) = version_of(&reply) {
+                    self.credit(shared, version, query.sent);
+                }
                 shared.outcomes.push(Outcome::Answer { token: query.token, reply });
             }
             Some(Pending::Goodbye) => self.peer.goodbye = Goodbye::Heard,
-            Some(other) => {
-                // A renewal or compare that was refused: the next one tries again.
-                if let Pending::Renew { sent } = other {
-                    (self.times.renewing, self.times.renewed) = (None, sent);
-                }
-                if let Pending::Compare { .. } = other {
-                    self.compares.answered();
-                }
-                if let Pending::GetRing { .. } = other {
-                    self.ring.asked = false;
-                    self.ring_is_newest(shared, now);
-                }
+            // A renewal or compare that was refused: the next one tries again.
+            Some(Pending::Renew { sent }) => {
+                (self.times.renewing, self.times.renewed) = (None, sent);
             }
-            None => {}
-        }
-    }
-
-    /// The request was not executed. It waits for the ring that says where to send it, unless that
-    /// has come while the request was under way.
-    fn moved(&mut self, shared: &mut Shared, now: Time, id: u64, version: u64) {
-        let routed = match self.pending.get(&id) {
-            Some(&Pending::Claim(slot)) => shared.claims[slot].routed,
-            Some(Pending::Query(query)) => query.routed,
-            _ => return,
-        };
-        if routed < shared.version {
-            return self.send_again(shared, now, id);
-        }
-        self.parked.insert(id);
-        if self.ring.asked {
-            // Answers come in order: the ring that is under way is no older than this one.
-            return;
-        }
-        self.ring.wanted = self.ring.wanted.min(shared.version);
-        self.learn_version(shared, now, version.max(shared.version.saturating_add(1)));
-    }
-
-    /// Sends a request by a newer ring, if it is still unanswered: an earlier copy of a claim may
-    /// have been queued, and its turn has come.
-    fn send_again(&mut self, shared: &mut Shared, now: Time, id: u64) {
-        match self.pending.get(&id) {
-            Some(&Pending::Claim(slot)) => self.send_claim(shared, now, slot),
-            Some(Pending::Query(_)) => self.send_query(shared, now, id),
+            Some(Pending::Compare { .. }) => self.compares.answered(),
+            Some(Pending::GetRing { .. }) => shared.fetch.is_refused(self.id),
             _ => {}
         }
     }
 
+    /// The request was not executed. It is sent again by the ring that says where.
+    fn moved(&mut self, shared: &mut Shared, now: Time, id: u64, version: u64) {
+        let has_cell = match self.pending.get(id) {
+            Some(Pending::Query(query)) => query.cell().is_some(),
+            Some(Pending::Claim(_) | Pending::Waiting(_) | Pending::Reclaim { .. }) => true,
+            _ => return,
+        };
+        if !has_cell {
+            return self.is_unexpected(|| format!("request {id} names no key, and has moved"));
+        }
+        self.parked.insert(id, version);
+        self.learn_version(shared, now, version);
+    }
+
     /// Asks for the ring when the worker knows a newer one.
     #[inline]
-    fn learn_version(&mut self, shared: &mut Shared, now: Time, version: u64) {
-        if version > shared.version && version > self.ring.wanted {
-            self.ring.wanted = version;
-            self.ask_for_ring(shared, now);
+    pub(super) fn learn_version(&mut self, shared: &mut Shared, now: Time, version: u64) {
+        if version > shared.version && shared.fetch.may_come(version) {
+            shared.fetch.is_told(version, self.id);
+            if shared.fetch.is_idle() {
+                self.ask_for_ring(shared, now);
+            }
         }
     }
 
-    /// A newer ring is known, and by it what waited for it here is still this worker's.
-    pub(crate) fn ring_is_newer(&mut self, shared: &mut Shared, now: Time) {
-        for id in std::mem::take(&mut self.parked) {
-            self.send_again(shared, now, id);
-        }
-    }
-
-    /// The newest ring that the worker knows is in: what waits for one that is newer still would
-    /// wait for ever, as when a node came back with an older state. Claims are tried again for a
-    /// while; all else has nothing to undo or find anywhere.
-    pub(crate) fn ring_is_newest(&mut self, shared: &mut Shared, now: Time) {
-        for id in std::mem::take(&mut self.parked) {
-            match self.pending.get(&id) {
-                Some(&Pending::Claim(slot)) => self.unserved(shared, now, slot),
-                Some(Pending::Query(query)) => {
-                    shared.outcomes.push(Outcome::Moved { token: query.token });
-                    self.pending.remove(&id);
+    /// What a worker has not carried out is sent again, if a newer ring is known than it was sent
+    /// by; it waits for that, if the worker knows one; or it is tried again in a while.
+    pub(crate) fn serve_parked(&mut self, shared: &mut Shared, now: Time) {
+        let parked: Vec<(u64, u64)> = self.parked.iter().map(|(&id, &at)| (id, at)).collect();
+        for (id, version) in parked {
+            let routed = match self.pending.get(id) {
+                Some(&(Pending::Claim(slot) | Pending::Waiting(slot))) => {
+                    shared.claims[slot].way.routed
                 }
-                _ => {}
+                Some(Pending::Query(query)) => query.routed,
+                _ => shared.version,
+            };
+            if routed < shared.version {
+                self.parked.remove(&id);
+                self.send(shared, now, id);
+            } else if version <= shared.version || !shared.fetch.may_come(version) {
+                self.parked.remove(&id);
+                self.unserved(shared, now, id);
             }
         }
     }
 
-    fn unserved(&mut self, shared: &mut Shared, now: Time, slot: u32) {
-        let Claim { token, state, .. } = shared.claims[slot];
-        let outcome = match state {
-            State::Acquiring => {
-                let known = self.put_off.entry(slot);
-                known.or_insert_with(|| PutOff::unserved(now));
-                return;
-            }
-            State::Confirming { .. } => {
-                Some(Outcome::NotGranted { token, link: self.id, reason: NotGranted::Moved })
-            }
-            State::Releasing { told: true, .. } => {
-                Some(Outcome::NotHeld { token, maybe_released: true })
-            }
-            State::Cancelling { told: true, .. } => Some(Outcome::Cancelled { token }),
-            State::Releasing { told: false, .. } | State::Cancelling { told: false, .. } => None,
-            State::Free | State::Held { .. } => panic!("{state:?} has no request to serve"),
-        };
-        self.drop_claim(shared, slot);
-        shared.outcomes.extend(outcome);
+    /// Whether requests wait for a ring.
+    pub(crate) fn has_parked(&self) -> bool {
+        !self.parked.is_empty()
     }
 
     fn pushed(&mut self, shared: &mut Shared, now: Time, push: Push) {
         self.times.heard = now;
         match push {
             Push::Lost { reason, holds } => {
-                let reason = match reason {
-                    LostReason::Forced => Loss::Forced,
-                    LostReason::Expired => Loss::SessionEnded,
+                let (by, reason) = match reason {
+                    LostReason::Forced => (self.id, Loss::Forced),
+                    LostReason::Expired => (self.id, Loss::SessionEnded),
                 };
-                for hold in self.lose_holds(shared, &holds, reason) {
-                    self.lost_early.insert(hold, now);
-                }
+                let told = holds.into_iter().map(|hold| ToldLost { hold, reason, by });
+                shared.told_lost.extend(told);
             }
             Push::RingChanged { version } => self.learn_version(shared, now, version),
             Push::Draining => shared.outcomes.push(Outcome::Draining),
         }
     }
+}
 
-    /// Holds are gone at the worker: nothing is left to release. Returns those not held here.
-    pub(super) fn lose_holds(
-        &mut self,
-        shared: &mut Shared,
-        holds: &[HoldId],
-        reason: Loss,
-    ) -> BTreeSet<HoldId> {
-        let mut left: BTreeSet<HoldId> = holds.iter().copied().collect();
-        if left.is_empty() {
-            return left;
-        }
-        let cells = left.iter().map(|hold| CellId(hold.cell)).collect();
-        let slots: Vec<u32> = shared.claims.of_cells(&cells).collect();
-        for slot in slots {
-            let hold = shared.claims[slot].hold_id();
-            if shared.claims[slot].link == self.id && hold.is_some_and(|hold| left.remove(&hold)) {
-                self.lose(shared, slot, reason);
-            }
-        }
-        left
-    }
+/// Whether the ring that is known has another process of the node, and the node no newer ring.
+fn is_older_process(shared: &Shared, welcome: &Welcome) -> bool {
+    let known = shared.ring.as_ref().and_then(|ring| ring.node(NodeId(welcome.node)));
+    welcome.ring_version <= shared.version && known.is_some_and(|node| node.boot.0 != welcome.boot)
+}
 
-    /// Ends a hold that the worker does not have.
-    pub(crate) fn lose(&mut self, shared: &mut Shared, slot: u32, reason: Loss) {
-        let claim = &shared.claims[slot];
-        let hold = claim.hold_id().expect("only a hold is lost");
-        let (token, named) = (claim.token, shared.claims.name(slot));
-        self.compares.digest.remove(hold);
-        // What is handed over here is still held, and what the worker does not know was not.
-        if !matches!(reason, Loss::Unknown | Loss::HandedOver) {
-            self.note_ended(hold);
-        }
-        shared.claims.free(slot);
-        shared.outcomes.push(Outcome::Lost { token, claim: named, link: self.id, reason });
+/// The ring version of a worker that has answered a question.
+fn version_of(reply: &Reply) -> Option<u64> {
+    match reply {
+        Reply::Inspected { inspection, .. } => Some(inspection.version),
+        Reply::Forced { version, .. } => Some(*version),
+        _ => None,
     }
+}
+
+/// Who has welcomed the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Met {
+    /// The process that did so before.
+    Again,
+    /// That one, which has nothing of the session any more.
+    Forgotten,
+    /// One that this link has not met yet.
+    Another,
 }

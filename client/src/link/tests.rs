@@ -8,6 +8,7 @@ use lockring_proto::{
     BlockedReason, Claim as Wanted, Fence, HelloReply, Operation, Refusal, RefusalKind, Reply,
     Request, Welcome,
 };
+use lockring_ring::Epoch;
 
 const S: u64 = 1_000_000;
 
@@ -16,6 +17,10 @@ fn at(millis: u64) -> Time {
 }
 
 const L: LinkId = LinkId::FIRST;
+
+fn fence(counter: u64) -> Fence {
+    Fence::new(Epoch(1), counter)
+}
 
 /// A session of one link.
 fn link(ttl: u64, patience: u64) -> Session {
@@ -96,7 +101,7 @@ fn claims_are_made_anew_in_the_order_in_which_they_were_asked_for() {
         says(
             &mut link,
             at(6),
-            &Reply::Granted { id: *id, version: 1, fence: Fence(at_ as u64 + 1) },
+            &Reply::Granted { id: *id, version: 1, fence: fence(at_ as u64 + 1) },
         );
     }
     let granted: Vec<u64> = told(&mut link).into_iter().skip(2).map(|(token, _)| token).collect();
@@ -152,7 +157,7 @@ fn a_node_that_stops_is_waited_out_by_who_waits() {
     connect(&mut link, at(4000), at(4001), true);
     let (id, key) = acquires(&mut link).remove(0);
     assert_eq!(key, b"soon");
-    says(&mut link, at(4002), &Reply::Granted { id, version: 1, fence: Fence(1) });
+    says(&mut link, at(4002), &Reply::Granted { id, version: 1, fence: fence(1) });
     assert_eq!(told(&mut link), [(2, None)]);
 }
 
@@ -162,7 +167,7 @@ fn a_release_that_nobody_answers_ends_with_the_lease_or_with_the_patience() {
         let mut link = link(ttl, patience);
         connect(&mut link, at(0), at(0), true);
         let claim = ask(&mut link, at(0), 1, b"k", None);
-        says(&mut link, at(0), &Reply::Granted { id: 1, version: 1, fence: Fence(1) });
+        says(&mut link, at(0), &Reply::Granted { id: 1, version: 1, fence: fence(1) });
         link.down(at(10), L);
         link.outcomes().clear();
         assert!(link.release(at(1000), claim, 9));
@@ -203,7 +208,7 @@ fn a_grant_that_comes_after_its_lease_is_none() {
     connect(&mut link, at(0), at(1200), true);
     assert!(link.first().0.is_too_slow());
     ask(&mut link, at(1200), 1, b"k", None);
-    says(&mut link, at(2400), &Reply::Granted { id: 1, version: 1, fence: Fence(1) });
+    says(&mut link, at(2400), &Reply::Granted { id: 1, version: 1, fence: fence(1) });
     assert_eq!(told(&mut link), [(1, Some(NotGranted::TooLate))]);
     assert!(link.first().0.is_owed_answers(), "it is being given back");
 }
@@ -214,12 +219,12 @@ fn a_hold_that_is_taken_up_twice_is_the_later_ones() {
     let mut link = link(10_000, 30_000);
     connect(&mut link, at(0), at(1), false);
     let claim = Wanted::EXCLUSIVE;
-    let first = link.adopt(at(1), 1, b"k", Fence(9));
+    let first = link.adopt(at(1), 1, b"k", fence(9));
     says(&mut link, at(2), &Reply::Confirmed { id: 1, version: 1, claim });
     let (it, shared) = link.first();
     it.send_renewal(shared, at(3));
     let digest = link.digest(L);
-    let second = link.adopt(at(3), 2, b"k", Fence(9));
+    let second = link.adopt(at(3), 2, b"k", fence(9));
     link.outcomes().clear();
     says(&mut link, at(4), &Reply::Confirmed { id: 3, version: 1, claim });
     let reason = Loss::HandedOver;
@@ -227,12 +232,12 @@ fn a_hold_that_is_taken_up_twice_is_the_later_ones() {
         std::mem::take(link.outcomes()),
         [
             Outcome::Lost { token: 1, claim: first, link: L, reason },
-            Outcome::Granted { token: 2, claim: second, link: L, fence: Fence(9) },
+            Outcome::Granted { token: 2, claim: second, link: L, fence: fence(9) },
         ]
     );
     assert!(!link.is_held(first) && link.is_held(second));
     // To the worker nothing has changed.
-    says(&mut link, at(5), &Reply::Renewed { id: 2, version: 1, digest });
+    says(&mut link, at(5), &Reply::Renewed { id: 2, version: 1, settled: 1, digest });
     assert_eq!((link.digest(L), link.first().0.compares.mismatches), (digest, 0));
 }
 
@@ -251,7 +256,7 @@ fn answers_that_do_not_fit_are_errors_and_never_a_panic() {
     let version = 1;
     let replies = |id| {
         [
-            Reply::Granted { id, version, fence: Fence(1) },
+            Reply::Granted { id, version, fence: fence(1) },
             Reply::Released { id, version },
             Reply::NotHeld { id, version },
             Reply::Cancelled { id, version },
@@ -272,7 +277,7 @@ fn answers_that_do_not_fit_are_errors_and_never_a_panic() {
             let claim = ask(&mut link, at(1), 1, b"a", None);
             ask(&mut link, at(1), 2, b"b", None);
             link.cancel(at(1), claim);
-            link.adopt(at(1), 3, b"c", Fence(9));
+            link.adopt(at(1), 3, b"c", fence(9));
             link.query(at(1), 4, Query::Inspect(b"d".to_vec().into()));
             link.tick(at(4000));
             for id in 1..=7 {
@@ -292,7 +297,7 @@ fn a_welcome_of_another_worker_than_the_one_dialled_is_refused() {
     let mut link = link(10_000, 30_000);
     connect(&mut link, at(0), at(1), true);
     ask(&mut link, at(1), 1, b"k", None);
-    says(&mut link, at(2), &Reply::Granted { id: 1, version: 1, fence: Fence(1) });
+    says(&mut link, at(2), &Reply::Granted { id: 1, version: 1, fence: fence(1) });
     link.down(Time(3 * S), L);
     link.connected(Time(3 * S), L);
     let mut bytes = Vec::new();
@@ -325,7 +330,7 @@ fn compares(link: &mut Session, from: Time, until: Time) -> Vec<Time> {
             codec::decode_frames(&out, |request: Request<'_>| match request {
                 Request::Renew { id } => {
                     let digest = Digest { count: 1, xor: 7 };
-                    replies.push(Reply::Renewed { id, version: 1, digest });
+                    replies.push(Reply::Renewed { id, version: 1, settled: 1, digest });
                 }
                 Request::Compare { id, .. } => {
                     sent.push(now);
@@ -356,7 +361,7 @@ fn a_successor_compares_again_when_the_last_belief_has_ended() {
     link.outgoing(L).clear();
     welcome(&mut link, at(1), false);
     ask(&mut link, at(1), 1, b"held", None);
-    says(&mut link, at(2), &Reply::Granted { id: 1, version: 1, fence: Fence(1) });
+    says(&mut link, at(2), &Reply::Granted { id: 1, version: 1, fence: fence(1) });
     ask(&mut link, at(2), 2, b"waited for", None);
     assert!(!compares(&mut link, at(2), at(8_000)).is_empty(), "while it is spared");
     connect(&mut link, at(8_000), at(8_001), false);

@@ -92,10 +92,10 @@ impl Session {
 
     /// Asks a worker.
     pub fn query_at(&mut self, now: Time, token: u64, worker: WorkerId, query: Query) {
-        let at = self.link_to(now, worker);
-        if self.is_retired(at) {
+        if self.is_gone(Some(worker)) {
             return self.shared.outcomes.push(Outcome::Moved { token });
         }
+        let at = self.link_to(now, worker);
         let link = &mut self.contacts[at.index()].link;
         link.query(&mut self.shared, now, token, (None, query));
     }
@@ -106,7 +106,7 @@ impl Session {
 
     /// The cell of a key.
     pub(super) fn cell(&self, seed: NamespaceSeed, key: &[u8]) -> CellId {
-        let ring = self.ring.as_ref().expect("a ring is known before anything is asked for");
+        let ring = self.shared.ring.as_ref().expect("a ring is known before anything is asked for");
         ring.bits().cell(hash_key(seed, key).position)
     }
 
@@ -121,7 +121,7 @@ impl Session {
 
     #[cold]
     fn make_link_for(&mut self, now: Time, cell: CellId) -> LinkId {
-        let ring = self.ring.as_ref().expect("a cell is one of a ring");
+        let ring = self.shared.ring.as_ref().expect("a cell is one of a ring");
         let worker = ring.worker_of(cell).expect("every cell of a ring has a worker");
         let at = self.link_to(now, worker);
         self.links[usize::from(cell.0)] = at.index() as u16;

@@ -7,7 +7,7 @@ use std::time::Duration;
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// After so many tries in a row the worker may be gone for good: others are asked.
+/// After this many tries in a row the worker may be gone for good: others are asked.
 const TRIES_ALONE: u32 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -80,7 +80,7 @@ impl Session {
             let must_hear = closing.goodbye && link.incarnation() > 0;
             !link.heard_goodbye() && (must_hear || link.is_owed_answers())
         };
-        !gone && !self.over && self.closing.as_ref().is_none_or(is_left)
+        !gone && !contact.is_over() && !self.over && self.closing.as_ref().is_none_or(is_left)
     }
 
     /// Whether somebody is to say its last words when its runtime has ended, and can: those of its

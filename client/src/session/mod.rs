@@ -57,7 +57,8 @@
 //! let ask = Ask { token: 1, key: b"job", wanted: Claim::EXCLUSIVE, wait: None };
 //! let asked: ClaimRef = session.acquire(Time(200), &ask);
 //! bytes.clear();
-//! codec::encode_frame(&Reply::Granted { id: 2, version: 1, fence: Fence(5) }, &mut bytes);
+//! let first = Fence::new(Epoch(1), 5);
+//! codec::encode_frame(&Reply::Granted { id: 2, version: 1, fence: first }, &mut bytes);
 //! session.receive(Time(300), link, &bytes)?;
 //! session.query(Time(400), 2, Query::Inspect(b"job".to_vec().into()));
 //!
@@ -69,7 +70,7 @@
 //!         Outcome::Up { welcome, .. } => assert!(welcome.fresh),
 //!         Outcome::Ring(ring) => assert_eq!(ring.version(), RingVersion(1)),
 //!         Outcome::Granted { token, claim, fence, .. } => {
-//!             assert_eq!((token, claim, fence), (1, asked, Fence(5)));
+//!             assert_eq!((token, claim, fence), (1, asked, first));
 //!         }
 //!         Outcome::Lost { reason, .. } => assert_eq!(reason, Loss::Lapsed),
 //!         Outcome::NoAnswer { token, .. } => assert_eq!(token, 2),
@@ -115,8 +116,31 @@ pub struct Dial {
 struct Contact {
     link: Link,
     dialling: Dialling,
-    /// The ring has no such worker: nobody is dialled.
+    /// The ring has no such worker, or it is left to its lease: nobody is dialled.
     gone: bool,
+    stage: Stage,
+}
+
+/// What a number of a link is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    InUse,
+    /// Its worker is gone, and the shell may not have heard it.
+    Over,
+    /// Another link may have it.
+    Free,
+}
+
+impl Contact {
+    fn new(id: LinkId, worker: Option<WorkerId>, config: &SessionConfig, now: Time) -> Self {
+        let link = Link::new(id, worker, config, now);
+        Self { link, dialling: Dialling::new(now), gone: false, stage: Stage::InUse }
+    }
+
+    /// Nothing is sent or heard on it any more.
+    fn is_over(&self) -> bool {
+        self.stage != Stage::InUse
+    }
 }
 
 /// No link goes to the worker of a cell yet.
@@ -126,7 +150,6 @@ const UNKNOWN: u16 = u16::MAX;
 pub struct Session {
     shared: Shared,
     contacts: Vec<Contact>,
-    ring: Option<Arc<Ring>>,
     /// By cell: the number of the link to its worker.
     links: Vec<u16>,
     /// Of the session's namespace, once that is known.
@@ -146,7 +169,6 @@ impl Session {
         let mut session = Self {
             shared: Shared::new(config),
             contacts: Vec::new(),
-            ring: None,
             links: Vec::new(),
             seed: None,
             random: random | 1,
@@ -181,10 +203,15 @@ impl Session {
     }
 
     fn add_link(&mut self, now: Time, worker: Option<WorkerId>) -> LinkId {
-        let id = LinkId::nth(self.contacts.len());
-        let link = Link::new(id, worker, &self.shared.config, now);
-        let gone = self.is_gone(worker);
-        self.contacts.push(Contact { link, dialling: Dialling::new(now), gone });
+        let free = self.contacts.iter().position(|one| one.stage == Stage::Free);
+        let number = free.unwrap_or(self.contacts.len());
+        assert!(number < usize::from(UNKNOWN), "more links than a ring has workers");
+        let id = LinkId::nth(number);
+        let contact = Contact::new(id, worker, &self.shared.config, now);
+        match self.contacts.get_mut(number) {
+            Some(free) => *free = contact,
+            None => self.contacts.push(contact),
+        }
         id
     }
 
@@ -198,11 +225,12 @@ impl Session {
     /// The link to a worker. It is made if there is none, and [`Session::next_dial`] says when the
     /// worker is to be dialled.
     pub fn link_to(&mut self, now: Time, worker: WorkerId) -> LinkId {
-        let known = self.contacts.iter().position(|one| one.link.worker() == Some(worker));
+        let is_it = |one: &Contact| !one.is_over() && one.link.worker() == Some(worker);
+        let known = self.contacts.iter().position(is_it);
         known.map_or_else(|| self.add_link(now, Some(worker)), LinkId::nth)
     }
 
-    /// All of its links, in the order of their numbers.
+    /// All of its links, in the order of their numbers; those that are over too.
     pub fn links(&self) -> impl Iterator<Item = LinkId> + use<> {
         (0..self.contacts.len()).map(LinkId::nth)
     }
@@ -237,7 +265,14 @@ impl Session {
         self.link(at).ttl()
     }
 
-    /// Until when holds of a link are believed.
+    /// Until when a hold is believed; `None`: it is not held.
+    pub fn believed(&self, claim: ClaimRef) -> Option<Time> {
+        let claims = &self.shared.claims;
+        let slot = claims.slot_of(claim).filter(|&slot| claims[slot].is_held())?;
+        Some(self.link(claims[slot].link).believed(&claims[slot].tenure))
+    }
+
+    /// Until when holds are believed that are under the lease of a link.
     pub fn valid_until(&self, at: LinkId) -> Time {
         self.link(at).valid_until()
     }
@@ -272,7 +307,7 @@ impl Session {
 
     /// The ring by which claims find their workers, once one is known.
     pub fn ring(&self) -> Option<&Arc<Ring>> {
-        self.ring.as_ref()
+        self.shared.ring.as_ref()
     }
 
     /// A worker that is to be dialled now; each is named once, until [`Session::connected`] or
@@ -287,6 +322,9 @@ impl Session {
 
     /// A connection stands where a link was dialled: its hello is to be sent.
     pub fn connected(&mut self, now: Time, at: LinkId) {
+        if self.contacts[at.index()].is_over() {
+            return;
+        }
         let Contact { link, dialling, .. } = &mut self.contacts[at.index()];
         let incarnation =
             dialling.stands(link.incarnation(), self.astray, self.shared.config.taken_up);
@@ -295,6 +333,9 @@ impl Session {
 
     /// No connection could be had.
     pub fn failed(&mut self, now: Time, at: LinkId) {
+        if self.contacts[at.index()].is_over() {
+            return;
+        }
         let random = self.draw();
         if self.contacts[at.index()].dialling.failed(now, random) {
             self.ask_around(now);
@@ -303,7 +344,7 @@ impl Session {
 
     /// A worker cannot be reached: the first worker of each node may know a ring without it.
     fn ask_around(&mut self, now: Time) {
-        let Some(ring) = self.ring.clone() else { return };
+        let Some(ring) = self.shared.ring.clone() else { return };
         for node in ring.nodes() {
             self.link_to(now, WorkerId { node: node.id, worker: 0 });
         }
@@ -313,11 +354,15 @@ impl Session {
     pub fn down(&mut self, now: Time, at: LinkId) {
         let random = self.draw();
         let contact = &mut self.contacts[at.index()];
+        if contact.is_over() {
+            return;
+        }
         if contact.link.worker().is_none() {
             self.astray = self.astray.max(contact.dialling.incarnation());
         }
         contact.link.down(&mut self.shared, now);
         contact.dialling.rests(now, random);
+        self.pursue_ring(now);
     }
 
     /// Takes in what came on the request stream of a link; says how many bytes were whole frames.
@@ -326,12 +371,18 @@ impl Session {
     /// When a node does not send such bytes: the connection is to be closed.
     pub fn receive(&mut self, now: Time, at: LinkId, bytes: &[u8]) -> Result<usize, ReceiveError> {
         let contact = &mut self.contacts[at.index()];
+        if contact.is_over() {
+            return Ok(bytes.len());
+        }
         let was_up = contact.link.is_up();
         let taken = contact.link.receive(&mut self.shared, now, bytes)?;
         if !was_up {
             self.greeted(now, at);
         }
-        self.take_ring(now, at);
+        self.lose_told(now);
+        self.take_ring(now);
+        self.serve_parked(now, at);
+        self.pursue_ring(now);
         Ok(taken)
     }
 
@@ -345,7 +396,13 @@ impl Session {
         at: LinkId,
         bytes: &[u8],
     ) -> Result<usize, ReceiveError> {
-        self.contacts[at.index()].link.receive_pushes(&mut self.shared, now, bytes)
+        let contact = &mut self.contacts[at.index()];
+        if contact.is_over() {
+            return Ok(bytes.len());
+        }
+        let taken = contact.link.receive_pushes(&mut self.shared, now, bytes)?;
+        self.lose_told(now);
+        Ok(taken)
     }
 
     /// What has come of a hello, if it is answered.
@@ -375,7 +432,7 @@ impl Session {
     pub fn next_deadline(&self) -> Option<Time> {
         let waits = self.shared.deadlines.first().map(|&(at, _)| at);
         let closing = self.closing.as_ref().map(Closing::until);
-        let of_links = self.contacts.iter().filter_map(|one| {
+        let of_links = self.contacts.iter().filter(|one| !one.is_over()).filter_map(|one| {
             let dial = one.dialling.due().filter(|_| self.needs(one));
             [one.link.next_deadline(), dial].into_iter().flatten().min()
         });
@@ -394,9 +451,11 @@ impl Session {
             }
             contacts[shared.claims[slot].link.index()].link.time_out(shared, now, slot);
         }
-        for contact in &mut *contacts {
+        for contact in contacts.iter_mut().filter(|one| !one.is_over()) {
             contact.link.tick(shared, now);
         }
+        self.ask_backups(now);
+        self.pursue_ring(now);
         for at in self.links() {
             if self.link(at).is_silent(now) {
                 self.down(now, at);

@@ -388,6 +388,7 @@ impl Client {
         {
             side.told_lost.extend(holds);
         }
+        let known = self.links.ring().map_or(0, |ring| ring.version().0);
         let inbox = &mut side.inbox[usize::from(frame.0 == Stream::Pushes)];
         inbox.extend_from_slice(&frame.1);
         let taken = match frame.0 {
@@ -396,7 +397,7 @@ impl Client {
         };
         inbox.drain(..taken.expect("the node speaks the wire"));
         self.after(hub, cluster);
-        if frame.0 == Stream::Replies && is_renewed(&frame.1) {
+        if frame.0 == Stream::Replies && is_renewed(&frame.1, known) {
             let (session, worker, conn) = (self.session, way.number(), way.conn);
             hub.fact(&Fact::Renewed { session, worker, conn });
         }
@@ -443,6 +444,9 @@ impl Client {
                     if node.is_some_and(|node| cluster.is_another_down(node)) {
                         hub.reach("grants while another node is down");
                     }
+                    self.believe(hub, cluster, link);
+                }
+                if let Outcome::Settled { link, .. } = outcome {
                     self.believe(hub, cluster, link);
                 }
                 self.hear(hub, outcome);

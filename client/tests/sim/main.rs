@@ -34,7 +34,7 @@ const CLEAN_SEEDS: u64 = 700;
 const MUTANT_SEEDS: u64 = 1000;
 
 /// What a set of runs must have reached: a promise that was never at stake was not kept.
-const MUST_REACH: [&str; 88] = [
+const MUST_REACH: [&str; 93] = [
     "answers held by a cut",
     "broken connections",
     "busy",
@@ -74,9 +74,13 @@ const MUST_REACH: [&str; 88] = [
     "holds lost with the session",
     "holds taken up too late",
     "holds taken up",
+    "holds that have arrived with their cells",
+    "holds that went with their cells",
     "holds",
     "ids past 32 bits",
     "late writes",
+    "jeopardies",
+    "links that are over",
     "longest TTL lowered",
     "longest TTL raises",
     "losses found by a compare",
@@ -100,6 +104,7 @@ const MUST_REACH: [&str; 88] = [
     "restarts with other workers",
     "resumed links",
     "retries",
+    "rings told as what has changed",
     "runs of one node",
     "runs of several nodes",
     "sessions taken up",

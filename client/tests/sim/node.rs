@@ -16,8 +16,8 @@ use lockring_core::testing::{Fact, KeyId, RateClock, Stream};
 use lockring_core::{
     Action, Config, ConnId, Event as Input, Identity, Limits, LinkIndex, Machine, Mutant, Time,
 };
-use lockring_proto::{Hello, RefusalKind, Reply, Request, RingChunk, SessionId, codec};
-use lockring_ring::CellId;
+use lockring_proto::{Hello, RefusalKind, Reply, Request, RingHistory, SessionId, codec};
+use lockring_ring::{CellId, RingTable};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -68,6 +68,7 @@ pub struct Node {
     plane: Plane,
     /// As far as it knows.
     ring: Copy,
+    history: RingHistory,
     opens_at: Option<Time>,
     up: bool,
     limits: Limits,
@@ -91,6 +92,7 @@ impl Node {
             mutant,
             workers: Vec::new(),
             ring: Copy::clone(hub.ring.newest()),
+            history: RingHistory::new(RingTable::clone(hub.ring.newest())),
             plane,
             opens_at: None,
             up: false,
@@ -112,6 +114,7 @@ impl Node {
         hub.ring.booted(self.index, life, epoch, log.ring_version());
         hub.tell_ring(self.index);
         self.ring = Copy::clone(hub.ring.newest());
+        self.history = RingHistory::new(RingTable::clone(&self.ring));
         self.workers = (0..workers).map(|index| self.worker(hub, index, workers)).collect();
         for worker in 0..workers {
             self.arm(hub, worker);
@@ -548,9 +551,11 @@ impl Node {
                 hub.send(peer.way, Stream::Pushes, &bytes, at);
             }
             Action::Close { conn, .. } => self.hang_up(hub, index, conn),
-            Action::SendRing { conn, id } => {
-                for chunk in RingChunk::whole(&self.ring) {
-                    let reply = Reply::Ring { id, chunk: Box::new(chunk) };
+            Action::SendRing { conn, id, known } => {
+                for reply in self.history.answers(id, known) {
+                    if matches!(&reply, Reply::Ring { chunk, .. } if chunk.base.is_some()) {
+                        hub.reach("rings told as what has changed");
+                    }
                     self.send(hub, index, conn, &reply, at);
                 }
             }

@@ -40,7 +40,8 @@ impl ClusterRing {
             .map(|cell| {
                 let other = rng.range(0, nodes as u64) as usize;
                 let owner = id_of(if cell < nodes { cell } else { other });
-                Run { cells: 1, placement: Placement { owner, backup: None }, epoch: Epoch(0) }
+                let (placement, since) = (Placement { owner, backup: None }, RingVersion(0));
+                Run { cells: 1, placement, epoch: Epoch(0), since, takeover: Epoch(0) }
             })
             .collect();
         let nodes = workers.iter().enumerate().map(|(at, &of)| info(at, of, BootId(0))).collect();
@@ -81,7 +82,7 @@ impl ClusterRing {
         nodes[node] = info(node, life.0, life.1);
         table.set_nodes(nodes).expect("the same nodes");
         for cell in cells {
-            table.raise(cell, epoch).expect("the floor only grows");
+            table.begin_anew(cell, epoch).expect("the floor only grows");
         }
         table.advance(version).expect("it grows");
     }

@@ -60,7 +60,7 @@ pub struct State {
 /// What a life owes to those before it: until their leases have surely ended nothing is granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grace {
-    /// For so long from the start.
+    /// For this long from the start.
     pub span: Duration,
     /// For the sake of this TTL.
     pub longest_ttl: Duration,

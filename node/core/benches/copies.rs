@@ -254,7 +254,7 @@ fn whole(locks: u64) -> (f64, f64) {
 
 fn main() {
     let quick = std::env::args().any(|argument| argument == "--test");
-    let (rounds, batches) = if quick { (1, 10) } else { (15, 4000) };
+    let (rounds, batches) = if quick { (1, 200) } else { (15, 4000) };
     let mut alone = Pair::new(CellBits::DEFAULT, false);
     let mut copied = Pair::new(CellBits::DEFAULT, true);
     let (mut without, mut with, mut ratios) = (Vec::new(), Vec::new(), Vec::new());

@@ -203,6 +203,8 @@ pub enum Action {
         conn: ConnId,
         /// The request.
         id: u64,
+        /// The version that the client has.
+        known: u64,
     },
     /// Make the longest TTL durable at no less than this, then say [`Event::LongestTtl`].
     RaiseLongestTtl(Duration),

@@ -172,10 +172,10 @@ impl Machine {
         self.worker.version
     }
 
-    /// Whether a peer has so much before it that no requests are taken until it has acknowledged
-    /// some.
-    pub fn is_full(&self) -> bool {
-        self.rounds.are_full()
+    /// Whether no requests are taken, as their answers would have to wait for long: for a peer that
+    /// does not acknowledge, or for a lease of the node.
+    pub fn takes_nothing_on(&self) -> bool {
+        self.worker.links.last_seen() >= self.rounds.lease() || self.rounds.are_full()
     }
 
     /// The longest TTL of any session that can still be believed here, or of which a copy has

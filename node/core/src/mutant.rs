@@ -36,6 +36,8 @@ pub enum Mutant {
     ListingSkips,
     /// A second connection of a session makes a second link.
     TwoLinks,
+    /// A compare ends holds of cells that began anew after the ring by which the list was made.
+    CompareAcrossVersions,
     /// A process that takes a session up frees holds in which the one before may still believe.
     SuccessorFrees,
     /// Ends and changes of queues take no number of their cell's counter.

@@ -91,10 +91,16 @@ impl<'a> Turn<'a> {
         Self { now, at, version, spent: 0, turn_price, slice, withholds, rounds, out }
     }
 
-    /// Whether a peer has so much before it that nothing new is taken on.
+    /// Whether the node may not answer.
     #[inline(always)]
-    pub(crate) fn rounds_are_full(&self) -> bool {
-        self.withholds && self.rounds.are_full()
+    pub(crate) fn lease_is_over(&self) -> bool {
+        self.withholds && self.now >= self.rounds.lease()
+    }
+
+    /// Whether nothing new is taken on, as what is answered would have to wait for long.
+    #[inline(always)]
+    pub(crate) fn takes_nothing_on(&self) -> bool {
+        self.lease_is_over() || self.withholds && self.rounds.are_full()
     }
 
     /// What answers wait for, and the actions. Whoever changes it has answers look at it anew.

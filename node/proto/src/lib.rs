@@ -31,7 +31,9 @@ pub use reply::{
     BlockedReason, Holder, Inspection, ListedLock, Listing, LostReason, Push, Reply, WaiterInfo,
 };
 pub use request::{Claim, Digest, HoldId, ListCursor, Operation, Request, Wait};
-pub use ring::{NodeAddress, NodeInfo, RingChunk, RingError, RingNews, RingParts, RingRun};
+pub use ring::{
+    NodeAddress, NodeInfo, RingChunk, RingError, RingHistory, RingNews, RingParts, RingRun,
+};
 pub use shown::{Shown, ShownError, exact, read_shown, visible_json};
 pub use time::Time;
 

@@ -84,6 +84,9 @@ pub enum Reply {
         id: u64,
         /// Ring version.
         version: u64,
+        /// Every cell that the worker has gained up to the ring of this version is served, recovers
+        /// or is lost again: none of them is still on its way.
+        settled: u64,
         /// What the link held when the renewal was taken in: after every request before it, and
         /// before every one after it.
         digest: Digest,
@@ -132,7 +135,7 @@ pub enum Reply {
         /// Request id.
         id: u64,
     },
-    /// The session holds the key under that fence.
+    /// The session holds the key under that fence, or does again as it has reclaimed it.
     Confirmed {
         /// Request id.
         id: u64,
@@ -140,6 +143,13 @@ pub enum Reply {
         version: u64,
         /// What is held.
         claim: Claim,
+    },
+    /// The node has no newer ring than the client.
+    NoNewerRing {
+        /// Request id.
+        id: u64,
+        /// Ring version.
+        version: u64,
     },
 }
 
@@ -163,7 +173,8 @@ impl Reply {
             | Self::Listed { id, .. }
             | Self::Forced { id, .. }
             | Self::Goodbye { id }
-            | Self::Confirmed { id, .. } => id,
+            | Self::Confirmed { id, .. }
+            | Self::NoNewerRing { id, .. } => id,
         }
     }
 }

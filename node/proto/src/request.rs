@@ -118,10 +118,13 @@ pub enum Request<'a> {
     },
     /// The full list of what the client holds here or is giving back, in frames of at most
     /// [`crate::limits::HOLDS_PER_FRAME`] in ascending order; sent when digests differ and keep
-    /// differing. A hold made by a request after `upto` is no orphan.
+    /// differing. A hold made by a request after `upto` is no orphan; nor is one of a cell that
+    /// the worker has gained, or given a new epoch, since the ring of `version`.
     Compare {
         /// Request id.
         id: u64,
+        /// The ring version by which the client has these holds here; the same in all frames.
+        version: u64,
         /// Every claim up to this request id is settled at the client; the same in all frames.
         upto: u64,
         /// Every hold above this one (none: from the first)...
@@ -131,10 +134,12 @@ pub enum Request<'a> {
         /// The holds.
         holds: Vec<HoldId>,
     },
-    /// Ask for the ring.
+    /// Ask for a newer ring.
     GetRing {
         /// Request id.
         id: u64,
+        /// The version of the one that is known; 0: none.
+        known: u64,
     },
     /// A page of the locks in use at this worker whose keys begin with `prefix`.
     List {
@@ -194,6 +199,16 @@ pub enum Operation<'a> {
         /// The hold.
         fence: Fence,
     },
+    /// Tell a cell that was taken over without a copy of what the session holds, by the clock of
+    /// its client, and has not begun to give back.
+    Reclaim {
+        /// The hold.
+        fence: Fence,
+        /// The request that made it.
+        request: u64,
+        /// What is held.
+        claim: Claim,
+    },
 }
 
 impl<'a> Operation<'a> {
@@ -204,7 +219,8 @@ impl<'a> Operation<'a> {
             Self::Acquire { .. }
             | Self::Release { .. }
             | Self::Cancel { .. }
-            | Self::Confirm { .. } => "",
+            | Self::Confirm { .. }
+            | Self::Reclaim { .. } => "",
             Self::Inspect { namespace } | Self::Force { namespace } => namespace,
         }
     }
@@ -218,7 +234,7 @@ impl Request<'_> {
             Self::Keyed { id, .. }
             | Self::Renew { id, .. }
             | Self::Compare { id, .. }
-            | Self::GetRing { id }
+            | Self::GetRing { id, .. }
             | Self::List { id, .. }
             | Self::Goodbye { id } => id,
         }

@@ -1,11 +1,14 @@
 //! The ring on the wire: what clients are told of nodes and cells, whole or as what has changed.
 //!
 //! A table leaves as parts ([`RingChunk::whole`], [`RingChunk::change`]) and is put together from
-//! them by [`RingParts`]: this is the one place that knows both forms.
+//! them by [`RingParts`]: this is the one place that knows both forms. Which of them a client gets
+//! a [`RingHistory`] decides.
 
 mod chunks;
+mod history;
 mod parts;
 
+pub use history::RingHistory;
 pub use parts::{RingError, RingNews, RingParts};
 
 use bincode::de::Decoder;
@@ -36,7 +39,7 @@ pub struct RingChunk {
     pub last: bool,
 }
 
-/// `cells` consecutive cells with the same placement.
+/// `cells` consecutive cells with the same placement and epochs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct RingRun {
     /// Cells before it, after the run before, that have not changed; 0 in a whole ring.
@@ -49,6 +52,10 @@ pub struct RingRun {
     pub backup: Option<u32>,
     /// Ownership generation.
     pub epoch: u32,
+    /// The version in which it began.
+    pub since: u64,
+    /// The last one that began without a copy of the cell.
+    pub takeover: u32,
 }
 
 /// A node as clients know it.

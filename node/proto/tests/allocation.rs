@@ -27,7 +27,7 @@ fn peak(work: impl FnOnce()) -> usize {
 /// addresses, nodes that are gone, runs, holders, rows and a row's key, of requests, replies and
 /// pushes alike.
 const HEADS: [&[u8]; 12] = [
-    &[2, 1, 9, 0, 0],
+    &[2, 1, 2, 9, 0, 0],
     &[4, 1, 3],
     &[8, 1, 0],
     &[10, 1, 2],
@@ -65,7 +65,7 @@ fn memory_is_bounded() {
     }
     // A full frame of the shortest holds: the worst ratio of an honest message.
     let holds = (FRAME_BYTES_MAX - 8) / 2;
-    let mut body = vec![2, 1, 9, 0, 0, 251];
+    let mut body = vec![2, 1, 2, 9, 0, 0, 251];
     body.extend_from_slice(&(holds as u16).to_le_bytes());
     body.resize(body.len() + 2 * holds, 1);
     fuzz_body::differential(&body);

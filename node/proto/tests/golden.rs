@@ -76,6 +76,7 @@ fn requests() -> Vec<Golden> {
     let keyed = |operation| Request::Keyed { id, version, operation, key };
     let compare = Request::Compare {
         id,
+        version,
         upto: 9,
         after: None,
         through: Some(hold(250, 1 << 40 | 7)),
@@ -101,10 +102,10 @@ fn requests() -> Vec<Golden> {
         (
             "compare",
             compare,
-            "240201090001fafd07000000000100000203fd0500000000010000fafd070000 \
-             0000010000",
+            "25020102090001fafd07000000000100000203fd0500000000010000fafd0700 \
+             000000010000",
         ),
-        ("get ring", Request::GetRing { id }, "020301"),
+        ("get ring", Request::GetRing { id, known: 251 }, "050301fbfb00"),
         ("inspect", keyed(Operation::Inspect { namespace: "" }), "090001020300036b6579"),
         (
             "list",
@@ -117,6 +118,15 @@ fn requests() -> Vec<Golden> {
             "confirm",
             keyed(Operation::Confirm { fence: Fence(1 << 40 | 5) }),
             "1100010205fd0500000000010000036b6579",
+        ),
+        (
+            "reclaim",
+            keyed(Operation::Reclaim {
+                fence: Fence(1 << 40 | 5),
+                request: 251,
+                claim: Claim::SHARED,
+            }),
+            "1600010206fd0500000000010000fbfb000001036b6579",
         ),
     ]
     .map(|(name, request, hex)| row(name, Any::Request(request), hex))
@@ -200,10 +210,15 @@ fn short_replies() -> Vec<Golden> {
         ("cancelled", Reply::Cancelled { id, version }, "050501fb2c01"),
         ("not held", Reply::NotHeld { id, version }, "050601fb2c01"),
         ("moved", Reply::Moved { id, version }, "050701fb2c01"),
-        ("renewed", Reply::Renewed { id, version, digest }, "0f0901fb2c0102fdefcdab8967452301"),
+        (
+            "renewed",
+            Reply::Renewed { id, version, settled: 250, digest },
+            "100901fb2c01fa02fdefcdab8967452301",
+        ),
         ("forced", Reply::Forced { id, version, ended: 2 }, "060e01fb2c0102"),
         ("goodbye, answered", Reply::Goodbye { id }, "020f01"),
         ("confirmed", Reply::Confirmed { id, version, claim: Claim::SHARED }, "071001fb2c010001"),
+        ("no newer ring", Reply::NoNewerRing { id, version }, "051101fb2c01"),
     ]
     .map(|(name, reply, hex)| row(name, Any::Reply(reply), hex))
     .into()
@@ -259,8 +274,8 @@ fn long_replies() -> Vec<Golden> {
         (
             "ring",
             Reply::Ring { id, chunk: Box::new(ring_chunk()) },
-            "330b01fb2c0101fb2b010e00010402026e34fbe81c026e34fb8c2302fc701101 \
-             0001060200fbff1f04000101fb00200401050201",
+            "390b01fb2c0101fb2b010e00010402026e34fbe81c026e34fb8c2302fc701101 \
+             0001060200fbff1f040001090101fb002004010502fb2c010001",
         ),
         (
             "inspected",
@@ -291,8 +306,24 @@ pub fn ring_chunk() -> RingChunk {
         nodes: vec![node],
         gone: vec![6],
         runs: vec![
-            RingRun { skip: 0, cells: 8191, owner: 4, backup: None, epoch: 1 },
-            RingRun { skip: 1, cells: 8192, owner: 4, backup: Some(5), epoch: 2 },
+            RingRun {
+                skip: 0,
+                cells: 8191,
+                owner: 4,
+                backup: None,
+                epoch: 1,
+                since: 9,
+                takeover: 1,
+            },
+            RingRun {
+                skip: 1,
+                cells: 8192,
+                owner: 4,
+                backup: Some(5),
+                epoch: 2,
+                since: 300,
+                takeover: 0,
+            },
         ],
         last: true,
     }

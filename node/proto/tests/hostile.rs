@@ -38,8 +38,8 @@ fn length_bombs_are_refused() {
     let filler = [7; 16];
     for bomb in bombs() {
         let bytes = |head: &[u8]| [head, &bomb, &filler].concat();
-        // The keys of acquire, release, cancel, inspect, force and confirm, the namespaces of
-        // inspect, force and a listing, the holds of a compare, a prefix.
+        // The keys of acquire, release, cancel, inspect, force, confirm and reclaim, the
+        // namespaces of inspect, force and a listing, the holds of a compare, a prefix.
         refuses_request(&bytes(&[0, 1, 2, 0, 0, 0, 0]));
         refuses_request(&bytes(&[0, 1, 2, 1, 5]));
         refuses_request(&bytes(&[0, 1, 2, 2, 5]));
@@ -48,7 +48,8 @@ fn length_bombs_are_refused() {
         refuses_request(&bytes(&[0, 1, 2, 5, 5]));
         refuses_request(&bytes(&[0, 1, 2, 3]));
         refuses_request(&bytes(&[0, 1, 2, 4]));
-        refuses_request(&bytes(&[2, 1, 9, 0, 0]));
+        refuses_request(&bytes(&[0, 1, 2, 6, 5, 1, 0, 0]));
+        refuses_request(&bytes(&[2, 1, 2, 9, 0, 0]));
         refuses_request(&bytes(&[4, 1]));
         refuses_request(&bytes(&[4, 1, 0, 3, 50]));
         // A label.
@@ -85,9 +86,9 @@ fn sixteen_hostile_bytes_are_an_error() {
             crate::fuzz_body::differential(&body);
         }
     }
-    let mut compare = vec![2, 1, 9, 0, 0, 253];
+    let mut compare = vec![2, 1, 2, 9, 0, 0, 253];
     compare.extend_from_slice(&(1_u64 << 36).to_le_bytes());
-    compare.extend_from_slice(&[0, 0]);
+    compare.extend_from_slice(&[0]);
     assert_eq!(compare.len(), 16);
     refuses_request(&compare);
 }
@@ -97,10 +98,12 @@ fn unknown_tags_are_an_error() {
     for tag in 0..=u8::MAX {
         if tag >= 6 {
             refuses_request(&[[tag].as_slice(), &[9; 40]].concat());
+        }
+        if tag >= 7 {
             // An operation.
             refuses_request(&[[0, 1, 2, tag].as_slice(), &[9; 40]].concat());
         }
-        if tag >= 17 {
+        if tag >= 18 {
             refuses::<Reply>(&[[tag].as_slice(), &[9; 40]].concat());
         }
         if tag >= 3 {
@@ -114,7 +117,7 @@ fn unknown_tags_are_an_error() {
             refuses::<HelloReply>(&[[tag].as_slice(), &[9; 40]].concat());
             refuses::<Push>(&[[0, tag].as_slice(), &[9; 40]].concat());
             // An option and a boolean.
-            refuses_request(&[[2, 1, 2, tag].as_slice(), &[9; 40]].concat());
+            refuses_request(&[[2, 1, 2, 9, tag].as_slice(), &[9; 40]].concat());
             refuses::<HelloReply>(&[[0, 1, tag].as_slice(), &[9; 40]].concat());
         }
         if tag >= 9 {
@@ -199,7 +202,7 @@ fn the_longest_messages_fit_a_frame() {
     out.clear();
     let prefix = &[7; limits::KEY_BYTES_MAX];
     let namespace = &"n".repeat(limits::NAMESPACE_BYTES_MAX);
-    encode_frame(&Request::Compare { id, upto: id, after, through, holds }, &mut out);
+    encode_frame(&Request::Compare { id, version, upto: id, after, through, holds }, &mut out);
     encode_frame(&Request::List { id, namespace, cursor, rows: u32::MAX, prefix }, &mut out);
     assert_eq!(decode_frames(&out, |_: Request<'_>| ()).map(<[u8]>::len), Ok(0));
     out.clear();

@@ -127,16 +127,17 @@ fn request() -> impl Strategy<Value = Request<'static>> {
             key
         }),
         int().prop_map(|id| Request::Renew { id }),
-        (head(), option::of(hold()), option::of(hold()), vec(hold(), 0..40)).prop_map(
-            |((id, upto), after, through, holds)| Request::Compare {
+        ((head(), int()), option::of(hold()), option::of(hold()), vec(hold(), 0..40)).prop_map(
+            |(((id, version), upto), after, through, holds)| Request::Compare {
                 id,
+                version,
                 upto,
                 after,
                 through,
                 holds
             }
         ),
-        int().prop_map(|id| Request::GetRing { id }),
+        head().prop_map(|(id, known)| Request::GetRing { id, known }),
         (head(), text(), key()).prop_map(|((id, version), namespace, key)| Request::Keyed {
             id,
             version,
@@ -165,6 +166,14 @@ fn request() -> impl Strategy<Value = Request<'static>> {
             operation: Operation::Confirm { fence },
             key
         }),
+        ((head(), int()), fence(), claim(), key()).prop_map(
+            |(((id, version), request), fence, claim, key)| Request::Keyed {
+                id,
+                version,
+                operation: Operation::Reclaim { fence, request, claim },
+                key
+            }
+        ),
     ]
 }
 
@@ -191,11 +200,10 @@ fn short_reply() -> impl Strategy<Value = Reply> {
         head().prop_map(|(id, version)| Reply::Cancelled { id, version }),
         head().prop_map(|(id, version)| Reply::NotHeld { id, version }),
         head().prop_map(|(id, version)| Reply::Moved { id, version }),
-        (head(), head()).prop_map(|((id, version), (count, xor))| Reply::Renewed {
-            id,
-            version,
-            digest: Digest { count, xor }
+        (head(), int(), head()).prop_map(|((id, version), settled, (count, xor))| {
+            Reply::Renewed { id, version, settled, digest: Digest { count, xor } }
         }),
+        head().prop_map(|(id, version)| Reply::NoNewerRing { id, version }),
         (head(), int32()).prop_map(|((id, version), ended)| Reply::Forced { id, version, ended }),
         int().prop_map(|id| Reply::Goodbye { id }),
         (head(), claim()).prop_map(|((id, version), claim)| Reply::Confirmed {
@@ -212,8 +220,17 @@ pub fn ring_chunk() -> impl Strategy<Value = RingChunk> {
         (int32(), vec(address, 0..3), int16(), int()).prop_map(|(id, addresses, workers, boot)| {
             NodeInfo { id: NodeId(id), addresses, workers, boot: BootId(boot) }
         });
-    let run = (int32(), int32(), int32(), option::of(int32()), int32()).prop_map(
-        |(skip, cells, owner, backup, epoch)| RingRun { skip, cells, owner, backup, epoch },
+    let epochs = (int32(), int(), int32());
+    let run = (int32(), int32(), int32(), option::of(int32()), epochs).prop_map(
+        |(skip, cells, owner, backup, (epoch, since, takeover))| RingRun {
+            skip,
+            cells,
+            owner,
+            backup,
+            epoch,
+            since,
+            takeover,
+        },
     );
     let head = (int(), option::of(int()), any::<u8>(), int32());
     (head, vec(node, 0..4), vec(int32(), 0..4), vec(run, 0..20), any::<bool>()).prop_map(

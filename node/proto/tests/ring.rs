@@ -5,7 +5,8 @@ use lockring_proto::codec::encode_frame;
 use lockring_proto::limits::{HOSTS_BYTES_MAX, WORKERS_MAX};
 use lockring_proto::*;
 use lockring_ring::{
-    CellBits, Diff, DiffError, Epoch, MAX_NODES, Placement, RingTable, RingVersion, Run, TableError,
+    CellBits, CellId, Diff, DiffError, Epoch, MAX_NODES, Placement, RingTable, RingVersion, Run,
+    TableError,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -42,7 +43,8 @@ fn at() -> impl Strategy<Value = At> {
 fn run(nodes: &[NodeInfo], cells: u32, (owner, backup, epoch): At) -> Run {
     let owner = owner.get(nodes).id;
     let backup = backup.map(|backup| backup.get(nodes).id).filter(|backup| *backup != owner);
-    Run { cells, placement: Placement { owner, backup }, epoch: Epoch(epoch) }
+    let (since, takeover) = (RingVersion(u64::from(epoch % 2)), Epoch(epoch / 2));
+    Run { cells, placement: Placement { owner, backup }, epoch: Epoch(epoch), since, takeover }
 }
 
 /// Any table: of few cells, or of as many as make several parts.
@@ -79,16 +81,15 @@ fn step() -> impl Strategy<Value = (Table, Table)> {
             let is_there = |id: NodeId| nodes.iter().any(|node| node.id == id);
             let stays = is_there(owner) && old.placement(cell).backup.is_none_or(is_there);
             match change {
-                None if stays => {
-                    let (placement, epoch) = (old.placement(cell), old.epoch(cell));
-                    Run { cells: 1, placement, epoch }
-                }
+                None if stays => old.run(cell),
                 change => {
                     epoch += 1;
-                    let owner = Placement { owner: nodes[0].id, backup: None };
-                    let taken = Run { cells: 1, placement: owner, epoch: Epoch(epoch) };
-                    change
-                        .map_or(taken, |(owner, backup, _)| run(&nodes, 1, (owner, backup, epoch)))
+                    let placement = Placement { owner: nodes[0].id, backup: None };
+                    let at =
+                        change.map(|(owner, backup, _)| run(&nodes, 1, (owner, backup, epoch)));
+                    let (since, takeover) = (RingVersion(1), Epoch(epoch));
+                    let taken = Run { cells: 1, placement, epoch: takeover, since, takeover };
+                    at.unwrap_or(taken)
                 }
             }
         });
@@ -97,6 +98,47 @@ fn step() -> impl Strategy<Value = (Table, Table)> {
         let new = Table::from_runs(version, old.bits(), nodes.clone(), &runs).unwrap();
         (old, new)
     })
+}
+
+/// What a node answers to who has a version of it.
+fn told(history: &RingHistory, known: &Table) -> Option<RingNews> {
+    let parts = history.answers(7, known.version().0).into_iter().map(|reply| match reply {
+        Reply::Ring { id: 7, chunk } => Some(*chunk),
+        Reply::NoNewerRing { id: 7, version } => {
+            assert_eq!(version, history.newest().version().0);
+            None
+        }
+        other => panic!("{other:?}"),
+    });
+    let parts: Option<Vec<RingChunk>> = parts.collect();
+    parts.map(|parts| taken(parts).unwrap().expect("all of its parts"))
+}
+
+#[test]
+fn a_node_tells_what_has_changed_for_as_long_as_it_remembers() {
+    let bits = CellBits::new(4).unwrap();
+    let mut table = Table::founded(RingVersion(3), bits, sound(1), Epoch(1)).unwrap();
+    let mut tables = vec![table.clone()];
+    let mut history = RingHistory::new(table.clone());
+    for version in 5..=69 {
+        table
+            .renew(CellId(version % 16), Epoch(u32::from(version)), RingVersion(version.into()))
+            .unwrap();
+        assert!(history.learns(table.clone()) && !history.learns(table.clone()));
+        tables.push(table.clone());
+    }
+    // The first change is forgotten; of a version that never was nobody knows what has changed.
+    assert_eq!(told(&history, &tables[0]), Some(RingNews::Whole(table.clone())));
+    let never = Table::founded(RingVersion(4), bits, sound(1), Epoch(1)).unwrap();
+    assert_eq!(told(&history, &never), Some(RingNews::Whole(table.clone())));
+    for known in &tables[1..tables.len() - 1] {
+        let Some(RingNews::Change(change)) = told(&history, known) else { panic!("not a change") };
+        assert_eq!(change.apply(known), Ok(table.clone()));
+    }
+    assert_eq!(told(&history, &table), None);
+    assert!(!history.learns(
+        Table::founded(RingVersion(99), CellBits::new(5).unwrap(), sound(1), Epoch(1)).unwrap()
+    ));
 }
 
 fn taken(parts: impl IntoIterator<Item = RingChunk>) -> Result<Option<RingNews>, RingError> {
@@ -221,7 +263,7 @@ fn sound(id: u32) -> NodeInfo {
 }
 
 fn all(cells: u32) -> RingRun {
-    RingRun { skip: 0, cells, owner: 1, backup: None, epoch: 1 }
+    RingRun { skip: 0, cells, owner: 1, backup: None, epoch: 1, since: 9, takeover: 1 }
 }
 
 /// A part of a ring of four cells.
@@ -261,6 +303,10 @@ fn what_does_not_fit_together_is_named() {
     assert_eq!(with_runs(&[all(0)]), RingError::NoCells);
     assert_eq!(with_runs(&[all(u32::MAX)]), RingError::PastEnd(u64::from(u32::MAX), 4));
     assert_eq!(with_runs(&[all(3)]), TableError::Cells(3).into());
+    let late = RingRun { since: 10, ..all(4) };
+    assert_eq!(with_runs(&[late]), TableError::Since(CellId(0), RingVersion(10)).into());
+    let ahead = RingRun { takeover: 2, ..all(4) };
+    assert_eq!(with_runs(&[ahead]), TableError::Takeover(CellId(0), Epoch(2)).into());
     let hole = RingRun { skip: 1, ..all(3) };
     assert_eq!(with_runs(&[hole]), RingError::NotWhole);
     let gone = RingChunk { gone: vec![2], ..whole.clone() };

@@ -228,7 +228,7 @@ async fn a_lost_lock_is_told_before_anybody_else_has_it() {
 async fn malformed_frames_close_only_their_own_connection() {
     let fixture = Fixture::start(1);
     let mut trailing = Vec::new();
-    codec::encode_frame(&Request::GetRing { id: 1 }, &mut trailing);
+    codec::encode_frame(&Request::GetRing { id: 1, known: 0 }, &mut trailing);
     trailing[0] += 1;
     trailing.push(7);
     let cases: [(&str, Vec<u8>, &str); 5] = [

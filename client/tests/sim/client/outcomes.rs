@@ -5,6 +5,7 @@ use super::{Claimed, Client, State};
 use crate::hub::{Hub, Step, number_of};
 use crate::ring::node_of;
 use lockring_client::session::{ClaimRef, LinkId, Loss, NotGranted, Outcome};
+use lockring_core::Time;
 use lockring_core::testing::{Fact, Token, Why};
 use lockring_proto::{Claim, Fence, RefusalKind, SessionId};
 use lockring_ring::NodeId;
@@ -86,6 +87,39 @@ impl Client {
                 hub.accuse("no client is rejected", format!("{loss}: {refusal:?}"));
             }
             Outcome::Draining => {}
+            other => self.hear_of_moves(hub, other),
+        }
+    }
+
+    /// Takes in what becomes of holds and links as cells and nodes change.
+    fn hear_of_moves(&mut self, hub: &mut Hub, outcome: Outcome) {
+        match outcome {
+            Outcome::Jeopardy { .. } => hub.reach("jeopardies"),
+            Outcome::Follows { claim, link, until } => {
+                hub.reach("holds that went with their cells");
+                let until = Time(self.host.clock.real(until).0.saturating_sub(1));
+                self.went(hub, claim, link, Some(until));
+            }
+            Outcome::Settled { claim, link } => {
+                hub.reach("holds that have arrived with their cells");
+                self.went(hub, claim, link, None);
+            }
+            Outcome::LinkOver { link } => {
+                hub.reach("links that are over");
+                self.hang_up(hub, link);
+                self.sides.remove(&link);
+                self.links.forget(link);
+            }
+            other => panic!("{other:?} is heard before"),
+        }
+    }
+
+    /// A hold is at the worker of a link from now on.
+    fn went(&mut self, hub: &mut Hub, named: ClaimRef, link: LinkId, until: Option<Time>) {
+        let session = self.session;
+        let found = self.claims.iter().find(|(_, claimed)| claimed.named == named);
+        if let (Some((&token, _)), Some(worker)) = (found, self.worker(link)) {
+            hub.fact(&Fact::Went { session, token: Token(token), worker, until });
         }
     }
 

@@ -3,10 +3,11 @@
 use crate::hub::Hub;
 use lockring_proto::{Reply, Request, codec};
 
-/// Whether a frame is the answer to a renewal.
-pub fn is_renewed(frame: &[u8]) -> bool {
+/// Whether a frame is the answer to a renewal, by a ring of this version: a digest by another is of
+/// no use.
+pub fn is_renewed(frame: &[u8], known: u64) -> bool {
     let Ok(Some((body, _))) = codec::split_frame(frame) else { return false };
-    matches!(codec::decode_frame(body), Ok(Reply::Renewed { .. }))
+    matches!(codec::decode_frame(body), Ok(Reply::Renewed { version, .. }) if version == known)
 }
 
 /// Counts the compares that begin in what is to be sent, also those under load.

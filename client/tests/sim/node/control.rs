@@ -6,6 +6,7 @@ use crate::hub::{Event, Hub, Order};
 use crate::ring::Copy;
 use lockring_control::{Action, Control, Entry, Event as Input, Grace, State, Statement};
 use lockring_core::Time;
+use lockring_ring::RingTable;
 use std::time::Duration;
 
 /// The longest TTL that a restart always waits for.
@@ -118,6 +119,7 @@ impl Node {
                 hub.reach("epoch raises");
                 let version = hub.ring.renewed(cell, epoch, version);
                 self.ring = Copy::clone(hub.ring.newest());
+                self.history.learns(RingTable::clone(&self.ring));
                 self.tell_all(hub, &Order::Epoch(cell, epoch, version));
                 hub.tell_ring(self.index);
             }
@@ -173,6 +175,7 @@ impl Node {
         }
         hub.reach("news of the ring");
         let before = std::mem::replace(&mut self.ring, Copy::clone(ring));
+        self.history.learns(RingTable::clone(ring));
         for cell in ring.cells().filter(|&cell| ring.epoch(cell) > before.epoch(cell)) {
             self.tell_all(hub, &Order::Epoch(cell, ring.epoch(cell), ring.version()));
         }

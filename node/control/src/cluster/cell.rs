@@ -28,6 +28,8 @@ pub struct Cell {
     pub epoch: Epoch,
     /// The ring version at which the epoch began.
     pub since: RingVersion,
+    /// The last epoch that began without a copy.
+    pub takeover: Epoch,
     /// Who grants; of a lost cell, who did last.
     pub owner: Member,
     /// Who has a synchronous copy; the first is the next owner, and the one that clients know.
@@ -128,7 +130,7 @@ impl Cell {
             return Err(Refused);
         }
         self.renew(owner, None)?;
-        (self.loss, self.grace) = (None, Some(grace));
+        (self.loss, self.grace, self.takeover) = (None, Some(grace), self.epoch);
         Ok(())
     }
 

@@ -47,7 +47,7 @@ pub enum Message {
     AskTtl {
         /// Counts the leader's questions.
         round: u64,
-        /// Within so long before now.
+        /// Within this long before now.
         window: Duration,
         /// As every worker does by this entry.
         after: Index,

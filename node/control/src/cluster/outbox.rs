@@ -8,7 +8,7 @@ use lockring_ring::CellId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// A proposal of which nothing was heard for so long is not counted on.
+/// A proposal of which nothing was heard for this long is not counted on.
 const LOST: Duration = Duration::from_secs(2);
 
 /// Most proposals under way.

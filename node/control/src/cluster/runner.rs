@@ -20,7 +20,7 @@ const UNDER_WAY_MAX: usize = 2 * BATCH_CELLS_MAX;
 /// A learner that is not synced by then is given up.
 const STUCK: Duration = Duration::from_secs(30);
 
-/// Two nodes of which one did not hear the other are not tried again for so long.
+/// How long two nodes of which one did not hear the other are not tried again.
 const SHUNNED: Duration = Duration::from_secs(10);
 
 /// Which cells come first.

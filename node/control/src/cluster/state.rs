@@ -67,7 +67,7 @@ impl NodeState {
 /// What the longest TTL is to become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Intent {
-    /// So much.
+    /// To this.
     pub ttl: Duration,
     /// By this entry.
     pub at: Index,
@@ -233,7 +233,8 @@ impl State {
         let nodes = self.nodes.iter().map(|(&id, node)| of(id, node)).collect();
         let run = |cell: &Cell| {
             let (owner, backup, epoch) = cell.face();
-            Run { cells: 1, placement: Placement { owner, backup }, epoch }
+            let (since, takeover) = (cell.since, cell.takeover);
+            Run { cells: 1, placement: Placement { owner, backup }, epoch, since, takeover }
         };
         let runs: Vec<Run> = self.cells.iter().map(run).collect();
         let table = RingTable::from_runs(self.version, self.bits, nodes, &runs);

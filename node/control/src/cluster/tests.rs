@@ -1,7 +1,7 @@
 //! Whole clusters of control planes, over the log model and a network that loses, delays, doubles
 //! and reorders, with clocks that run wrong: seeded, and looked at while they run.
 //!
-//! `SIM_SEED=7` runs one seed alone, `SIM_SEEDS=2000` so many.
+//! `SIM_SEED=7` runs one seed alone, `SIM_SEEDS=2000` that many.
 
 mod checks;
 mod faults;
@@ -18,7 +18,7 @@ use world::{Setup, World};
 /// Seeds of a run of the tests.
 const SEEDS: u64 = 32;
 
-/// So many seeds have to do for each seeded bug.
+/// How many seeds have to do for each seeded bug.
 const SEEDS_TO_KILL: u64 = 60;
 
 fn number(name: &str) -> Option<u64> {

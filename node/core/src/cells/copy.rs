@@ -127,7 +127,7 @@ impl Copies {
             self.cells.resize_with(self.locks.layout().cells() as usize, || None);
         }
         self.cells[cell.0 as usize] = Some(Copy { epoch, owner, mine, synced });
-        // What was refused may be by an entry that is still to be applied.
+        // What was refused may follow from an entry that is still to be applied.
         self.later.get(&cell).filter(|&&(_, at, by)| (at, by) <= (epoch, mine))?;
         let (peer, ..) = self.later.remove(&cell)?;
         Some(peer).filter(|peer| (peer.node, peer.boot) == (owner.node, owner.boot))
@@ -351,6 +351,16 @@ impl Copies {
         self.locks.drop_link(link);
     }
 
+    /// A process is over, and names no link any more.
+    pub(crate) fn ended(&mut self, boot: BootId) {
+        let from = LinkOrigin { boot, number: 0 };
+        let links = self.links.range(from..=LinkOrigin { number: u64::MAX, ..from });
+        for link in links.map(|(_, &link)| link).collect::<Vec<_>>() {
+            self.shadows.get_mut(&link).expect("a link has a shadow").gone = true;
+            self.forget(link);
+        }
+    }
+
     /// Whether what a frame says of a cell can be taken.
     fn begin(
         &mut self,
@@ -460,7 +470,7 @@ impl Copies {
         Ok(())
     }
 
-    /// What was sent of a cell does not fit what is here: that is worth nothing any more.
+    /// What was sent of a cell does not fit what is here: the whole cell is needed.
     fn distrust(&mut self, reading: &mut Reading) {
         reading.refused = Some(Refusal::NeedsWhole);
         if let Some(copy) = self.of_mut(reading.cell) {

@@ -77,7 +77,7 @@ pub(super) struct Lane {
     pub(super) peer: PeerWorker,
     /// There is a connection.
     up: bool,
-    /// How many there were.
+    /// How many connections there were.
     connections: u64,
     /// Of the frame that is being filled.
     number: u64,

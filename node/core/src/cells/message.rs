@@ -10,7 +10,7 @@ pub(crate) enum Refusal {
     Later,
     /// It needs the whole cell.
     NeedsWhole,
-    /// It is none of the frame's: the log has gone on.
+    /// The log has gone on since.
     Stale,
 }
 

@@ -42,6 +42,9 @@ pub(crate) enum Shows {
     Nothing,
 }
 
+/// Answers that may wait for copies which do not follow, about.
+const PARKED_MAX: usize = 1 << 16;
+
 /// Who has a copy of a cell, and by which lane it is reached.
 pub(crate) struct CopyOf {
     pub(crate) member: Member,
@@ -101,9 +104,16 @@ impl Rounds {
         self.lanes.get_mut(lane.0)?.as_mut()
     }
 
-    /// Whether a peer has so much before it that nothing new is to be taken on.
+    /// Whether nothing new is to be taken on: a peer has much before it, or many answers wait for
+    /// copies that do not follow.
     pub(crate) fn are_full(&self) -> bool {
-        self.lanes.iter().flatten().any(Lane::is_full)
+        let parked = |cell: &CellIndex| {
+            let copied = self.cells.get(cell.0 as usize).and_then(Option::as_deref);
+            copied.map_or(0, |its| its.copies.iter().map(|copy| copy.parked.len()).sum())
+        };
+        self.lanes.iter().flatten().any(|lane| {
+            lane.is_full() || lane.astray.iter().map(parked).sum::<usize>() > PARKED_MAX
+        })
     }
 
     /// Until when the node may answer.

@@ -12,6 +12,8 @@ const RUN: usize = 256;
 /// One frame of a compare.
 #[derive(Clone, Copy)]
 pub(crate) struct Part<'a> {
+    /// The ring version that the list is made by.
+    pub(crate) version: u64,
     /// Holds of later requests are no orphans.
     pub(crate) upto: u64,
     pub(crate) after: Option<HoldId>,

@@ -13,13 +13,15 @@
 use super::answer::refuse;
 use super::end::end_hold;
 use super::{RequestContext, tick};
-use crate::cells::Shows;
+use crate::cells::{Role, Shows};
 use crate::event::LinkIndex;
 use crate::links::{Comparison, Gather, Held, Part, Step};
 use crate::locks::{Ending, EntryIndex, RecordIndex, Shape, Spot};
+use crate::mutant::mutant;
 use crate::turn::{PER_GATHERED, PER_ORPHAN, Progress, Turn};
 use crate::worker::Worker;
-use lockring_proto::{RefusalKind, Reply, limits};
+use lockring_proto::{HoldId, RefusalKind, Reply, limits};
+use lockring_ring::CellId;
 
 /// Steps of a walk that cost as much as one operation.
 const STEPS_PER_PRICE: u32 = 4;
@@ -134,17 +136,29 @@ fn walk(
             }
         }
         match comparison.step(part, context.id) {
-            Step::Orphan(held) if !spared => end_orphan(worker, turn, context.link, &held),
+            Step::Orphan(held) if !spared && is_compared(worker, held.id, part.version) => {
+                end_orphan(worker, turn, context.link, &held);
+            }
             Step::Orphan(_) | Step::Nothing => {}
             Step::End => break,
         }
     }
-    let lost = comparison.finish(part);
+    let mut lost = comparison.finish(part);
+    lost.retain(|&id| is_compared(worker, id, part.version));
     worker.stats.lost += lost.len() as u64;
     turn.charge(lost.len() as u32 / STEPS_PER_PRICE);
     let version = turn.version;
     turn.answer(context.conn, Shows::Link, || Reply::Compared { id: context.id, version, lost });
     Progress::Done
+}
+
+/// Whether both sides speak of the same when they speak of a cell: by the ring of `version`, which
+/// the client's list is made by, this worker has it, and in the epoch of now.
+fn is_compared(worker: &Worker, id: HoldId, version: u64) -> bool {
+    let Some(cell) = worker.locks.layout().find_named(CellId(id.cell)) else { return false };
+    let since = worker.cells.since(cell, worker.locks.standing(cell));
+    worker.cells.role(cell) != Role::None
+        && (since.0 <= version || mutant!(worker, CompareAcrossVersions))
 }
 
 /// Ends what was gathered, if it is still so: the hold may have ended since, and its record be free

@@ -32,6 +32,10 @@ fn admit(
     arrival: &Arrival<'_>,
 ) -> Result<LinkIndex, HelloReply> {
     arrival.check()?;
+    if turn.lease_is_over() {
+        let message = "this node has lost contact with its cluster: ask another";
+        return Err(refusal(RefusalKind::Unavailable, message));
+    }
     match worker.links.of_session(arrival) {
         Some(link) => {
             worker.links.may_resume(link, arrival)?;

@@ -77,7 +77,8 @@ fn required(request: &Request<'_>, own: &str) -> Access {
             Operation::Acquire { .. }
             | Operation::Release { .. }
             | Operation::Cancel { .. }
-            | Operation::Confirm { .. } => Access::User,
+            | Operation::Confirm { .. }
+            | Operation::Reclaim { .. } => Access::User,
             Operation::Inspect { namespace } => of(namespace),
             Operation::Force { .. } => Access::Operator,
         },
@@ -101,7 +102,7 @@ pub(crate) fn requests(
         worker.stats.stale += requests.len() as u64;
         return requests.len();
     }
-    if turn.rounds_are_full() {
+    if turn.takes_nothing_on() {
         return 0;
     }
     worker.links.renew(turn.now, link);
@@ -212,13 +213,18 @@ fn run_any(
         Request::Renew { id } => {
             let digest = worker.locks.digest(context.link);
             let version = turn.version;
-            turn.answer(context.conn, Shows::Lease, || Reply::Renewed { id, version, digest });
+            // Cells come with the life of the process: none is on its way.
+            let settled = version;
+            let renewed = || Reply::Renewed { id, version, settled, digest };
+            turn.answer(context.conn, Shows::Lease, renewed);
         }
-        Request::Compare { upto, after, through, ref holds, .. } => {
-            let part = Part { upto, after, through, holds };
+        Request::Compare { version, upto, after, through, ref holds, .. } => {
+            let part = Part { version, upto, after, through, holds };
             return compare::compare(worker, turn, context, &part);
         }
-        Request::GetRing { id } => turn.act(Action::SendRing { conn: context.conn, id }),
+        Request::GetRing { id, known } => {
+            turn.act(Action::SendRing { conn: context.conn, id, known });
+        }
         Request::List { namespace, cursor, rows, prefix, .. } => {
             list::list(worker, turn, context, namespace, &Wanted { cursor, rows, prefix });
         }
@@ -296,7 +302,10 @@ fn run_keyed(
         }
         Operation::Release { fence } => release(worker, turn, context, place, key, fence),
         Operation::Cancel { target } => cancel::cancel(worker, turn, context, place, key, target),
-        Operation::Confirm { fence } => confirm::confirm(worker, turn, context, place, key, fence),
+        // What a session holds it need not reclaim; nothing else comes back into a cell yet.
+        Operation::Confirm { fence } | Operation::Reclaim { fence, .. } => {
+            confirm::confirm(worker, turn, context, place, key, fence);
+        }
         Operation::Inspect { namespace } => {
             inspect::inspect(worker, turn, context, place, &Named { namespace, key });
         }

@@ -6,6 +6,7 @@ use crate::event::{Action, ClusterEvent, PeerWorker};
 use crate::turn::Turn;
 use crate::worker::Worker;
 use lockring_proto::Time;
+use lockring_ring::BootId;
 use std::sync::Arc;
 
 /// Something happens to the cluster.
@@ -14,6 +15,10 @@ pub(crate) fn happened(worker: &mut Worker, turn: &mut Turn<'_>, event: ClusterE
     match event {
         ClusterEvent::Node { node, boot, workers } => {
             worker.peers.insert((node, boot), workers);
+            let lives = worker.peers.range((node, BootId(0))..=(node, BootId(u64::MAX)));
+            for (&(_, life), _) in lives.filter(|&(&(_, life), _)| life != boot) {
+                worker.copies.ended(life);
+            }
         }
         ClusterEvent::Memberships { changed, version } => applied(worker, turn, changed, version),
         ClusterEvent::Lease(until) => lease(worker, turn, until),

@@ -225,7 +225,7 @@ impl World {
                     process.held.iter().map(|(&fence, (key, _))| hold_id(key, fence)).collect();
                 holds.sort_unstable();
                 let upto = process.asked.keys().next().map_or(id, |&first| first - 1);
-                Request::Compare { id, upto, after: None, through: None, holds }
+                Request::Compare { id, version: 1, upto, after: None, through: None, holds }
             }
             10 if percent => {
                 process.held.clear();

@@ -66,9 +66,9 @@ fn request<'a>(rng: &mut Rng, keys: &[&'a [u8]]) -> Request<'a> {
             holds.sort_unstable();
             let mut end = || rng.percent(50).then(|| hold(rng));
             let (after, through) = (end(), end());
-            Request::Compare { id, upto: number(rng), after, through, holds }
+            Request::Compare { id, version, upto: number(rng), after, through, holds }
         }
-        4 => Request::GetRing { id },
+        4 => Request::GetRing { id, known: version },
         5 => Request::Keyed { id, version, operation: Operation::Inspect { namespace }, key },
         6 => {
             let cursor = ListCursor { from: number(rng) as u32 };

@@ -84,6 +84,9 @@ pub enum Fact {
     /// A client believes in its holds at a worker until then; the worker honours them until
     /// `honoured`, if it has the link.
     Believes { session: SessionId, worker: u16, until: Time, honoured: Option<Time> },
+    /// A hold has gone to a worker with its cell. It is believed until then by itself; `None`: as
+    /// all others there, from now on.
+    Went { session: SessionId, token: Token, worker: u16, until: Option<Time> },
     /// A renewal of a client was answered, and it has done what follows from that.
     Renewed { session: SessionId, worker: u16, conn: ConnId },
     /// A client begins to give a hold back.

@@ -187,8 +187,13 @@ fn an_answer_waits_for_the_copy_and_a_lease() {
     owner.now = Time(0).after(Duration::from_secs(3));
     settle(&mut owner, &mut copy);
     assert_eq!(owner.answers(), []);
+    assert!(owner.machine.takes_nothing_on());
+    owner.hello(8, 1);
+    assert!(matches!(owner.said.pop(), Some(Action::Refuse { .. })));
+    owner.acquire(7, b"later", Wait::No);
     owner.cluster(ClusterEvent::Lease(Time(0).after(Duration::from_secs(6))));
-    assert!(is_granted(&owner.answers(), late));
+    assert!(is_granted(&owner.answers(), late), "what was not taken leaves no trace");
+    assert!(!owner.machine.takes_nothing_on());
 }
 
 #[test]
@@ -208,8 +213,8 @@ fn a_copy_without_a_lease_takes_nothing_until_it_has_one() {
 #[test]
 fn without_a_lease_an_answer_would_leave() {
     let (mut owner, mut copy) = pair(Some(Mutant::AnswerPastLease));
-    owner.cluster(ClusterEvent::Lease(Time(0)));
     let id = owner.acquire(7, b"key", Wait::No);
+    owner.cluster(ClusterEvent::Lease(Time(0)));
     settle(&mut owner, &mut copy);
     assert!(is_granted(&owner.answers(), id));
 }

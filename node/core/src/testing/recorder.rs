@@ -42,6 +42,8 @@ pub struct Hold {
     pub session: SessionId,
     /// The worker.
     pub worker: u16,
+    /// It is believed until then, whatever else is at that worker.
+    pub until: Option<Time>,
     /// The key.
     pub key: KeyId,
     /// What is held.
@@ -85,7 +87,12 @@ impl Book {
 
     /// Whether a client may act on a hold at `at`.
     pub fn acts(&self, at: Time, hold: &Hold) -> bool {
-        !hold.giving && !hold.forced && self.valid(hold.session, hold.worker) > at
+        !hold.giving && !hold.forced && self.until(hold) > at
+    }
+
+    /// Until when a client believes in a hold.
+    pub fn until(&self, hold: &Hold) -> Time {
+        hold.until.unwrap_or_else(|| self.valid(hold.session, hold.worker))
     }
 
     /// The holds of a key by clients.
@@ -152,11 +159,17 @@ impl Book {
             Fact::Held { session, worker, token, key, claim, fence }
             | Fact::Adopted { session, worker, token, key, claim, fence } => {
                 let (giving, forced) = (false, self.is_forced(key, fence));
-                let hold = Hold { session, worker, key, claim, fence, giving, forced };
+                let until = None;
+                let hold = Hold { session, worker, until, key, claim, fence, giving, forced };
                 self.hold(token, hold);
             }
             Fact::Believes { session, worker, until, .. } => {
                 self.valid.insert((session, worker), until);
+            }
+            Fact::Went { session, token, worker, until } => {
+                if let Some(hold) = self.holds.get_mut(&(session, token)) {
+                    (hold.worker, hold.until) = (worker, until);
+                }
             }
             Fact::Giving { session, token } => {
                 if let Some(hold) = self.holds.get_mut(&(session, token)) {

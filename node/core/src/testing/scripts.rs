@@ -148,7 +148,7 @@ struct Parsed {
     range: (Option<HoldId>, Option<HoldId>),
 }
 
-const KEYED: [&str; 6] = ["acquire", "release", "cancel", "inspect", "force", "confirm"];
+const KEYED: [&str; 7] = ["acquire", "release", "cancel", "inspect", "force", "confirm", "reclaim"];
 const KEYLESS: [&str; 5] = ["renew", "compare", "ring", "list", "goodbye"];
 
 impl Parsed {
@@ -177,7 +177,7 @@ impl Parsed {
         };
         match *verb {
             "acquire" => parsed.claim = claim(&mut words),
-            "release" | "confirm" => parsed.fence = fence(words.next()),
+            "release" | "confirm" | "reclaim" => parsed.fence = fence(words.next()),
             "list" => {
                 parsed.key = words.named.remove("prefix").map_or_else(Vec::new, self::key);
             }
@@ -229,13 +229,18 @@ impl Parsed {
                 operation: Operation::Confirm { fence: self.fence },
                 key,
             },
+            "reclaim" => {
+                let (fence, request) = (self.fence, self.target);
+                let operation = Operation::Reclaim { fence, request, claim: self.claim };
+                Request::Keyed { id, version, operation, key }
+            }
             "renew" => Request::Renew { id },
             "compare" => {
                 let holds = self.holds.clone().unwrap_or_default();
                 let (after, through) = self.range;
-                Request::Compare { id, upto: self.target, after, through, holds }
+                Request::Compare { id, version, upto: self.target, after, through, holds }
             }
-            "ring" => Request::GetRing { id },
+            "ring" => Request::GetRing { id, known: version },
             "list" => {
                 let (cursor, rows) = (self.cursor, self.rows);
                 Request::List { id, namespace, cursor, rows, prefix: key }
@@ -441,7 +446,7 @@ impl World {
             Action::Reply { conn, reply } => format!("{} <- {}", name(conn), reply_told(reply)),
             Action::Push { conn, push } => format!("{} <= {}", name(conn), push_told(push)),
             Action::Close { conn, reason } => format!("{} closed: {reason:?}", name(conn)),
-            Action::SendRing { conn, id } => format!("{} <- {id} the ring", name(conn)),
+            Action::SendRing { conn, id, .. } => format!("{} <- {id} the ring", name(conn)),
             Action::RaiseLongestTtl(ttl) => format!("wanted: longest TTL {ttl:?}"),
             Action::WantEpoch(cell) => format!("wanted: next epoch of {cell}"),
             Action::Peer { peer, bytes } => format!("{} <- {} bytes", peer.node, bytes.len()),
@@ -480,12 +485,15 @@ fn folder() -> std::path::PathBuf {
 }
 
 /// The simulator's successors come after a crash alone, so that nobody believes in what they free;
-/// and it notices an undurable TTL by what follows from it.
+/// it notices an undurable TTL by what follows from it; and its clients hear of a new epoch's holds
+/// before they compare.
 #[test]
 fn scripts_see_seeded_bugs() {
-    for (mutant, script) in
-        [(Mutant::SuccessorFrees, "successor"), (Mutant::UndurableTtl, "ttl_raise")]
-    {
+    for (mutant, script) in [
+        (Mutant::SuccessorFrees, "successor"),
+        (Mutant::UndurableTtl, "ttl_raise"),
+        (Mutant::CompareAcrossVersions, "compare_versions"),
+    ] {
         let recorded = std::fs::read_to_string(folder().join(format!("{script}.script"))).unwrap();
         let replayed = replay(&recorded, Some(mutant));
         assert_ne!(Ok(recorded), replayed, "{mutant:?} is alive");

@@ -68,6 +68,7 @@ pub(super) fn reply_told(reply: &Reply) -> String {
         Reply::Listed { id, listing } => format!("{id} {}", listing_told(listing)),
         Reply::Forced { id, ended, .. } => format!("{id} forced {ended}"),
         Reply::Goodbye { id } => format!("{id} goodbye"),
+        Reply::NoNewerRing { id, version } => format!("{id} no newer ring v={version}"),
         Reply::Confirmed { id, claim, .. } => format!("{id} confirmed, {}", claim_told(*claim)),
     }
 }

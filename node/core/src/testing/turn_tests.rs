@@ -80,7 +80,7 @@ fn listings_and_the_ring_are_dear() {
     };
     let (_, count) = turns(&mut world, 2, &vec![list; 40]);
     assert_eq!(count, 40, "each looks at as much as a turn may cost");
-    let (_, count) = turns(&mut world, 2, &vec![Request::GetRing { id: 9001 }; 40]);
+    let (_, count) = turns(&mut world, 2, &vec![Request::GetRing { id: 9001, known: 0 }; 40]);
     assert_eq!(count, 40);
     let inspect = Request::Keyed {
         id: 9002,
@@ -229,7 +229,7 @@ fn fence(counter: u64) -> Fence {
 }
 
 fn compare(id: u64, upto: u64, holds: Vec<HoldId>) -> [Request<'static>; 1] {
-    [Request::Compare { id, upto, after: None, through: None, holds }]
+    [Request::Compare { id, version: 1, upto, after: None, through: None, holds }]
 }
 
 #[test]

@@ -9,7 +9,7 @@ const CHUNK_BYTES_MAX: usize = 32 << 10;
 /// At most what a part has beside its lists, what a run has, and what a node and an address have
 /// beside the host.
 const HEAD_BYTES: usize = 64;
-const RUN_BYTES: usize = 26;
+const RUN_BYTES: usize = 40;
 const NODE_BYTES: usize = 24;
 const ADDRESS_BYTES: usize = 6;
 const GONE_BYTES: usize = 5;
@@ -75,6 +75,8 @@ impl Parts {
             owner: run.placement.owner.0,
             backup: run.placement.backup.map(|backup| backup.0),
             epoch: run.epoch.0,
+            since: run.since.0,
+            takeover: run.takeover.0,
         });
     }
 

@@ -170,7 +170,7 @@ impl Begun {
     }
 
     fn run(&mut self, run: &RingRun) -> Result<(), RingError> {
-        let &RingRun { skip, cells, owner, backup, epoch } = run;
+        let &RingRun { skip, cells, owner, backup, epoch, since, takeover } = run;
         if cells == 0 {
             return Err(RingError::NoCells);
         }
@@ -179,7 +179,8 @@ impl Begun {
             return Err(RingError::PastEnd(self.cells, self.bits.cells()));
         }
         let placement = Placement { owner: NodeId(owner), backup: backup.map(NodeId) };
-        self.patches.push(Patch { skip, run: Run { cells, placement, epoch: Epoch(epoch) } });
+        let (epoch, since, takeover) = (Epoch(epoch), RingVersion(since), Epoch(takeover));
+        self.patches.push(Patch { skip, run: Run { cells, placement, epoch, since, takeover } });
         Ok(())
     }
 

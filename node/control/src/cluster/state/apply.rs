@@ -158,6 +158,7 @@ impl State {
                 revision: index,
                 epoch,
                 since,
+                takeover: epoch,
                 owner: self.attachment(life.node, life.boot),
                 backups: Vec::new(),
                 learner: None,

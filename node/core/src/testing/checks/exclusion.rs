@@ -56,11 +56,21 @@ impl Check for Exclusion {
             Fact::Believes { session, worker, until, .. }
                 if until > at && book.valid(session, worker) <= at =>
             {
-                let its =
-                    |hold: &&Hold| hold.session == session && hold.worker == worker && !hold.giving;
+                let its = |hold: &&Hold| {
+                    let is_leased = hold.until.is_none() && !hold.giving;
+                    hold.session == session && hold.worker == worker && is_leased
+                };
                 match book.holds.values().find(its) {
                     Some(hold) => Err(format!("a lapsed hold is believed in again: {hold:?}")),
                     None => Ok(()),
+                }
+            }
+            Fact::Went { session, token, until: None, .. } => {
+                match book.holds.get(&(session, token)).filter(|hold| !hold.giving) {
+                    Some(hold) if book.until(hold) <= at => {
+                        Err(format!("a lapsed hold is believed in again: {hold:?}"))
+                    }
+                    _ => Ok(()),
                 }
             }
             _ => Ok(()),

@@ -47,7 +47,7 @@ impl NoLoss {
         let Some(hold) = book.holds.get(&name) else { return Ok(()) };
         let boot = self.granted.get(&(hold.key, hold.fence)).copied().unwrap_or(0);
         let began_anew = boot < book.boots(hold.key);
-        let over = book.valid(hold.session, hold.worker) <= at || self.late.contains(&name);
+        let over = book.until(hold) <= at || self.late.contains(&name);
         let forced = hold.forced || book.is_forced(hold.key, hold.fence);
         let legal = match why {
             Why::Lapsed => over,

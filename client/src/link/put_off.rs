@@ -1,0 +1,121 @@
+//! Requests that a worker cannot serve at present: they are sent again.
+
+use super::pending::Pending;
+use super::query::Query;
+use super::{Link, NotGranted, Outcome, Shared};
+use crate::claims::State;
+use lockring_proto::Time;
+use std::time::Duration;
+
+/// How soon a request that was refused for now only is sent again.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// How long a claim or a query is sent again though its worker says that the cell is another's,
+/// and no ring says whose. What workers know of a new ring is no further apart.
+const UNSERVED_MAX: Duration = Duration::from_secs(2);
+
+/// A request that its worker cannot serve at present.
+#[derive(Clone, Debug)]
+pub(super) struct PutOff {
+    reason: NotGranted,
+    /// Sent again then; a new connection sends it in any case.
+    again: Time,
+    /// The caller hears the reason then.
+    until: Time,
+    /// It was sent again, and that copy is not answered.
+    asked: bool,
+}
+
+impl Link {
+    /// When the next of them is due.
+    pub(super) fn put_off_due(&self) -> Option<Time> {
+        self.put_off.values().map(|put_off| put_off.again.min(put_off.until)).min()
+    }
+
+    /// Why a request was put off last, if it was.
+    pub(super) fn why_put_off(&mut self, id: u64) -> Option<NotGranted> {
+        self.put_off.remove(&id).map(|put_off| put_off.reason)
+    }
+
+    /// The worker did not take a claim, for a reason that passes: it goes on waiting.
+    pub(super) fn put_off(
+        &mut self,
+        shared: &mut Shared,
+        now: Time,
+        slot: u32,
+        reason: NotGranted,
+    ) {
+        let claim = &shared.claims[slot];
+        let until = match claim.deadline {
+            Time::NEVER => claim.asked.after(shared.config.unreachable_after),
+            _ => Time::NEVER,
+        };
+        let put_off = PutOff { reason, again: now.after(RETRY_AFTER), until, asked: false };
+        self.put_off.insert(claim.id, put_off);
+    }
+
+    /// The worker says that the cell is another's, and the newest ring that anybody knows gives it
+    /// to this one. Who claims or asks does so for a while; what is to end has to end, wherever.
+    pub(super) fn unserved(&mut self, shared: &Shared, now: Time, id: u64) {
+        let until = match self.pending.get(id) {
+            Some(&(Pending::Claim(slot) | Pending::Waiting(slot))) => {
+                match shared.claims[slot].state {
+                    State::Acquiring | State::Confirming { .. } => now.after(UNSERVED_MAX),
+                    _ => self.patience_of(shared, &shared.claims[slot]).unwrap_or(Time::NEVER),
+                }
+            }
+            Some(Pending::Query(_)) => now.after(UNSERVED_MAX),
+            Some(Pending::Reclaim { .. }) => Time::NEVER,
+            _ => return,
+        };
+        let again = now.after(RETRY_AFTER);
+        let known = self.put_off.entry(id);
+        let fresh = PutOff { reason: NotGranted::Moved, again, until, asked: false };
+        let put_off = known.or_insert(fresh);
+        (put_off.again, put_off.asked) = (again, false);
+    }
+
+    pub(super) fn serve_put_off(&mut self, shared: &mut Shared, now: Time) {
+        let due = |put_off: &PutOff| now >= put_off.again.min(put_off.until);
+        let ids: Vec<u64> =
+            self.put_off.iter().filter(|(_, one)| due(one)).map(|(&id, _)| id).collect();
+        for id in ids {
+            let Some(put_off) = self.put_off.get_mut(&id) else { continue };
+            if now < put_off.until {
+                // Without a connection the next one sends it.
+                put_off.again = now.after(RETRY_AFTER);
+                if !self.parked.contains_key(&id) {
+                    put_off.asked = true;
+                    self.send(shared, now, id);
+                }
+                continue;
+            }
+            put_off.until = Time::NEVER;
+            let put_off = put_off.clone();
+            self.is_given_up(shared, now, id, put_off);
+        }
+    }
+
+    /// Nobody has served a request for as long as its caller waits for that.
+    fn is_given_up(&mut self, shared: &mut Shared, now: Time, id: u64, put_off: PutOff) {
+        if let Some(slot) = self.pending.claim(id) {
+            return match shared.claims[slot].state {
+                State::Acquiring | State::Confirming { .. } => {
+                    self.put_off.remove(&id);
+                    // The last copy may still be under way, and be carried out.
+                    self.give_up(shared, now, slot, put_off.reason);
+                }
+                _ => self.unconfirmed(shared, now, slot),
+            };
+        }
+        self.put_off.remove(&id);
+        self.parked.remove(&id);
+        let Some(Pending::Query(query)) = self.pending.remove(id) else { return };
+        let (token, link) = (query.token, self.id);
+        shared.outcomes.push(match query.query {
+            // That copy may yet be carried out.
+            Query::Force(_) if put_off.asked => Outcome::NoAnswer { token, link },
+            _ => Outcome::Moved { token },
+        });
+    }
+}
