@@ -230,8 +230,12 @@ impl Locks {
     /// The record of a key of a namespace, if it is in use.
     #[inline(always)]
     pub(crate) fn find(&self, place: Place, namespace: u16, key: &[u8]) -> Option<RecordIndex> {
-        // A key has one record, so that a guess with its key needs no look at the table.
-        if place.guess != RecordIndex::NIL && self.is_key(place.guess, namespace, key) {
+        // A key has one record, so that a guess with its key needs no look at the table. What was
+        // found ahead may have been freed since, and its memory given back.
+        if place.guess != RecordIndex::NIL
+            && let Some(record) = self.records.find(place.guess)
+            && self.has_key(record, namespace, key)
+        {
             return Some(place.guess);
         }
         let is_it = |index| self.is_key(RecordIndex(index), namespace, key);
@@ -240,8 +244,12 @@ impl Locks {
 
     #[inline]
     fn is_key(&self, index: RecordIndex, namespace: u16, key: &[u8]) -> bool {
+        self.has_key(self.records.get(index), namespace, key)
+    }
+
+    #[inline(always)]
+    fn has_key(&self, record: &Record, namespace: u16, key: &[u8]) -> bool {
         self.stream.probed();
-        let record = self.records.get(index);
         // The key first: a free record has an empty one, which no request names.
         self.key_of(record) == key
             && (self.namespace_in(record) == namespace || mutant!(self, NamespaceIgnored))

@@ -2,7 +2,7 @@
 
 use super::view_tests::World;
 use crate::{Action, Event, Time};
-use lockring_proto::{Claim, ListCursor, Namespace, Operation, Reply, Request};
+use lockring_proto::{Claim, ListCursor, Namespace, Operation, Reply, Request, Wait};
 use std::collections::BTreeSet;
 
 /// More than any slice or page looks at.
@@ -217,6 +217,43 @@ fn keys_whose_memory_is_given_back_are_not_looked_at() {
         let operation = Operation::Cancel { target: 1 + number };
         let id = HOLDS + 1 + number;
         world.ask(1, &Request::Keyed { id, version: 1, operation, key: key.as_bytes() });
+    }
+    world.machine.audit().unwrap();
+    assert_eq!(world.machine.stats().keys, 0);
+}
+
+/// A batch finds its records before it runs: one of them may give the memory of another back.
+#[test]
+fn what_a_batch_frees_is_not_looked_at_by_its_next() {
+    const HOLDS: u64 = 60_000;
+    let mut world = with_sessions(1);
+    let key = |number| format!("key {number}");
+    for number in 0..HOLDS {
+        world.acquire(1, 1 + number, &key(number), Claim::EXCLUSIVE);
+    }
+    let mut id = HOLDS;
+    for number in (0..HOLDS).rev() {
+        let key = key(number);
+        let first = id + 1;
+        let acquire = Operation::Acquire { claim: Claim::EXCLUSIVE, wait: Wait::No };
+        let batch = [
+            Operation::Cancel { target: 1 + number },
+            acquire,
+            Operation::Inspect { namespace: "" },
+            Operation::Cancel { target: first + 1 },
+        ];
+        id += batch.len() as u64;
+        let requests: Vec<Request<'_>> = (first..)
+            .zip(batch)
+            .map(|(id, operation)| Request::Keyed {
+                id,
+                version: 1,
+                operation,
+                key: key.as_bytes(),
+            })
+            .collect();
+        let (_, taken) = world.turn(1, &requests);
+        assert_eq!(taken, 4);
     }
     world.machine.audit().unwrap();
     assert_eq!(world.machine.stats().keys, 0);
