@@ -117,7 +117,7 @@ impl Pair {
             learner: None,
             grace: None,
         };
-        let changed: Vec<_> = cells(bits).map(|cell| (cell, its.clone())).collect();
+        let changed: Vec<_> = cells(bits).map(|cell| (cell, Some(its.clone()))).collect();
         let event = ClusterEvent::Memberships { changed: &changed, version: RingVersion(2) };
         for machine in [Some(&mut self.owner), self.copy.as_mut()].into_iter().flatten() {
             machine.handle(NOW, Event::Cluster(event), &mut self.actions);
@@ -234,7 +234,7 @@ fn whole(locks: u64) -> (f64, f64) {
         grace: None,
     };
     pair.actions.clear();
-    let changed = [(CellId(0), its)];
+    let changed = [(CellId(0), Some(its))];
     let event = ClusterEvent::Memberships { changed: &changed, version: RingVersion(2) };
     pair.owner.handle(NOW, Event::Cluster(event), &mut pair.actions);
     let copy = pair.copy.as_mut().expect("it was made");

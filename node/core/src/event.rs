@@ -134,8 +134,8 @@ pub enum ClusterEvent<'a> {
     },
     /// Entries of the control log have changed who owns and copies these cells.
     Memberships {
-        /// What they are now.
-        changed: &'a [(CellId, Membership)],
+        /// What they are now; none: this process has no part in the cell any more.
+        changed: &'a [(CellId, Option<Membership>)],
         /// The version of the ring with it.
         version: RingVersion,
     },

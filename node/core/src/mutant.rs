@@ -58,8 +58,6 @@ pub enum Mutant {
     AnswerPastLease,
     /// A copy looks at its attachment alone, and takes what the owner of an older epoch sends.
     AcksOldEpoch,
-    /// A node takes for its own what its process before was.
-    BootIdIgnored,
     /// A copy that has as many ops of another epoch is taken to be equal.
     CountersCompared,
     /// An op that comes twice is carried out twice.

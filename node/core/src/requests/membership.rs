@@ -22,13 +22,13 @@ use std::sync::Arc;
 pub(crate) fn applied(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
-    changed: &[(CellId, Membership)],
+    changed: &[(CellId, Option<Membership>)],
     version: RingVersion,
 ) {
     worker.version = worker.version.max(version);
     let layout = worker.locks.layout();
-    let ours = changed.iter().filter_map(|(cell, its)| Some((layout.find(*cell)?, its)));
-    let ours: Vec<(CellIndex, &Membership)> = ours.collect();
+    let ours = changed.iter().filter_map(|(cell, its)| Some((layout.find(*cell)?, its.as_ref())));
+    let ours: Vec<(CellIndex, Option<&Membership>)> = ours.collect();
     let cells: BTreeSet<CellIndex> = ours.iter().map(|&(cell, _)| cell).collect();
     let waiting = turn.rounds().0.take_answers(&cells);
     for (cell, membership) in ours {
@@ -60,22 +60,21 @@ fn become_member(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
     cell: CellIndex,
-    membership: &Membership,
+    membership: Option<&Membership>,
 ) {
     let (node, boot) = (NodeId(worker.config.node), BootId(worker.config.boot));
-    let any_life = mutant!(worker, BootIdIgnored);
-    let is_me = |member: &&Member| member.node == node && (member.boot == boot || any_life);
-    if is_me(&&membership.owner) {
+    let is_me = |member: &&Member| (member.node, member.boot) == (node, boot);
+    if let Some(membership) = membership.filter(|its| is_me(&&its.owner)) {
         return own(worker, turn, cell, membership);
     }
-    let mine = membership.copies().find(is_me).copied();
+    let copied = membership.and_then(|its| Some((its, *its.copies().find(is_me)?)));
     if worker.cells.role(cell) != Role::None {
-        if mine.is_some() && !mutant!(worker, DeposedForgets) {
+        if copied.is_some() && !mutant!(worker, DeposedForgets) {
             give_out(worker, turn.now, cell);
         }
         leave(worker, turn, cell);
     }
-    let Some(mine) = mine else { return worker.copies.drop_cell(cell) };
+    let Some((membership, mine)) = copied else { return worker.copies.drop_cell(cell) };
     let told = worker.copies.keep(cell, membership.epoch, membership.owner, mine.attach);
     if let Some(peer) = told {
         say_ready(worker, turn, peer, cell);

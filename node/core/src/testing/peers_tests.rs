@@ -72,7 +72,7 @@ impl Worker {
     }
 
     fn become_all(&mut self, its: &Membership) {
-        let changed = CELLS.map(|cell| (cell, its.clone()));
+        let changed = CELLS.map(|cell| (cell, Some(its.clone())));
         self.cluster(ClusterEvent::Memberships { changed: &changed, version: its.since });
     }
 
