@@ -33,7 +33,6 @@ pub use message::Message;
 #[cfg(any(test, feature = "testing"))]
 pub use mutant::Mutant;
 pub use state::{Applied, Intent, Life, Longest, NodeState, State, Status};
-pub use timing::NODE_LEASE;
 
 #[cfg(test)]
 mod tests;

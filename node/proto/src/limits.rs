@@ -59,7 +59,7 @@ pub const DRIFT_DIVISOR: u32 = 100;
 /// the clock and sending, and between the end of a lease and its being noticed.
 pub const BELIEF_MARGIN: Duration = Duration::from_millis(50);
 
-/// How long a node may answer without the control log.
+/// T: how long a node may answer without hearing from the control log.
 pub const NODE_LEASE: Duration = Duration::from_secs(3);
 
 /// The TTL as the believer may count it from its send: 1 % and [`BELIEF_MARGIN`] less.
@@ -70,6 +70,12 @@ pub fn believed(ttl: Duration) -> Duration {
 /// The TTL as the server must honour it: 1 % more.
 pub fn honoured(ttl: Duration) -> Duration {
     ttl + ttl / DRIFT_DIVISOR
+}
+
+/// How long a lease of this TTL may be believed in by a client whose owner is gone: that owner
+/// may have answered renewals until its own lease ended.
+pub fn inherited(ttl: Duration) -> Duration {
+    honoured(ttl.saturating_add(NODE_LEASE))
 }
 
 /// The real TTL a session gets for the one it asks for.

@@ -190,6 +190,7 @@ fn limits_are_those_of_the_code() {
         ("TTL_DEFAULT", TTL_DEFAULT.as_millis() as u64),
         ("DRIFT_DIVISOR", u64::from(DRIFT_DIVISOR)),
         ("BELIEF_MARGIN", BELIEF_MARGIN.as_millis() as u64),
+        ("NODE_LEASE", NODE_LEASE.as_millis() as u64),
     ];
     let declared: Vec<&str> = include_str!("../src/limits.rs")
         .lines()

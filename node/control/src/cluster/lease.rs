@@ -10,8 +10,9 @@
 use super::entry::Index;
 use super::event::RoundId;
 use super::state::Life;
-use super::timing::{NODE_LEASE, lease_believed, lease_over};
+use super::timing::{lease_believed, lease_over};
 use lockring_proto::Time;
+use lockring_proto::limits::NODE_LEASE;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

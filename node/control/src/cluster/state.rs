@@ -7,9 +7,8 @@ pub use apply::Applied;
 use super::cell::Cell;
 use super::entry::{Index, NodeSpec, Process, Replicas};
 use super::mutant::Mutant;
-use super::timing::inherited;
 use lockring_proto::NodeInfo;
-use lockring_proto::limits::{TTL_DEFAULT, honoured};
+use lockring_proto::limits::{TTL_DEFAULT, honoured, inherited};
 use lockring_ring::{
     AttachId, BootId, CellBits, CellId, Membership, Node, NodeId, Placement, RingNode, RingTable,
     RingVersion, Run,

@@ -1,10 +1,7 @@
 //! Spans that nodes agree on, and what is made of them on either side of a lease.
 
-use lockring_proto::limits::{DRIFT_DIVISOR, honoured};
+use lockring_proto::limits::{DRIFT_DIVISOR, NODE_LEASE, honoured};
 use std::time::Duration;
-
-/// T: how long a node may answer without hearing from the control log.
-pub const NODE_LEASE: Duration = Duration::from_secs(3);
 
 /// d: what no clock counts, between a lease's end and a node's noticing it.
 const UNCOUNTED: Duration = Duration::from_millis(50);
@@ -18,10 +15,4 @@ pub(super) fn lease_believed() -> Duration {
 /// is over: T (1 + r) + d.
 pub(super) fn lease_over() -> Duration {
     honoured(NODE_LEASE) + UNCOUNTED
-}
-
-/// How long a lease of this TTL may be believed in by a client whose owner is gone: that owner
-/// may have answered renewals until its own lease ended.
-pub(super) fn inherited(ttl: Duration) -> Duration {
-    honoured(ttl + NODE_LEASE)
 }

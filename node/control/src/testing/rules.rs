@@ -1,7 +1,7 @@
 //! What holds of every entry whatever was proposed, by the states before and after it alone.
 
-use crate::cluster::{Applied, Cell, CellChange, Entry, Index, Life, NODE_LEASE, State, Step};
-use lockring_proto::limits::honoured;
+use crate::cluster::{Applied, Cell, CellChange, Entry, Index, Life, State, Step};
+use lockring_proto::limits::{NODE_LEASE, honoured};
 use lockring_ring::{AttachId, CellId, Member, RingVersion};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -10,7 +10,6 @@ use crate::locks::{Definition, Locks};
 use crate::mutant::mutant;
 use lockring_proto::{Time, limits};
 use lockring_ring::NamespaceSeed;
-use std::time::Duration;
 
 impl Links {
     /// The link on which what a shadow has goes on: that of its session, or a new one without a
@@ -19,12 +18,9 @@ impl Links {
     /// The owner before may go on answering renewals for as long as a node lease lasts, so that
     /// its clients may believe in their holds for that much longer.
     pub(crate) fn inherit(&mut self, now: Time, shadow: &Shadow, locks: &mut Locks) -> LinkIndex {
-        let more = if mutant!(self, InheritedWithoutNodeLease) {
-            Duration::ZERO
-        } else {
-            limits::NODE_LEASE
-        };
-        let lease = limits::honoured(shadow.ttl.saturating_add(more));
+        let without = mutant!(self, InheritedWithoutNodeLease);
+        let counted = if without { limits::honoured } else { limits::inherited };
+        let lease = counted(shadow.ttl);
         let deadline = self.lease_now(now).after(lease);
         let known = self.sessions.get(&shadow.session).copied();
         if let Some(link) = known.filter(|_| !shadow.dead) {

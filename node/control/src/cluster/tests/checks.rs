@@ -5,7 +5,7 @@ use super::host::Host;
 use crate::cluster::*;
 use crate::testing::{Rules, Seen};
 use lockring_proto::Time;
-use lockring_proto::limits::BELIEF_MARGIN as UNCOUNTED;
+use lockring_proto::limits::{BELIEF_MARGIN as UNCOUNTED, NODE_LEASE};
 use lockring_ring::{AttachId, CellId, Epoch, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
