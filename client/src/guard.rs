@@ -1,7 +1,7 @@
 //! Guards: the values that own holds.
 
 use crate::claims::Key;
-use crate::driver::{Command, Commands, Grant, Granted, Released};
+use crate::driver::{Commands, Grant, Granted, Released, SessionCommand};
 use crate::error::{Denial, Error};
 use crate::hold::HoldState;
 use crate::session::{ClaimRef, Loss};
@@ -33,7 +33,7 @@ impl Drop for Hold {
     /// and during a panic.
     fn drop(&mut self) {
         if self.armed {
-            let release = Command::Release { claim: self.claim, answer: None };
+            let release = SessionCommand::Release { claim: self.claim, answer: None };
             // If its task is gone, so is the session, and its locks end with their lease.
             let _session_may_be_closed = self.session.send(release);
         }
@@ -72,9 +72,9 @@ impl Drop for Waiting {
         // A grant from now on comes back to the session's task, which releases it.
         self.answered.close();
         let command = match self.answered.try_recv() {
-            Ok(Ok(Grant { claim, .. })) => Command::Release { claim, answer: None },
+            Ok(Ok(Grant { claim, .. })) => SessionCommand::Release { claim, answer: None },
             Ok(Err(_)) => return,
-            Err(_) => Command::Abandon { ticket: self.ticket },
+            Err(_) => SessionCommand::Abandon { ticket: self.ticket },
         };
         let _session_may_be_closed = session.send(command);
     }
@@ -172,7 +172,7 @@ impl Guard {
     /// [`crate::ErrorKind::Closed`] when the client was closed meanwhile.
     pub async fn release(mut self) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
-        let release = Command::Release { claim: self.hold.claim, answer: Some(answer) };
+        let release = SessionCommand::Release { claim: self.hold.claim, answer: Some(answer) };
         self.hold.armed = false;
         let state = &self.hold.state;
         if self.hold.session.send(release).is_err() {
@@ -265,7 +265,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     /// An acquire under way, the way to answer it, and what its session is told.
-    fn waiting() -> (Waiting, oneshot::Sender<Granted>, mpsc::UnboundedReceiver<Command>) {
+    fn waiting() -> (Waiting, oneshot::Sender<Granted>, mpsc::UnboundedReceiver<SessionCommand>) {
         let (commands, told) = mpsc::unbounded_channel();
         let (answer, answered) = oneshot::channel();
         (Waiting::new(Commands::new(commands), 7, answered), answer, told)
@@ -280,7 +280,7 @@ mod tests {
     fn a_caller_that_goes_unanswered_leaves_the_queue() {
         let (waiting, answer, mut told) = waiting();
         drop(waiting);
-        assert!(matches!(told.try_recv(), Ok(Command::Abandon { ticket: 7 })));
+        assert!(matches!(told.try_recv(), Ok(SessionCommand::Abandon { ticket: 7 })));
         assert!(answer.send(Ok(grant())).is_err(), "a later grant comes back");
     }
 
@@ -289,7 +289,7 @@ mod tests {
         let (waiting, answer, mut told) = waiting();
         answer.send(Ok(grant())).unwrap();
         drop(waiting);
-        assert!(matches!(told.try_recv(), Ok(Command::Release { answer: None, .. })));
+        assert!(matches!(told.try_recv(), Ok(SessionCommand::Release { answer: None, .. })));
     }
 
     #[test]
@@ -308,7 +308,7 @@ mod tests {
         let hold = waiting.granted().await.unwrap().unwrap();
         assert!(told.try_recv().is_err());
         drop(hold);
-        assert!(matches!(told.try_recv(), Ok(Command::Release { answer: None, .. })));
+        assert!(matches!(told.try_recv(), Ok(SessionCommand::Release { answer: None, .. })));
     }
 
     #[tokio::test]

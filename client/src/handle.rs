@@ -1,7 +1,7 @@
 //! The way to a session: how it is opened, and how clients claim, ask and end by its task.
 
 use crate::claims::Key;
-use crate::driver::{Answer, Command, Commands, Driver, Granted};
+use crate::driver::{Answer, Commands, Driver, Granted, SessionCommand};
 use crate::error::{Denial, Error};
 use crate::fate::{Fate, Over};
 use crate::guard::{Guard, Waiting};
@@ -174,7 +174,7 @@ impl SessionHandle {
         wanted: Claim,
         wait: Option<Duration>,
     ) -> Result<Result<Guard, Denial>, Error> {
-        self.claim(key, |ticket, key, answer| Command::Acquire {
+        self.claim(key, |ticket, key, answer| SessionCommand::Acquire {
             ticket,
             key,
             wanted,
@@ -206,7 +206,7 @@ impl SessionHandle {
     /// Takes up the hold of a token of this session, if the node confirms it.
     pub(crate) async fn adopt(&self, token: &Token) -> Result<Guard, Error> {
         let fence = Fence(token.fence);
-        let claim = |ticket, key, answer| Command::Adopt { ticket, key, fence, answer };
+        let claim = |ticket, key, answer| SessionCommand::Adopt { ticket, key, fence, answer };
         self.claim(&token.key, claim).await?.map_err(Error::not_granted)
     }
 
@@ -233,7 +233,7 @@ impl SessionHandle {
             return None;
         }
         let (done, ended) = oneshot::channel();
-        self.commands.send(Command::Close { goodbye, done }).ok()?;
+        self.commands.send(SessionCommand::Close { goodbye, done }).ok()?;
         Some(ended)
     }
 
@@ -257,7 +257,7 @@ impl SessionHandle {
     async fn claim(
         &self,
         key: &[u8],
-        command: impl FnOnce(u64, Key, oneshot::Sender<Granted>) -> Command,
+        command: impl FnOnce(u64, Key, oneshot::Sender<Granted>) -> SessionCommand,
     ) -> Result<Result<Guard, Denial>, Error> {
         check(key)?;
         let key = Key::new(key);
@@ -272,7 +272,7 @@ impl SessionHandle {
     async fn ask(&self, at: Option<WorkerId>, query: Query) -> Result<Reply, Error> {
         let by_force = matches!(query, Query::Force { .. });
         let (answer, answered) = oneshot::channel();
-        self.send(Command::Query { query, at, answer })?;
+        self.send(SessionCommand::Query { query, at, answer })?;
         match answered.await.map_err(|_| self.why_over())? {
             Answer::Reply(Reply::Refused { refusal, .. }) => Err(Error::refused(*refusal)),
             Answer::Reply(reply) => Ok(reply),
@@ -284,7 +284,7 @@ impl SessionHandle {
     }
 
     /// Asks the session's task, unless it is over.
-    fn send(&self, command: Command) -> Result<(), Error> {
+    fn send(&self, command: SessionCommand) -> Result<(), Error> {
         if self.fate.over().is_some() {
             return Err(self.why_over());
         }

@@ -9,7 +9,7 @@ mod server;
 use crate::control::Health;
 use crate::error::StartError;
 use crate::memory::Memory;
-use crate::messages::{Command, Report};
+use crate::messages::{Report, WorkerCommand};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -31,7 +31,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// What the admin side sees of the node.
 pub struct View {
     /// The workers.
-    pub workers: Vec<mpsc::UnboundedSender<Command>>,
+    pub workers: Vec<mpsc::UnboundedSender<WorkerCommand>>,
     /// The node's id.
     pub node: u32,
     /// Its process life.
@@ -137,7 +137,7 @@ impl Shared {
     async fn ask<T>(
         &self,
         worker: usize,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+        command: impl FnOnce(oneshot::Sender<T>) -> WorkerCommand,
     ) -> Option<T> {
         let (answer, answered) = oneshot::channel();
         self.view.workers.get(worker)?.send(command(answer)).ok()?;
@@ -148,7 +148,7 @@ impl Shared {
     async fn reports(&self) -> Option<Vec<Report>> {
         let mut reports = Vec::with_capacity(self.view.workers.len());
         for worker in 0..self.view.workers.len() {
-            reports.push(self.ask(worker, Command::Report).await?);
+            reports.push(self.ask(worker, WorkerCommand::Report).await?);
         }
         Some(reports)
     }

@@ -8,7 +8,7 @@ mod health;
 
 pub use health::Health;
 
-use crate::messages::{Command, Order, who};
+use crate::messages::{Order, WorkerCommand, who};
 use crate::store::Store;
 use lockring_control::{self as control, Action, Entry, Event, State, Statement};
 use lockring_proto::limits::TTL_DEFAULT;
@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 /// The control thread's state.
 pub struct Control {
     store: Store,
-    workers: Vec<mpsc::UnboundedSender<Command>>,
+    workers: Vec<mpsc::UnboundedSender<WorkerCommand>>,
     health: Arc<Health>,
     control: control::Control,
     /// Who waits to hear how the stop was.
@@ -34,7 +34,7 @@ impl Control {
     pub fn new(
         store: Store,
         state: State,
-        workers: Vec<mpsc::UnboundedSender<Command>>,
+        workers: Vec<mpsc::UnboundedSender<WorkerCommand>>,
         health: Arc<Health>,
     ) -> Self {
         let control = control::Control::restored(clock::now(), state, workers.len(), TTL_DEFAULT);
@@ -84,11 +84,11 @@ impl Control {
     fn act(&mut self, action: Action, events: &mut VecDeque<Event>) {
         match action {
             Action::Propose(entry) => events.push_back(self.commit(&entry)),
-            Action::Confirm { worker, ttl } => self.tell(worker, Command::LongestTtl(ttl)),
-            Action::Refuse { worker, why } => self.tell(worker, Command::TtlFailed(why)),
+            Action::Confirm { worker, ttl } => self.tell(worker, WorkerCommand::LongestTtl(ttl)),
+            Action::Refuse { worker, why } => self.tell(worker, WorkerCommand::TtlFailed(why)),
             Action::NewEpoch { cell, epoch, version } => {
                 for worker in 0..self.workers.len() {
-                    self.tell(worker, Command::Epoch(cell, epoch, version));
+                    self.tell(worker, WorkerCommand::Epoch(cell, epoch, version));
                 }
             }
             Action::AskStatements { round, whose } => {
@@ -129,7 +129,7 @@ impl Control {
         }
     }
 
-    fn tell(&self, worker: usize, command: Command) {
+    fn tell(&self, worker: usize, command: WorkerCommand) {
         let _stopped_meanwhile = self.workers[worker].send(command);
     }
 
@@ -138,7 +138,7 @@ impl Control {
         let mut asked = Vec::with_capacity(self.workers.len());
         for worker in 0..self.workers.len() {
             let (answer, report) = oneshot::channel();
-            self.tell(worker, Command::Report(answer));
+            self.tell(worker, WorkerCommand::Report(answer));
             asked.push(report);
         }
         let statement = |(worker, report): (usize, oneshot::Receiver<_>)| {
@@ -157,7 +157,7 @@ impl Control {
         let mut from = Some(0);
         while let Some(at) = from {
             let (answer, page) = oneshot::channel();
-            self.tell(worker, Command::Sessions { from: at, rows: 512, answer });
+            self.tell(worker, WorkerCommand::Sessions { from: at, rows: 512, answer });
             let (rows, next) = page.blocking_recv().ok()?;
             if let Some(seen) = rows.iter().find(|seen| seen.ttl >= ttl) {
                 return Some(who(&seen.namespace, &seen.name, &seen.label));
@@ -175,7 +175,7 @@ mod tests {
 
     struct Fixture {
         control: Control,
-        told: mpsc::UnboundedReceiver<Command>,
+        told: mpsc::UnboundedReceiver<WorkerCommand>,
         health: Arc<Health>,
         data: tempfile::TempDir,
         begun: Time,
@@ -223,9 +223,11 @@ mod tests {
         assert!(fixture.health.cause().is_some());
         fixture.disk_fails(false);
         fixture.at(900, Event::Tick);
-        let Ok(Command::LongestTtl(ttl)) = fixture.told.try_recv() else { panic!() };
+        let Ok(WorkerCommand::LongestTtl(ttl)) = fixture.told.try_recv() else { panic!() };
         assert_eq!(ttl, Duration::from_secs(60));
-        let Ok(Command::Epoch(cell, epoch, version)) = fixture.told.try_recv() else { panic!() };
+        let Ok(WorkerCommand::Epoch(cell, epoch, version)) = fixture.told.try_recv() else {
+            panic!()
+        };
         assert_eq!((cell, u64::from(epoch.0)), (CellId(7), version.0));
         assert!(fixture.told.try_recv().is_err() && fixture.health.cause().is_none());
     }
@@ -237,7 +239,7 @@ mod tests {
         fixture
             .at(0, Event::TtlAsked { worker: 0, ttl: Duration::from_secs(60), by: "who".into() });
         fixture.at(2500, Event::Tick);
-        let Ok(Command::TtlFailed(why)) = fixture.told.try_recv() else { panic!() };
+        let Ok(WorkerCommand::TtlFailed(why)) = fixture.told.try_recv() else { panic!() };
         let cause = fixture.health.cause().unwrap();
         assert!(why.contains("a TTL of 60 s durable") && why.contains(&cause), "{why}");
     }

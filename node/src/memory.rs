@@ -8,7 +8,7 @@ mod bounds;
 
 pub use bounds::{Bound, MemoryLimit};
 
-use crate::messages::{Command, Report};
+use crate::messages::{Report, WorkerCommand};
 use bounds::Reading;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -75,7 +75,7 @@ impl Watch {
     /// When the system gives no thread.
     pub fn start(
         limit: MemoryLimit,
-        workers: Vec<mpsc::UnboundedSender<Command>>,
+        workers: Vec<mpsc::UnboundedSender<WorkerCommand>>,
         memory: Arc<Memory>,
     ) -> std::io::Result<Self> {
         lockring_heap::set_up();
@@ -99,7 +99,7 @@ impl Watch {
 
 struct Looker {
     limit: MemoryLimit,
-    workers: Vec<mpsc::UnboundedSender<Command>>,
+    workers: Vec<mpsc::UnboundedSender<WorkerCommand>>,
     memory: Arc<Memory>,
     peak: Peak,
 }
@@ -131,7 +131,7 @@ impl Looker {
             if reports.len() == self.workers.len()
                 && self.peak.has_passed(now, reports.iter().map(load).sum())
             {
-                self.tell(|| Command::Shrink);
+                self.tell(|| WorkerCommand::Shrink);
                 shrunk = true;
             }
             asked = self.workers.iter().map(ask).collect();
@@ -157,19 +157,19 @@ impl Looker {
             ),
             None => tracing::info!("there is memory again: everything is admitted"),
         }
-        self.tell(|| Command::Memory { full });
+        self.tell(|| WorkerCommand::Memory { full });
     }
 
-    fn tell(&self, command: impl Fn() -> Command) {
+    fn tell(&self, command: impl Fn() -> WorkerCommand) {
         for worker in &self.workers {
             let _stopped_meanwhile = worker.send(command());
         }
     }
 }
 
-fn ask(worker: &mpsc::UnboundedSender<Command>) -> oneshot::Receiver<Report> {
+fn ask(worker: &mpsc::UnboundedSender<WorkerCommand>) -> oneshot::Receiver<Report> {
     let (answer, report) = oneshot::channel();
-    let _answered_by_its_drop = worker.send(Command::Report(answer));
+    let _answered_by_its_drop = worker.send(WorkerCommand::Report(answer));
     report
 }
 

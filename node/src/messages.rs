@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 /// What the rest of the node tells a worker.
 #[derive(Debug)]
-pub enum Command {
+pub enum WorkerCommand {
     /// The longest TTL is durable.
     LongestTtl(Duration),
     /// A longer TTL cannot be made durable for now, and why.

@@ -9,7 +9,7 @@ use crate::error::StartError;
 use crate::files;
 use crate::gate::HandshakeLimits;
 use crate::memory::{Memory, Watch};
-use crate::messages::{Command, Order, Report};
+use crate::messages::{Order, Report, WorkerCommand};
 use crate::state::WorkerState;
 use crate::store::{Boot, Store};
 use crate::tls;
@@ -30,7 +30,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 struct WorkerHandle {
-    commands: mpsc::UnboundedSender<Command>,
+    commands: mpsc::UnboundedSender<WorkerCommand>,
     /// How it was at its very end; dropped unsent if it panicked.
     ended: oneshot::Receiver<Report>,
     thread: JoinHandle<()>,
@@ -184,7 +184,7 @@ impl Node {
         let mut reports = Vec::with_capacity(self.workers.len());
         for worker in &self.workers {
             let (answer, report) = oneshot::channel();
-            if worker.commands.send(Command::Report(answer)).is_ok()
+            if worker.commands.send(WorkerCommand::Report(answer)).is_ok()
                 && let Ok(report) = report.await
             {
                 reports.push(report);
@@ -212,7 +212,7 @@ impl Node {
 
     /// As [`Node::stop`], but waits for locks to be given back no longer than `hurry`.
     pub async fn stop_sooner(mut self, hurry: impl Future<Output = ()>) -> Stopped {
-        self.tell_all(|| Command::Drain);
+        self.tell_all(|| WorkerCommand::Drain);
         let given_back = async {
             loop {
                 let status = self.status().await;
@@ -234,7 +234,7 @@ impl Node {
             watch.stop();
         }
         // All at once: each may have a slow client to wait for.
-        self.tell_all(|| Command::Stop);
+        self.tell_all(|| WorkerCommand::Stop);
         let mut ends = Vec::with_capacity(self.workers.len());
         for worker in self.workers.drain(..) {
             let last = worker.ended.await.ok();
@@ -258,7 +258,7 @@ impl Node {
         Stopped { held, clean }
     }
 
-    fn tell_all(&self, command: impl Fn() -> Command) {
+    fn tell_all(&self, command: impl Fn() -> WorkerCommand) {
         for worker in &self.workers {
             let _gone_if_it_panicked = worker.commands.send(command());
         }
@@ -268,11 +268,11 @@ impl Node {
 impl Drop for Node {
     /// A node that is dropped ends, and nothing says that it ended well.
     fn drop(&mut self) {
-        self.tell_all(|| Command::Stop);
+        self.tell_all(|| WorkerCommand::Stop);
     }
 }
 
-fn workers_of(workers: &[WorkerHandle]) -> Vec<mpsc::UnboundedSender<Command>> {
+fn workers_of(workers: &[WorkerHandle]) -> Vec<mpsc::UnboundedSender<WorkerCommand>> {
     workers.iter().map(|worker| worker.commands.clone()).collect()
 }
 
@@ -417,7 +417,7 @@ mod tests {
     async fn a_panic_in_a_task_fails_the_node() {
         let data = tempfile::tempdir().unwrap();
         let mut node = Node::start(&config(data.path())).unwrap();
-        node.workers[1].commands.send(Command::Panic).unwrap();
+        node.workers[1].commands.send(WorkerCommand::Panic).unwrap();
         let failed = tokio::time::timeout(Duration::from_secs(10), node.failed()).await;
         assert_eq!(failed.unwrap(), "worker 1");
         assert_eq!(node.stop().await, Stopped { held: 0, clean: false });

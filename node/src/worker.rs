@@ -2,7 +2,7 @@
 
 use crate::connection;
 use crate::gate::{Gate, HandshakeLimits, Source, Verdict};
-use crate::messages::{Command, Handshakes, Report};
+use crate::messages::{Handshakes, Report, WorkerCommand};
 use crate::rated::{Cause, told};
 use crate::state::{Shared, WorkerState};
 use lockring_core::{Event, SHRINK_SLICE};
@@ -23,7 +23,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 pub async fn run(
     endpoint: Endpoint,
     state: WorkerState,
-    mut commands: mpsc::UnboundedReceiver<Command>,
+    mut commands: mpsc::UnboundedReceiver<WorkerCommand>,
     limits: HandshakeLimits,
 ) -> Option<Report> {
     let shared: Shared = Rc::new(RefCell::new(state));
@@ -37,7 +37,7 @@ pub async fn run(
             command = commands.recv() => command,
         };
         match command {
-            None | Some(Command::Stop) => break,
+            None | Some(WorkerCommand::Stop) => break,
             Some(command) => obey(&shared, command),
         }
     }
@@ -66,33 +66,33 @@ pub async fn run(
     Some(report(&shared.borrow()))
 }
 
-fn obey(shared: &Shared, command: Command) {
+fn obey(shared: &Shared, command: WorkerCommand) {
     let now = lockring_proto::clock::now();
     match command {
-        Command::LongestTtl(ttl) => shared.borrow_mut().run(None, Event::LongestTtl(ttl)),
-        Command::TtlFailed(why) => shared.borrow_mut().run(None, Event::TtlFailed(&why)),
-        Command::Epoch(cell, epoch, version) => {
+        WorkerCommand::LongestTtl(ttl) => shared.borrow_mut().run(None, Event::LongestTtl(ttl)),
+        WorkerCommand::TtlFailed(why) => shared.borrow_mut().run(None, Event::TtlFailed(&why)),
+        WorkerCommand::Epoch(cell, epoch, version) => {
             shared.borrow_mut().epoch_raised(cell, epoch, version);
         }
-        Command::Shrink => {
+        WorkerCommand::Shrink => {
             spawn(shared, shrink(Rc::clone(shared)));
         }
-        Command::Drain => shared.borrow_mut().run(None, Event::Drain),
-        Command::Memory { full } => shared.borrow_mut().run(None, Event::Memory { full }),
-        Command::Report(answer) => {
+        WorkerCommand::Drain => shared.borrow_mut().run(None, Event::Drain),
+        WorkerCommand::Memory { full } => shared.borrow_mut().run(None, Event::Memory { full }),
+        WorkerCommand::Report(answer) => {
             let _whoever_asked_may_be_gone = answer.send(report(&shared.borrow()));
         }
-        Command::Locks(cursor, rows, prefix, answer) => {
+        WorkerCommand::Locks(cursor, rows, prefix, answer) => {
             let page = shared.borrow().machine().list_all(now, &cursor, rows, &prefix);
             let _whoever_asked_may_be_gone = answer.send(page);
         }
-        Command::Sessions { from, rows, answer } => {
+        WorkerCommand::Sessions { from, rows, answer } => {
             let page = shared.borrow().machine().list_sessions(now, from, rows);
             let _whoever_asked_may_be_gone = answer.send(page);
         }
-        Command::Stop => unreachable!("the worker has looked for it"),
+        WorkerCommand::Stop => unreachable!("the worker has looked for it"),
         #[cfg(test)]
-        Command::Panic => {
+        WorkerCommand::Panic => {
             spawn(shared, async { panic!("on purpose") });
         }
     }

@@ -13,7 +13,7 @@ mod key;
 pub use ids::RequestIds;
 pub(crate) use key::Key;
 
-use lockring_proto::{Claim as Wanted, Fence, HoldId, Time, Wait};
+use lockring_proto::{Claim, Fence, HoldId, Time, Wait};
 use lockring_ring::{CellId, Epoch};
 use std::collections::BTreeSet;
 use std::ops::{Index, IndexMut};
@@ -110,12 +110,12 @@ pub(crate) struct Former {
 }
 
 /// One claim, from its request until the worker has confirmed its end.
-pub(crate) struct Claim {
+pub(crate) struct ClaimRecord {
     pub(crate) key: Key,
     pub(crate) cell: u16,
     /// To the worker that grants for its cell, as far as is known.
     pub(crate) link: LinkId,
-    pub(crate) wanted: Wanted,
+    pub(crate) wanted: Claim,
     pub(crate) token: u64,
     generation: u32,
     pub(crate) state: State,
@@ -133,9 +133,9 @@ pub(crate) struct Claim {
     pub(crate) asked: Time,
 }
 
-impl Claim {
+impl ClaimRecord {
     /// A claim that is asked for, on no link yet.
-    pub(crate) fn new(key: Key, cell: u16, wanted: Wanted, token: u64) -> Self {
+    pub(crate) fn new(key: Key, cell: u16, wanted: Claim, token: u64) -> Self {
         Self {
             key,
             cell,
@@ -210,30 +210,30 @@ impl Claim {
 /// All claims of a session.
 #[derive(Default)]
 pub(crate) struct Claims {
-    slots: Vec<Claim>,
+    slots: Vec<ClaimRecord>,
     free: Vec<u32>,
     /// By slot: the cell of the claim that it has, or had.
     cells: Vec<u16>,
 }
 
 impl Index<u32> for Claims {
-    type Output = Claim;
+    type Output = ClaimRecord;
 
     #[inline]
-    fn index(&self, slot: u32) -> &Claim {
+    fn index(&self, slot: u32) -> &ClaimRecord {
         &self.slots[slot as usize]
     }
 }
 
 impl IndexMut<u32> for Claims {
     #[inline]
-    fn index_mut(&mut self, slot: u32) -> &mut Claim {
+    fn index_mut(&mut self, slot: u32) -> &mut ClaimRecord {
         &mut self.slots[slot as usize]
     }
 }
 
 impl Claims {
-    pub(crate) fn insert(&mut self, mut claim: Claim) -> u32 {
+    pub(crate) fn insert(&mut self, mut claim: ClaimRecord) -> u32 {
         let Some(slot) = self.free.pop() else {
             self.cells.push(claim.cell);
             self.slots.push(claim);
@@ -277,7 +277,7 @@ impl Claims {
     }
 
     /// The claims of a link.
-    pub(crate) fn of_link(&self, link: LinkId) -> impl Iterator<Item = &Claim> {
+    pub(crate) fn of_link(&self, link: LinkId) -> impl Iterator<Item = &ClaimRecord> {
         self.slots.iter().filter(move |claim| claim.link == link && claim.state != State::Free)
     }
 

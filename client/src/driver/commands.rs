@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 const COMMANDS_PER_TURN: usize = 1024;
 
 /// What handles ask of a session's task.
-pub(crate) enum Command {
+pub(crate) enum SessionCommand {
     Acquire {
         ticket: u64,
         key: Key,
@@ -58,10 +58,10 @@ pub(crate) enum Command {
 
 /// The way to a session's task.
 #[derive(Clone, Debug)]
-pub(crate) struct Commands(Arc<mpsc::UnboundedSender<Command>>);
+pub(crate) struct Commands(Arc<mpsc::UnboundedSender<SessionCommand>>);
 
 /// The same, of a session that need not live for it.
-struct Weakly(Weak<mpsc::UnboundedSender<Command>>);
+struct Weakly(Weak<mpsc::UnboundedSender<SessionCommand>>);
 
 impl Listener for Weakly {
     fn is_there(&self) -> bool {
@@ -70,7 +70,7 @@ impl Listener for Weakly {
 
     fn hears_of_ring(&self) {
         if let Some(commands) = self.0.upgrade() {
-            let _its_task_may_have_ended = commands.send(Command::NewRing);
+            let _its_task_may_have_ended = commands.send(SessionCommand::NewRing);
         }
     }
 }
@@ -80,7 +80,7 @@ impl Listener for Weakly {
 pub(crate) struct Gone;
 
 impl Commands {
-    pub(crate) fn new(commands: mpsc::UnboundedSender<Command>) -> Self {
+    pub(crate) fn new(commands: mpsc::UnboundedSender<SessionCommand>) -> Self {
         Self(Arc::new(commands))
     }
 
@@ -89,22 +89,22 @@ impl Commands {
         Box::new(Weakly(Arc::downgrade(&self.0)))
     }
 
-    pub(crate) fn send(&self, command: Command) -> Result<(), Gone> {
+    pub(crate) fn send(&self, command: SessionCommand) -> Result<(), Gone> {
         self.0.send(command).map_err(|_| Gone)
     }
 }
 
 /// Commands that have come.
 pub(super) struct Queue {
-    commands: mpsc::UnboundedReceiver<Command>,
+    commands: mpsc::UnboundedReceiver<SessionCommand>,
     /// Taken, to be carried out.
-    inbox: Vec<Command>,
+    inbox: Vec<SessionCommand>,
     /// They have been left to gather once.
     pub(super) stepped_back: bool,
 }
 
 impl Queue {
-    pub(super) fn new(commands: mpsc::UnboundedReceiver<Command>) -> Self {
+    pub(super) fn new(commands: mpsc::UnboundedReceiver<SessionCommand>) -> Self {
         Self { commands, inbox: Vec::new(), stepped_back: false }
     }
 
@@ -130,7 +130,7 @@ impl Queue {
     }
 
     /// One that has not been taken yet.
-    pub(super) fn try_next(&mut self) -> Option<Command> {
+    pub(super) fn try_next(&mut self) -> Option<SessionCommand> {
         self.commands.try_recv().ok()
     }
 }
@@ -145,9 +145,9 @@ impl Driver {
         self.queue.inbox = commands;
     }
 
-    pub(super) fn command(&mut self, now: Time, command: Command) {
+    pub(super) fn command(&mut self, now: Time, command: SessionCommand) {
         match command {
-            Command::Acquire { ticket, key, wanted, wait, answer } => {
+            SessionCommand::Acquire { ticket, key, wanted, wait, answer } => {
                 if self.session.is_closing() {
                     return deny(answer);
                 }
@@ -155,20 +155,20 @@ impl Driver {
                 let claim = self.session.acquire(now, &ask);
                 self.callers.insert(ticket, Caller::Acquire(answer, claim));
             }
-            Command::Adopt { ticket, key, fence, answer } => {
+            SessionCommand::Adopt { ticket, key, fence, answer } => {
                 if self.session.is_closing() {
                     return deny(answer);
                 }
                 let claim = self.session.adopt(now, ticket, key.bytes(), fence);
                 self.callers.insert(ticket, Caller::Acquire(answer, claim));
             }
-            Command::Abandon { ticket } => {
+            SessionCommand::Abandon { ticket } => {
                 if let Some(Caller::Acquire(_, claim)) = self.callers.remove(&ticket) {
                     self.session.cancel(now, claim);
                 }
             }
-            Command::Release { claim, answer } => self.release(now, claim, answer),
-            Command::Query { query, at, answer } => {
+            SessionCommand::Release { claim, answer } => self.release(now, claim, answer),
+            SessionCommand::Query { query, at, answer } => {
                 if self.session.is_closing() {
                     let _caller_may_be_gone = answer.send(Answer::None(None));
                     return;
@@ -179,12 +179,12 @@ impl Driver {
                     None => self.session.query(now, token, query),
                 }
             }
-            Command::NewRing => {
+            SessionCommand::NewRing => {
                 if let Some(ring) = self.pool.ring() {
                     self.session.ring_is(now, ring);
                 }
             }
-            Command::Close { goodbye, done } => self.close(now, goodbye, Some(done)),
+            SessionCommand::Close { goodbye, done } => self.close(now, goodbye, Some(done)),
         }
     }
 

@@ -1,6 +1,6 @@
 //! How a session's task ends: closed in order, or dropped with its runtime.
 
-use super::{Command, Driver};
+use super::{Driver, SessionCommand};
 use crate::session::Loss;
 use lockring_proto::Time;
 use std::sync::Arc;
@@ -38,9 +38,11 @@ impl Drop for Driver {
         let mut goodbye = self.session.ends_with_goodbye();
         while let Some(command) = self.queue.try_next() {
             match command {
-                Command::Release { .. } | Command::Abandon { .. } => self.command(now, command),
+                SessionCommand::Release { .. } | SessionCommand::Abandon { .. } => {
+                    self.command(now, command);
+                }
                 // A goodbye says it all, and who leaves asked for what came before.
-                Command::Close { goodbye: false, .. } => {
+                SessionCommand::Close { goodbye: false, .. } => {
                     goodbye = false;
                     break;
                 }

@@ -5,7 +5,7 @@ mod commands;
 mod ending;
 mod outcomes;
 
-pub(crate) use commands::{Command, Commands};
+pub(crate) use commands::{Commands, SessionCommand};
 pub(crate) use outcomes::{Answer, Grant, Granted, Released};
 
 use crate::cause::Trouble;
@@ -91,7 +91,7 @@ impl Driver {
     pub(crate) fn new(
         pool: Arc<Pool>,
         fate: Arc<Fate>,
-        commands: mpsc::UnboundedReceiver<Command>,
+        commands: mpsc::UnboundedReceiver<SessionCommand>,
         session: Session,
         wire: Option<Wire>,
     ) -> Self {

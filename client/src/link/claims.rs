@@ -3,8 +3,8 @@
 use super::pending::Pending;
 use super::query::{Asked, Place, Query};
 use super::{Goodbye, Link, NotGranted, Outcome, Phase, Shared};
-use crate::claims::{Claim, Key, State};
-use lockring_proto::{Claim as Wanted, Fence, Operation, Request, Time, codec};
+use crate::claims::{ClaimRecord, Key, State};
+use lockring_proto::{Claim, Fence, Operation, Request, Time, codec};
 use std::time::Duration;
 
 /// The worker times a wait out; this side does so too, this much later, in case no answer comes.
@@ -18,7 +18,7 @@ pub struct Ask<'a> {
     /// The key.
     pub key: &'a [u8],
     /// What is claimed of it.
-    pub wanted: Wanted,
+    pub wanted: Claim,
     /// How long to wait: `None` without limit, zero for not at all.
     pub wait: Option<Duration>,
 }
@@ -32,7 +32,7 @@ impl Link {
         cell: u16,
         ask: &Ask<'_>,
     ) -> u32 {
-        let mut claim = Claim::new(Key::new(ask.key), cell, ask.wanted, ask.token);
+        let mut claim = ClaimRecord::new(Key::new(ask.key), cell, ask.wanted, ask.token);
         claim.waits = ask.wait != Some(Duration::ZERO);
         if let Some(span) = ask.wait.filter(|_| claim.waits) {
             claim.deadline = now.after(span);
@@ -55,14 +55,14 @@ impl Link {
         token: u64,
         (cell, key, fence): (u16, &[u8], Fence),
     ) -> u32 {
-        let mut claim = Claim::new(Key::new(key), cell, Wanted::EXCLUSIVE, token);
+        let mut claim = ClaimRecord::new(Key::new(key), cell, Claim::EXCLUSIVE, token);
         claim.state = State::Confirming { fence };
         let slot = self.ask(shared, now, claim);
         #[cfg(feature = "testing")]
         if shared.mutant == Some(super::ClientMutant::AdoptUnasked) {
             let id = shared.claims[slot].id;
             let version = shared.version;
-            self.confirmed(shared, now, (id, version), Wanted::EXCLUSIVE);
+            self.confirmed(shared, now, (id, version), Claim::EXCLUSIVE);
             return slot;
         }
         self.send_claim(shared, now, slot);
@@ -70,7 +70,7 @@ impl Link {
     }
 
     /// A new claim with an unanswered request.
-    fn ask(&mut self, shared: &mut Shared, now: Time, mut claim: Claim) -> u32 {
+    fn ask(&mut self, shared: &mut Shared, now: Time, mut claim: ClaimRecord) -> u32 {
         let id = shared.ids.next();
         (claim.id, claim.link, claim.asked) = (id, self.id, now);
         let slot = shared.claims.insert(claim);

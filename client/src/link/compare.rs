@@ -12,7 +12,7 @@
 use super::holds::Credit;
 use super::pending::Pending;
 use super::{Link, Loss, Shared};
-use crate::claims::Claim;
+use crate::claims::ClaimRecord;
 use lockring_proto::{Digest, HoldId, Request, Time, codec};
 use lockring_ring::CellId;
 use std::collections::BTreeSet;
@@ -162,7 +162,7 @@ impl Link {
         if shared.mutant == Some(super::ClientMutant::CompareAll) {
             return newest;
         }
-        let unsettled = shared.claims.of_link(self.id).filter_map(Claim::unsettled).min();
+        let unsettled = shared.claims.of_link(self.id).filter_map(ClaimRecord::unsettled).min();
         unsettled.map_or(newest, |id| id - 1)
     }
 
@@ -175,7 +175,7 @@ impl Link {
     fn send_compare(&mut self, shared: &mut Shared, now: Time, upto: u64) {
         let version = shared.version;
         let ours = shared.claims.of_link(self.id);
-        let mut holds: Vec<HoldId> = ours.filter_map(Claim::listed_id).collect();
+        let mut holds: Vec<HoldId> = ours.filter_map(ClaimRecord::listed_id).collect();
         holds.sort_unstable();
         let mut after = None;
         let mut parts = holds.chunks(shared.holds_per_frame).peekable();

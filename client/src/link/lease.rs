@@ -3,7 +3,7 @@
 use super::pending::Pending;
 use super::query::{Asked, Query};
 use super::{Link, Loss, NotGranted, Outcome, Phase, Shared};
-use crate::claims::{Claim, LinkId, State};
+use crate::claims::{ClaimRecord, LinkId, State};
 use lockring_proto::{Refusal, Reply, Request, Time, codec, limits};
 use std::time::Duration;
 
@@ -115,7 +115,7 @@ impl Link {
 
     /// Until when the caller of an unanswered claim waits for contact, while there is none; `None`
     /// without end, as its wait has an end of its own, or nobody waits.
-    pub(super) fn patience_of(&self, shared: &Shared, claim: &Claim) -> Option<Time> {
+    pub(super) fn patience_of(&self, shared: &Shared, claim: &ClaimRecord) -> Option<Time> {
         let limit = claim.asked.max(self.times.heard).after(shared.config.unreachable_after);
         match claim.state {
             _ if claim.is_asking() => Some(limit),
@@ -220,7 +220,7 @@ impl Link {
                 continue;
             }
             let named = shared.claims.name(slot);
-            let Claim { token, state, .. } = shared.claims[slot];
+            let ClaimRecord { token, state, .. } = shared.claims[slot];
             let outcome = match state {
                 State::Free => continue,
                 State::Acquiring | State::Confirming { .. } => {

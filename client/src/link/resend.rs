@@ -5,7 +5,7 @@ use super::pending::Pending;
 use super::query::Query;
 use super::replies::Met;
 use super::{Goodbye, Link, Loss, NotGranted, Outcome, Phase, Shared};
-use crate::claims::{Claim, Former, State};
+use crate::claims::{ClaimRecord, Former, State};
 use lockring_proto::Time;
 
 impl Link {
@@ -128,7 +128,7 @@ impl Link {
         slots.sort_by_key(|&slot| shared.claims[slot].id);
         let process = self.process();
         for slot in slots {
-            let Claim { state, token, id, ref way, ref tenure, .. } = shared.claims[slot];
+            let ClaimRecord { state, token, id, ref way, ref tenure, .. } = shared.claims[slot];
             #[cfg(feature = "testing")]
             if shared.mutant == Some(super::ClientMutant::FreshDropsMovedIn)
                 && shared.claims[slot].is_held()

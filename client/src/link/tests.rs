@@ -5,8 +5,8 @@ use crate::claims::{ClaimRef, LinkId};
 use crate::session::Session;
 use crate::session::tests::{config, hears, met, welcome_of};
 use lockring_proto::{
-    BlockedReason, Claim as Wanted, Fence, HelloReply, Operation, Refusal, RefusalKind, Reply,
-    Request, Welcome,
+    BlockedReason, Claim, Fence, HelloReply, Operation, Refusal, RefusalKind, Reply, Request,
+    Welcome,
 };
 use lockring_ring::Epoch;
 
@@ -47,7 +47,7 @@ fn says(link: &mut Session, now: Time, reply: &Reply) {
 }
 
 fn ask(link: &mut Session, now: Time, token: u64, key: &[u8], wait: Option<Duration>) -> ClaimRef {
-    link.acquire(now, &Ask { token, key, wanted: Wanted::EXCLUSIVE, wait })
+    link.acquire(now, &Ask { token, key, wanted: Claim::EXCLUSIVE, wait })
 }
 
 /// What it has to send, and forgets: the keys of acquires with their ids.
@@ -218,7 +218,7 @@ fn a_grant_that_comes_after_its_lease_is_none() {
 fn a_hold_that_is_taken_up_twice_is_the_later_ones() {
     let mut link = link(10_000, 30_000);
     connect(&mut link, at(0), at(1), false);
-    let claim = Wanted::EXCLUSIVE;
+    let claim = Claim::EXCLUSIVE;
     let first = link.adopt(at(1), 1, b"k", fence(9));
     says(&mut link, at(2), &Reply::Confirmed { id: 1, version: 1, claim });
     let (it, shared) = link.first();
@@ -260,7 +260,7 @@ fn answers_that_do_not_fit_are_errors_and_never_a_panic() {
             Reply::Released { id, version },
             Reply::NotHeld { id, version },
             Reply::Cancelled { id, version },
-            Reply::Confirmed { id, version, claim: Wanted::SHARED },
+            Reply::Confirmed { id, version, claim: Claim::SHARED },
             Reply::Moved { id, version: u64::MAX },
             Reply::Busy { id, version, reason: BlockedReason::Queue { waiters: 0 } },
             Reply::Queued { id, version: u64::MAX, ahead: u32::MAX },

@@ -3,7 +3,7 @@
 use super::pending::Pending;
 use super::query::{Asked, Query};
 use super::{Link, Shared};
-use crate::claims::{Claim, Former, State};
+use crate::claims::{ClaimRecord, Former, State};
 use lockring_proto::Time;
 
 impl Link {
@@ -57,8 +57,8 @@ impl Link {
                 shared.claims[slot].way.formers.push(Former { id: target, process });
                 continue;
             }
-            let Claim { ref key, cell, wanted, token, .. } = shared.claims[slot];
-            let mut cancel = Claim::new(key.clone(), cell, wanted, token);
+            let ClaimRecord { ref key, cell, wanted, token, .. } = shared.claims[slot];
+            let mut cancel = ClaimRecord::new(key.clone(), cell, wanted, token);
             cancel.state = State::Cancelling { target, told: false };
             cancel.id = shared.ids.next();
             (cancel.link, cancel.asked, cancel.way.moved_in) = (self.id, now, !self.is_up());

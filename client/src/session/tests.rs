@@ -3,8 +3,8 @@
 use super::*;
 use crate::router::Ring;
 use lockring_proto::{
-    BlockedReason, BootId, Claim as Wanted, Fence, Hello, HelloReply, NodeAddress, NodeInfo,
-    Operation, Reply, Request, RingChunk, SessionId, Welcome, codec,
+    BlockedReason, BootId, Claim, Fence, Hello, HelloReply, NodeAddress, NodeInfo, Operation,
+    Reply, Request, RingChunk, SessionId, Welcome, codec,
 };
 use lockring_ring::{CellBits, Epoch, NodeId, RingTable, RingVersion};
 
@@ -86,7 +86,7 @@ pub(crate) fn hears(session: &mut Session, now: Time, at: LinkId, welcome: Welco
 /// The name of a claim that is held.
 pub(crate) fn held_claim() -> ClaimRef {
     let mut session = met(config(10_000, 30_000), 1);
-    session.acquire(Time(0), &Ask { token: 1, key: b"k", wanted: Wanted::EXCLUSIVE, wait: None })
+    session.acquire(Time(0), &Ask { token: 1, key: b"k", wanted: Claim::EXCLUSIVE, wait: None })
 }
 
 /// A node whose workers answer as they are told, one life after the other.
@@ -170,7 +170,7 @@ impl Lives {
     }
 
     fn acquire(&mut self, token: u64, key: &[u8]) -> ClaimRef {
-        let ask = Ask { token, key, wanted: Wanted::EXCLUSIVE, wait: None };
+        let ask = Ask { token, key, wanted: Claim::EXCLUSIVE, wait: None };
         let claim = self.session.acquire(self.now, &ask);
         self.connect_all(true);
         claim

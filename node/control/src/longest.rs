@@ -47,7 +47,7 @@ struct Wanted {
 
 /// Statements of one round, by worker.
 #[derive(Debug)]
-struct Round {
+struct StatementRound {
     number: u64,
     stated: BTreeMap<usize, Statement>,
 }
@@ -58,11 +58,11 @@ enum Lowering {
     /// None is under way.
     Rests,
     /// The workers are asked.
-    Asked(Round),
+    Asked(StatementRound),
     /// The intent is to be proposed.
     Intends(Duration),
     /// No worker confirms above it, and they are asked once more.
-    Capped(Duration, Round),
+    Capped(Duration, StatementRound),
     /// It is to be proposed.
     Falls(Duration, String),
     /// The intent is to be taken back: no worker confirms above this until then.
@@ -239,11 +239,11 @@ impl LongestTtl {
     }
 
     /// Asks every worker, who have until the next look to answer.
-    fn ask(&mut self, now: Time, whose: bool, out: &mut Vec<Action>) -> Round {
+    fn ask(&mut self, now: Time, whose: bool, out: &mut Vec<Action>) -> StatementRound {
         self.look_at = now.after(LOOK);
         self.rounds += 1;
         out.push(Action::AskStatements { round: self.rounds, whose });
-        Round { number: self.rounds, stated: BTreeMap::new() }
+        StatementRound { number: self.rounds, stated: BTreeMap::new() }
     }
 
     /// A worker states what it has.
@@ -282,7 +282,7 @@ impl LongestTtl {
 
     /// The longest TTL that anybody can still believe in, and whose it is; `None` if that cannot
     /// be said. Leases of earlier lives are believed in until the grace is over.
-    fn believed(&self, round: &Round) -> Option<(Duration, String)> {
+    fn believed(&self, round: &StatementRound) -> Option<(Duration, String)> {
         let in_grace = round.stated.values().any(|said| said.in_grace);
         if in_grace && !self.is(Mutant::LowerInGrace) {
             return None;

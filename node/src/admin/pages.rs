@@ -1,7 +1,7 @@
 //! Pages of locks and of sessions, as JSON.
 
 use super::{Shared, unavailable};
-use crate::messages::Command;
+use crate::messages::WorkerCommand;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -143,7 +143,7 @@ const REST: u32 = 4;
 async fn ask_paced<T>(
     shared: &Shared,
     worker: usize,
-    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    command: impl FnOnce(oneshot::Sender<T>) -> WorkerCommand,
 ) -> Option<T> {
     let begun = Instant::now();
     let page = shared.ask(worker, command).await;
@@ -179,7 +179,7 @@ pub(super) async fn locks(
         }
         let (at, prefix) = (cursor, prefix.clone());
         let wanted = (limit - rows.len()) as u32;
-        let ask = |answer| Command::Locks(at, wanted, prefix, answer);
+        let ask = |answer| WorkerCommand::Locks(at, wanted, prefix, answer);
         let page = ask_paced(&shared, worker, ask).await;
         pages += 1;
         let Some((page, next)) = page else { return unavailable("a worker does not answer") };
@@ -223,7 +223,7 @@ pub(super) async fn sessions(
     while worker < shared.view.workers.len() && rows.len() < limit && pages < PAGES_PER_REQUEST {
         pages += 1;
         let rows_wanted = limit - rows.len();
-        let ask = |answer| Command::Sessions { from, rows: rows_wanted, answer };
+        let ask = |answer| WorkerCommand::Sessions { from, rows: rows_wanted, answer };
         let Some((page, next)) = ask_paced(&shared, worker, ask).await else {
             return unavailable("a worker does not answer");
         };
@@ -260,7 +260,7 @@ mod tests {
         let asked = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&asked);
         tokio::spawn(async move {
-            while let Some(Command::Locks(cursor, _, _, answer)) = commands.recv().await {
+            while let Some(WorkerCommand::Locks(cursor, _, _, answer)) = commands.recv().await {
                 assert!(commands.is_empty(), "two listings at a time");
                 counted.fetch_add(1, Ordering::Relaxed);
                 let next = ListCursor { from: cursor.from + 1 };

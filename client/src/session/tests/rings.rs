@@ -5,7 +5,7 @@ use super::at;
 use super::world::{Heard, KEY, World, is_lost, until};
 use crate::link::{Loss, NotGranted, Outcome};
 use crate::router::WorkerId;
-use lockring_proto::{Claim as Wanted, Digest, Fence, HoldId, Push, Reply, RingChunk, codec};
+use lockring_proto::{Claim, Digest, Fence, HoldId, Push, Reply, RingChunk, codec};
 use lockring_ring::{Diff, Epoch, NodeId, RingVersion};
 
 #[test]
@@ -174,7 +174,7 @@ fn what_is_held_of_a_cell_that_begins_anew_is_reclaimed() {
     let cell = world.cell(KEY);
     let reclaim = |got: &[Heard]| {
         got.iter().find_map(|heard| match *heard {
-            Heard::Reclaim { id, fence: of, request: by, claim: Wanted::EXCLUSIVE }
+            Heard::Reclaim { id, fence: of, request: by, claim: Claim::EXCLUSIVE }
                 if (of, by) == (fence, request) =>
             {
                 Some(id)
@@ -192,7 +192,7 @@ fn what_is_held_of_a_cell_that_begins_anew_is_reclaimed() {
     let renewal = world.renewal(2);
     world.renews(2, renewal, (2, 2));
     assert_eq!(world.believed(claim), until(at(0)));
-    let wanted = Wanted::EXCLUSIVE;
+    let wanted = Claim::EXCLUSIVE;
     world.says(2, &Reply::Confirmed { id, version: 2, claim: wanted });
     assert!(world.believed(claim) > until(at(0)));
     assert_eq!(world.session.digest(world.at(2)).count, 1);

@@ -5,8 +5,8 @@ use crate::link::{Link, Loss, Outcome};
 use crate::router::{Ring, WorkerId};
 use crate::session::{Ask, ClaimRef, ClientMutant, Dial, LinkId, ReceiveError, Session};
 use lockring_proto::{
-    BootId, Claim as Wanted, Fence, HoldId, NodeAddress, NodeInfo, Operation, Reply, Request, Time,
-    Welcome, codec, limits,
+    BootId, Claim, Fence, HoldId, NodeAddress, NodeInfo, Operation, Reply, Request, Time, Welcome,
+    codec, limits,
 };
 use lockring_ring::{
     CellBits, Epoch, NamespaceSeed, NodeId, Placement, RingTable, RingVersion, Run,
@@ -22,7 +22,7 @@ pub(super) enum Heard {
     Acquire { id: u64, version: u64 },
     Release { id: u64, fence: Fence },
     Cancel { id: u64, target: u64 },
-    Reclaim { id: u64, fence: Fence, request: u64, claim: Wanted },
+    Reclaim { id: u64, fence: Fence, request: u64, claim: Claim },
     Renew { id: u64 },
     Compare { id: u64, version: u64, holds: Vec<HoldId> },
     GetRing { id: u64, known: u64 },
@@ -206,7 +206,7 @@ impl World {
     }
 
     pub(super) fn asks(&mut self, token: u64, key: &[u8]) -> ClaimRef {
-        let ask = Ask { token, key, wanted: Wanted::EXCLUSIVE, wait: None };
+        let ask = Ask { token, key, wanted: Claim::EXCLUSIVE, wait: None };
         self.session.acquire(self.now, &ask)
     }
 

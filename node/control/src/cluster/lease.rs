@@ -60,7 +60,7 @@ pub(super) struct Renewal {
 
 /// Renewals that arrived before a round began.
 #[derive(Clone, Debug)]
-struct Round {
+struct LeaseRound {
     renewals: Vec<Renewal>,
     /// Once it is done: what the leader has to have applied before it acknowledges. What was
     /// agreed before the round may have been acted on elsewhere.
@@ -72,7 +72,7 @@ struct Round {
 pub(super) struct Leases {
     elected: Time,
     waiting: BTreeMap<Life, Renewal>,
-    rounds: BTreeMap<RoundId, Round>,
+    rounds: BTreeMap<RoundId, LeaseRound>,
     next: u64,
     due: Time,
     /// When the last acknowledged renewal of each had arrived.
@@ -111,7 +111,7 @@ impl Leases {
         }
         self.next += 1;
         let renewals = std::mem::take(&mut self.waiting).into_values().collect();
-        self.rounds.insert(RoundId(self.next), Round { renewals, committed: None });
+        self.rounds.insert(RoundId(self.next), LeaseRound { renewals, committed: None });
         Some(RoundId(self.next))
     }
 

@@ -33,7 +33,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 
 /// A question to all nodes.
 #[derive(Clone, Debug)]
-struct Round {
+struct StatementRound {
     begun: Time,
     asked: Time,
     /// The intent that it is about, if it is not the first.
@@ -52,7 +52,7 @@ pub(super) enum Want {
 #[derive(Clone, Debug)]
 pub(super) struct Lowering {
     number: u64,
-    round: Option<Round>,
+    round: Option<StatementRound>,
     rests_until: Time,
 }
 
@@ -116,7 +116,8 @@ impl Lowering {
         }
         self.number += 1;
         let intent = longest.intent.map(|intent| intent.at);
-        self.round = Some(Round { begun: now, asked: now, intent, stated: BTreeMap::new() });
+        self.round =
+            Some(StatementRound { begun: now, asked: now, intent, stated: BTreeMap::new() });
         self.ask(state.nodes().keys().copied().collect(), window)
     }
 
