@@ -137,7 +137,7 @@ impl Copies {
     pub(crate) fn drop_cell(&mut self, cell: CellIndex) {
         if self.cells.get_mut(cell.0 as usize).is_some_and(|copy| copy.take().is_some()) {
             self.locks.clear(cell, |_, _, _| {});
-            self.settle();
+            self.forget_unused();
         }
     }
 
@@ -172,11 +172,11 @@ impl Copies {
     /// All that was put stands for the ops up to this one.
     pub(crate) fn set_last(&mut self, cell: CellIndex, last: Fence) {
         self.locks.set_last(cell, last);
-        self.settle();
+        self.forget_unused();
     }
 
     /// Nobody counts what shadows have; those go that have nothing left and will not be named.
-    fn settle(&mut self) {
+    fn forget_unused(&mut self) {
         while let Some(link) = self.locks.next_changed() {
             self.forget(link);
         }
@@ -212,7 +212,7 @@ impl Copies {
         for item in items {
             self.take(now, leased, from, item, &mut readings)?;
         }
-        self.settle();
+        self.forget_unused();
         let refused = |(at, reading): (u16, &Reading)| Some((at, reading.refused?));
         Ok((0..).zip(&readings).filter_map(refused).collect())
     }
