@@ -66,6 +66,8 @@ pub(crate) struct Copies {
     locks: Locks,
     /// By cell; empty without any.
     cells: Vec<Option<Copy>>,
+    /// Processes whose cells have copies here, each with how many.
+    owners: BTreeMap<BootId, u32>,
     links: BTreeMap<LinkOrigin, LinkIndex>,
     shadows: BTreeMap<LinkIndex, Shadow>,
     /// Namespaces by index, each with how many shadows it has.
@@ -82,6 +84,7 @@ impl Copies {
         Self {
             locks: Locks::new(config, &Standing::new(config.epoch, config.ring_version)),
             cells: Vec::new(),
+            owners: BTreeMap::new(),
             links: BTreeMap::new(),
             shadows: BTreeMap::new(),
             namespaces: Vec::new(),
@@ -126,7 +129,11 @@ impl Copies {
         if self.cells.is_empty() {
             self.cells.resize_with(self.locks.layout().cells() as usize, || None);
         }
-        self.cells[cell.0 as usize] = Some(Copy { epoch, owner, mine, synced });
+        *self.owners.entry(owner.boot).or_default() += 1;
+        let copy = Copy { epoch, owner, mine, synced };
+        if let Some(before) = self.cells[cell.0 as usize].replace(copy) {
+            self.owns_less(before.owner.boot);
+        }
         // What was refused may follow from an entry that is still to be applied.
         self.later.get(&cell).filter(|&&(_, at, by)| (at, by) <= (epoch, mine))?;
         let (peer, ..) = self.later.remove(&cell)?;
@@ -135,9 +142,21 @@ impl Copies {
 
     /// This worker has no copy of a cell any more.
     pub(crate) fn drop_cell(&mut self, cell: CellIndex) {
-        if self.cells.get_mut(cell.0 as usize).is_some_and(|copy| copy.take().is_some()) {
+        if let Some(before) = self.cells.get_mut(cell.0 as usize).and_then(Option::take) {
             self.locks.clear(cell, |_, _, _| {});
             self.forget_unused();
+            self.owns_less(before.owner.boot);
+        }
+    }
+
+    /// A process owns one cell less that has a copy here. After the last, it does not tell of ends
+    /// of links any more.
+    fn owns_less(&mut self, boot: BootId) {
+        let cells = self.owners.get_mut(&boot).expect("owners of copies are counted");
+        *cells -= 1;
+        if *cells == 0 {
+            self.owners.remove(&boot);
+            self.ended(boot);
         }
     }
 
@@ -213,6 +232,10 @@ impl Copies {
             self.take(now, leased, from, item, &mut readings)?;
         }
         self.forget_unused();
+        if !self.owners.contains_key(&from.boot) {
+            // It has told of links, but all of its cells were refused.
+            self.ended(from.boot);
+        }
         let refused = |(at, reading): (u16, &Reading)| Some((at, reading.refused?));
         Ok((0..).zip(&readings).filter_map(refused).collect())
     }
@@ -251,7 +274,7 @@ impl Copies {
             }
             Item::Was { name, number } => {
                 let reading = readings.last_mut().ok_or(Malformed)?;
-                self.rename(reading, name, LinkOrigin { boot: from.boot, number })?;
+                self.rename(reading, name, LinkOrigin { boot: from.boot, number });
             }
             Item::Op { position, tag, fence, change } => {
                 let reading = readings.get_mut(position).ok_or(Malformed)?;
@@ -311,7 +334,9 @@ impl Copies {
 
     fn define(&mut self, boot: BootId, news: &LinkNews<'_>) {
         let called = LinkOrigin { boot, number: news.number };
-        if self.links.contains_key(&called) {
+        if let Some(link) = self.links.get(&called) {
+            // It may have owned no cell that has a copy here for a while.
+            self.shadows.get_mut(link).expect("a link has a shadow").gone = false;
             return;
         }
         let namespace = self.namespace(news.namespace);
@@ -351,7 +376,7 @@ impl Copies {
         self.locks.drop_link(link);
     }
 
-    /// A process is over, and names no link any more.
+    /// A process names no link any more: those that are not used go, and others once they are not.
     pub(crate) fn ended(&mut self, boot: BootId) {
         let from = LinkOrigin { boot, number: 0 };
         let links = self.links.range(from..=LinkOrigin { number: u64::MAX, ..from });
@@ -395,7 +420,12 @@ impl Copies {
         // The entry that it is sent by may still come.
         let is_known = |copy: &&Copy| (news.epoch, news.attach) <= (copy.epoch, copy.mine);
         let Some(copy) = self.of(cell).filter(|copy| is_known(copy) && leased) else {
-            self.later.insert(cell, (from, news.epoch, news.attach));
+            // A former owner may still ask, after the one that is to be told.
+            let asks = (from, news.epoch, news.attach);
+            let first = self.later.entry(cell).or_insert(asks);
+            if (first.1, first.2) <= (asks.1, asks.2) {
+                *first = asks;
+            }
             return Some(Refusal::Later);
         };
         let owner = (copy.owner.node, copy.owner.boot);
@@ -421,17 +451,11 @@ impl Copies {
         (!taken).then_some(Refusal::NeedsWhole)
     }
 
-    fn rename(
-        &mut self,
-        reading: &mut Reading,
-        was: LinkOrigin,
-        is: LinkOrigin,
-    ) -> Result<(), Malformed> {
-        let is = *self.links.get(&is).ok_or(Malformed)?;
+    fn rename(&mut self, reading: &mut Reading, was: LinkOrigin, is: LinkOrigin) {
+        let Some(&is) = self.links.get(&is) else { return self.distrust(reading) };
         if let Some(&was) = self.links.get(&was) {
             reading.renamed.insert(was, is);
         }
-        Ok(())
     }
 
     #[inline]
@@ -462,7 +486,11 @@ impl Copies {
         if is_known {
             return Ok(());
         }
-        let change = self.changed(now, boot, change)?;
+        // A link is not known if its owner had no copy here for a while: a whole cell tells of it.
+        let Some(change) = self.changed(now, boot, change) else {
+            self.distrust(reading);
+            return Ok(());
+        };
         if let Err(Unfit(why)) = self.locks.replay(reading.cell, tag, &Op { number, change }) {
             assert!(!why.is_empty(), "an error has words");
             self.distrust(reading);
@@ -478,16 +506,11 @@ impl Copies {
         }
     }
 
-    /// A change as it is among the copies.
-    fn changed<'a>(
-        &self,
-        now: Time,
-        boot: BootId,
-        change: &NamedChange<'a>,
-    ) -> Result<Change<'a>, Malformed> {
-        let link = |number| self.links.get(&LinkOrigin { boot, number }).copied().ok_or(Malformed);
+    /// A change as it is among the copies, if its link is known.
+    fn changed<'a>(&self, now: Time, boot: BootId, change: &NamedChange<'a>) -> Option<Change<'a>> {
+        let link = |number| self.links.get(&LinkOrigin { boot, number }).copied();
         let now = now.since(Time(0));
-        Ok(match *change {
+        Some(match *change {
             NamedChange::Granted { link: by, request, source, age } => {
                 let source = match source {
                     NamedSource::Asked { key, claim } => Source::Asked { key, claim },
@@ -522,6 +545,19 @@ impl Copies {
             return;
         }
         copy.synced = true;
+    }
+
+    /// Links that nothing is left of and nobody will name, though they are still here.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn leftover(&self) -> Option<&Shadow> {
+        let is_unused = |link| {
+            let used = self.locks.used_by(link);
+            used.holds == 0 && used.waiters == 0
+        };
+        let left = |link, shadow: &Shadow| {
+            (shadow.gone || !self.owners.contains_key(&shadow.called.boot)) && is_unused(link)
+        };
+        self.shadows.iter().find(|&(&link, shadow)| left(link, shadow)).map(|(_, shadow)| shadow)
     }
 
     pub(crate) fn id(&self, cell: CellIndex) -> CellId {

@@ -23,6 +23,9 @@ pub(super) fn audit(worker: &Worker) -> Result<(), String> {
     same("waiters", u64::from(counted.waiters), worker.stats.waiters)?;
     worker.links.audit(&worker.locks)?;
     worker.copies.locks().audit().map_err(|what| format!("copies: {what}"))?;
+    if let Some(shadow) = worker.copies.leftover() {
+        return Err(format!("nothing is left of a link of a copy, and it stays: {shadow:?}"));
+    }
     worker.locks.keys().try_for_each(|(cell, record)| audit_queue(worker, cell, record))
 }
 

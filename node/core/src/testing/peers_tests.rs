@@ -197,6 +197,45 @@ fn an_answer_waits_for_the_copy_and_a_lease() {
 }
 
 #[test]
+fn a_former_owner_that_asks_last_does_not_keep_the_owner_waiting() {
+    const FORMER: PeerWorker = PeerWorker { node: NodeId(3), boot: BootId(3), worker: 0 };
+    let (mut former, mut owner) = (Worker::new(FORMER, None), Worker::new(OWNER, None));
+    let mut copy = Worker::new(COPY, None);
+    former.cluster(ClusterEvent::PeerConnected(COPY));
+    former.become_all(&membership(2, FORMER, &[COPY]));
+    let its = membership(3, OWNER, &[COPY]);
+    owner.become_all(&its);
+    owner.hello(7, 1);
+    // The copy knows of neither yet.
+    let id = owner.acquire(7, b"key", Wait::No);
+    copy.hears(OWNER, &owner.messages());
+    owner.hears(COPY, &copy.messages());
+    copy.hears(FORMER, &former.messages());
+    assert_eq!(copy.messages().len(), 1, "the former owner is refused, too");
+    copy.become_all(&its);
+    settle(&mut owner, &mut copy);
+    assert!(is_granted(&owner.answers(), id));
+}
+
+#[test]
+fn a_copy_forgets_links_of_which_it_has_nothing() {
+    let (mut owner, mut copy) = pair(None);
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    copy.machine.audit().unwrap();
+    // The owner hears at once that the copy had left and come back.
+    copy.become_all(&membership(2, OWNER, &[]));
+    copy.machine.audit().unwrap();
+    copy.become_all(&membership(3, OWNER, &[COPY]));
+    owner.become_all(&membership(3, OWNER, &[COPY]));
+    owner.answers();
+    let id = owner.acquire(7, b"other", Wait::No);
+    settle(&mut owner, &mut copy);
+    assert!(is_granted(&owner.answers(), id), "a link that is named is told again");
+    copy.machine.audit().unwrap();
+}
+
+#[test]
 fn a_copy_without_a_lease_takes_nothing_until_it_has_one() {
     let (mut owner, mut copy) = pair(None);
     copy.cluster(ClusterEvent::Lease(Time(0)));

@@ -154,7 +154,8 @@ impl Rounds {
         let mut here = BTreeSet::new();
         locks.rebuild(cell, now, |_, op| here.extend(link_of(&op.change)));
         for link in here {
-            name_link(lane, links, locks, link);
+            // Told before or not: the copy may have forgotten links while it had no cell from here.
+            tell_link(lane, links, locks, link);
         }
         let position = lane.enter(cell, &copied.news(at, locks.last(cell), CellPart::Whole));
         let told = now.since(Time(0));
@@ -182,16 +183,20 @@ fn enter(lane: &mut Lane, copied: &mut Copied, at: usize, cell: CellIndex, last:
 /// The number of a link, told on a lane with its definition.
 #[inline]
 fn name_link(lane: &mut Lane, links: &Links, locks: &Locks, link: LinkIndex) -> u64 {
-    let number = locks.number_of(link);
     if !lane.is_told(link) {
-        let news: LinkNews<'_> = links.news(link, number);
-        frame::put_link(lane.bytes(), &news);
-        if locks.is_dead(link) {
-            frame::put_dead(lane.bytes(), number, Death::Expired);
-        }
-        lane.tell(link);
+        tell_link(lane, links, locks, link);
     }
-    number
+    locks.number_of(link)
+}
+
+fn tell_link(lane: &mut Lane, links: &Links, locks: &Locks, link: LinkIndex) {
+    let number = locks.number_of(link);
+    let news: LinkNews<'_> = links.news(link, number);
+    frame::put_link(lane.bytes(), &news);
+    if locks.is_dead(link) {
+        frame::put_dead(lane.bytes(), number, Death::Expired);
+    }
+    lane.tell(link);
 }
 
 /// A copy was sent what makes it equal.
