@@ -35,7 +35,7 @@ use crate::target::Host;
 use lockring_proto::{NodeInfo, RingChunk, RingNews, RingParts, Shown};
 use lockring_ring::{
     CellBits, CellId, Diff, DiffError, Epoch, KeyHash, NamespaceSeed, NodeId, RingTable,
-    RingVersion, Run, hash_key,
+    RingVersion, hash_key,
 };
 
 /// One worker of one node.
@@ -154,28 +154,29 @@ impl Ring {
 
     /// The worker with the synchronous copy of a cell, if there is one.
     pub fn backup_of(&self, cell: CellId) -> Option<WorkerId> {
-        let backup = self.known(cell)?.placement.backup?;
+        let backup = self.0.placement(self.known(cell)?).backup?;
         self.0.node(backup).map(|node| worker_at(node, cell))
     }
 
     /// The epoch of a cell; `None` for a cell that the ring does not have.
     pub fn epoch(&self, cell: CellId) -> Option<Epoch> {
-        Some(self.known(cell)?.epoch)
+        self.known(cell).map(|cell| self.0.epoch(cell))
     }
 
     /// The version in which it began.
     pub fn since(&self, cell: CellId) -> Option<RingVersion> {
-        Some(self.known(cell)?.since)
+        self.known(cell).map(|cell| self.0.since(cell))
     }
 
     /// The last epoch of a cell that began without a copy: what was granted before is in nobody's
     /// memory, unless it was reclaimed.
     pub fn takeover(&self, cell: CellId) -> Option<Epoch> {
-        Some(self.known(cell)?.takeover)
+        self.known(cell).map(|cell| self.0.takeover(cell))
     }
 
-    fn known(&self, cell: CellId) -> Option<Run> {
-        (u32::from(cell.0) < self.bits().cells()).then(|| self.0.run(cell))
+    #[inline]
+    fn known(&self, cell: CellId) -> Option<CellId> {
+        (u32::from(cell.0) < self.bits().cells()).then_some(cell)
     }
 
     /// A node of the ring.

@@ -132,7 +132,15 @@ impl Shared {
         self.ring.as_ref().and_then(|ring| ring.since(CellId(cell))).map_or(0, |since| since.0)
     }
 
+    /// Whether an answer of this ring version is older than the epoch of a cell. No epoch is newer
+    /// than the ring, which saves most answers the look at the cell.
+    #[inline]
+    pub(crate) fn is_before(&self, version: u64, cell: u16) -> bool {
+        version < self.version && version < self.since(cell)
+    }
+
     /// The last epoch of a cell that began without a copy.
+    #[inline]
     pub(crate) fn takeover(&self, cell: u16) -> Epoch {
         self.ring.as_ref().and_then(|ring| ring.takeover(CellId(cell))).unwrap_or_default()
     }

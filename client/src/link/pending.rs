@@ -42,6 +42,7 @@ pub(super) struct Unanswered {
 }
 
 impl Unanswered {
+    #[inline]
     pub(super) fn insert(&mut self, id: u64, pending: Pending) {
         self.waiting += usize::from(matches!(pending, Pending::Waiting(_)));
         let before = self.by_id.insert(id, pending);

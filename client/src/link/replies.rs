@@ -214,7 +214,7 @@ impl Link {
     fn queued(&mut self, shared: &mut Shared, (id, version): (u64, u64), ahead: u32) {
         let Some(slot) = self.pending.claim(id) else { return };
         let claim = &shared.claims[slot];
-        if version < shared.since(claim.cell) {
+        if shared.is_before(version, claim.cell) {
             // The newer copy of the request is answered too.
             return;
         }
@@ -315,7 +315,7 @@ impl Link {
             return if by_itself > self.times.valid_until { by_itself } else { Time::NEVER };
         }
         // The cell may have been away since: the newer copy of the request is on its way.
-        if shared.since(cell) > version { by_itself } else { Time::NEVER }
+        if shared.is_before(version, cell) { by_itself } else { Time::NEVER }
     }
 
     #[cold]
@@ -375,7 +375,7 @@ impl Link {
             // A refused end ended nothing; the next compare or the lease does.
             return self.ended(shared, (id, version), false);
         }
-        if version < shared.since(claim.cell) {
+        if shared.is_before(version, claim.cell) {
             // The cell has been away since: the newer copy is answered too, and may be granted.
             return;
         }
