@@ -150,6 +150,16 @@ impl<'a> Turn<'a> {
         }
     }
 
+    /// The last answer of a connection, which is closed behind it: at once, or by whoever lets the
+    /// answer leave.
+    pub(crate) fn answer_goodbye(&mut self, conn: ConnId, id: u64) {
+        let withholds = self.withholds;
+        self.answer(conn, Shows::Link, || Reply::Goodbye { id });
+        if !withholds {
+            self.close(conn, CloseReason::Goodbye);
+        }
+    }
+
     #[cold]
     #[inline(never)]
     fn withhold(&mut self, conn: ConnId, shows: Shows, reply: Reply) {

@@ -45,6 +45,8 @@ pub(crate) struct Copy {
     pub(crate) mine: AttachId,
     /// It has all that the owner of this epoch has answered by.
     pub(crate) synced: bool,
+    /// It had, at some time: it has acknowledged ops up to the last that is here.
+    had: bool,
 }
 
 /// What a frame says of one of its cells, as far as it has been read.
@@ -125,12 +127,13 @@ impl Copies {
         mine: AttachId,
     ) -> Option<PeerWorker> {
         let same = |before: &Copy| before.epoch == epoch && before.mine == mine;
-        let synced = self.of(cell).is_some_and(|before| same(before) && before.synced);
+        let before = self.of(cell).filter(|before| same(before));
+        let (synced, had) = before.map_or((false, false), |before| (before.synced, before.had));
         if self.cells.is_empty() {
             self.cells.resize_with(self.locks.layout().cells() as usize, || None);
         }
         *self.owners.entry(owner.boot).or_default() += 1;
-        let copy = Copy { epoch, owner, mine, synced };
+        let copy = Copy { epoch, owner, mine, synced, had };
         if let Some(before) = self.cells[cell.0 as usize].replace(copy) {
             self.owns_less(before.owner.boot);
         }
@@ -251,6 +254,7 @@ impl Copies {
         readings: &mut Vec<Reading>,
     ) -> Result<(), Malformed> {
         match item {
+            Item::Anew => self.ended(from.boot),
             Item::Link(news) => self.define(from.boot, &news),
             Item::Dead { number, death } => {
                 // A frame that comes again may tell of one that is gone.
@@ -397,17 +401,20 @@ impl Copies {
         let refused = self.refuses(leased, from, cell, news);
         let standing = Standing::new(news.epoch, RingVersion(1));
         let (last, part) = (news.last, news.part);
-        if part == CellPart::Whole && refused.is_none() && !self.has_since(cell, news) {
+        if part == CellPart::Whole && refused.is_none() && !self.is_known(cell, last, part) {
             self.locks.clear(cell, |_, _, _| {});
         }
         let renamed = BTreeMap::new();
         Ok(Reading { cell, standing, last, refused, part, renamed })
     }
 
-    /// Whether a copy has had what a frame that began an epoch says: it came twice.
-    fn has_since(&self, cell: CellIndex, news: &CellNews) -> bool {
-        let synced = self.of(cell).is_some_and(|copy| copy.synced);
-        synced && self.locks.last(cell) >= news.last
+    /// Whether a copy has what is up to an op: whatever comes twice is known. A counter that has
+    /// come to its end does not tell ops apart, and whole cells are sent instead.
+    fn is_known(&self, cell: CellIndex, upto: Fence, part: CellPart) -> bool {
+        let last = self.locks.last(cell);
+        let is_told_apart = part != CellPart::Whole || last.counter() < Fence::COUNTER_LAST;
+        self.of(cell).is_some_and(|copy| copy.synced)
+            && (last > upto || last == upto && is_told_apart)
     }
 
     fn refuses(
@@ -433,9 +440,8 @@ impl Copies {
         if news.attach != copy.mine || !is_by_owner && !mutant!(self, AcksOldEpoch) {
             return Some(Refusal::Stale);
         }
-        let last = self.locks.last(cell);
-        // Whatever comes twice is known.
-        if copy.synced && last >= news.last {
+        let (had, last) = (copy.had, self.locks.last(cell));
+        if self.is_known(cell, news.last, news.part) {
             return None;
         }
         let counters_only = mutant!(self, CountersCompared);
@@ -444,7 +450,8 @@ impl Copies {
         let taken = match news.part {
             CellPart::Ops => false,
             CellPart::Offer => equal && last.counter() < Fence::COUNTER_LAST,
-            CellPart::Whole => true,
+            // One that comes late, from an earlier connection, would take acknowledged ops away.
+            CellPart::Whole => !had || news.last >= last || mutant!(self, TakesLateWhole),
         };
         // From here on nothing is taken as known: something is missing.
         self.of_mut(cell).expect("it was looked up").synced = false;
@@ -477,11 +484,10 @@ impl Copies {
         if reading.refused.is_some() {
             return Ok(());
         }
-        let last = self.locks.last(reading.cell);
         let is_known = if is_whole {
-            self.of(reading.cell).is_some_and(|copy| copy.synced) && last >= reading.last
+            self.is_known(reading.cell, reading.last, CellPart::Whole)
         } else {
-            number <= last && !mutant!(self, OpTwice)
+            number <= self.locks.last(reading.cell) && !mutant!(self, OpTwice)
         };
         if is_known {
             return Ok(());
@@ -544,7 +550,7 @@ impl Copies {
             reading.refused = Some(Refusal::NeedsWhole);
             return;
         }
-        copy.synced = true;
+        (copy.synced, copy.had) = (true, true);
     }
 
     /// Links that nothing is left of and nobody will name, though they are still here.
@@ -558,6 +564,11 @@ impl Copies {
             (shadow.gone || !self.owners.contains_key(&shadow.called.boot)) && is_unused(link)
         };
         self.shadows.iter().find(|&(&link, shadow)| left(link, shadow)).map(|(_, shadow)| shadow)
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn link_count(&self) -> usize {
+        self.shadows.len()
     }
 
     pub(crate) fn id(&self, cell: CellIndex) -> CellId {

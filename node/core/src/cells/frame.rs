@@ -60,6 +60,9 @@ pub(crate) struct CellNews {
 /// A record of a frame. Links in ops go by their numbers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Item<'a> {
+    /// The way begins anew: of the links that were told before, those that are not told again will
+    /// not be named.
+    Anew,
     Link(LinkNews<'a>),
     /// A link is dead: what it has will be freed, op by op.
     Dead {
@@ -139,6 +142,7 @@ const HELD: u8 = 10;
 const ENDED: u8 = 11;
 const QUEUED: u8 = 12;
 const LEFT: u8 = 13;
+const ANEW: u8 = 14;
 
 pub(super) fn put(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
@@ -168,7 +172,12 @@ fn put_claim(out: &mut Vec<u8>, claim: Claim) {
     }
 }
 
-/// Appends what is told of links and cells.
+/// Appends that the way begins anew.
+pub(crate) fn put_anew(out: &mut Vec<u8>) {
+    out.push(ANEW);
+}
+
+/// Appends what is told of a link.
 pub(crate) fn put_link(out: &mut Vec<u8>, link: &LinkNews<'_>) {
     out.push(LINK);
     put(out, link.number);
@@ -396,6 +405,7 @@ impl<'a> Reader<'a> {
     /// The next record of a frame.
     pub(crate) fn item(&mut self) -> Result<Item<'a>, Malformed> {
         Ok(match self.byte()? {
+            ANEW => Item::Anew,
             LINK => Item::Link(LinkNews {
                 number: self.number()?,
                 session: SessionId(self.array()?),

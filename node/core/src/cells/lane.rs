@@ -6,6 +6,7 @@ use super::message::{self, FrameId};
 use crate::event::{ConnId, LinkIndex, PeerWorker};
 use crate::locks::CellIndex;
 use lockring_proto::Reply;
+use lockring_ring::AttachId;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -94,18 +95,20 @@ pub(super) struct Lane {
     /// Cells whose copy does not follow, though answers wait for it.
     pub(super) astray: BTreeSet<CellIndex>,
     /// Learners that have acknowledged a snapshot, by the frame with which they have all that was
-    /// executed before.
-    pub(super) covering: BTreeSet<(u64, CellIndex)>,
+    /// executed before. Acknowledgements of one attachment mean nothing to the next.
+    pub(super) covering: BTreeSet<(u64, CellIndex, AttachId)>,
 }
 
 impl Lane {
     pub(super) fn new(peer: PeerWorker, number: u64, up: bool) -> Self {
+        let mut bytes = Vec::new();
+        frame::put_anew(&mut bytes);
         Self {
             peer,
             up,
             connections: 0,
             number,
-            bytes: Vec::new(),
+            bytes,
             cells: Vec::new(),
             answers: Vec::new(),
             shown: Vec::new(),

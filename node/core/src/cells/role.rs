@@ -10,7 +10,7 @@
 use super::standing::Standing;
 use crate::locks::{CellIndex, Place};
 use lockring_proto::Time;
-use lockring_ring::{CellId, Epoch, RingVersion};
+use lockring_ring::{AttachId, CellId, Epoch, RingVersion};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -45,6 +45,8 @@ pub(crate) struct Cells {
     wanted: BTreeSet<CellIndex>,
     /// Those among them for which that is still to be said.
     unsaid: Vec<CellId>,
+    /// This worker's attachment to each cell that it has had from the cluster's log.
+    attached: BTreeMap<CellIndex, AttachId>,
 }
 
 impl Cells {
@@ -66,9 +68,10 @@ impl Cells {
         &mut self,
         cell: CellIndex,
         standing: &mut Standing,
-        epoch: Epoch,
+        (epoch, attach): (Epoch, AttachId),
         since: RingVersion,
     ) {
+        self.attached.insert(cell, attach);
         let before = self.withheld.remove(&cell);
         assert!(before.is_some_and(|it| it.opens_at.is_none()), "{cell:?} is served");
         if epoch > standing.epoch() {
@@ -89,6 +92,7 @@ impl Cells {
             self.serve(cell, standing);
         }
         self.wanted.remove(&cell);
+        self.attached.remove(&cell);
         self.withhold(cell, standing, None);
     }
 
@@ -128,6 +132,11 @@ impl Cells {
         }
         self.wanted.remove(&cell);
         true
+    }
+
+    /// By which attachment this worker has a cell.
+    pub(crate) fn attach(&self, cell: CellIndex) -> Option<AttachId> {
+        self.attached.get(&cell).copied()
     }
 
     /// How long nothing is granted in a cell yet.

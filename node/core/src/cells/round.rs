@@ -19,7 +19,7 @@ mod tell;
 use super::frame::LinkOrigin;
 use super::lane::{Lane, LaneIndex, Withheld};
 use super::message::{FrameId, Refusal};
-use crate::event::{Action, ConnId, LinkIndex, PeerWorker};
+use crate::event::{Action, CloseReason, ConnId, LinkIndex, PeerWorker};
 use crate::links::Links;
 use crate::locks::{CellIndex, Locks};
 use crate::mutant::mutant;
@@ -235,7 +235,12 @@ impl Rounds {
     /// An answer leaves, if the node may still answer.
     fn leave(&mut self, now: Time, answer: Withheld, out: &mut Vec<Action>) {
         if now < self.lease || mutant!(self, AnswerPastLease) {
-            out.push(Action::Reply { conn: answer.conn, reply: answer.reply });
+            let (conn, reason) = (answer.conn, CloseReason::Goodbye);
+            let is_last = matches!(answer.reply, Reply::Goodbye { .. });
+            out.push(Action::Reply { conn, reply: answer.reply });
+            if is_last {
+                out.push(Action::Close { conn, reason });
+            }
         } else {
             self.overdue.push(answer);
         }
@@ -253,13 +258,15 @@ impl Rounds {
         let Some(round) = self.lane(at).and_then(|lane| lane.acknowledged(id)) else { return };
         let number = round.number;
         self.touch(round.cells.iter().copied());
-        // A cell that began anew within the frame is in it twice: the last time counts.
         let refused: BTreeMap<u16, Refusal> = refused.iter().copied().collect();
+        // A cell that began anew within the frame is in it twice: the last time counts.
+        let mut last: BTreeMap<CellIndex, u16> = BTreeMap::new();
+        if !refused.is_empty() {
+            last.extend(round.cells.iter().copied().zip(0..));
+        }
         for (position, &cell) in (0..).zip(&round.cells) {
-            let again =
-                !refused.is_empty() && round.cells[usize::from(position) + 1..].contains(&cell);
             match refused.get(&position) {
-                _ if again => {}
+                _ if last.get(&cell).is_some_and(|&last| last > position) => {}
                 Some(&why) => self.is_refused(cell, at, number, why),
                 None => self.is_accepted(cell, at, number),
             }
@@ -297,7 +304,7 @@ impl Rounds {
             copy.waited = true;
             let lane = self.lanes[at.0].as_mut().expect("a copy has a lane");
             let until = lane.newest().unwrap_or(0);
-            lane.covering.insert((until, cell));
+            lane.covering.insert((until, cell, copy.member.attach));
         }
         if copied.copies.iter().all(|copy| copy.phase == Phase::InSync) {
             copied.was.clear();
@@ -317,7 +324,7 @@ impl Rounds {
         if waited {
             lane.astray.insert(cell);
         }
-        lane.covering.retain(|&(_, its)| its != cell);
+        lane.covering.retain(|&(_, its, _)| its != cell);
         if why == Refusal::NeedsWhole {
             lane.todo.insert(cell);
         }
@@ -326,14 +333,14 @@ impl Rounds {
     /// Learners that have all that was executed before they were waited for can be members.
     fn cover(&mut self, at: LaneIndex, out: &mut Vec<Action>) {
         while let Some(lane) = self.lane(at)
-            && let Some(&(until, cell)) = lane.covering.first()
+            && let Some(&(until, cell, attach)) = lane.covering.first()
             && until < lane.oldest()
         {
             lane.covering.pop_first();
             let Some(copied) = self.copied(cell) else { continue };
             let Some(copy) = copied.copies.iter().find(|copy| copy.lane == at) else { continue };
-            if copy.learner {
-                let (cell, epoch, attach) = (copied.id, copied.epoch, copy.member.attach);
+            if copy.learner && copy.member.attach == attach {
+                let (cell, epoch) = (copied.id, copied.epoch);
                 out.push(Action::Synced { cell, epoch, attach });
             }
         }

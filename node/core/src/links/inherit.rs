@@ -23,16 +23,24 @@ impl Links {
         let lease = counted(shadow.ttl);
         let deadline = self.lease_now(now).after(lease);
         let known = self.sessions.get(&shadow.session).copied();
-        if let Some(link) = known.filter(|_| !shadow.dead) {
+        if let Some(link) = known.filter(|&link| !shadow.dead && self.is_of(link, shadow)) {
             let its = &mut self.links.get_mut(link).lease;
             its.deadline = its.deadline.max(deadline);
             return link;
         }
         let link = self.begin_without_conn(shadow, deadline, locks);
-        if !shadow.dead {
+        if !shadow.dead && known.is_none() {
             self.sessions.insert(shadow.session, link);
         }
         link
+    }
+
+    /// Whether a link is of the same identity. Sessions are named by their clients, who may name
+    /// another's.
+    fn is_of(&self, link: LinkIndex, shadow: &Shadow) -> bool {
+        let who = &self.links.get(link).who;
+        let namespace = self.books.namespace_name(who.holder.namespace);
+        namespace == &*shadow.namespace && who.name == shadow.name
     }
 
     fn begin_without_conn(

@@ -1,12 +1,10 @@
 //! A session ends here by its own wish.
 
 use super::RequestContext;
-use crate::cells::Shows;
-use crate::event::CloseReason;
 use crate::locks::Death;
 use crate::turn::Turn;
 use crate::worker::Worker;
-use lockring_proto::{Reply, Time};
+use lockring_proto::Time;
 
 /// The answer leaves when all of it is freed.
 pub(super) fn goodbye(worker: &mut Worker, turn: &mut Turn<'_>, context: RequestContext) {
@@ -21,8 +19,8 @@ pub(super) fn goodbye(worker: &mut Worker, turn: &mut Turn<'_>, context: Request
 
 /// The process goes, and leaves holds in which the one before it may still believe.
 fn leave(worker: &mut Worker, turn: &mut Turn<'_>, context: RequestContext, until: Time) {
-    turn.answer(context.conn, Shows::Link, || Reply::Goodbye { id: context.id });
-    worker.hang_up(turn, context.link, CloseReason::Goodbye);
+    turn.answer_goodbye(context.conn, context.id);
+    worker.links.take_conn(context.link);
     let entries = worker.locks.entry_count(context.link);
     worker.links.leave(context.link, until, entries);
 }

@@ -46,9 +46,9 @@ pub(crate) fn applied(
 /// An answer that waited in a cell that has changed: it waits for whoever has a copy now, or is for
 /// the new owner to give.
 fn look_again(worker: &Worker, turn: &mut Turn<'_>, answer: Withheld) {
-    let cell = answer.cell().expect("it was taken out by its cell");
     let now = turn.now;
-    if worker.cells.role(cell) == Role::None {
+    // What shows all of a link, and waited at this cell, is this worker's to answer all the same.
+    if answer.cell().is_some_and(|cell| worker.cells.role(cell) == Role::None) {
         let (id, version) = (answer.reply.id(), worker.version.0);
         return turn.answer(answer.conn, Shows::Nothing, || Reply::Moved { id, version });
     }
@@ -90,16 +90,21 @@ pub(crate) fn say_ready(worker: &Worker, turn: &mut Turn<'_>, peer: PeerWorker, 
 
 /// The cell is this worker's, under a new epoch or with other copies.
 fn own(worker: &mut Worker, turn: &mut Turn<'_>, cell: CellIndex, membership: &Membership) {
-    let &Membership { epoch, since, grace, .. } = membership;
+    let &Membership { epoch, since, grace, owner, .. } = membership;
     let mut was = None;
+    if worker.cells.role(cell) != Role::None && worker.cells.attach(cell) != Some(owner.attach) {
+        // Others had it since, and what this worker has of it is of then.
+        leave(worker, turn, cell);
+    }
     if worker.cells.role(cell) == Role::None {
-        worker.cells.enter(cell, worker.locks.standing_mut(cell), epoch, since);
-        match grace {
-            None => was = Some(take_in(worker, turn, cell)),
-            Some(grace) => {
-                let opens_at = turn.now.after(grace);
-                worker.cells.recover(cell, worker.locks.standing_mut(cell), opens_at);
-            }
+        worker.cells.enter(cell, worker.locks.standing_mut(cell), (epoch, owner.attach), since);
+        let had_copy = worker.copies.of(cell).is_some_and(|copy| copy.mine == owner.attach);
+        if had_copy || grace.is_none() {
+            was = Some(take_in(worker, turn, cell));
+        }
+        if let Some(grace) = grace {
+            let opens_at = turn.now.after(grace);
+            worker.cells.recover(cell, worker.locks.standing_mut(cell), opens_at);
         }
         worker.copies.drop_cell(cell);
     } else if worker.cells.raise(cell, worker.locks.standing_mut(cell), epoch, since)

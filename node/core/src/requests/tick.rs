@@ -5,8 +5,7 @@ use super::answer::answer_waiter;
 use super::end::end_hold;
 use super::grant::{blocked, grant_waiters, slip_in};
 use super::leave::drop_waiter;
-use crate::cells::Shows;
-use crate::event::{CloseReason, LinkIndex};
+use crate::event::LinkIndex;
 use crate::links::Due;
 use crate::locks::{Ending, Entry, EntryIndex, Leaving, Place, Planned, Shape, Spot, Thin};
 use crate::mutant::mutant;
@@ -133,8 +132,7 @@ fn remove_link(worker: &mut Worker, turn: &mut Turn<'_>, link: LinkIndex) {
     turn.link_gone(link, worker.locks.number_of(link));
     worker.locks.drop_link(link);
     if let Some((conn, id)) = worker.links.remove(link) {
-        turn.answer(conn, Shows::Link, || Reply::Goodbye { id });
-        turn.close(conn, CloseReason::Goodbye);
+        turn.answer_goodbye(conn, id);
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a peer may say, and what a node does without a lease: one owner and one copy, by hand.
 
+mod cases;
+
 use super::Rng;
 use super::view_tests::config;
 use crate::{

@@ -80,6 +80,11 @@ impl Machine {
         (of.last(cell), contents)
     }
 
+    /// How many links it knows by its copies.
+    pub fn links_of_copies(&self) -> usize {
+        self.worker.copies.link_count()
+    }
+
     /// Looks at all inner invariants.
     ///
     /// # Errors

@@ -1,0 +1,276 @@
+//! Schedules that a review found by hand, each of which lost or repeated something once.
+
+use super::*;
+
+fn key_in(worker: &Worker, cell: CellId, n: usize) -> Vec<u8> {
+    let keys = (0..10_000).map(|i| format!("k{i}").into_bytes());
+    keys.filter(|key| worker.machine.cell_of("default", key) == cell).nth(n).unwrap()
+}
+
+fn become_one(worker: &mut Worker, cell: CellId, its: &Membership) {
+    let changed = [(cell, Some(its.clone()))];
+    worker.cluster(ClusterEvent::Memberships { changed: &changed, version: its.since });
+}
+
+#[test]
+fn an_answer_of_all_cells_outlives_the_copy_that_it_waits_for() {
+    let (mut owner, mut copy) = pair(None);
+    copy.cluster(ClusterEvent::Lease(Time(0)));
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    let requests = [Request::Compare {
+        id: 50,
+        version: 99,
+        upto: 99,
+        after: None,
+        through: None,
+        holds: Vec::new(),
+    }];
+    let (conn, link) = (ConnId(7), owner.link.unwrap());
+    owner.run(Event::Requests { conn, link, requests: &requests });
+    settle(&mut owner, &mut copy);
+    assert!(!owner.answers().iter().any(|it| matches!(it, Reply::Compared { .. })));
+    owner.become_all(&membership(3, OWNER, &[]));
+    assert!(owner.answers().iter().any(|it| matches!(it, Reply::Compared { .. })));
+}
+
+#[test]
+fn nothing_is_synced_by_what_an_earlier_attachment_acknowledged() {
+    let (mut owner, mut copy) = (Worker::new(OWNER, None), Worker::new(COPY, None));
+    let learner = |attach| {
+        let mut its = membership(2, OWNER, &[]);
+        its.learner = Some(Member { attach: AttachId(attach), ..member(COPY) });
+        its
+    };
+    for it in [&mut owner, &mut copy] {
+        // The lane stays, as there is another cell.
+        become_one(it, CELLS[1], &membership(2, OWNER, &[COPY]));
+        become_one(it, CELLS[0], &learner(5));
+    }
+    owner.hello(7, 1);
+    let (one, two) = (key_in(&owner, CELLS[0], 0), key_in(&owner, CELLS[0], 1));
+    let first = owner.messages();
+    owner.acquire(7, &one, Wait::No);
+    let second = owner.messages();
+    copy.hears(OWNER, &first);
+    let acks = copy.messages();
+    owner.hears(COPY, &acks);
+    // The snapshot is acknowledged; the op before that is under way.
+    copy.hears(OWNER, &second);
+    let late_ack = copy.messages();
+    assert!(!owner.said.iter().any(|it| matches!(it, Action::Synced { .. })));
+    // The log detaches it, the owner answers alone, and the log attaches it anew.
+    become_one(&mut owner, CELLS[0], &membership(2, OWNER, &[]));
+    owner.answers();
+    let id = owner.acquire(7, &two, Wait::No);
+    assert!(is_granted(&owner.answers(), id), "granted alone");
+    become_one(&mut owner, CELLS[0], &learner(9));
+    let _not_delivered = owner.messages();
+    owner.hears(COPY, &late_ack);
+    let said: Vec<_> = owner.said.iter().filter(|it| matches!(it, Action::Synced { .. })).collect();
+    assert!(said.is_empty(), "said before attachment 9 had anything: {said:?}");
+}
+
+/// An answered grant, a whole cell of before it that comes late, and the owner dies: what the copy
+/// says to another who asks.
+fn a_late_whole_cell(mutant: Option<Mutant>) -> Vec<Reply> {
+    let (mut owner, mut copy) = pair(mutant);
+    let keys: Vec<Vec<u8>> = (0..5).map(|n| key_in(&owner, CELLS[0], n)).collect();
+    // Makes the owner send it whole.
+    copy.cluster(ClusterEvent::Lease(Time(0)));
+    owner.acquire(7, &keys[0], Wait::No);
+    copy.hears(OWNER, &owner.messages());
+    owner.hears(COPY, &copy.messages());
+    copy.cluster(ClusterEvent::Lease(Time::NEVER));
+    owner.hears(COPY, &copy.messages()); // ready
+    copy.hears(OWNER, &owner.messages()); // offer
+    owner.hears(COPY, &copy.messages()); // needs whole
+    let late = owner.messages(); // whole, by a connection that breaks
+    owner.cluster(ClusterEvent::PeerLost(COPY));
+    copy.cluster(ClusterEvent::PeerLost(OWNER));
+    owner.cluster(ClusterEvent::PeerConnected(COPY));
+    copy.cluster(ClusterEvent::PeerConnected(OWNER));
+    settle(&mut owner, &mut copy);
+    owner.answers();
+    let answered = owner.acquire(7, &keys[1], Wait::No);
+    settle(&mut owner, &mut copy);
+    assert!(is_granted(&owner.answers(), answered));
+    // A lapse of the copy's lease: it misses an op, and sees the next.
+    copy.cluster(ClusterEvent::Lease(Time(0)));
+    owner.acquire(7, &keys[2], Wait::No);
+    copy.hears(OWNER, &owner.messages());
+    copy.cluster(ClusterEvent::Lease(Time::NEVER));
+    owner.acquire(7, &keys[3], Wait::No);
+    copy.hears(OWNER, &owner.messages());
+    // What was under way on the old connection comes.
+    copy.hears(OWNER, &late);
+    // The owner dies.
+    copy.become_all(&membership(3, COPY, &[]));
+    copy.hello(8, 1);
+    copy.answers();
+    copy.acquire(8, &keys[1], Wait::No);
+    copy.answers()
+}
+
+#[test]
+fn a_late_whole_cell_takes_no_answered_ops_away() {
+    let answers = a_late_whole_cell(None);
+    assert!(!matches!(answers[..], [Reply::Granted { .. }]), "granted twice: {answers:?}");
+    let answers = a_late_whole_cell(Some(Mutant::TakesLateWhole));
+    assert!(matches!(answers[..], [Reply::Granted { .. }]), "not noticed: {answers:?}");
+}
+
+#[test]
+fn what_follows_the_last_number_is_copied() {
+    let (mut owner, mut copy) = (Worker::new(OWNER, None), Worker::new(COPY, None));
+    owner.become_all(&membership(2, OWNER, &[]));
+    owner.hello(7, 1);
+    let key = key_in(&owner, CELLS[0], 0);
+    owner.machine.wind_counter(CELLS[0], Fence::COUNTER_LAST - 1);
+    let id = owner.acquire(7, &key, Wait::No);
+    let its = membership(2, OWNER, &[COPY]);
+    owner.become_all(&its);
+    copy.become_all(&its);
+    settle(&mut owner, &mut copy);
+    let answers = owner.answers();
+    assert_eq!(owner.machine.contents(CELLS[0], false), copy.machine.contents(CELLS[0], true));
+    let Reply::Granted { fence, .. } = answers[0] else { panic!("{id}: {answers:?}") };
+    owner.ask(7, &key, Operation::Release { fence });
+    settle(&mut owner, &mut copy);
+    assert!(matches!(owner.answers()[..], [Reply::Released { .. }]));
+    assert_eq!(owner.machine.contents(CELLS[0], false), copy.machine.contents(CELLS[0], true));
+}
+
+fn hello_in(it: &mut Worker, namespace: &str, session: u8) {
+    let identity = Identity {
+        namespace: Namespace::new(namespace).unwrap(),
+        name: "client".to_owned(),
+        access: Access::User,
+        ttl_max: limits::TTL_MAX,
+    };
+    let hello = Hello {
+        protocol: PROTOCOL,
+        session: SessionId([session; 16]),
+        incarnation: 1,
+        ttl_ms: 10_000,
+        ring_version: 1,
+        label: "",
+    };
+    it.run(Event::Opened { conn: ConnId(u64::from(session)), identity: &identity, hello });
+}
+
+#[test]
+fn a_session_id_in_two_namespaces_is_two_sessions() {
+    let (mut owner, mut copy) = pair(None);
+    hello_in(&mut owner, "one", 9);
+    hello_in(&mut copy, "two", 9);
+    for n in 0..6 {
+        owner.acquire(9, format!("key {n}").as_bytes(), Wait::No);
+    }
+    settle(&mut owner, &mut copy);
+    assert_eq!(owner.answers().len(), 6);
+    copy.become_all(&membership(3, COPY, &[]));
+    copy.machine.audit().unwrap();
+    // Somebody else in the namespace of the holder.
+    hello_in(&mut copy, "one", 10);
+    copy.acquire(10, b"key 0", Wait::No);
+    let answers = copy.answers();
+    assert!(!matches!(answers[..], [Reply::Granted { .. }]), "granted twice: {answers:?}");
+}
+
+#[test]
+fn a_takeover_after_entries_that_were_skipped_has_its_grace() {
+    let mut owner = Worker::new(OWNER, None);
+    owner.become_all(&membership(2, OWNER, &[]));
+    owner.hello(7, 1);
+    // Another had it under epoch 3 and granted; a snapshot of the log says only what is.
+    let mut its = membership(4, OWNER, &[]);
+    its.grace = Some(Duration::from_secs(13));
+    its.owner.attach = AttachId(77);
+    owner.become_all(&its);
+    owner.acquire(7, b"key", Wait::No);
+    let answers = owner.answers();
+    assert!(!matches!(answers[..], [Reply::Granted { .. }]), "granted in grace: {answers:?}");
+}
+
+#[test]
+fn a_copy_that_is_promoted_in_a_grace_keeps_what_it_has() {
+    let (mut owner, mut copy) = pair(None);
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    assert_eq!(owner.answers().len(), 1);
+    let mut its = membership(3, COPY, &[]);
+    its.grace = Some(Duration::from_secs(13));
+    copy.become_all(&its);
+    let has = CELLS.map(|cell| copy.machine.contents(cell, false).1.len());
+    assert_eq!(has.iter().sum::<usize>(), 1, "the hold that was answered is gone");
+}
+
+#[test]
+fn a_goodbye_is_answered_before_its_connection_is_closed() {
+    let (mut owner, mut copy) = pair(None);
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    owner.said.clear();
+    let (conn, link) = (ConnId(7), owner.link.unwrap());
+    owner.run(Event::Requests { conn, link, requests: &[Request::Goodbye { id: 60 }] });
+    for _ in 0..5 {
+        owner.run(Event::Tick);
+        settle(&mut owner, &mut copy);
+    }
+    let closed = owner.said.iter().position(|it| matches!(it, Action::Close { .. }));
+    let answered = owner.said.iter().position(|it| matches!(it, Action::Reply { .. }));
+    assert!(answered < closed, "{:?}", owner.said);
+}
+
+#[test]
+fn links_that_died_while_nobody_told_of_them_are_forgotten() {
+    let (mut owner, mut copy) = pair(None);
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    for round in 0..5_u8 {
+        let e = 3 + 2 * u32::from(round);
+        owner.become_all(&membership(e, OWNER, &[]));
+        let (conn, link) = (ConnId(7), owner.link.unwrap());
+        owner.run(Event::Requests { conn, link, requests: &[Request::Goodbye { id: 600 }] });
+        owner.run(Event::Tick);
+        owner.become_all(&membership(e + 1, OWNER, &[COPY]));
+        // By a snapshot, or in one batch.
+        copy.become_all(&membership(e + 1, OWNER, &[COPY]));
+        settle(&mut owner, &mut copy);
+        owner.hello(7, 1);
+        owner.acquire(7, b"key", Wait::No);
+        settle(&mut owner, &mut copy);
+    }
+    assert_eq!(copy.machine.links_of_copies(), 1);
+}
+
+#[test]
+fn a_session_id_of_two_identities_is_two_sessions() {
+    let (mut owner, mut copy) = pair(None);
+    let identity = Identity {
+        namespace: Namespace::default(),
+        name: "other".to_owned(),
+        access: Access::User,
+        ttl_max: limits::TTL_MAX,
+    };
+    let hello = Hello {
+        protocol: PROTOCOL,
+        session: SessionId([7; 16]),
+        incarnation: 1,
+        ttl_ms: 10_000,
+        ring_version: 1,
+        label: "",
+    };
+    copy.run(Event::Opened { conn: ConnId(7), identity: &identity, hello });
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    owner.answers();
+    copy.become_all(&membership(3, COPY, &[]));
+    let held = |it: &Worker| CELLS.map(|cell| it.machine.contents(cell, false).1);
+    let before = held(&copy);
+    let fence = before.iter().flat_map(|its| its.values()).next().expect("it is held").0[0].1;
+    copy.ask(7, b"key", Operation::Release { fence });
+    assert_eq!(held(&copy), before, "the hold is another's");
+    assert!(matches!(copy.answers()[..], [Reply::NotHeld { .. }]));
+}
