@@ -1,8 +1,10 @@
 //! The nodes of a run.
 
-use crate::hub::{Event, Hub, Way, parts_of};
+use crate::agenda::NodeEvent;
+use crate::hub::{Event, Hub};
 use crate::keys::Keys;
 use crate::node::{Node, audit};
+use crate::way::{Way, parts_of};
 use lockring_control::Event as Control;
 use lockring_core::testing::End;
 use lockring_core::{Identity, Machine, Mutant, Time};
@@ -24,10 +26,6 @@ impl Cluster {
             node.clean_in_grace = clean_in_grace;
         }
         Self { nodes }
-    }
-
-    pub fn node(&self, index: usize) -> &Node {
-        &self.nodes[index]
     }
 
     pub fn node_mut(&mut self, index: usize) -> &mut Node {
@@ -60,6 +58,11 @@ impl Cluster {
 
     pub fn all_up(&self) -> bool {
         self.nodes.iter().all(Node::is_up)
+    }
+
+    /// How many workers a node has.
+    pub fn workers_of(&self, index: usize) -> u16 {
+        self.nodes[index].workers()
     }
 
     /// Whether another node than this is down.
@@ -119,25 +122,25 @@ impl Cluster {
     }
 
     /// Something happens to a node.
-    pub fn happens(&mut self, hub: &mut Hub, keys: &Keys, event: Event) {
+    pub fn happens(&mut self, hub: &mut Hub, keys: &Keys, event: NodeEvent) {
         match event {
-            Event::NodeNotices { way } => self.nodes[way.node].notices(hub, way),
-            Event::Work { node, worker } => self.nodes[node].work(hub, keys, worker),
-            Event::Written { node, write } => self.nodes[node].written(hub, write),
-            Event::Boot { node } => self.nodes[node].boot(hub),
-            Event::Stopped { node, boot, down } => self.nodes[node].stopped(hub, boot, down),
-            Event::ControlWakes { node } => self.nodes[node].control_wakes(hub),
-            Event::News { from, to, ring } => {
+            NodeEvent::Notices { way } => self.nodes[way.node].notices(hub, way),
+            NodeEvent::Work { node, worker } => self.nodes[node].work(hub, keys, worker),
+            NodeEvent::Written { node, write } => self.nodes[node].written(hub, write),
+            NodeEvent::Boot { node } => self.nodes[node].boot(hub),
+            NodeEvent::Stopped { node, boot, down } => self.nodes[node].stopped(hub, boot, down),
+            NodeEvent::ControlWakes { node } => self.nodes[node].control_wakes(hub),
+            NodeEvent::News { from, to, ring } => {
                 let cut = hub.net.cut_until(hub.now, End::Node(from), End::Node(to));
                 match cut {
                     None => self.nodes[to].learns(hub, &ring),
                     Some(until) => {
                         hub.reach("news of the ring held up");
-                        hub.plan(until, Event::News { from, to, ring });
+                        let news = NodeEvent::News { from, to, ring };
+                        hub.plan(until, Event::Node(news));
                     }
                 }
             }
-            other => unreachable!("{other:?} does not happen to a node"),
         }
     }
 }

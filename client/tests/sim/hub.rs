@@ -1,14 +1,12 @@
 //! What all participants of a run share: the agenda, the network, the recorder, and what was
 //! reached.
 
-use crate::ring::{ClusterRing, Copy};
-use lockring_client::session::LinkId;
-use lockring_core::testing::{
-    Arrival, End, Fact, KeyId, Net, Recorder, Rng, Stream, Trace, checks,
-};
-use lockring_core::{ConnId, Time};
+use crate::agenda::NodeEvent;
+use crate::ring::ClusterRing;
+use crate::way::Way;
+use lockring_core::Time;
+use lockring_core::testing::{Arrival, Check, End, Fact, KeyId, Net, Recorder, Rng, Stream, Trace};
 use lockring_proto::{Fence, SessionId};
-use lockring_ring::{BootId, CellId, Epoch, RingVersion};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
 use std::time::Duration;
@@ -35,76 +33,20 @@ pub enum Step {
 pub enum Event {
     /// A frame is due.
     Frame { way: Way, stream: Stream, bytes: Vec<u8>, held: bool },
-    /// The node notices that a connection is gone.
-    NodeNotices { way: Way },
     /// A client notices that a connection is gone.
     ClientNotices { way: Way },
     /// The connection stands.
     Stands { way: Way },
     /// Nobody welcomed the client on it for too long.
     Unwelcome { way: Way },
-    /// A worker may have something to do.
-    Work { node: usize, worker: u16 },
-    /// A write of a control plane's log has come to its end.
-    Written { node: usize, write: u64 },
-    /// A control plane may have something to do.
-    ControlWakes { node: usize },
-    /// A node tells another what the ring is.
-    News { from: usize, to: usize, ring: Copy },
     /// A client may have something to do.
     Wake { client: usize, life: u32 },
     /// A client's own plans.
     Step { client: usize, life: u32, step: Step },
     /// A client comes back.
     Return { client: usize },
-    /// A node has stopped in order.
-    Stopped { node: usize, boot: BootId, down: Duration },
-    /// A node comes back.
-    Boot { node: usize },
-}
-
-/// What the control plane tells a worker.
-#[derive(Clone, Debug)]
-pub enum Order {
-    /// Sessions up to this TTL may be confirmed.
-    LongestTtl(Duration),
-    /// A longer TTL cannot be made durable for now, and why.
-    TtlFailed(String),
-    /// A cell has a new epoch, by the ring of this version.
-    Epoch(CellId, Epoch, RingVersion),
-    /// It shall state what it has.
-    State { round: u64 },
-}
-
-/// A connection and its two ends.
-#[derive(Clone, Copy, Debug)]
-pub struct Way {
-    pub conn: ConnId,
-    pub client: usize,
-    pub life: u32,
-    pub link: LinkId,
-    pub node: usize,
-    pub worker: u16,
-}
-
-impl Way {
-    /// The number of its worker.
-    pub fn number(&self) -> u16 {
-        number_of(self.node, self.worker)
-    }
-}
-
-/// No node has so many workers.
-const WORKERS: u16 = 16;
-
-/// A worker's number in the run.
-pub fn number_of(node: usize, worker: u16) -> u16 {
-    node as u16 * WORKERS + worker
-}
-
-/// Node and worker of a number.
-pub fn parts_of(number: u16) -> (usize, u16) {
-    (usize::from(number / WORKERS), number % WORKERS)
+    /// Something of the nodes.
+    Node(NodeEvent),
 }
 
 /// What all share.
@@ -128,13 +70,18 @@ pub struct Hub {
 }
 
 impl Hub {
-    pub fn new(mut rng: Rng, ring: ClusterRing, verbose: bool) -> Self {
+    pub fn new(
+        mut rng: Rng,
+        ring: ClusterRing,
+        checks: Vec<Box<dyn Check>>,
+        verbose: bool,
+    ) -> Self {
         Self {
             now: Time(0),
             net: Net::new(rng.fork()),
             rng,
             ring,
-            recorder: Recorder::new(checks::all()),
+            recorder: Recorder::new(checks),
             trace: Trace::default(),
             reached: BTreeMap::new(),
             undoing: BTreeSet::new(),
@@ -223,24 +170,12 @@ impl Hub {
         self.fact(&Fact::Hung { conn: way.conn });
         let node_notices = Duration::from_micros(self.rng.range(0, 2_500_000));
         self.soon(client_notices, Event::ClientNotices { way });
-        self.soon(node_notices, Event::NodeNotices { way });
+        self.soon(node_notices, Event::Node(NodeEvent::Notices { way }));
     }
 
     /// Nothing comes from one end to the other for a while.
     pub fn cut_way(&mut self, from: End, to: End, span: Duration) {
         self.net.cut_way(from, to, self.now.after(span));
-    }
-
-    /// A node tells all others the newest ring.
-    pub fn tell_ring(&mut self, from: usize) {
-        for to in (0..self.ring.nodes()).filter(|&to| to != from) {
-            let (one, other) = (End::Node(from), End::Node(to));
-            if self.net.cut_until(self.now, one, other).is_some() {
-                self.reach("news of the ring held up");
-            }
-            let due = self.net.carry(self.now, one, other);
-            self.plan(due, Event::News { from, to, ring: Copy::clone(self.ring.newest()) });
-        }
     }
 
     pub fn fact(&mut self, fact: &Fact) {

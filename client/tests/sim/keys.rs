@@ -1,9 +1,8 @@
 //! The keys of a run, and who asks for which of them.
 
-use crate::ring::ClusterRing;
 use lockring_core::testing::{KeyId, Rng};
 use lockring_proto::{Claim, SessionId};
-use lockring_ring::{NamespaceSeed, hash_key};
+use lockring_ring::{CellBits, CellId, NamespaceSeed, hash_key};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Keys of each sort: few hot ones, many cold ones, some that only one client asks for.
@@ -101,14 +100,14 @@ impl Keys {
         self.bytes.len()
     }
 
-    /// The keys that a node has, of all namespaces.
-    pub fn of_node(&self, ring: &ClusterRing, node: usize) -> BTreeSet<KeyId> {
+    /// The keys of some cells, of all namespaces.
+    pub fn of_cells(&self, bits: CellBits, has: impl Fn(CellId) -> bool) -> BTreeSet<KeyId> {
         let all = (0..SPACES.len()).flat_map(|space| self.ids.iter().map(move |key| (space, key)));
-        let has = |&(space, (bytes, _)): &(usize, (&Vec<u8>, &KeyId))| {
+        let is_in = |&(space, (bytes, _)): &(usize, (&Vec<u8>, &KeyId))| {
             let position = hash_key(NamespaceSeed::of(SPACES[space]), bytes).position;
-            ring.owner(ring.newest().bits().cell(position)) == node
+            has(bits.cell(position))
         };
-        all.filter(has).map(|(space, (_, &id))| self.ids_in(space, id)).collect()
+        all.filter(is_in).map(|(space, (_, &id))| self.ids_in(space, id)).collect()
     }
 
     /// A key that only this client asks for.

@@ -13,6 +13,7 @@
 
 #![allow(clippy::print_stdout, reason = "what a test prints is captured")]
 
+mod agenda;
 mod client;
 mod cluster;
 mod hub;
@@ -21,6 +22,7 @@ mod mutants;
 mod node;
 mod ring;
 mod run;
+mod way;
 mod workload;
 
 use run::{Bug, Report};

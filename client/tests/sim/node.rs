@@ -5,10 +5,12 @@ mod control;
 mod facts;
 mod stop;
 
-use crate::hub::{Event, Hub, Order, Way, number_of};
+use crate::agenda::{NodeEvent, Order};
+use crate::hub::{Event, Hub};
 use crate::keys::Keys;
 use crate::ring::{Copy, id_of};
-use control::Plane;
+use crate::way::{Way, number_of};
+use control::{Plane, tell_ring};
 pub use facts::audit;
 use facts::{Asked, Reader, account, freed, says_fresh, tell_answers};
 use lockring_control::Event as Control;
@@ -87,7 +89,7 @@ impl Node {
         let plane = Plane::new(clock.shows(hub.now));
         let mut node = Self {
             index,
-            keys: keys.of_node(&hub.ring, index),
+            keys: keys.of_cells(hub.ring.newest().bits(), |cell| hub.ring.owner(cell) == index),
             clock,
             mutant,
             workers: Vec::new(),
@@ -112,7 +114,7 @@ impl Node {
         let log = self.plane.log();
         let (life, epoch) = ((workers, log.boot), log.epoch_floor);
         hub.ring.booted(self.index, life, epoch, log.ring_version());
-        hub.tell_ring(self.index);
+        tell_ring(hub, self.index);
         self.ring = Copy::clone(hub.ring.newest());
         self.history = RingHistory::new(RingTable::clone(&self.ring));
         self.workers = (0..workers).map(|index| self.worker(hub, index, workers)).collect();
@@ -311,7 +313,7 @@ impl Node {
         };
         if at < worker.armed {
             worker.armed = at;
-            hub.plan(at, Event::Work { node: self.index, worker: index });
+            hub.plan(at, Event::Node(NodeEvent::Work { node: self.index, worker: index }));
         }
     }
 
@@ -593,6 +595,6 @@ impl Node {
         if let Some(due) = hub.net.send(hub.now, conn, Stream::Replies) {
             hub.plan(due.after(Duration::from_millis(1)), Event::ClientNotices { way });
         }
-        hub.soon(Duration::from_secs(2), Event::NodeNotices { way });
+        hub.soon(Duration::from_secs(2), Event::Node(NodeEvent::Notices { way }));
     }
 }

@@ -58,6 +58,11 @@ impl ClusterRing {
         self.0.nodes().len()
     }
 
+    /// Any of the nodes.
+    pub fn any_node(&self, rng: &mut Rng) -> usize {
+        rng.range(0, self.nodes() as u64) as usize
+    }
+
     /// The node of a cell.
     pub fn owner(&self, cell: CellId) -> usize {
         node_of(self.0.placement(cell).owner)

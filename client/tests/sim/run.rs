@@ -1,14 +1,16 @@
 //! One run: participants, faults, and how it must end.
 
+use crate::agenda::NodeEvent;
 use crate::client::{Client, State};
 use crate::cluster::Cluster;
-use crate::hub::{Event, Hub, Step, Way};
+use crate::hub::{Event, Hub, Step};
 use crate::keys::Keys;
 use crate::ring::ClusterRing;
+use crate::way::Way;
 use crate::workload::{KEEPER, Part, Workload};
 use lockring_client::session::{ClientMutant, Place, Query};
 use lockring_core::testing::{
-    End, Fact, Fault, FaultPlan, KeyId, LinkName, Rng, Stream, Violation,
+    End, Fact, Fault, FaultPlan, KeyId, LinkName, Rng, Stream, Violation, checks,
 };
 use lockring_core::{Mutant, Time};
 use lockring_proto::{Claim, Reply, limits};
@@ -71,7 +73,7 @@ impl Run {
         let slow = bug == Some(Bug::SlowClocks);
         let mut rng = Rng::new(seed);
         let ring = Self::draw_ring(&mut rng);
-        let mut hub = Hub::new(rng, ring, verbose);
+        let mut hub = Hub::new(rng, ring, checks::all(), verbose);
         hub.reach(if hub.ring.nodes() > 1 { "runs of several nodes" } else { "runs of one node" });
         let span = Duration::from_millis(hub.rng.range(8_000, 14_000));
         let plan = FaultPlan::draw(&mut hub.rng.fork(), span);
@@ -343,7 +345,7 @@ impl Run {
             }
             Event::Step { client, life, step } => self.step(client, life, step),
             Event::Return { client } => clients[client].start(hub),
-            of_node => cluster.happens(hub, keys, of_node),
+            Event::Node(event) => cluster.happens(hub, keys, event),
         }
     }
 
@@ -460,7 +462,7 @@ impl Run {
                 self.killed = node.index();
                 if node.is_up() {
                     node.crash(&mut self.hub);
-                    self.hub.soon(down, Event::Boot { node: node.index() });
+                    self.hub.soon(down, Event::Node(NodeEvent::Boot { node: node.index() }));
                 }
             }
             Fault::RaiseEpoch => self.cluster.raise_any_epoch(&mut self.hub),
@@ -492,7 +494,7 @@ impl Run {
     }
 
     fn any_node(&mut self) -> usize {
-        self.hub.rng.range(0, self.hub.ring.nodes() as u64) as usize
+        self.hub.ring.any_node(&mut self.hub.rng)
     }
 
     /// Nothing comes from a client to a node, or nothing comes back.

@@ -52,7 +52,7 @@ impl Client {
         let ring = self.links.ring()?;
         let worker_of = |key: &[u8]| ring.route(self.nature.seed, key).worker;
         let node = worker_of(&[]).node;
-        let workers = cluster.node(node_of(node)).workers();
+        let workers = cluster.workers_of(node_of(node));
         if ring.node(node).is_none_or(|known| known.workers != workers) {
             return None;
         }

@@ -2,8 +2,9 @@
 
 use super::successor::ADOPTED;
 use super::{Claimed, Client, State};
-use crate::hub::{Hub, Step, number_of};
+use crate::hub::{Hub, Step};
 use crate::ring::node_of;
+use crate::way::number_of;
 use lockring_client::session::{ClaimRef, LinkId, Loss, NotGranted, Outcome};
 use lockring_core::Time;
 use lockring_core::testing::{Fact, Token, Why};

@@ -2,10 +2,12 @@
 //! have taken effect all the same.
 
 use super::Node;
-use crate::hub::{Event, Hub, Order};
+use crate::agenda::{NodeEvent, Order};
+use crate::hub::{Event, Hub};
 use crate::ring::Copy;
 use lockring_control::{Action, Control, Entry, Event as Input, Grace, State, Statement};
 use lockring_core::Time;
+use lockring_core::testing::End;
 use lockring_ring::RingTable;
 use std::time::Duration;
 
@@ -109,7 +111,7 @@ impl Node {
                 let write = self.plane.writes;
                 self.plane.proposed = Some((write, entry));
                 let span = Duration::from_micros(hub.rng.range(500, 200_000));
-                hub.soon(span, Event::Written { node: self.index, write });
+                hub.soon(span, Event::Node(NodeEvent::Written { node: self.index, write }));
             }
             Action::Confirm { worker, ttl } => {
                 self.tell(hub, worker as u16, Order::LongestTtl(ttl));
@@ -121,7 +123,7 @@ impl Node {
                 self.ring = Copy::clone(hub.ring.newest());
                 self.history.learns(RingTable::clone(&self.ring));
                 self.tell_all(hub, &Order::Epoch(cell, epoch, version));
-                hub.tell_ring(self.index);
+                tell_ring(hub, self.index);
             }
             Action::AskStatements { round, .. } => self.tell_all(hub, &Order::State { round }),
             Action::Stopped { clean } => self.plane.stopped = Some(clean),
@@ -144,7 +146,7 @@ impl Node {
         let at = self.clock.real(self.plane.control.next_deadline()).max(hub.now);
         if at < self.plane.armed {
             self.plane.armed = at;
-            hub.plan(at, Event::ControlWakes { node: self.index });
+            hub.plan(at, Event::Node(NodeEvent::ControlWakes { node: self.index }));
         }
     }
 
@@ -201,5 +203,18 @@ impl Node {
             self.control(hub, came);
         }
         self.plane.stopped.unwrap_or(false)
+    }
+}
+
+/// A node tells all others the newest ring.
+pub fn tell_ring(hub: &mut Hub, from: usize) {
+    for to in (0..hub.ring.nodes()).filter(|&to| to != from) {
+        let (one, other) = (End::Node(from), End::Node(to));
+        if hub.net.cut_until(hub.now, one, other).is_some() {
+            hub.reach("news of the ring held up");
+        }
+        let due = hub.net.carry(hub.now, one, other);
+        let news = NodeEvent::News { from, to, ring: Copy::clone(hub.ring.newest()) };
+        hub.plan(due, Event::Node(news));
     }
 }

@@ -1,6 +1,7 @@
 //! A stop in order: no new claims, then the end, which is clean if nothing can be held or believed.
 
 use super::{Node, Worker};
+use crate::agenda::NodeEvent;
 use crate::hub::{Event, Hub};
 use crate::keys::Keys;
 use lockring_control::{Event as Control, WorkerEnd};
@@ -21,7 +22,8 @@ impl Node {
         for worker in 0..self.workers() {
             self.turn(hub, keys, worker, Input::Drain, 0);
         }
-        hub.soon(DRAIN, Event::Stopped { node: self.index, boot: self.plane.log().boot, down });
+        let boot = self.plane.log().boot;
+        hub.soon(DRAIN, Event::Node(NodeEvent::Stopped { node: self.index, boot, down }));
     }
 
     /// It has stopped, if it was not killed meanwhile.
@@ -41,6 +43,6 @@ impl Node {
             hub.reach("stops in grace with nothing held");
         }
         self.crash(hub);
-        hub.soon(down, Event::Boot { node: self.index });
+        hub.soon(down, Event::Node(NodeEvent::Boot { node: self.index }));
     }
 }

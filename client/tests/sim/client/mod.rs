@@ -8,9 +8,10 @@ mod successor;
 mod wire;
 
 use crate::cluster::Cluster;
-use crate::hub::{Event, Hub, Step, Way, number_of};
+use crate::hub::{Event, Hub, Step};
 use crate::keys::{name_of, space_of};
 use crate::ring::node_of;
+use crate::way::{Way, number_of};
 use lockring_client::router::WorkerId;
 use lockring_client::session::{
     ClaimRef, ClientMutant, Dial, LinkId, Outcome, RequestIds, Session, SessionConfig,
@@ -479,7 +480,7 @@ impl Client {
         let (node, worker) = match worker {
             Some(WorkerId { node, worker }) => (node_of(node), worker),
             // The user has named the first worker of every node.
-            None => (self.rng.range(0, hub.ring.nodes() as u64) as usize, 0),
+            None => (hub.ring.any_node(&mut self.rng), 0),
         };
         let (conn, at) = hub.net.connect(hub.now, End::Client(self.index), End::Node(node));
         let way = Way { conn, client: self.index, life: self.life, link, node, worker };
