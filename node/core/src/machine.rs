@@ -13,7 +13,7 @@ use crate::stats::Stats;
 use crate::turn::{TURN_PRICE_MIN, Turn};
 use crate::worker::Worker;
 use lockring_proto::{ListCursor, ListedLock, Push, Time};
-use lockring_ring::{BootId, CellId, Epoch, RingVersion};
+use lockring_ring::{CellId, Epoch, RingVersion};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ impl Machine {
                 worker.cells.recover(cell, standing, opens_at);
             }
         }
-        let rounds = Rounds::new(BootId(worker.config.boot));
+        let rounds = Rounds::new((&worker.config).into());
         Self { worker, rounds, plan: Vec::new(), telling_drain: None }
     }
 

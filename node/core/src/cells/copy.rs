@@ -4,6 +4,7 @@
 
 use super::frame::{
     CellNews, CellPart, Item, LinkNews, LinkOrigin, Malformed, NamedChange, NamedSource, Reader,
+    WorkerLife,
 };
 use super::message::Refusal;
 use super::standing::Standing;
@@ -16,8 +17,9 @@ use crate::locks::{
 };
 use crate::mutant::mutant;
 use lockring_proto::{Fence, SessionId, Time};
-use lockring_ring::{AttachId, BootId, CellId, Epoch, Member, NamespaceSeed, RingVersion};
+use lockring_ring::{AttachId, BootId, CellId, Epoch, NamespaceSeed, RingVersion};
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Who a shadow is, for the time when it gets a lease.
@@ -40,7 +42,7 @@ pub(crate) struct Shadow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Copy {
     pub(crate) epoch: Epoch,
-    pub(crate) owner: Member,
+    pub(crate) owner: PeerWorker,
     /// This node's own part.
     pub(crate) mine: AttachId,
     /// It has all that the owner of this epoch has answered by.
@@ -68,8 +70,8 @@ pub(crate) struct Copies {
     locks: Locks,
     /// By cell; empty without any.
     cells: Vec<Option<Copy>>,
-    /// Processes whose cells have copies here, each with how many.
-    owners: BTreeMap<BootId, u32>,
+    /// Workers whose cells have copies here, each with how many.
+    owners: BTreeMap<WorkerLife, u32>,
     links: BTreeMap<LinkOrigin, LinkIndex>,
     shadows: BTreeMap<LinkIndex, Shadow>,
     /// Namespaces by index, each with how many shadows it has.
@@ -123,7 +125,7 @@ impl Copies {
         &mut self,
         cell: CellIndex,
         epoch: Epoch,
-        owner: Member,
+        owner: PeerWorker,
         mine: AttachId,
     ) -> Option<PeerWorker> {
         let same = |before: &Copy| before.epoch == epoch && before.mine == mine;
@@ -132,15 +134,15 @@ impl Copies {
         if self.cells.is_empty() {
             self.cells.resize_with(self.locks.layout().cells() as usize, || None);
         }
-        *self.owners.entry(owner.boot).or_default() += 1;
+        *self.owners.entry(owner.into()).or_default() += 1;
         let copy = Copy { epoch, owner, mine, synced, had };
         if let Some(before) = self.cells[cell.0 as usize].replace(copy) {
-            self.owns_less(before.owner.boot);
+            self.owns_less(before.owner.into());
         }
         // What was refused may follow from an entry that is still to be applied.
         self.later.get(&cell).filter(|&&(_, at, by)| (at, by) <= (epoch, mine))?;
         let (peer, ..) = self.later.remove(&cell)?;
-        Some(peer).filter(|peer| (peer.node, peer.boot) == (owner.node, owner.boot))
+        Some(peer).filter(|&peer| peer == owner)
     }
 
     /// This worker has no copy of a cell any more.
@@ -148,18 +150,18 @@ impl Copies {
         if let Some(before) = self.cells.get_mut(cell.0 as usize).and_then(Option::take) {
             self.locks.clear(cell, |_, _, _| {});
             self.forget_unused();
-            self.owns_less(before.owner.boot);
+            self.owns_less(before.owner.into());
         }
     }
 
-    /// A process owns one cell less that has a copy here. After the last, it does not tell of ends
-    /// of links any more.
-    fn owns_less(&mut self, boot: BootId) {
-        let cells = self.owners.get_mut(&boot).expect("owners of copies are counted");
+    /// A worker owns one cell less that has a copy here. After the last, it does not tell of ends of
+    /// links any more.
+    fn owns_less(&mut self, owner: WorkerLife) {
+        let cells = self.owners.get_mut(&owner).expect("owners of copies are counted");
         *cells -= 1;
         if *cells == 0 {
-            self.owners.remove(&boot);
-            self.ended(boot);
+            self.owners.remove(&owner);
+            self.ended(owner);
         }
     }
 
@@ -171,14 +173,14 @@ impl Copies {
     /// An op that makes what this worker had, of a link that it has had itself.
     pub(crate) fn put(
         &mut self,
-        boot: BootId,
+        by: WorkerLife,
         news: &LinkNews<'_>,
         dead: bool,
         (cell, tag): (CellIndex, u32),
         op: Op<'_>,
     ) {
-        self.define(boot, news);
-        let link = self.links[&LinkOrigin { boot, number: news.number }];
+        self.define(by, news);
+        let link = self.links[&LinkOrigin { by, number: news.number }];
         let op = Op { change: op.change.with_link(link), ..op };
         if let Err(unfit) = self.locks.replay(cell, tag, &op) {
             panic!("what was owned of {cell:?} does not fit itself: {unfit:?}, {op:?}");
@@ -230,14 +232,14 @@ impl Copies {
             items.push(frame.item()?);
         }
         let mut readings: Vec<Reading> = Vec::new();
-        self.touch(from.boot, &items);
+        self.touch(from.into(), &items);
         for item in items {
             self.take(now, leased, from, item, &mut readings)?;
         }
         self.forget_unused();
-        if !self.owners.contains_key(&from.boot) {
+        if !self.owners.contains_key(&from.into()) {
             // It has told of links, but all of its cells were refused.
-            self.ended(from.boot);
+            self.ended(from.into());
         }
         let refused = |(at, reading): (u16, &Reading)| Some((at, reading.refused?));
         Ok((0..).zip(&readings).filter_map(refused).collect())
@@ -254,17 +256,17 @@ impl Copies {
         readings: &mut Vec<Reading>,
     ) -> Result<(), Malformed> {
         match item {
-            Item::Anew => self.ended(from.boot),
-            Item::Link(news) => self.define(from.boot, &news),
+            Item::Anew => self.ended(from.into()),
+            Item::Link(news) => self.define(from.into(), &news),
             Item::Dead { number, death } => {
                 // A frame that comes again may tell of one that is gone.
-                if let Some(&link) = self.links.get(&LinkOrigin { boot: from.boot, number }) {
+                if let Some(&link) = self.links.get(&LinkOrigin { by: from.into(), number }) {
                     self.locks.apply_link(link, LinkRecord::Dead(death));
                     self.shadows.get_mut(&link).expect("a link has a shadow").dead = true;
                 }
             }
             Item::Gone { number } => {
-                if let Some(&link) = self.links.get(&LinkOrigin { boot: from.boot, number }) {
+                if let Some(&link) = self.links.get(&LinkOrigin { by: from.into(), number }) {
                     self.shadows.get_mut(&link).expect("a link has a shadow").gone = true;
                     self.forget(link);
                 }
@@ -278,11 +280,11 @@ impl Copies {
             }
             Item::Was { name, number } => {
                 let reading = readings.last_mut().ok_or(Malformed)?;
-                self.rename(reading, name, LinkOrigin { boot: from.boot, number });
+                self.rename(reading, name, LinkOrigin { by: from.into(), number });
             }
             Item::Op { position, tag, fence, change } => {
                 let reading = readings.get_mut(position).ok_or(Malformed)?;
-                self.op((now, from.boot), reading, tag, fence, &change)?;
+                self.op((now, from.into()), reading, tag, fence, &change)?;
             }
             Item::End { position } => {
                 let reading = readings.get_mut(position).ok_or(Malformed)?;
@@ -293,7 +295,7 @@ impl Copies {
     }
 
     /// Reads what the ops of a frame will need, all of it before the first is carried out.
-    fn touch(&self, boot: BootId, items: &[Item<'_>]) {
+    fn touch(&self, by: WorkerLife, items: &[Item<'_>]) {
         let mut cells: Vec<CellIndex> = Vec::new();
         let mut plan = Vec::new();
         let mut link = None;
@@ -307,7 +309,7 @@ impl Copies {
                         | NamedChange::Left { link, .. } => Some(link),
                         NamedChange::Ended { .. } => None,
                     };
-                    let name = number.map(|number| LinkOrigin { boot, number });
+                    let name = number.map(|number| LinkOrigin { by, number });
                     link = link.or_else(|| self.links.get(&name?).copied());
                     let Some(&cell) = cells.get(position) else { return };
                     let guess = RecordIndex::NIL;
@@ -336,8 +338,8 @@ impl Copies {
         u16::try_from(at).expect("nodes have told of more namespaces than there can be")
     }
 
-    fn define(&mut self, boot: BootId, news: &LinkNews<'_>) {
-        let called = LinkOrigin { boot, number: news.number };
+    fn define(&mut self, by: WorkerLife, news: &LinkNews<'_>) {
+        let called = LinkOrigin { by, number: news.number };
         if let Some(link) = self.links.get(&called) {
             // It may have owned no cell that has a copy here for a while.
             self.shadows.get_mut(link).expect("a link has a shadow").gone = false;
@@ -380,10 +382,21 @@ impl Copies {
         self.locks.drop_link(link);
     }
 
-    /// A process names no link any more: those that are not used go, and others once they are not.
-    pub(crate) fn ended(&mut self, boot: BootId) {
-        let from = LinkOrigin { boot, number: 0 };
-        let links = self.links.range(from..=LinkOrigin { number: u64::MAX, ..from });
+    /// A process names no link any more.
+    pub(crate) fn is_over(&mut self, boot: BootId) {
+        let first = LinkOrigin { by: WorkerLife { boot, worker: 0 }, number: 0 };
+        let last = LinkOrigin { by: WorkerLife { boot, worker: u16::MAX }, number: u64::MAX };
+        self.end_links(first..=last);
+    }
+
+    /// A worker names no link any more.
+    fn ended(&mut self, by: WorkerLife) {
+        self.end_links(LinkOrigin { by, number: 0 }..=LinkOrigin { by, number: u64::MAX });
+    }
+
+    /// These links are not named any more: those that are not used go, and others once they are not.
+    fn end_links(&mut self, which: RangeInclusive<LinkOrigin>) {
+        let links = self.links.range(which);
         for link in links.map(|(_, &link)| link).collect::<Vec<_>>() {
             self.shadows.get_mut(&link).expect("a link has a shadow").gone = true;
             self.forget(link);
@@ -435,8 +448,7 @@ impl Copies {
             }
             return Some(Refusal::Later);
         };
-        let owner = (copy.owner.node, copy.owner.boot);
-        let is_by_owner = (from.node, from.boot, news.epoch) == (owner.0, owner.1, copy.epoch);
+        let is_by_owner = (from, news.epoch) == (copy.owner, copy.epoch);
         if news.attach != copy.mine || !is_by_owner && !mutant!(self, AcksOldEpoch) {
             return Some(Refusal::Stale);
         }
@@ -468,7 +480,7 @@ impl Copies {
     #[inline]
     fn op(
         &mut self,
-        (now, boot): (Time, BootId),
+        (now, by): (Time, WorkerLife),
         reading: &mut Reading,
         tag: u32,
         fence: Option<Fence>,
@@ -493,7 +505,7 @@ impl Copies {
             return Ok(());
         }
         // A link is not known if its owner had no copy here for a while: a whole cell tells of it.
-        let Some(change) = self.changed(now, boot, change) else {
+        let Some(change) = self.changed(now, by, change) else {
             self.distrust(reading);
             return Ok(());
         };
@@ -513,8 +525,13 @@ impl Copies {
     }
 
     /// A change as it is among the copies, if its link is known.
-    fn changed<'a>(&self, now: Time, boot: BootId, change: &NamedChange<'a>) -> Option<Change<'a>> {
-        let link = |number| self.links.get(&LinkOrigin { boot, number }).copied();
+    fn changed<'a>(
+        &self,
+        now: Time,
+        by: WorkerLife,
+        change: &NamedChange<'a>,
+    ) -> Option<Change<'a>> {
+        let link = |number| self.links.get(&LinkOrigin { by, number }).copied();
         let now = now.since(Time(0));
         Some(match *change {
             NamedChange::Granted { link: by, request, source, age } => {
@@ -561,7 +578,7 @@ impl Copies {
             used.holds == 0 && used.waiters == 0
         };
         let left = |link, shadow: &Shadow| {
-            (shadow.gone || !self.owners.contains_key(&shadow.called.boot)) && is_unused(link)
+            (shadow.gone || !self.owners.contains_key(&shadow.called.by)) && is_unused(link)
         };
         self.shadows.iter().find(|&(&link, shadow)| left(link, shadow)).map(|(_, shadow)| shadow)
     }

@@ -5,6 +5,8 @@
 //! ids have a fixed width; nothing is aligned. Only durations are sent, never instants. All nodes
 //! of a cluster that talk to each other are of one version.
 
+use crate::config::Config;
+use crate::event::PeerWorker;
 use crate::locks::{Change, Death, Ending, Leaving, Source};
 use lockring_proto::{Claim, Fence, Mode, SessionId, limits};
 use lockring_ring::{AttachId, BootId, CellId, Epoch};
@@ -29,9 +31,28 @@ pub(crate) struct LinkNews<'a> {
 /// The name of a link that no other ever has: ops name these, never sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LinkOrigin {
-    /// The life of the owner where it began.
-    pub(crate) boot: BootId,
+    /// Where it began.
+    pub(crate) by: WorkerLife,
     pub(crate) number: u64,
+}
+
+/// A worker in one life of its process: each numbers links for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct WorkerLife {
+    pub(crate) boot: BootId,
+    pub(crate) worker: u16,
+}
+
+impl From<&Config> for WorkerLife {
+    fn from(config: &Config) -> Self {
+        Self { boot: BootId(config.boot), worker: config.worker }
+    }
+}
+
+impl From<PeerWorker> for WorkerLife {
+    fn from(PeerWorker { boot, worker, .. }: PeerWorker) -> Self {
+        Self { boot, worker }
+    }
 }
 
 /// What follows of a cell.
@@ -210,7 +231,8 @@ pub(crate) fn put_cell(out: &mut Vec<u8>, news: &CellNews) {
 
 pub(crate) fn put_was(out: &mut Vec<u8>, name: LinkOrigin, number: u64) {
     out.push(WAS);
-    out.extend_from_slice(&name.boot.0.to_le_bytes());
+    out.extend_from_slice(&name.by.boot.0.to_le_bytes());
+    put(out, u64::from(name.by.worker));
     put(out, name.number);
     put(out, number);
 }
@@ -434,7 +456,9 @@ impl<'a> Reader<'a> {
             }),
             WAS => {
                 let boot = BootId(u64::from_le_bytes(self.array()?));
-                let name = LinkOrigin { boot, number: self.number()? };
+                let worker = u16::try_from(self.number()?).map_err(|_| Malformed)?;
+                let by = WorkerLife { boot, worker };
+                let name = LinkOrigin { by, number: self.number()? };
                 Item::Was { name, number: self.number()? }
             }
             END => Item::End { position: self.position()? },

@@ -16,7 +16,7 @@
 mod copied;
 mod tell;
 
-use super::frame::LinkOrigin;
+use super::frame::{LinkOrigin, WorkerLife};
 use super::lane::{Lane, LaneIndex, Withheld};
 use super::message::{FrameId, Refusal};
 use crate::event::{Action, CloseReason, ConnId, LinkIndex, PeerWorker};
@@ -25,7 +25,7 @@ use crate::locks::{CellIndex, Locks};
 use crate::mutant::mutant;
 use copied::{Copied, CopyAt, Phase};
 use lockring_proto::{Reply, Time};
-use lockring_ring::{AttachId, BootId, Epoch, Member};
+use lockring_ring::{AttachId, Epoch, Member};
 use std::collections::{BTreeMap, BTreeSet};
 use tell::to;
 
@@ -55,7 +55,7 @@ pub(crate) struct CopyOf {
 /// The answers of a worker, and its lanes.
 #[derive(Clone)]
 pub(crate) struct Rounds {
-    boot: BootId,
+    me: WorkerLife,
     /// By cell; empty while none has copies.
     cells: Vec<Option<Box<Copied>>>,
     lanes: Vec<Option<Lane>>,
@@ -74,9 +74,9 @@ pub(crate) struct Rounds {
 }
 
 impl Rounds {
-    pub(crate) fn new(boot: BootId) -> Self {
+    pub(crate) fn new(me: WorkerLife) -> Self {
         Self {
-            boot,
+            me,
             cells: Vec::new(),
             lanes: Vec::new(),
             by_peer: BTreeMap::new(),

@@ -75,7 +75,8 @@ fn become_member(
         leave(worker, turn, cell);
     }
     let Some((membership, mine)) = copied else { return worker.copies.drop_cell(cell) };
-    let told = worker.copies.keep(cell, membership.epoch, membership.owner, mine.attach);
+    let owner = worker_of(worker, cell, &membership.owner);
+    let told = worker.copies.keep(cell, membership.epoch, owner, mine.attach);
     if let Some(peer) = told {
         say_ready(worker, turn, peer, cell);
     }
@@ -118,14 +119,19 @@ fn own(worker: &mut Worker, turn: &mut Turn<'_>, cell: CellIndex, membership: &M
 }
 
 fn copy_of(worker: &Worker, cell: CellIndex, member: &Member, membership: &Membership) -> CopyOf {
-    let workers = worker.peers.get(&(member.node, member.boot)).copied();
-    let workers = workers.expect("a node is known before it has a copy");
-    let at = worker.locks.cell_id(cell).0 % workers;
     CopyOf {
         member: *member,
-        peer: PeerWorker { node: member.node, boot: member.boot, worker: at },
+        peer: worker_of(worker, cell, member),
         learner: membership.learner.as_ref() == Some(member),
     }
+}
+
+/// The worker of a member that has a cell.
+fn worker_of(worker: &Worker, cell: CellIndex, member: &Member) -> PeerWorker {
+    let &Member { node, boot, .. } = member;
+    let workers = worker.peers.get(&(node, boot)).copied();
+    let workers = workers.expect("a node is known before it has a part in a cell");
+    PeerWorker { node, boot, worker: worker.locks.cell_id(cell).0 % workers }
 }
 
 /// The cell is another's: what it has goes with it.
@@ -146,11 +152,12 @@ fn leave(worker: &mut Worker, turn: &mut Turn<'_>, cell: CellIndex) {
 /// what was answered, and may be the owner again.
 fn give_out(worker: &mut Worker, now: Time, cell: CellIndex) {
     let Worker { locks, links, copies, config, .. } = worker;
+    let by = (&*config).into();
     copies.make_room(cell);
     locks.rebuild(cell, now, |tag, op| {
         let (link, _) = named_in(&op.change);
         let news = links.news(link, locks.number_of(link));
-        copies.put(BootId(config.boot), &news, locks.is_dead(link), (cell, tag), op);
+        copies.put(by, &news, locks.is_dead(link), (cell, tag), op);
     });
     copies.set_last(cell, locks.last(cell));
 }

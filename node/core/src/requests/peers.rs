@@ -17,7 +17,7 @@ pub(crate) fn happened(worker: &mut Worker, turn: &mut Turn<'_>, event: ClusterE
             worker.peers.insert((node, boot), workers);
             let lives = worker.peers.range((node, BootId(0))..=(node, BootId(u64::MAX)));
             for (&(_, life), _) in lives.filter(|&(&(_, life), _)| life != boot) {
-                worker.copies.ended(life);
+                worker.copies.is_over(life);
             }
         }
         ClusterEvent::Memberships { changed, version } => applied(worker, turn, changed, version),

@@ -137,7 +137,7 @@ impl Rounds {
         locks.rebuild(cell, Time(0), |_, op| here.extend(link_of(&op.change)));
         for link in here {
             let number = name_link(lane, links, locks, link);
-            let own = [LinkOrigin { boot: self.boot, number }];
+            let own = [LinkOrigin { by: self.me, number }];
             let was = copied.was.get(&link).map_or(&own[..], Vec::as_slice);
             for &name in was {
                 frame::put_was(lane.bytes(), name, number);

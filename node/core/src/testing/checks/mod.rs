@@ -51,6 +51,23 @@ pub fn all() -> Vec<Box<dyn Check>> {
     ]
 }
 
+/// Those of them that can be seen by what clients do and are answered. What a worker does may be in
+/// vain, where its cells may be another's by then.
+pub fn of_clusters() -> Vec<Box<dyn Check>> {
+    vec![
+        Box::new(Exclusion),
+        Box::new(Fences::default()),
+        Box::new(Phantoms::default()),
+        Box::new(Resource::default()),
+        Box::new(Leases),
+        Box::new(NoLoss::default()),
+        Box::new(Linear::default()),
+        Box::new(Releases::default()),
+        Box::new(Once::default()),
+        Box::new(Rest),
+    ]
+}
+
 #[cfg(test)]
 pub(crate) mod history {
     //! Hand-made histories: one key, exclusive claims, sessions `a` and `b`, times in milliseconds.

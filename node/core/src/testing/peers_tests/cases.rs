@@ -274,3 +274,41 @@ fn a_session_id_of_two_identities_is_two_sessions() {
     assert_eq!(held(&copy), before, "the hold is another's");
     assert!(matches!(copy.answers()[..], [Reply::NotHeld { .. }]));
 }
+
+/// One of two workers of the owner's process, with its cell.
+fn one_of_two(worker: u16) -> (PeerWorker, Worker) {
+    let its = PeerWorker { worker, ..OWNER };
+    let others = CELLS.into_iter().filter(|cell| cell.0 % 2 == worker).collect();
+    let of = Config { workers: 2, worker, others, ..config(Limits::default()) };
+    let machine = Machine::new(Config { node: 1, boot: 1, ..of }, Time(0));
+    let mut it = Worker { machine, now: Time(0), said: Vec::new(), link: None, id: 0 };
+    let (node, boot) = (COPY.node, COPY.boot);
+    it.cluster(ClusterEvent::Node { node, boot, workers: 1 });
+    it.cluster(ClusterEvent::Node { node: NodeId(1), boot: BootId(1), workers: 2 });
+    it.cluster(ClusterEvent::PeerConnected(COPY));
+    become_one(&mut it, CellId(worker), &membership(2, OWNER, &[COPY]));
+    (its, it)
+}
+
+#[test]
+fn two_workers_of_a_process_may_call_their_links_the_same() {
+    let mut copy = Worker::new(COPY, None);
+    copy.cluster(ClusterEvent::Node { node: OWNER.node, boot: OWNER.boot, workers: 2 });
+    copy.become_all(&membership(2, OWNER, &[COPY]));
+    for worker in [0, 1] {
+        let (its, mut owner) = one_of_two(worker);
+        copy.cluster(ClusterEvent::PeerConnected(its));
+        let session = 7 + worker as u8;
+        owner.hello(session, 1);
+        let cell = CellId(worker);
+        let key = key_in(&owner, cell, 0);
+        let id = owner.acquire(session, &key, Wait::No);
+        for _ in 0..4 {
+            copy.hears(its, &owner.messages());
+            owner.hears(COPY, &copy.messages());
+        }
+        assert!(is_granted(&owner.answers(), id));
+        assert_eq!(owner.machine.contents(cell, false), copy.machine.contents(cell, true));
+        copy.machine.audit().unwrap();
+    }
+}
