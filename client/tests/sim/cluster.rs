@@ -121,6 +121,11 @@ impl Cluster {
         }
     }
 
+    /// A frame of a client is here.
+    pub fn frame(&mut self, hub: &mut Hub, way: Way, bytes: Vec<u8>) {
+        self.nodes[way.node].frame(hub, way, bytes);
+    }
+
     /// Something happens to a node.
     pub fn happens(&mut self, hub: &mut Hub, keys: &Keys, event: NodeEvent) {
         match event {

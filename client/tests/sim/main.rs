@@ -22,6 +22,7 @@ mod mutants;
 mod node;
 mod ring;
 mod run;
+mod stage;
 mod way;
 mod workload;
 

@@ -77,8 +77,13 @@ impl Client {
                 hub.reach("connections given up as silent");
                 self.hang_up(hub, link);
             }
-            Outcome::TurnedAway { link, refusal } if refusal.kind == RefusalKind::Draining => {
-                hub.reach("hellos to a node that stops");
+            Outcome::TurnedAway { link, refusal }
+                if matches!(refusal.kind, RefusalKind::Draining | RefusalKind::Unavailable) =>
+            {
+                hub.reach(match refusal.kind {
+                    RefusalKind::Draining => "hellos to a node that stops",
+                    _ => "hellos to a node without contact",
+                });
                 self.hang_up(hub, link);
             }
             Outcome::TurnedAway { refusal, .. } => {

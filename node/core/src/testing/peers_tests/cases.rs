@@ -312,3 +312,29 @@ fn two_workers_of_a_process_may_call_their_links_the_same() {
         copy.machine.audit().unwrap();
     }
 }
+
+#[test]
+fn who_is_queued_in_a_grace_that_goes_to_a_copy_is_granted_after_it() {
+    let (mut owner, mut copy) = (Worker::new(OWNER, None), Worker::new(COPY, None));
+    let grace = Some(Duration::from_secs(5));
+    let its = Membership { grace, ..membership(2, OWNER, &[COPY]) };
+    owner.become_all(&its);
+    copy.become_all(&its);
+    owner.hello(7, 1);
+    let id = owner.acquire(7, b"key", Wait::Forever);
+    settle(&mut owner, &mut copy);
+    assert!(matches!(owner.answers()[..], [Reply::Queued { .. }]));
+    copy.become_all(&Membership { grace, ..membership(3, COPY, &[]) });
+    copy.hello(7, 2);
+    assert_eq!(copy.acquire(7, b"key", Wait::Forever), id);
+    for _ in 0..4 {
+        copy.run(Event::Tick);
+    }
+    assert!(matches!(copy.answers()[..], [Reply::Queued { .. }]));
+    copy.now = Time(0).after(Duration::from_secs(5));
+    for _ in 0..4 {
+        copy.run(Event::Tick);
+    }
+    assert!(is_granted(&copy.answers(), id));
+    copy.machine.audit().unwrap();
+}

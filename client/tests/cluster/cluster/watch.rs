@@ -1,0 +1,219 @@
+//! What is looked at as answers leave, and all the time: the protocol's own invariants, of which
+//! clients see only what follows from them.
+//!
+//! - P2: whatever an answer shows is in the memory of every member that is there.
+//! - P5: nobody answers in an epoch before every member that is there has taken it in.
+//! - P7: what a client believes to hold is in the memory of every member.
+
+use super::Cluster;
+use super::process::bits;
+use super::turns::At;
+use crate::hub::Hub;
+use crate::keys::Keys;
+use lockring_control::cluster::{Applied, Index, NodeState, Replicas, State, Status};
+use lockring_core::testing::{Ending, Fact, KeyId, Note, Noted};
+use lockring_proto::{Claim, Fence, Operation, Reply, Request, SessionId};
+use lockring_ring::{CellId, Member, NamespaceSeed, hash_key};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What has to be remembered for it.
+#[derive(Default)]
+pub struct Watch {
+    /// What each request asks for.
+    asked: BTreeMap<(SessionId, u64), Asking>,
+    /// Grants that were answered, by cell and fence.
+    told: BTreeMap<(CellId, Fence), (SessionId, KeyId)>,
+    freed: BTreeSet<(CellId, Fence)>,
+    /// Holds ended by force, as some worker executed it.
+    forced: BTreeSet<(CellId, Fence)>,
+}
+
+#[derive(Clone, Copy)]
+enum Asking {
+    Acquires(KeyId, Claim),
+    Releases(KeyId, Fence),
+}
+
+/// The cell of a key.
+pub fn cell_of(keys: &Keys, key: KeyId) -> CellId {
+    let seed = NamespaceSeed::of(keys.space_name(key));
+    bits().cell(hash_key(seed, keys.bytes(key)).position)
+}
+
+impl Watch {
+    /// A session's requests are at a worker.
+    pub fn asks(&mut self, keys: &Keys, session: SessionId, requests: &[Request<'_>]) {
+        for request in requests {
+            let Request::Keyed { id, operation, key, .. } = request else { continue };
+            let asking = match *operation {
+                Operation::Acquire { claim, .. } => {
+                    Asking::Acquires(keys.id_of(session, key), claim)
+                }
+                Operation::Release { fence } => Asking::Releases(keys.id_of(session, key), fence),
+                _ => continue,
+            };
+            self.asked.insert((session, *id), asking);
+        }
+    }
+
+    /// An entry has been applied to the state of all.
+    pub fn applied(&mut self, _: Index, _: &Applied, _: &State) {}
+
+    /// What a machine did. An operator's order that an owner carries out in vain, as it is one no
+    /// more, is taken for done: nobody is blamed for such a hold then.
+    pub fn notes(&mut self, hub: &mut Hub, notes: &[Note]) {
+        for note in notes {
+            if let Note::Op {
+                cell, change: Noted::Ended { fence, cause: Ending::Forced }, ..
+            } = *note
+            {
+                let hold = (CellId(cell as u16), fence);
+                self.forced.insert(hold);
+                if let Some(&(session, key)) = self.told.get(&hold) {
+                    hub.fact(&Fact::Freed { session, key, fence, forced: true });
+                }
+            }
+        }
+    }
+}
+
+impl Cluster {
+    /// An answer leaves a worker.
+    pub(super) fn check_answer(
+        &mut self,
+        hub: &mut Hub,
+        keys: &Keys,
+        at: At,
+        session: SessionId,
+        reply: &Reply,
+    ) {
+        let asking = self.watch.asked.get(&(session, reply.id())).copied();
+        match (reply, asking) {
+            (&Reply::Granted { id, fence, .. }, Some(Asking::Acquires(key, claim))) => {
+                let cell = cell_of(keys, key);
+                self.check_members(hub, at, cell, fence);
+                let hold = (cell, fence);
+                if self.watch.told.insert(hold, (session, key)).is_none() {
+                    let (request, alive) = (id, true);
+                    hub.fact(&Fact::Granted { session, request, key, claim, fence, alive });
+                    if self.watch.forced.contains(&hold) {
+                        hub.fact(&Fact::Freed { session, key, fence, forced: true });
+                    }
+                }
+            }
+            (Reply::Released { .. }, Some(Asking::Releases(key, fence))) => {
+                let cell = cell_of(keys, key);
+                self.check_members(hub, at, cell, fence);
+                if self.watch.freed.insert((cell, fence)) {
+                    hub.fact(&Fact::Freed { session, key, fence, forced: false });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// P2 and P5 for an answer that shows an op of a cell.
+    fn check_members(&self, hub: &mut Hub, at: At, cell: CellId, fence: Fence) {
+        let Some(process) = self.hosts.get(&at.0.node).and_then(|host| host.process.as_ref())
+        else {
+            return;
+        };
+        let Some((is, _)) = process.worker_of(cell).cells.get(&cell) else {
+            return hub.accuse("P2 only an owner answers", format!("{at:?} has not {cell}"));
+        };
+        if !process.is_me(&is.owner) {
+            return hub.accuse("P2 only an owner answers", format!("{at:?} of {cell}: {is:?}"));
+        }
+        for member in &is.backups {
+            let Some(has) = self.copy_of(cell, member) else { continue };
+            if has.0 < fence {
+                let what = format!("{member:?} has {has:?} of {cell} as {fence} is answered");
+                hub.accuse("P2 answered is copied", what);
+            }
+        }
+    }
+
+    /// What a member's copy has, if its process is there and it is a copy by what it knows.
+    fn copy_of(&self, cell: CellId, member: &Member) -> Option<(Fence, Holders)> {
+        let process = self.hosts.get(&member.node)?.process.as_ref()?;
+        if process.life.boot != member.boot {
+            return None;
+        }
+        let worker = process.worker_of(cell);
+        let (is, _) = worker.cells.get(&cell)?;
+        let is_copy = is.copies().any(|copy| copy == member);
+        let is_owner = is.owner == *member;
+        (is_copy || is_owner).then(|| {
+            let (last, contents) = worker.machine.contents(cell, is_copy);
+            let holders = contents.into_values().flat_map(|(holders, _)| holders);
+            (last, holders.collect())
+        })
+    }
+
+    /// Every cell has whom it shall have, and nobody waits for anything.
+    pub fn is_at_rest(&self, hub: &Hub) -> Result<(), String> {
+        let state = self.rules.state();
+        let open = state.nodes().values().filter(|node| node.is_open()).count();
+        let backups = usize::from(state.replicas().0 == Replicas::One && open > 1);
+        for (id, cell) in state.cells() {
+            let rests = cell.loss.is_none() && cell.grace.is_none() && cell.learner.is_none();
+            if !rests || cell.backups.len() != backups {
+                return Err(format!("{id} is {cell:?}"));
+            }
+        }
+        let is_away = |node: &&NodeState| node.status != Status::Up || node.leaving;
+        if let Some(node) = state.nodes().values().find(is_away) {
+            return Err(format!("a node is {node:?}"));
+        }
+        for id in state.nodes().keys() {
+            let host = self.hosts.get(id).ok_or("a node without a host")?;
+            let process = host.process.as_ref().ok_or("a node without a process")?;
+            if process.control.state() != state || process.told() != state.memberships(process.life)
+            {
+                return Err(format!("{id} is behind at {}", hub.now));
+            }
+        }
+        Ok(())
+    }
+
+    /// At rest every copy has what its owner has.
+    pub fn check_copies(&self, hub: &mut Hub) {
+        for (id, cell) in self.rules.state().cells() {
+            let Some(owner) = self.copy_of(id, &cell.owner) else { continue };
+            for member in &cell.backups {
+                let copy = self.copy_of(id, member);
+                hub.reach("copies compared at rest");
+                if copy.as_ref() != Some(&owner) {
+                    let what = format!("{id} at {member:?}: {copy:?}, its owner has {owner:?}");
+                    hub.accuse("at rest copies equal their owners", what);
+                }
+            }
+        }
+    }
+
+    /// P7: what clients act on is in the memory of every member, by the log.
+    pub fn check_holds(&self, hub: &mut Hub, keys: &Keys) {
+        let mut by_cell: BTreeMap<CellId, Vec<(SessionId, Fence)>> = BTreeMap::new();
+        let book = hub.recorder.book();
+        for hold in book.holds.values().filter(|hold| book.acts(hub.now, hold)) {
+            by_cell.entry(cell_of(keys, hold.key)).or_default().push((hold.session, hold.fence));
+        }
+        for (cell, holds) in by_cell {
+            let Some(its) = self.rules.state().cell(cell) else { continue };
+            if its.loss.is_some() || its.grace.is_some() {
+                continue;
+            }
+            for member in std::iter::once(&its.owner).chain(&its.backups) {
+                let Some((last, has)) = self.copy_of(cell, member) else { continue };
+                if let Some(hold) = holds.iter().find(|hold| !has.contains(hold)) {
+                    let what = format!(
+                        "{member:?} has not {hold:?} of {cell}, but {has:?} at {last:?}: {its:?}"
+                    );
+                    return hub.accuse("P7 what is held is with every member", what);
+                }
+            }
+        }
+    }
+}
+
+type Holders = BTreeSet<(SessionId, Fence)>;
