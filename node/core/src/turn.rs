@@ -2,12 +2,12 @@
 //! longer than a slice before everybody else had a turn: requests are charged by what they make the
 //! worker do, in units of about what an acquire or a release costs.
 
-use crate::cells::{Rounds, Shows};
+use crate::cells::{Rounds, Shows, Telling};
 use crate::config::Limits;
 use crate::event::{Action, CloseReason, ConnId, LinkIndex, push_reply};
 use crate::links::Links;
 use crate::locks::{CellIndex, Death, Locks, Op, Spot};
-use lockring_proto::{Push, Reply, Request, Time, limits};
+use lockring_proto::{HoldId, LostReason, Push, Reply, Request, Time, limits};
 use lockring_ring::RingVersion;
 use std::time::Duration;
 
@@ -163,7 +163,7 @@ impl<'a> Turn<'a> {
     #[cold]
     #[inline(never)]
     fn withhold(&mut self, conn: ConnId, shows: Shows, reply: Reply) {
-        self.rounds.answer(self.now, (conn, shows), reply, self.out);
+        self.rounds.answer(self.now, (conn, shows), Telling::Reply(reply), self.out);
     }
 
     /// Tells copies of an op that is about to be carried out.
@@ -204,11 +204,22 @@ impl<'a> Turn<'a> {
         self.out.push(Action::Push { conn, push });
     }
 
-    /// What was told last, if it can be added to.
-    pub(crate) fn last_push(&mut self) -> Option<(ConnId, &mut Push)> {
-        match self.out.last_mut() {
-            Some(Action::Push { conn, push }) => Some((*conn, push)),
-            _ => None,
+    /// Tells a holder that its hold was ended by force, once copies know. One that loses many is told
+    /// of them together, as it looks through all that it holds for each push.
+    pub(crate) fn push_forced(&mut self, conn: ConnId, cell: CellIndex, hold: HoldId) {
+        const FORCED: LostReason = LostReason::Forced;
+        let push = Push::Lost { reason: FORCED, holds: vec![hold] };
+        if self.withholds {
+            let shows = Shows::Cell(cell);
+            self.rounds.answer(self.now, (conn, shows), Telling::Push(push), self.out);
+        } else if let Some(Action::Push { conn: last, push: Push::Lost { reason: FORCED, holds } }) =
+            self.out.last_mut()
+            && *last == conn
+            && holds.len() < limits::HOLDS_PER_FRAME
+        {
+            holds.push(hold);
+        } else {
+            self.push(conn, push);
         }
     }
 

@@ -5,7 +5,7 @@ use super::frame::{self, CellNews};
 use super::message::{self, FrameId};
 use crate::event::{ConnId, LinkIndex, PeerWorker};
 use crate::locks::CellIndex;
-use lockring_proto::Reply;
+use lockring_proto::{Push, Reply};
 use lockring_ring::AttachId;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -18,13 +18,22 @@ const UNACKNOWLEDGED_FRAMES: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LaneIndex(pub(super) usize);
 
+/// What a client is told.
+#[derive(Clone, Debug)]
+pub(crate) enum Telling {
+    Reply(Reply),
+    /// That something has ended: a client that hears of it before its copies do may hear of it in
+    /// vain, and before it has heard of the grant.
+    Push(Push),
+}
+
 /// An answer that is not to leave yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Withheld {
     pub(crate) conn: ConnId,
     /// What it shows; none: of all cells.
     pub(super) cell: Option<CellIndex>,
-    pub(crate) reply: Reply,
+    pub(crate) telling: Telling,
     /// Frames of other lanes for which it waits after this one.
     pub(super) rest: Vec<(LaneIndex, u64)>,
 }

@@ -17,7 +17,7 @@ mod copied;
 mod tell;
 
 use super::frame::{LinkOrigin, WorkerLife};
-use super::lane::{Lane, LaneIndex, Withheld};
+use super::lane::{Lane, LaneIndex, Telling, Withheld};
 use super::message::{FrameId, Refusal};
 use crate::event::{Action, CloseReason, ConnId, LinkIndex, PeerWorker};
 use crate::links::Links;
@@ -135,12 +135,12 @@ impl Rounds {
         &mut self,
         now: Time,
         (conn, shows): (ConnId, Shows),
-        reply: Reply,
+        telling: Telling,
         out: &mut Vec<Action>,
     ) {
         let unsafely = mutant!(self, AnswerBeforeRound);
         let (cell, rest) = match shows {
-            Shows::Nothing => return out.push(Action::Reply { conn, reply }),
+            Shows::Nothing => return say(conn, telling, out),
             Shows::Cell(cell) if !unsafely => {
                 // Most cells have one copy that follows.
                 let copied = self.cells.get(cell.0 as usize).and_then(Option::as_deref);
@@ -150,17 +150,17 @@ impl Rounds {
                     && let Some(lane) = self.lanes[copy.lane.0].as_mut()
                 {
                     let rest = Vec::new();
-                    return lane.wait(Withheld { conn, cell: Some(cell), reply, rest });
+                    return lane.wait(Withheld { conn, cell: Some(cell), telling, rest });
                 }
                 (Some(cell), self.waits_of(cell))
             }
             Shows::Link if !unsafely => (None, self.waits_of_all()),
             Shows::Cell(_) | Shows::Link | Shows::Lease => {
-                let answer = Withheld { conn, cell: None, reply, rest: Vec::new() };
+                let answer = Withheld { conn, cell: None, telling, rest: Vec::new() };
                 return self.leave(now, answer, out);
             }
         };
-        self.advance(now, Withheld { conn, cell, reply, rest }, out);
+        self.advance(now, Withheld { conn, cell, telling, rest }, out);
     }
 
     /// What an answer that shows all cells waits for.
@@ -235,12 +235,7 @@ impl Rounds {
     /// An answer leaves, if the node may still answer.
     fn leave(&mut self, now: Time, answer: Withheld, out: &mut Vec<Action>) {
         if now < self.lease || mutant!(self, AnswerPastLease) {
-            let (conn, reason) = (answer.conn, CloseReason::Goodbye);
-            let is_last = matches!(answer.reply, Reply::Goodbye { .. });
-            out.push(Action::Reply { conn, reply: answer.reply });
-            if is_last {
-                out.push(Action::Close { conn, reason });
-            }
+            say(answer.conn, answer.telling, out);
         } else {
             self.overdue.push(answer);
         }
@@ -496,9 +491,9 @@ impl Rounds {
 
     /// Lets an answer that was taken out wait for whomever it has to by now.
     pub(crate) fn again(&mut self, now: Time, answer: Withheld, out: &mut Vec<Action>) {
-        let Withheld { conn, cell, reply, .. } = answer;
+        let Withheld { conn, cell, telling, .. } = answer;
         let shows = cell.map_or(Shows::Link, Shows::Cell);
-        self.answer(now, (conn, shows), reply, out);
+        self.answer(now, (conn, shows), telling, out);
     }
 
     /// A peer will never acknowledge anything: its lane goes, once no cell has a copy there.
@@ -526,5 +521,19 @@ impl Rounds {
             .collect();
         let unused = self.by_peer.iter().filter(|(_, lane)| !used.contains(lane));
         unused.map(|(&peer, _)| peer).collect()
+    }
+}
+
+/// Tells a client.
+fn say(conn: ConnId, telling: Telling, out: &mut Vec<Action>) {
+    match telling {
+        Telling::Push(push) => out.push(Action::Push { conn, push }),
+        Telling::Reply(reply) => {
+            let is_last = matches!(reply, Reply::Goodbye { .. });
+            out.push(Action::Reply { conn, reply });
+            if is_last {
+                out.push(Action::Close { conn, reason: CloseReason::Goodbye });
+            }
+        }
     }
 }

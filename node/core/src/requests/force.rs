@@ -3,25 +3,11 @@
 use super::end::end_hold;
 use super::{Named, RequestContext};
 use crate::cells::Shows;
-use crate::event::ConnId;
 use crate::links::Forcing;
 use crate::locks::{Ending, Place, Spot};
 use crate::turn::{PER_FORCED, Progress, Turn};
 use crate::worker::Worker;
-use lockring_proto::{HoldId, LostReason, Push, Reply, limits};
-
-/// Tells a holder. One that loses many is told of them together, as it looks through all that it
-/// holds for each push.
-fn tell_forced(turn: &mut Turn<'_>, conn: ConnId, hold: HoldId) {
-    const FORCED: LostReason = LostReason::Forced;
-    if let Some((last, Push::Lost { reason: FORCED, holds })) = turn.last_push()
-        && last == conn
-        && holds.len() < limits::HOLDS_PER_FRAME
-    {
-        return holds.push(hold);
-    }
-    turn.push(conn, Push::Lost { reason: FORCED, holds: vec![hold] });
-}
+use lockring_proto::Reply;
 
 /// Ends every hold of a key that there was when it was asked for, and tells the holders. The next
 /// fence is higher than all of them, as every operation takes the next number.
@@ -52,7 +38,7 @@ pub(super) fn force(
         turn.charge(PER_FORCED);
         forcing.ended += 1;
         if let Some(conn) = worker.links.conn(link) {
-            tell_forced(turn, conn, worker.locks.hold_id(place.cell, fence));
+            turn.push_forced(conn, place.cell, worker.locks.hold_id(place.cell, fence));
         }
         // Those who wait are granted only when the last is gone, or as far as they fit.
         end_hold(worker, turn, Spot::used(place, record), fence, Ending::Forced);

@@ -7,7 +7,7 @@
 //! Serving, Recovering -- deposed --> None, Learner or Backup
 //! ```
 
-use crate::cells::{CopyOf, LinkOrigin, Role, Shows, Withheld};
+use crate::cells::{CopyOf, LinkOrigin, Role, Shows, Telling, Withheld};
 use crate::event::{Action, LinkIndex, PeerWorker};
 use crate::locks::{CellIndex, Change, Death, EntryIndex, Op, Source};
 use crate::mutant::mutant;
@@ -49,8 +49,12 @@ fn look_again(worker: &Worker, turn: &mut Turn<'_>, answer: Withheld) {
     let now = turn.now;
     // What shows all of a link, and waited at this cell, is this worker's to answer all the same.
     if answer.cell().is_some_and(|cell| worker.cells.role(cell) == Role::None) {
-        let (id, version) = (answer.reply.id(), worker.version.0);
-        return turn.answer(answer.conn, Shows::Nothing, || Reply::Moved { id, version });
+        // An end that was to be pushed is for the new owner to tell, if it has it.
+        if let Telling::Reply(reply) = answer.telling {
+            let (id, version) = (reply.id(), worker.version.0);
+            turn.answer(answer.conn, Shows::Nothing, || Reply::Moved { id, version });
+        }
+        return;
     }
     let (rounds, out) = turn.rounds();
     rounds.again(now, answer, out);

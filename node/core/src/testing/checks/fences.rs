@@ -9,10 +9,20 @@ use std::collections::{BTreeMap, BTreeSet};
 /// I3: the fences of a key grow with every grant, over restarts too, and in real time.
 #[derive(Default)]
 pub struct Fences {
-    granted: BTreeMap<KeyId, Fence>,
+    /// Grants are told as they are answered. Those of claims that go together may be answered in
+    /// another order.
+    answers: bool,
+    granted: BTreeMap<KeyId, (Fence, Claim)>,
     known: BTreeMap<KeyId, Fence>,
     /// The highest fence any client knew when a claim was asked for.
     floors: BTreeMap<(SessionId, Token), Fence>,
+}
+
+impl Fences {
+    /// Of grants as they are answered, in whatever order that may be.
+    pub fn of_answers() -> Self {
+        Self { answers: true, ..Self::default() }
+    }
 }
 
 impl Check for Fences {
@@ -22,10 +32,19 @@ impl Check for Fences {
 
     fn see(&mut self, _: Time, fact: &Fact, _: &Book) -> Result<(), String> {
         match *fact {
-            Fact::Granted { key, fence, .. } => match self.granted.insert(key, fence) {
-                Some(last) if last >= fence => Err(format!("{fence} of {key:?} after {last}")),
-                _ => Ok(()),
-            },
+            Fact::Granted { key, fence, claim, .. } => {
+                let Some((last, before)) = self.granted.insert(key, (fence, claim)) else {
+                    return Ok(());
+                };
+                let apart = [before, claim].contains(&Claim::EXCLUSIVE) || !self.answers;
+                if last >= fence && apart {
+                    return Err(format!("{fence} of {key:?} after {last}"));
+                }
+                if last > fence {
+                    self.granted.insert(key, (last, before));
+                }
+                Ok(())
+            }
             Fact::Asked { session, token, key, .. } => {
                 if let Some(&known) = self.known.get(&key) {
                     self.floors.insert((session, token), known);

@@ -56,7 +56,7 @@ pub fn all() -> Vec<Box<dyn Check>> {
 pub fn of_clusters() -> Vec<Box<dyn Check>> {
     vec![
         Box::new(Exclusion),
-        Box::new(Fences::default()),
+        Box::new(Fences::of_answers()),
         Box::new(Phantoms::default()),
         Box::new(Resource::default()),
         Box::new(Leases),

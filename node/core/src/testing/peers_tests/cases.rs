@@ -338,3 +338,44 @@ fn who_is_queued_in_a_grace_that_goes_to_a_copy_is_granted_after_it() {
     assert!(is_granted(&copy.answers(), id));
     copy.machine.audit().unwrap();
 }
+
+#[test]
+fn an_end_by_force_is_told_when_the_copy_knows_it() {
+    let (mut owner, mut copy) = pair(None);
+    let operator = Identity {
+        namespace: Namespace::default(),
+        name: "operator".to_owned(),
+        access: Access::Operator,
+        ttl_max: limits::TTL_MAX,
+    };
+    let hello = Hello {
+        protocol: PROTOCOL,
+        session: SessionId([9; 16]),
+        incarnation: 1,
+        ttl_ms: 10_000,
+        ring_version: 1,
+        label: "",
+    };
+    let granted = owner.acquire(7, b"key", Wait::No);
+    let holder = owner.link;
+    owner.run(Event::Opened { conn: ConnId(9), identity: &operator, hello });
+    let forced = owner.ask(9, b"key", Operation::Force { namespace: "" });
+    let pushes =
+        |it: &Worker| it.said.iter().filter(|said| matches!(said, Action::Push { .. })).count();
+    assert_eq!((owner.answers(), pushes(&owner)), (vec![], 0));
+    // The grant is told before its end, whatever comes between.
+    settle(&mut owner, &mut copy);
+    assert_eq!(pushes(&owner), 1);
+    let told: Vec<u64> = owner.answers().iter().map(Reply::id).collect();
+    assert_eq!(told, [granted, forced]);
+    // A deposed owner tells of no end: the hold is with the next one.
+    owner.link = holder;
+    owner.acquire(7, b"other", Wait::No);
+    settle(&mut owner, &mut copy);
+    owner.said.clear();
+    owner.run(Event::Opened { conn: ConnId(9), identity: &operator, hello });
+    owner.ask(9, b"other", Operation::Force { namespace: "" });
+    owner.become_all(&membership(3, COPY, &[]));
+    assert!(matches!(owner.answers()[..], [Reply::Moved { .. }]));
+    assert_eq!(pushes(&owner), 0);
+}
