@@ -95,29 +95,7 @@ fn strike_nodes(stage: &mut Stage) {
             hub.reach("all connections of a node to peers broken");
             cluster.break_wires_of(hub, node);
         }
-        15 if cluster.hosts.len() < 7 => cluster.wants_to_join(hub),
-        16 | 17 => {
-            let state = cluster.rules.state();
-            let staying = state.nodes().values().filter(|node| !node.leaving).count();
-            if staying > 2 && !cluster.log.votes(node) {
-                cluster.wishes.push(Entry::Leave(node));
-            }
-        }
-        18 => {
-            let weight = hub.rng.range(1, 4) as u32;
-            if let Some(known) = cluster.rules.state().nodes().get(&node) {
-                let revision = known.revision;
-                cluster.wishes.push(Entry::Weight { node, revision, weight });
-            }
-        }
-        19 => {
-            let (now, revision) = cluster.rules.state().replicas();
-            let replicas = match now {
-                Replicas::None => Replicas::One,
-                Replicas::One => Replicas::None,
-            };
-            cluster.wishes.push(Entry::Policy { replicas, revision });
-        }
+        15..20 => wish(hub, cluster, node),
         20 | 21 => {
             let until = soon(hub, 300, 6000);
             hub.reach("workers that do by nothing new");
@@ -142,6 +120,35 @@ fn strike_nodes(stage: &mut Stage) {
         }
         _ => {
             hub.reach("wall clock jumps");
+        }
+    }
+}
+
+/// An operator wants the cluster changed.
+fn wish(hub: &mut Hub, cluster: &mut Cluster, node: NodeId) {
+    match hub.rng.range(0, 5) {
+        0 if cluster.hosts.len() < 7 => cluster.wants_to_join(hub),
+        0..3 => {
+            let state = cluster.rules.state();
+            let staying = state.nodes().values().filter(|node| !node.leaving).count();
+            if staying > 2 && !cluster.log.votes(node) {
+                cluster.wishes.push(Entry::Leave(node));
+            }
+        }
+        3 => {
+            let weight = hub.rng.range(1, 4) as u32;
+            if let Some(known) = cluster.rules.state().nodes().get(&node) {
+                let revision = known.revision;
+                cluster.wishes.push(Entry::Weight { node, revision, weight });
+            }
+        }
+        _ => {
+            let (now, revision) = cluster.rules.state().replicas();
+            let replicas = match now {
+                Replicas::None => Replicas::One,
+                Replicas::One => Replicas::None,
+            };
+            cluster.wishes.push(Entry::Policy { replicas, revision });
         }
     }
 }

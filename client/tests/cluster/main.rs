@@ -1,6 +1,6 @@
 //! The seeded simulator of whole clusters: control planes over the model of a log, workers with
-//! copies of each other's cells, and the real sessions of clients, over a network that breaks and is
-//! cut, clocks that run wrong, pauses and kills. Clients, keys and network are those of
+//! copies of each other's cells, and the real sessions of clients, over a network that breaks and
+//! is cut, clocks that run wrong, pauses and kills. Clients, keys and network are those of
 //! `client/tests/sim`.
 //!
 //! ```text

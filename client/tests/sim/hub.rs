@@ -185,6 +185,13 @@ impl Hub {
         self.recorder.record(self.now, fact);
     }
 
+    /// Shows what happens, if somebody looks.
+    pub fn show(&self, what: impl FnOnce() -> String) {
+        if self.verbose {
+            println!("{}   {}", self.now, what());
+        }
+    }
+
     /// What a lock protects is read, or written.
     pub fn used(&mut self, key: KeyId, fence: Fence, write: bool) {
         let highest = self.fences.entry(key).or_insert(fence);

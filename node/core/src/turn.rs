@@ -204,22 +204,23 @@ impl<'a> Turn<'a> {
         self.out.push(Action::Push { conn, push });
     }
 
-    /// Tells a holder that its hold was ended by force, once copies know. One that loses many is told
-    /// of them together, as it looks through all that it holds for each push.
+    /// Tells a holder that its hold was ended by force, once copies know. One that loses many is
+    /// told of them together, as it looks through all that it holds for each push.
     pub(crate) fn push_forced(&mut self, conn: ConnId, cell: CellIndex, hold: HoldId) {
         const FORCED: LostReason = LostReason::Forced;
         let push = Push::Lost { reason: FORCED, holds: vec![hold] };
         if self.withholds {
             let shows = Shows::Cell(cell);
             self.rounds.answer(self.now, (conn, shows), Telling::Push(push), self.out);
-        } else if let Some(Action::Push { conn: last, push: Push::Lost { reason: FORCED, holds } }) =
-            self.out.last_mut()
-            && *last == conn
-            && holds.len() < limits::HOLDS_PER_FRAME
-        {
-            holds.push(hold);
-        } else {
-            self.push(conn, push);
+            return;
+        }
+        match self.out.last_mut() {
+            Some(Action::Push { conn: last, push: Push::Lost { reason: FORCED, holds } })
+                if *last == conn && holds.len() < limits::HOLDS_PER_FRAME =>
+            {
+                holds.push(hold);
+            }
+            _ => self.push(conn, push),
         }
     }
 

@@ -90,6 +90,18 @@ pub struct Worker {
     pub turns: u64,
 }
 
+impl Worker {
+    /// The connection that is read next. While the machine takes nothing on, who has a link waits.
+    pub fn readable(&self) -> Option<ConnId> {
+        let waits = self.machine.takes_nothing_on();
+        let is_read = |(conn, came): &&(ConnId, Came)| {
+            let linked = self.clients.get(conn).is_some_and(|client| client.link.is_some());
+            !(waits && linked) || matches!(came, Came::Closed)
+        };
+        self.inbox.iter().find(is_read).map(|&(conn, _)| conn)
+    }
+}
+
 /// A process.
 pub struct Process {
     pub life: Life,

@@ -66,7 +66,7 @@ impl Cluster {
         let worker = &mut process.workers[usize::from(at.1)];
         let free = worker.busy_until.max(worker.paused_until).max(paused).max(hub.now);
         let ordered = worker.orders.front().map_or(Time::NEVER, |&(due, _)| due.max(stuck));
-        let is_told = !worker.inbox.is_empty() || !worker.heard.is_empty() || worker.unsent;
+        let is_told = worker.readable().is_some() || !worker.heard.is_empty() || worker.unsent;
         let due = if is_told {
             free
         } else {
@@ -103,7 +103,7 @@ impl Cluster {
                 self.ordered(hub, keys, at, order.expect("it was looked at").1);
             } else if let Some(heard) = worker.heard.pop_front() {
                 self.hears(hub, keys, at, &heard);
-            } else if !worker.inbox.is_empty() {
+            } else if worker.readable().is_some() {
                 self.read(hub, keys, at);
             } else if due {
                 self.turn(hub, keys, at, Input::Tick, 0);
@@ -117,7 +117,7 @@ impl Cluster {
     fn flush(&mut self, hub: &mut Hub, keys: &Keys, at: At) {
         let early = hub.rng.percent(40);
         let Some(worker) = self.worker(at).filter(|worker| worker.unsent) else { return };
-        if early || worker.inbox.is_empty() && worker.heard.is_empty() {
+        if early || worker.readable().is_none() && worker.heard.is_empty() {
             self.turn(hub, keys, at, Input::Cluster(ClusterEvent::Flush), 0);
             if let Some(worker) = self.worker(at) {
                 worker.unsent = false;
@@ -222,7 +222,7 @@ impl Cluster {
     /// Reads all that has come on the connection that came first, as the real worker does.
     fn read(&mut self, hub: &mut Hub, keys: &Keys, at: At) {
         let worker = self.worker(at).expect("it was looked at");
-        let Some(&(conn, _)) = worker.inbox.front() else { return };
+        let Some(conn) = worker.readable() else { return };
         let (mut bytes, mut closed) = (Vec::new(), false);
         worker.inbox.retain_mut(|(of, what)| {
             if *of == conn {
@@ -237,6 +237,7 @@ impl Cluster {
         let rest = self.serve(hub, keys, at, conn, &bytes);
         let Some(worker) = self.worker(at) else { return };
         if !closed && !rest.is_empty() {
+            hub.reach("requests that had to wait");
             worker.inbox.push_back((conn, Came::Bytes(rest)));
         }
         if closed && let Some(link) = worker.clients.remove(&conn).and_then(|client| client.link) {
@@ -270,7 +271,8 @@ impl Cluster {
         if let (Some(link), Some(session)) = (client.link, client.session)
             && !requests.is_empty()
         {
-            self.watch.asks(keys, session, &requests);
+            let namespace = client.identity.namespace.as_str().to_owned();
+            self.watch.asks(keys, (session, &namespace), &requests);
             let cost = requests.len() as u32;
             let event = Input::Requests { conn, link, requests: &requests };
             let taken = self.take(hub, keys, at, event, cost);
@@ -295,9 +297,12 @@ impl Cluster {
         let Some(host) = self.hosts.get_mut(&at.0.node) else { return 0 };
         let local = host.clock.shows(hub.now);
         let Some(process) = host.process.as_mut().filter(|its| its.life == at.0) else { return 0 };
+        let place = (at.1, process.workers.len() as u16);
         let worker = &mut process.workers[usize::from(at.1)];
         let mut actions = Vec::new();
+        hub.show(|| format!("{at:?} takes in {event:?}"));
         let taken = worker.machine.handle(local, event, &mut actions);
+        hub.show(|| format!("{at:?} asks for {actions:?}"));
         let done = hub.now.after(EVENT + REQUEST * requests);
         worker.busy_until = done;
         worker.unsent |= !matches!(event, Input::Cluster(ClusterEvent::Flush));
@@ -305,7 +310,7 @@ impl Cluster {
         worker.ttls.insert(worker.machine.longest_ttl_in_use(), hub.now);
         let notes = worker.machine.take_notes();
         let looked_at = worker.turns.is_multiple_of(256);
-        self.watch.notes(hub, &notes);
+        self.watch.notes(hub, place, &notes);
         if looked_at {
             self.look_inside(hub, at);
         }

@@ -10,7 +10,7 @@ use super::process::bits;
 use super::turns::At;
 use crate::hub::Hub;
 use crate::keys::Keys;
-use lockring_control::cluster::{Applied, Index, NodeState, Replicas, State, Status};
+use lockring_control::cluster::{NodeState, Replicas, Status};
 use lockring_core::testing::{Ending, Fact, KeyId, Note, Noted};
 use lockring_proto::{Claim, Fence, Operation, Reply, Request, SessionId};
 use lockring_ring::{CellId, Member, NamespaceSeed, hash_key};
@@ -24,6 +24,9 @@ pub struct Watch {
     /// Grants that were answered, by cell and fence.
     told: BTreeMap<(CellId, Fence), (SessionId, KeyId)>,
     freed: BTreeSet<(CellId, Fence)>,
+    /// Requests that some worker was told to undo. An owner that is deposed and does not know it
+    /// may still answer them.
+    undone: BTreeSet<(SessionId, u64)>,
     /// Holds ended by force, as some worker executed it.
     forced: BTreeSet<(CellId, Fence)>,
 }
@@ -42,32 +45,41 @@ pub fn cell_of(keys: &Keys, key: KeyId) -> CellId {
 
 impl Watch {
     /// A session's requests are at a worker.
-    pub fn asks(&mut self, keys: &Keys, session: SessionId, requests: &[Request<'_>]) {
+    pub fn asks(
+        &mut self,
+        keys: &Keys,
+        (session, namespace): (SessionId, &str),
+        requests: &[Request<'_>],
+    ) {
         for request in requests {
             let Request::Keyed { id, operation, key, .. } = request else { continue };
             let asking = match *operation {
                 Operation::Acquire { claim, .. } => {
-                    Asking::Acquires(keys.id_of(session, key), claim)
+                    Asking::Acquires(keys.id_named(namespace, key), claim)
                 }
-                Operation::Release { fence } => Asking::Releases(keys.id_of(session, key), fence),
+                Operation::Release { fence } => {
+                    Asking::Releases(keys.id_named(namespace, key), fence)
+                }
+                Operation::Cancel { target } => {
+                    self.undone.insert((session, target));
+                    continue;
+                }
                 _ => continue,
             };
             self.asked.insert((session, *id), asking);
         }
     }
 
-    /// An entry has been applied to the state of all.
-    pub fn applied(&mut self, _: Index, _: &Applied, _: &State) {}
-
     /// What a machine did. An operator's order that an owner carries out in vain, as it is one no
     /// more, is taken for done: nobody is blamed for such a hold then.
-    pub fn notes(&mut self, hub: &mut Hub, notes: &[Note]) {
+    pub fn notes(&mut self, hub: &mut Hub, (worker, workers): (u16, u16), notes: &[Note]) {
         for note in notes {
+            hub.show(|| format!("{note:?}"));
             if let Note::Op {
                 cell, change: Noted::Ended { fence, cause: Ending::Forced }, ..
             } = *note
             {
-                let hold = (CellId(cell as u16), fence);
+                let hold = (CellId(cell as u16 * workers + worker), fence);
                 self.forced.insert(hold);
                 if let Some(&(session, key)) = self.told.get(&hold) {
                     hub.fact(&Fact::Freed { session, key, fence, forced: true });
@@ -93,6 +105,9 @@ impl Cluster {
                 let cell = cell_of(keys, key);
                 self.check_members(hub, at, cell, fence);
                 let hold = (cell, fence);
+                if self.watch.undone.contains(&(session, id)) {
+                    return hub.reach("answers to what was undone");
+                }
                 if self.watch.told.insert(hold, (session, key)).is_none() {
                     let (request, alive) = (id, true);
                     hub.fact(&Fact::Granted { session, request, key, claim, fence, alive });

@@ -14,7 +14,7 @@ use crate::ring::node_of;
 use crate::way::{Way, number_of};
 use lockring_client::router::WorkerId;
 use lockring_client::session::{
-    ClaimRef, ClientMutant, Dial, LinkId, Outcome, RequestIds, Session, SessionConfig,
+    ClaimRef, ClientMutant, Dial, LinkId, Outcome, ReceiveError, RequestIds, Session, SessionConfig,
 };
 use lockring_core::testing::{DELAY_MAX, End, Fact, KeyId, RateClock, Rng, Stream};
 use lockring_core::{Access, Identity, Time};
@@ -396,7 +396,16 @@ impl Client {
             Stream::Pushes => self.links.receive_pushes(now, way.link, inbox),
             Stream::Requests | Stream::Replies => self.links.receive(now, way.link, inbox),
         };
-        inbox.drain(..taken.expect("the node speaks the wire"));
+        let taken = match taken {
+            Ok(taken) => taken,
+            // The welcome of a process that is over by now.
+            Err(ReceiveError::Unexpected(_)) => {
+                hub.reach("welcomes that nobody waits for");
+                return self.loses(hub, cluster, way);
+            }
+            Err(error) => panic!("the node speaks the wire: {error}"),
+        };
+        inbox.drain(..taken);
         self.after(hub, cluster);
         if frame.0 == Stream::Replies && is_renewed(&frame.1, known) {
             let (session, worker, conn) = (self.session, way.number(), way.conn);
@@ -440,6 +449,7 @@ impl Client {
                 break;
             }
             for outcome in outcomes {
+                hub.show(|| format!("{:?} hears {outcome:?}", self.session));
                 if let Outcome::Granted { link, .. } = outcome {
                     let node = self.links.worker(link).map(|worker| node_of(worker.node));
                     if node.is_some_and(|node| cluster.is_another_down(node)) {

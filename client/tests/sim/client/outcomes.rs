@@ -8,7 +8,7 @@ use crate::way::number_of;
 use lockring_client::session::{ClaimRef, LinkId, Loss, NotGranted, Outcome};
 use lockring_core::Time;
 use lockring_core::testing::{Fact, Token, Why};
-use lockring_proto::{Claim, Fence, RefusalKind, SessionId};
+use lockring_proto::{Claim, Fence, Refusal, RefusalKind, SessionId};
 use lockring_ring::NodeId;
 use std::time::Duration;
 
@@ -77,24 +77,23 @@ impl Client {
                 hub.reach("connections given up as silent");
                 self.hang_up(hub, link);
             }
-            Outcome::TurnedAway { link, refusal }
-                if matches!(refusal.kind, RefusalKind::Draining | RefusalKind::Unavailable) =>
-            {
-                hub.reach(match refusal.kind {
-                    RefusalKind::Draining => "hellos to a node that stops",
-                    _ => "hellos to a node without contact",
-                });
-                self.hang_up(hub, link);
-            }
-            Outcome::TurnedAway { refusal, .. } => {
-                hub.accuse("no client is rejected", format!("{refusal:?}"));
-            }
+            Outcome::TurnedAway { link, refusal } => self.turned_away(hub, link, &refusal),
             Outcome::Ended { loss, refusal } => {
                 hub.accuse("no client is rejected", format!("{loss}: {refusal:?}"));
             }
             Outcome::Draining => {}
             other => self.hear_of_moves(hub, other),
         }
+    }
+
+    /// A worker takes nobody on, for now.
+    fn turned_away(&mut self, hub: &mut Hub, link: LinkId, refusal: &Refusal) {
+        match refusal.kind {
+            RefusalKind::Draining => hub.reach("hellos to a node that stops"),
+            RefusalKind::Unavailable => hub.reach("hellos to a node without contact"),
+            _ => hub.accuse("no client is rejected", format!("{refusal:?}")),
+        }
+        self.hang_up(hub, link);
     }
 
     /// Takes in what becomes of holds and links as cells and nodes change.

@@ -136,10 +136,12 @@ impl Control {
             return;
         }
         let was_there = self.state.nodes().contains_key(&self.me.node);
+        let version = self.state.version();
         let applied = self.state.apply(index, entry);
         self.outbox.committed(entry);
         let cells = applied.memberships(&self.state, self.me);
-        if !cells.is_empty() {
+        // Workers answer by the version: one that is behind its clients' is not believed.
+        if !cells.is_empty() || self.state.version() > version {
             self.workers.told = index;
             out.push(Action::Memberships { index, whole: false, cells });
         }

@@ -133,8 +133,8 @@ pub enum Action {
     Confirm(RoundId),
     /// Send a message, which may be lost.
     Send(NodeId, Message),
-    /// Tell all workers who holds what of this node's cells. Each answers
-    /// [`WorkerEvent::Applied`].
+    /// Tell all workers who holds what of this node's cells, and the version of the ring, which may
+    /// be all that has changed. Each answers [`WorkerEvent::Applied`].
     Memberships {
         /// The entry that says so.
         index: Index,

@@ -154,8 +154,8 @@ impl Copies {
         }
     }
 
-    /// A worker owns one cell less that has a copy here. After the last, it does not tell of ends of
-    /// links any more.
+    /// A worker owns one cell less that has a copy here. After the last, it does not tell of ends
+    /// of links any more.
     fn owns_less(&mut self, owner: WorkerLife) {
         let cells = self.owners.get_mut(&owner).expect("owners of copies are counted");
         *cells -= 1;
@@ -394,7 +394,7 @@ impl Copies {
         self.end_links(LinkOrigin { by, number: 0 }..=LinkOrigin { by, number: u64::MAX });
     }
 
-    /// These links are not named any more: those that are not used go, and others once they are not.
+    /// These links are not named any more: those that are not used go, others once they are not.
     fn end_links(&mut self, which: RangeInclusive<LinkOrigin>) {
         let links = self.links.range(which);
         for link in links.map(|(_, &link)| link).collect::<Vec<_>>() {
