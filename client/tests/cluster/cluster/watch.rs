@@ -108,6 +108,9 @@ impl Cluster {
                 if self.watch.undone.contains(&(session, id)) {
                     return hub.reach("answers to what was undone");
                 }
+                if !self.holds(at, cell, (session, fence)) {
+                    return hub.reach("answers to what has ended meanwhile");
+                }
                 if self.watch.told.insert(hold, (session, key)).is_none() {
                     let (request, alive) = (id, true);
                     hub.fact(&Fact::Granted { session, request, key, claim, fence, alive });
@@ -125,6 +128,13 @@ impl Cluster {
             }
             _ => {}
         }
+    }
+
+    /// Whether a worker has a hold as its owner.
+    fn holds(&self, at: At, cell: CellId, hold: (SessionId, Fence)) -> bool {
+        let process = self.hosts.get(&at.0.node).and_then(|host| host.process.as_ref());
+        let contents = process.map(|process| process.worker_of(cell).machine.contents(cell, false));
+        contents.is_some_and(|(_, has)| has.values().any(|(holders, _)| holders.contains(&hold)))
     }
 
     /// P2 and P5 for an answer that shows an op of a cell.
