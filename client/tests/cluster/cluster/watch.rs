@@ -75,15 +75,24 @@ impl Watch {
     pub fn notes(&mut self, hub: &mut Hub, (worker, workers): (u16, u16), notes: &[Note]) {
         for note in notes {
             hub.show(|| format!("{note:?}"));
-            if let Note::Op {
-                cell, change: Noted::Ended { fence, cause: Ending::Forced }, ..
-            } = *note
-            {
-                let hold = (CellId(cell as u16 * workers + worker), fence);
-                self.forced.insert(hold);
-                if let Some(&(session, key)) = self.told.get(&hold) {
-                    hub.fact(&Fact::Freed { session, key, fence, forced: true });
+            let Note::Op { cell, change: Noted::Ended { fence, cause }, .. } = *note else {
+                continue;
+            };
+            let hold = (CellId(cell as u16 * workers + worker), fence);
+            let told = self.told.get(&hold).copied();
+            match cause {
+                Ending::Forced => {
+                    self.forced.insert(hold);
+                    if let Some((session, key)) = told {
+                        hub.fact(&Fact::Freed { session, key, fence, forced: true });
+                    }
                 }
+                Ending::Expired => {
+                    if let Some((_, key)) = told {
+                        hub.fact(&Fact::Expired { key, fence });
+                    }
+                }
+                _ => {}
             }
         }
     }

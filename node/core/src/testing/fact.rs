@@ -54,6 +54,9 @@ pub enum Fact {
     },
     /// A hold ended at the worker; an operator had ordered it if `forced`.
     Freed { session: SessionId, key: KeyId, fence: Fence, forced: bool },
+    /// A hold ended at the worker with its link's lease: unless its client knows of it, the request
+    /// may run again.
+    Expired { key: KeyId, fence: Fence },
     /// A worker is done with one event; it may grant unless in `grace`, and goes on with the queues
     /// of `unserved` keys.
     Turn { worker: u16, grace: bool, unserved: Vec<KeyId> },

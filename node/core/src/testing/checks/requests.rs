@@ -38,9 +38,10 @@ impl Check for Releases {
 /// I7: a request is executed at most once, however often it is sent: it is never queued or holding
 /// twice, and never again once its hold has ended. Two things may happen again, as nothing is kept
 /// of them and they do no harm: a wait that timed out, and a grant that an operator ended, both
-/// while the answer was lost with the connection. And a node that starts anew has no memory: what
-/// nobody was told of in its earlier lives may be asked of another of its workers, under the same
-/// id; what somebody was told of, never again.
+/// while the answer was lost with the connection; and so may a grant that expired, where cells go
+/// from one worker to another. And a node that starts anew has no memory: what nobody was told of
+/// in its earlier lives may be asked of another of its workers, under the same id; what somebody
+/// was told of, never again.
 #[derive(Default)]
 pub struct Once {
     queued: BTreeMap<(SessionId, u64), KeyId>,
@@ -79,6 +80,13 @@ impl Check for Once {
             Fact::ForceRan { session, request } => !self.forced.insert((session, request)),
             Fact::Left { session, request, .. } => {
                 self.queued.remove(&(session, request));
+                false
+            }
+            Fact::Expired { key, fence } => {
+                let by = self.holders.get(&(key, fence));
+                if let Some(request) = by.filter(|request| !self.told.contains(request)) {
+                    self.granted.remove(request);
+                }
                 false
             }
             Fact::Freed { key, fence, forced: true, .. } => {
