@@ -17,7 +17,7 @@ use lockring_client::session::{
     ClaimRef, ClientMutant, Dial, LinkId, Outcome, ReceiveError, RequestIds, Session, SessionConfig,
 };
 use lockring_core::testing::{DELAY_MAX, End, Fact, KeyId, RateClock, Rng, Stream};
-use lockring_core::{Access, Identity, Time};
+use lockring_core::{Access, ConnId, Identity, Time};
 use lockring_proto::{Claim, Fence, HoldId, Namespace, Push, Reply, SessionId, codec, limits};
 use lockring_ring::NamespaceSeed;
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,6 +84,8 @@ struct Host {
     waiting: Vec<(Way, Stream, Vec<u8>)>,
     /// When its next event is planned.
     armed: Time,
+    /// The connections that are being established.
+    dials: BTreeMap<LinkId, ConnId>,
 }
 
 /// What stays the same through all of its lives.
@@ -158,6 +160,7 @@ impl Client {
             paused_until: Time(0),
             waiting: Vec::new(),
             armed: Time::NEVER,
+            dials: BTreeMap::new(),
         };
         Self {
             index,
@@ -253,6 +256,7 @@ impl Client {
         self.down = true;
         self.claims.clear();
         self.host.waiting.clear();
+        self.host.dials.clear();
         self.asked.answers.clear();
         self.asked.listing = None;
         self.host.armed = Time::NEVER;
@@ -319,6 +323,11 @@ impl Client {
 
     /// A connection stands, or could not be had.
     pub fn stands(&mut self, hub: &mut Hub, cluster: &mut Cluster, way: Way) {
+        // Nobody waits for what was dialled for a link that is over.
+        if self.host.dials.get(&way.link) != Some(&way.conn) {
+            return;
+        }
+        self.host.dials.remove(&way.link);
         let now = self.local(hub);
         let (client, node) = (End::Client(self.index), End::Node(way.node));
         let open = hub.net.is_reachable(hub.now, client, node);
@@ -494,6 +503,7 @@ impl Client {
         };
         let (conn, at) = hub.net.connect(hub.now, End::Client(self.index), End::Node(node));
         let way = Way { conn, client: self.index, life: self.life, link, node, worker };
+        self.host.dials.insert(link, conn);
         hub.plan(at, Event::Stands { way });
     }
 

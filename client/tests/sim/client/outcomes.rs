@@ -113,6 +113,7 @@ impl Client {
                 hub.reach("links that are over");
                 self.hang_up(hub, link);
                 self.sides.remove(&link);
+                self.host.dials.remove(&link);
                 self.links.forget(link);
             }
             other => panic!("{other:?} is heard before"),
