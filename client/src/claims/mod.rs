@@ -172,11 +172,12 @@ impl ClaimRecord {
         }
     }
 
-    /// The unanswered acquire, also while it is being undone: what it may have got at the worker is
-    /// not known here.
+    /// The request of which it is not known here what the worker has by it: an unanswered acquire,
+    /// also while it is being undone, or one whose hold is being reclaimed.
     pub(crate) fn unsettled(&self) -> Option<u64> {
         match self.state {
             State::Acquiring => Some(self.id),
+            State::Held { .. } if self.tenure.reclaim > 0 => Some(self.id),
             State::Cancelling { target, .. } => Some(target),
             State::Free
             | State::Confirming { .. }

@@ -5,7 +5,7 @@ use super::at;
 use super::world::{Heard, KEY, World, is_lost, until};
 use crate::link::{Loss, NotGranted, Outcome};
 use crate::router::WorkerId;
-use lockring_proto::{Claim, Digest, Fence, HoldId, Push, Reply, RingChunk, codec};
+use lockring_proto::{Claim, Digest, Fence, HoldId, Reply, RingChunk, codec};
 use lockring_ring::{Diff, Epoch, NodeId, RingVersion};
 
 #[test]
@@ -106,14 +106,8 @@ fn what_has_changed_of_the_ring_is_enough_and_one_is_asked_for_it() {
     let mut world = World::of(2, 10_000);
     let (old, cell) = (world.log.table(), world.cell(KEY));
     world.log.moves(cell, 2);
-    let push = |world: &mut World, node, version| {
-        let mut bytes = Vec::new();
-        codec::encode_frame(&Push::RingChanged { version }, &mut bytes);
-        let link = world.at(node);
-        world.session.receive_pushes(world.now, link, &bytes).unwrap();
-    };
-    push(&mut world, 1, 2);
-    push(&mut world, 2, 2);
+    world.pushes_ring(1, 2);
+    world.pushes_ring(2, 2);
     let (one, two) = (world.got(1), world.got(2));
     let (id, known) = ring_asked(&one).expect("it is asked for");
     assert_eq!((known, ring_asked(&two)), (1, None));
@@ -123,7 +117,7 @@ fn what_has_changed_of_the_ring_is_enough_and_one_is_asked_for_it() {
     }
     assert_eq!(world.session.ring(), Some(&world.log.ring()));
     // The one who is asked has none, and the other is gone before it answers: a third is asked.
-    push(&mut world, 2, 3);
+    world.pushes_ring(2, 3);
     assert!(ring_asked(&world.got(2)).is_some());
     let second = world.at(2);
     world.session.down(world.now, second);
@@ -131,7 +125,7 @@ fn what_has_changed_of_the_ring_is_enough_and_one_is_asked_for_it() {
     world.says(1, &Reply::NoNewerRing { id, version: 2 });
     assert_eq!((known, ring_asked(&world.got(1))), (2, None), "not again and again");
     world.log.moves(cell, 1);
-    push(&mut world, 1, 3);
+    world.pushes_ring(1, 3);
     let (id, _) = ring_asked(&world.got(1)).expect("it has it now");
     // A change of another version than is known is none, and no error.
     world.log.moves(cell, 2);
@@ -256,4 +250,24 @@ fn a_grant_of_before_a_takeover_is_none() {
     let refused =
         |told: &Outcome| matches!(told, Outcome::NotGranted { reason: NotGranted::TooLate, .. });
     assert!(!world.told().iter().any(refused));
+}
+
+/// The worker may have taken the reclaim in before it looks at the list.
+#[test]
+fn a_compare_looks_no_further_than_a_hold_that_is_being_reclaimed() {
+    let mut world = World::of(2, 10_000);
+    world.session.link_to(world.now, WorkerId { node: NodeId(2), worker: 0 });
+    world.connect(true);
+    let (.., request) = world.holds(KEY);
+    world.log.is_taken_over(world.cell(KEY), 2);
+    world.takes_ring();
+    let reclaim = world.got(2).into_iter().find_map(|heard| match heard {
+        Heard::Reclaim { id, .. } => Some(id),
+        _ => None,
+    });
+    let (id, claim) = (reclaim.expect("it is reclaimed"), Claim::EXCLUSIVE);
+    assert_eq!(world.compares_upto(2), request - 1);
+    // Once that is answered the hold is listed.
+    world.says(2, &Reply::Confirmed { id, version: 2, claim });
+    assert!(world.compares_upto(2) > id);
 }

@@ -5,8 +5,8 @@ use crate::link::{Link, Loss, Outcome};
 use crate::router::{Ring, WorkerId};
 use crate::session::{Ask, ClaimRef, ClientMutant, Dial, LinkId, ReceiveError, Session};
 use lockring_proto::{
-    BootId, Claim, Fence, HoldId, NodeAddress, NodeInfo, Operation, Reply, Request, Time, Welcome,
-    codec, limits,
+    BootId, Claim, Fence, HoldId, NodeAddress, NodeInfo, Operation, Push, Reply, Request, Time,
+    Welcome, codec, limits,
 };
 use lockring_ring::{
     CellBits, Epoch, NamespaceSeed, NodeId, Placement, RingTable, RingVersion, Run,
@@ -189,6 +189,20 @@ impl World {
         let mut got = Vec::new();
         codec::decode_frames(&bytes, |request: Request<'_>| got.push(heard(&request))).unwrap();
         got
+    }
+
+    /// How far a compare on the link to a node would look.
+    pub(super) fn compares_upto(&mut self, node: u32) -> u64 {
+        let at = self.at(node);
+        let Session { shared, contacts, .. } = &mut self.session;
+        contacts[at.index()].link.settled_upto(shared)
+    }
+
+    /// A node says that there is a newer ring.
+    pub(super) fn pushes_ring(&mut self, node: u32, version: u64) {
+        let mut bytes = Vec::new();
+        codec::encode_frame(&Push::RingChanged { version }, &mut bytes);
+        self.session.receive_pushes(self.now, self.at(node), &bytes).unwrap();
     }
 
     pub(super) fn hears(&mut self, node: u32, reply: &Reply) -> Result<usize, ReceiveError> {
