@@ -169,6 +169,8 @@ impl Guard {
     /// [`crate::Error::is_indeterminate`], an earlier copy of the release may have ended it.
     /// [`crate::ErrorKind::Unreachable`] when no answer came: the lock may still be held, for as
     /// long as the message says, and is given back when there is contact again.
+    /// [`crate::ErrorKind::Denied`] and the like when the node refused the release: the lock may
+    /// still be held there, no longer than its lease.
     /// [`crate::ErrorKind::Closed`] when the client was closed meanwhile.
     pub async fn release(mut self) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
@@ -184,6 +186,7 @@ impl Guard {
                 Err(Error::lost(state.loss(), maybe_released))
             }
             Ok(Released::Unconfirmed { held_for }) => Err(Error::unconfirmed(held_for)),
+            Ok(Released::Refused(refusal)) => Err(Error::refused(refusal)),
             Err(_) => Err(Error::closed_meanwhile()),
         }
     }

@@ -112,6 +112,10 @@ impl LockringProtocol {
                 self.failure.get_or_insert("a hold was lost".to_owned());
                 Some(Answer::Failed { slot: slot(token) })
             }
+            Outcome::NotEnded { token, refusal } => {
+                self.failure.get_or_insert(refusal.message);
+                Some(Answer::Failed { slot: slot(token) })
+            }
             Outcome::Lost { reason, .. } => {
                 return Err(Broken(format!("a lock was lost: {reason:?}")));
             }

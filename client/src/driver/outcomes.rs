@@ -21,7 +21,7 @@ pub(crate) struct Grant {
 pub(crate) type Granted = Result<Grant, Denial>;
 
 /// How a release ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Released {
     Yes,
     NotHeld {
@@ -31,6 +31,7 @@ pub(crate) enum Released {
     Unconfirmed {
         held_for: Duration,
     },
+    Refused(Refusal),
 }
 
 /// What came of a query.
@@ -77,6 +78,9 @@ impl Driver {
             }
             Outcome::Unconfirmed { token, held_for } => {
                 self.released(token, Released::Unconfirmed { held_for });
+            }
+            Outcome::NotEnded { token, refusal } => {
+                self.released(token, Released::Refused(refusal));
             }
             Outcome::Lost { claim, reason, .. } => self.lost(claim, reason),
             Outcome::Jeopardy { until, .. } => {

@@ -14,6 +14,9 @@ use std::time::Duration;
 /// How soon another renewal asks whether a cell has arrived.
 const SETTLE_AGAIN: Duration = Duration::from_millis(200);
 
+/// Of so many ring versions that are not known what was heard is kept.
+const DEFERRED_MAX: usize = 64;
+
 /// The least time there is.
 const TICK: Duration = Duration::from_micros(1);
 
@@ -174,12 +177,18 @@ impl Link {
         }
         #[cfg(not(feature = "testing"))]
         let _ = shared;
-        match self.credits.deferred.last_mut() {
-            Some(last) if last.version >= credit.version => {
-                last.sent = last.sent.max(credit.sent);
-                last.settled = last.settled.max(credit.settled);
+        let deferred = &mut self.credits.deferred;
+        match deferred.binary_search_by_key(&credit.version, |one| one.version) {
+            Ok(at) => {
+                let same = &mut deferred[at];
+                same.sent = same.sent.max(credit.sent);
+                same.settled = same.settled.max(credit.settled);
             }
-            _ => self.credits.deferred.push(credit),
+            Err(at) => deferred.insert(at, credit),
+        }
+        if deferred.len() > DEFERRED_MAX {
+            // What is not counted makes no lease longer. The newest ring is the likeliest to come.
+            deferred.remove(0);
         }
     }
 

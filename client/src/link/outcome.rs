@@ -59,6 +59,14 @@ pub enum Outcome {
         /// How long the worker may still take the hold for held, if it is there at all.
         held_for: Duration,
     },
+    /// The release of a hold, or the cancel of a claim, was refused. What the worker has of it ends
+    /// when both sides are compared next, or with the lease.
+    NotEnded {
+        /// The caller's.
+        token: u64,
+        /// Why.
+        refusal: Refusal,
+    },
     /// A cancelled claim is gone at the worker too.
     Cancelled {
         /// The caller's.

@@ -164,7 +164,7 @@ impl Link {
             Reply::Moved { id, version } => self.moved(shared, now, id, version),
             Reply::Refused { id, ref refusal } => {
                 if let Some(slot) = self.pending.claim(id) {
-                    self.refused(shared, now, id, slot, (**refusal).clone());
+                    self.refused(shared, now, slot, (**refusal).clone());
                 } else {
                     self.answered(shared, now, id, reply);
                 }
@@ -353,27 +353,41 @@ impl Link {
         shared.outcomes.extend(outcome);
     }
 
-    /// A claim or its end was refused. Some refusals pass, and who waits waits them out.
-    fn refused(&mut self, shared: &mut Shared, now: Time, id: u64, slot: u32, refusal: Refusal) {
+    /// A claim or its end was refused. Some refusals pass, and who waits waits them out. No refusal
+    /// says by which ring it was made, so that none makes a lease longer.
+    fn refused(&mut self, shared: &mut Shared, now: Time, slot: u32, refusal: Refusal) {
         let claim = &shared.claims[slot];
+        let (token, link) = (claim.token, self.id);
         let passes = matches!(refusal.kind, RefusalKind::Draining | RefusalKind::Unavailable);
-        if passes && claim.waits && claim.state == State::Acquiring {
-            self.put_off(shared, now, slot, NotGranted::Refused(refusal));
-        } else {
-            self.not_granted(shared, (id, u64::MAX), NotGranted::Refused(refusal));
-        }
+        let outcome = match claim.state {
+            State::Acquiring if passes && claim.waits => {
+                return self.put_off(shared, now, slot, NotGranted::Refused(refusal));
+            }
+            State::Acquiring | State::Confirming { .. } => {
+                let reason = NotGranted::Refused(refusal);
+                Some(Outcome::NotGranted { token, link, reason })
+            }
+            // It ended nothing: the next compare or the lease does.
+            State::Releasing { told: true, .. } | State::Cancelling { told: true, .. } => {
+                Some(Outcome::NotEnded { token, refusal })
+            }
+            State::Free
+            | State::Held { .. }
+            | State::Releasing { told: false, .. }
+            | State::Cancelling { told: false, .. } => None,
+        };
+        self.drop_claim(shared, slot);
+        shared.outcomes.extend(outcome);
     }
 
-    /// `version`: of the worker, as far as it was told.
     fn not_granted(&mut self, shared: &mut Shared, (id, version): (u64, u64), reason: NotGranted) {
         let Some(slot) = self.pending.claim(id) else {
             return;
         };
         let claim = &shared.claims[slot];
-        let (token, sent) = (claim.token, claim.sent);
-        if let State::Releasing { .. } | State::Cancelling { .. } = claim.state {
-            // A refused end ended nothing; the next compare or the lease does.
-            return self.ended(shared, (id, version), false);
+        let (token, sent, state) = (claim.token, claim.sent, claim.state);
+        if let State::Releasing { .. } | State::Cancelling { .. } = state {
+            return self.is_unexpected(|| format!("request {id} not granted while {state:?}"));
         }
         if shared.is_before(version, claim.cell) {
             // The cell has been away since: the newer copy is answered too, and may be granted.

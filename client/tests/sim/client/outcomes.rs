@@ -78,6 +78,9 @@ impl Client {
                 self.hang_up(hub, link);
             }
             Outcome::TurnedAway { link, refusal } => self.turned_away(hub, link, &refusal),
+            Outcome::NotEnded { refusal, .. } => {
+                hub.accuse("no client is rejected", format!("{refusal:?}"));
+            }
             Outcome::Ended { loss, refusal } => {
                 hub.accuse("no client is rejected", format!("{loss}: {refusal:?}"));
             }
