@@ -2,8 +2,23 @@
 
 use crate::claims::LinkId;
 use crate::router::{Ring, RingError, RingUnderWay};
-use lockring_proto::RingChunk;
-use std::collections::BTreeSet;
+use lockring_proto::{RingChunk, Time};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// A worker that was asked, and has not sent all of its answer.
+struct Asked {
+    /// Under which request: a late answer to another is none to this.
+    id: u64,
+    /// The version that was known then, and the one that was wanted.
+    known: u64,
+    wanted: u64,
+    /// When it was asked, or the last part of its answer came.
+    heard: Time,
+    /// Others may be asked too. What it sends is welcome all the same.
+    overdue: bool,
+    under_way: RingUnderWay,
+}
 
 /// A ring that is wanted, or on its way.
 #[derive(Default)]
@@ -13,11 +28,9 @@ pub(crate) struct Fetch {
     told_by: Option<LinkId>,
     /// Nobody who has told of a version up to this one had it.
     refused: u64,
-    /// Of whom it is asked.
-    asked: Option<LinkId>,
-    /// Who was asked since it is wanted.
+    asked: BTreeMap<LinkId, Asked>,
+    /// Who was asked since it is wanted, and has told of none since.
     tried: BTreeSet<LinkId>,
-    under_way: RingUnderWay,
     /// What has come of it, once that is known.
     come: Option<Result<Ring, RingError>>,
 }
@@ -30,6 +43,7 @@ impl Fetch {
         }
         if version >= self.wanted {
             (self.wanted, self.told_by) = (version, Some(by));
+            self.tried.remove(&by);
         }
     }
 
@@ -38,58 +52,91 @@ impl Fetch {
         version > self.refused
     }
 
+    /// Whether nobody is asked whose answer is not overdue.
     pub(crate) fn is_idle(&self) -> bool {
-        self.asked.is_none()
+        self.asked.values().all(|asked| asked.overdue)
     }
 
-    pub(super) fn begins(&mut self, link: LinkId) {
-        (self.asked, self.under_way) = (Some(link), RingUnderWay::default());
+    /// Whether the worker at the end of a link owes an answer.
+    pub(crate) fn is_asked(&self, link: LinkId) -> bool {
+        self.asked.contains_key(&link)
+    }
+
+    /// A worker that owes none is asked, by whom `known` is the newest.
+    pub(super) fn begins(&mut self, now: Time, (link, id): (LinkId, u64), known: u64) {
+        let wanted = self.wanted;
+        let under_way = RingUnderWay::default();
+        let asked = Asked { id, known, wanted, heard: now, overdue: false, under_way };
+        self.asked.insert(link, asked);
         self.tried.insert(link);
     }
 
-    /// A part has come on a link.
-    pub(super) fn comes(&mut self, link: LinkId, part: RingChunk, known: Option<&Ring>) {
-        if self.asked != Some(link) {
-            return;
+    /// A part has come on a link. `true`: more are to come.
+    pub(super) fn comes(
+        &mut self,
+        now: Time,
+        (link, id): (LinkId, u64),
+        part: RingChunk,
+        known: Option<&Ring>,
+    ) -> bool {
+        let Some(asked) = self.asked.get_mut(&link).filter(|asked| asked.id == id) else {
+            return false;
+        };
+        (asked.heard, asked.overdue) = (now, false);
+        let (last, before, wanted) = (part.last, asked.known, asked.wanted);
+        let taken = asked.under_way.take(part, known);
+        if !last && taken.is_ok() {
+            return true;
         }
-        if part.last {
-            self.asked = None;
-        }
-        match self.under_way.take(part, known) {
-            Ok(None) => {}
+        self.asked.remove(&link);
+        match taken {
             Ok(Some(ring)) => self.come = Some(Ok(ring)),
+            // It is what has changed of one that is not the newest any more: asked again, it says
+            // what has changed of that.
+            Ok(None) if known.is_some_and(|known| known.version().0 != before) => {
+                self.tried.remove(&link);
+            }
+            Ok(None) => {}
             Err(error) => {
                 // Whoever sends such a ring does so again.
-                (self.refused, self.asked) = (self.wanted, None);
+                self.has_none(link, wanted);
                 self.come = Some(Err(error));
             }
         }
+        false
     }
 
-    /// The worker at the end of a link has none.
-    pub(super) fn is_refused(&mut self, link: LinkId) {
-        if self.asked == Some(link) {
-            self.asked = None;
+    /// The worker at the end of a link has no newer one.
+    pub(super) fn is_refused(&mut self, link: LinkId, id: u64) {
+        if let Some(Asked { wanted, .. }) = self.asked.get(&link).filter(|asked| asked.id == id) {
+            let wanted = *wanted;
+            self.asked.remove(&link);
+            self.has_none(link, wanted);
         }
+    }
+
+    /// Of what was told after the question the answer says nothing.
+    fn has_none(&mut self, link: LinkId, wanted: u64) {
         if self.told_by == Some(link) {
-            self.refused = self.refused.max(self.wanted);
+            self.refused = self.refused.max(wanted);
         }
     }
 
     /// The connection of a link is gone.
     pub(super) fn down(&mut self, link: LinkId) {
-        self.gives_up(link);
+        self.asked.remove(&link);
         self.tried.remove(&link);
         if self.told_by == Some(link) {
-            self.refused = 0;
+            (self.told_by, self.refused) = (None, 0);
         }
     }
 
-    /// The worker at the end of a link does not answer: others may.
-    pub(crate) fn gives_up(&mut self, link: LinkId) {
-        if self.asked == Some(link) {
-            self.asked = None;
-        }
+    /// Whether the worker at the end of a link has sent nothing of a ring for so long that others
+    /// may be asked.
+    pub(super) fn is_overdue(&mut self, now: Time, link: LinkId, patience: Duration) -> bool {
+        let Some(asked) = self.asked.get_mut(&link) else { return false };
+        asked.overdue = now >= asked.heard.after(patience);
+        asked.overdue
     }
 
     /// What has come.
@@ -99,10 +146,10 @@ impl Fetch {
 
     /// Whom to ask next for a ring that is newer than the known one, of those who can be asked.
     pub(crate) fn next(&self, known: u64, who: impl Iterator<Item = LinkId>) -> Option<LinkId> {
-        if self.asked.is_some() || self.wanted <= known.max(self.refused) {
+        if !self.is_idle() || self.wanted <= known.max(self.refused) {
             return None;
         }
-        let untried = who.filter(|link| !self.tried.contains(link));
+        let untried = who.filter(|link| !self.tried.contains(link) && !self.is_asked(*link));
         untried.min_by_key(|&link| (self.told_by != Some(link), link))
     }
 }

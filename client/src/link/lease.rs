@@ -200,13 +200,13 @@ impl Link {
         last.after(limits::honoured(self.times.ttl)).since(now)
     }
 
-    /// Asks for the ring.
+    /// Asks for the ring, unless an answer to that is owed.
     pub(crate) fn ask_for_ring(&mut self, shared: &mut Shared, now: Time) {
-        if self.phase == Phase::Up {
-            let id = shared.ids.next();
+        if self.phase == Phase::Up && !shared.fetch.is_asked(self.id) {
+            let (id, known) = (shared.ids.next(), shared.version);
             self.pending.insert(id, Pending::GetRing { sent: now });
-            codec::encode_frame(&Request::GetRing { id, known: shared.version }, &mut self.out);
-            shared.fetch.begins(self.id);
+            codec::encode_frame(&Request::GetRing { id, known }, &mut self.out);
+            shared.fetch.begins(now, (self.id, id), known);
             self.watches(shared, now);
         }
     }

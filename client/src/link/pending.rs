@@ -100,9 +100,13 @@ impl Unanswered {
     }
 
     /// The first request up to this id, of those that are `asked`, to which an answer is owed.
-    pub(super) fn first_owed(&self, upto: u64, asked: impl Fn(u64) -> bool) -> Option<u64> {
+    pub(super) fn first_owed(
+        &self,
+        upto: u64,
+        asked: impl Fn(u64, &Pending) -> bool,
+    ) -> Option<u64> {
         let owed = self.by_id.iter().filter(|(_, one)| !matches!(one, Pending::Waiting(_)));
-        owed.map(|(&id, _)| id).filter(|&id| id <= upto && asked(id)).min()
+        owed.filter(|&(&id, one)| id <= upto && asked(id, one)).map(|(&id, _)| id).min()
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &Pending> {

@@ -181,17 +181,17 @@ impl Link {
             Reply::Ring { id, chunk } => {
                 if let Some(&Pending::GetRing { sent }) = self.pending.get(id) {
                     self.credit(shared, chunk.version, Some(sent));
-                    if chunk.last {
+                    let known = shared.ring.as_deref();
+                    if !shared.fetch.comes(now, (self.id, id), *chunk, known) {
                         self.pending.remove(id);
                     }
-                    shared.fetch.comes(self.id, *chunk, shared.ring.as_deref());
                 }
             }
             Reply::NoNewerRing { id, version } => {
                 if let Some(&Pending::GetRing { sent }) = self.pending.get(id) {
                     self.pending.remove(id);
                     self.credit(shared, version, Some(sent));
-                    shared.fetch.is_refused(self.id);
+                    shared.fetch.is_refused(self.id, id);
                     self.learn_version(shared, now, version);
                 }
             }
@@ -424,7 +424,7 @@ impl Link {
                 (self.times.renewing, self.times.renewed) = (None, sent);
             }
             Some(Pending::Compare { .. }) => self.compares.answered(),
-            Some(Pending::GetRing { .. }) => shared.fetch.is_refused(self.id),
+            Some(Pending::GetRing { .. }) => shared.fetch.is_refused(self.id, id),
             _ => {}
         }
     }

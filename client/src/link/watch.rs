@@ -45,7 +45,7 @@ impl Link {
     }
 
     /// Looks whether what was asked some time ago is unanswered.
-    pub(super) fn look(&mut self, shared: &Shared, now: Time) {
+    pub(super) fn look(&mut self, shared: &mut Shared, now: Time) {
         let Some(Watch { at, upto }) = self.watch.filter(|_| self.phase == Phase::Up) else {
             return;
         };
@@ -57,8 +57,13 @@ impl Link {
             return;
         }
         self.watches(shared, now);
-        // What waits for a ring, or is asked again now and then, was answered.
-        let is_asked = |id| !self.parked.contains_key(&id) && !self.put_off.contains_key(&id);
+        let ring_is_overdue = shared.fetch.is_overdue(now, self.id, self.patience());
+        let is_asked = |id, pending: &Pending| match pending {
+            // It comes in parts.
+            Pending::GetRing { .. } => ring_is_overdue,
+            // What waits for a ring, or is asked again now and then, was answered.
+            _ => !self.parked.contains_key(&id) && !self.put_off.contains_key(&id),
+        };
         self.stuck = self.pending.first_owed(upto, is_asked).map(|id| match self.pending.get(id) {
             Some(&(Pending::Claim(slot) | Pending::Reclaim { slot, .. })) => {
                 Stuck::Cell(shared.claims[slot].cell)

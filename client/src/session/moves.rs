@@ -187,7 +187,6 @@ impl Session {
     pub(super) fn ask_backups(&mut self, now: Time) {
         for at in self.links() {
             let Some(stuck) = self.contacts[at.index()].link.take_stuck() else { continue };
-            self.shared.fetch.gives_up(at);
             let node = |link: &Link| link.worker().map(|worker| worker.node);
             let asked = node(self.link(at));
             let cell = match stuck {
@@ -199,7 +198,7 @@ impl Session {
             let backup = backup.map(|worker| self.link_to(now, worker));
             let is_other = |&other: &LinkId| {
                 let link = self.link(other);
-                link.is_up() && node(link) != asked
+                link.is_up() && node(link) != asked && !self.shared.fetch.is_asked(other)
             };
             let whom = backup.or_else(|| self.links().find(is_other));
             let Some(whom) = whom.filter(|&whom| self.link(whom).is_up()) else { continue };

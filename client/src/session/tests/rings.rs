@@ -271,3 +271,138 @@ fn a_compare_looks_no_further_than_a_hold_that_is_being_reclaimed() {
     world.says(2, &Reply::Confirmed { id, version: 2, claim });
     assert!(world.compares_upto(2) > id);
 }
+
+/// The parts of the newest ring: its nodes, and its cells.
+fn two_parts(world: &World) -> [RingChunk; 2] {
+    let whole = RingChunk::whole(&world.log.table()).remove(0);
+    let (mut nodes, mut cells) = (whole.clone(), whole);
+    (nodes.last, nodes.runs) = (false, Vec::new());
+    (cells.part, cells.nodes) = (1, Vec::new());
+    [nodes, cells]
+}
+
+fn sends_part(world: &mut World, node: u32, id: u64, part: RingChunk) {
+    world.says(node, &Reply::Ring { id, chunk: Box::new(part) });
+}
+
+/// Two nodes, both connected, of which the first has told of a newer ring and was asked for it.
+fn asked_for_ring() -> (World, u64) {
+    let mut world = World::of(2, 10_000);
+    world.session.link_to(world.now, WorkerId { node: NodeId(2), worker: 0 });
+    world.connect(true);
+    for node in [1, 2] {
+        world.got(node);
+    }
+    world.log.moves(world.cell(KEY), 2);
+    world.pushes_ring(1, 2);
+    let (id, _) = ring_asked(&world.got(1)).expect("it is asked for");
+    (world, id)
+}
+
+fn version(world: &World) -> u64 {
+    world.session.ring().unwrap().version().0
+}
+
+#[test]
+fn a_ring_is_waited_for_while_its_parts_come() {
+    let (mut world, id) = asked_for_ring();
+    let [nodes, cells] = two_parts(&world);
+    world.tick(150);
+    sends_part(&mut world, 1, id, nodes);
+    for _ in 0..3 {
+        world.tick(60);
+        assert_eq!(ring_asked(&world.got(2)), None, "the next part may come");
+    }
+    sends_part(&mut world, 1, id, cells);
+    assert_eq!(version(&world), 2);
+}
+
+#[test]
+fn a_ring_that_is_late_is_taken_all_the_same() {
+    // The only one who has it takes its time.
+    let mut world = World::of(1, 10_000);
+    world.got(1);
+    world.log.version += 1;
+    world.pushes_ring(1, 2);
+    let (id, _) = ring_asked(&world.got(1)).expect("it is asked for");
+    let [nodes, cells] = two_parts(&world);
+    for part in [nodes, cells] {
+        for _ in 0..5 {
+            world.tick(100);
+        }
+        assert_eq!(ring_asked(&world.got(1)), None, "an answer is owed");
+        sends_part(&mut world, 1, id, part);
+    }
+    assert_eq!(version(&world), 2);
+    // Of two who do so, whoever is done first counts: the parts of each are put together by
+    // themselves.
+    let (mut world, first) = asked_for_ring();
+    let [nodes, cells] = two_parts(&world);
+    world.tick(100);
+    sends_part(&mut world, 1, first, nodes.clone());
+    for _ in 0..6 {
+        world.tick(100);
+    }
+    let (second, _) = ring_asked(&world.got(2)).expect("somebody else is asked");
+    sends_part(&mut world, 2, second, nodes);
+    sends_part(&mut world, 1, first, cells);
+    assert_eq!(version(&world), 2);
+}
+
+#[test]
+fn a_change_of_a_ring_that_is_known_no_more_is_asked_for_again() {
+    let mut world = World::of(2, 10_000);
+    world.got(1);
+    let old = world.log.table();
+    world.log.moves(world.cell(KEY), 2);
+    let second = world.log.ring();
+    world.log.moves(world.cell(world.other()), 2);
+    let change = Diff::between(&old, &world.log.table()).unwrap();
+    world.pushes_ring(1, 3);
+    let (id, known) = ring_asked(&world.got(1)).expect("it is asked for");
+    assert_eq!(known, 1);
+    assert!(world.session.ring_is(world.now, second), "another session has learnt of it");
+    let mut parts = ring_parts(id, RingChunk::change(&change));
+    world.says(1, &parts.remove(0));
+    assert!(parts.is_empty());
+    let asked = ring_asked(&world.got(1)).map(|(_, known)| known);
+    assert_eq!((version(&world), asked), (2, Some(2)));
+}
+
+#[test]
+fn an_answer_says_nothing_of_what_was_told_after_the_question() {
+    let mut world = World::of(2, 10_000);
+    world.session.link_to(world.now, WorkerId { node: NodeId(2), worker: 0 });
+    world.connect(true);
+    world.got(2);
+    world.asks(5, KEY);
+    let acquire = world.acquired(1);
+    world.tick(200);
+    let (id, _) = ring_asked(&world.got(2)).expect("the backup is asked");
+    // It has none yet, hears of one, and says both; the answer comes last.
+    world.log.moves(world.cell(KEY), 2);
+    world.pushes_ring(2, 2);
+    world.says(2, &Reply::NoNewerRing { id, version: 1 });
+    assert!(ring_asked(&world.got(2)).is_some(), "it has it by now");
+    world.says(1, &Reply::Moved { id: acquire, version: 2 });
+    world.takes_ring();
+    let got = world.got(2);
+    assert!(got.contains(&Heard::Acquire { id: acquire, version: 2 }), "{got:?}");
+}
+
+#[test]
+fn what_a_link_has_told_is_forgotten_with_its_connection() {
+    let (mut world, _) = asked_for_ring();
+    let first = world.at(1);
+    world.session.down(world.now, first);
+    let (id, _) = ring_asked(&world.got(2)).expect("somebody else is asked");
+    world.says(2, &Reply::NoNewerRing { id, version: 1 });
+    // On its next connection the first tells of none, is asked, and has none.
+    world.log.version = 1;
+    world.tick(100);
+    world.connect(false);
+    let (id, _) = ring_asked(&world.got(1)).expect("it is wanted");
+    world.says(1, &Reply::NoNewerRing { id, version: 1 });
+    world.pushes_ring(2, 2);
+    assert!(ring_asked(&world.got(2)).is_some(), "the other has it now");
+}
