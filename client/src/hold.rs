@@ -95,6 +95,9 @@ impl Lease {
         let mut watching = guard(&self.watching);
         if watching.len() == watching.capacity() {
             watching.retain(|hold| hold.strong_count() > 0);
+            // As many have to come as are left before all are looked at again.
+            let left = watching.len().max(1);
+            watching.reserve(left);
         }
         watching.push(Arc::downgrade(hold));
         drop(watching);
@@ -196,12 +199,13 @@ impl HoldState {
 
     /// How long it is valid without contact; zero once it is lost.
     pub(crate) fn valid_for(&self) -> Duration {
-        match self.loss() {
+        if self.lost.get().is_some() {
+            return Duration::ZERO;
+        }
+        let lease = guard(&self.lease);
+        match lease.loss() {
             Some(_) => Duration::ZERO,
-            None => {
-                let lease = self.lease();
-                lease.valid_until().since(lease.clock.now())
-            }
+            None => lease.valid_until().since(lease.clock.now()),
         }
     }
 
@@ -301,6 +305,30 @@ mod tests {
         set.advance(Duration::from_secs(3600));
         assert!(token.is_cancelled());
         assert_eq!(hold.loss(), Some(Loss::Lapsed));
+    }
+
+    #[test]
+    fn to_watch_costs_the_same_however_many_others_do() {
+        const WATCHED: u64 = 4000;
+        let (_, lease, _hold) = held();
+        let watched = |fence| {
+            let hold = HoldState::new(Fence(fence), Arc::clone(&lease));
+            hold.token();
+            hold
+        };
+        let known = || guard(&lease.watching).len() as u64;
+        let mut kept = Vec::new();
+        while known() < WATCHED || known() + 1 < guard(&lease.watching).capacity() as u64 {
+            kept.push(watched(1));
+        }
+        // From now on each is gone before the next comes.
+        let mut looked_at = 0;
+        for fence in 0..WATCHED {
+            let before = known();
+            drop(watched(fence));
+            looked_at += if known() > before { 1 } else { before };
+        }
+        assert!(looked_at <= 4 * WATCHED, "{looked_at} for {WATCHED}");
     }
 
     #[test]

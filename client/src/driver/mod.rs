@@ -56,8 +56,6 @@ pub(crate) struct Driver {
     callers: HashMap<u64, Caller, BuildHasherDefault<IdHasher>>,
     /// What guards know of their holds, by the slot of the claim.
     holds: Vec<Option<Arc<HoldState>>>,
-    /// The lease of the holds that went to another link last, and until when it runs.
-    apart: Option<(Time, Arc<Lease>)>,
     /// Being handed out.
     outcomes: Vec<Outcome>,
     next_internal: u64,
@@ -104,7 +102,6 @@ impl Driver {
             lines: Vec::new(),
             callers: HashMap::default(),
             holds: Vec::new(),
-            apart: None,
             outcomes: Vec::new(),
             next_internal: INTERNAL,
             closer: None,

@@ -6,7 +6,7 @@ use crate::error::Denial;
 use crate::fate::Over;
 use crate::hold::{HoldState, Lease};
 use crate::session::{ClaimRef, LinkId, Loss, NotGranted, Outcome};
-use lockring_proto::{Fence, Refusal, Reply, Shown, Time};
+use lockring_proto::{Refusal, Reply, Shown, Time};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -68,8 +68,12 @@ impl Driver {
 
     fn deliver_one(&mut self, now: Time, outcome: Outcome) {
         match outcome {
-            Outcome::Granted { token, claim, link, fence } => {
-                self.granted(now, token, (claim, link), fence);
+            Outcome::Granted { token, claim, link, fence, until } => {
+                let lease = match until {
+                    Some(until) => self.lease_apart(link, until),
+                    None => self.lease_of(link),
+                };
+                self.granted(now, token, claim, HoldState::new(fence, lease));
             }
             Outcome::NotGranted { token, link, reason } => self.not_granted(token, link, reason),
             Outcome::Released { token } => self.released(token, Released::Yes),
@@ -133,8 +137,7 @@ impl Driver {
         }
     }
 
-    fn granted(&mut self, now: Time, token: u64, (claim, link): (ClaimRef, LinkId), fence: Fence) {
-        let hold = HoldState::new(fence, self.lease_of(link));
+    fn granted(&mut self, now: Time, token: u64, claim: ClaimRef, hold: Arc<HoldState>) {
         let slot = claim.slot();
         if slot >= self.holds.len() {
             self.holds.resize(slot + 1, None);
@@ -174,20 +177,18 @@ impl Driver {
 
     /// A hold has gone to another link, and is believed by itself.
     fn follows(&mut self, claim: ClaimRef, link: LinkId, until: Time) {
-        let Some(hold) = self.hold(claim) else { return };
-        let known = self.apart.take().filter(|(at, lease)| *at == until && lease.loss().is_none());
-        let lease = known.map_or_else(
-            || {
-                let lease = Lease::new(self.clock.clone(), until);
-                lease.has_ttl(self.lines[link.index()].lease.ttl());
-                self.fate.begins_apart(&lease);
-                lease
-            },
-            |(_, lease)| lease,
-        );
-        hold.follows(&lease);
-        // Those that come with it mostly share its time.
-        self.apart = Some((until, lease));
+        if let Some(hold) = self.hold(claim) {
+            hold.follows(&self.lease_apart(link, until));
+        }
+    }
+
+    /// The lease of what is believed by itself on a link.
+    fn lease_apart(&self, link: LinkId, until: Time) -> Arc<Lease> {
+        self.fate.apart(until, || {
+            let lease = Lease::new(self.clock.clone(), until);
+            lease.has_ttl(self.lines[link.index()].lease.ttl());
+            lease
+        })
     }
 
     /// A hold is under the lease of its link.

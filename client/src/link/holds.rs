@@ -80,11 +80,10 @@ impl Link {
             self.holds.told.0 = until;
             told.insert(until);
         }
-        for &(until, _) in self.holds.apart.iter().take_while(|&&(until, _)| until <= soon) {
-            if until > apart {
-                self.holds.told.1 = until;
-                told.insert(until);
-            }
+        let untold = self.holds.apart.range((apart.after(TICK), 0)..);
+        for &(until, _) in untold.take_while(|&&(until, _)| until <= soon) {
+            self.holds.told.1 = until;
+            told.insert(until);
         }
         let link = self.id;
         shared.outcomes.extend(told.into_iter().map(|until| Outcome::Jeopardy { link, until }));
@@ -262,13 +261,6 @@ impl Link {
         } else {
             self.times.settle_at = Some(now);
         }
-    }
-
-    /// A grant is believed by itself.
-    #[cold]
-    pub(super) fn is_to_settle(&mut self, shared: &mut Shared, now: Time, slot: u32) {
-        self.stands_apart(shared, slot);
-        self.times.settle_at = Some(now);
     }
 
     fn stands_apart(&self, shared: &mut Shared, slot: u32) {

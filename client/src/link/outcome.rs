@@ -21,6 +21,9 @@ pub enum Outcome {
         link: LinkId,
         /// Its fence.
         fence: Fence,
+        /// Until [`Outcome::Settled`] it is believed by itself, until then; `None`: it is under the
+        /// lease.
+        until: Option<Time>,
     },
     /// The claim is queued.
     Queued {

@@ -295,9 +295,10 @@ impl Link {
             return self.begin_release(shared, now, slot, false);
         }
         let (claim, link) = (shared.claims.name(slot), self.id);
-        shared.outcomes.push(Outcome::Granted { token, claim, link, fence });
-        if until != Time::NEVER {
-            self.is_to_settle(shared, now, slot);
+        let apart = (until != Time::NEVER).then_some(until);
+        shared.outcomes.push(Outcome::Granted { token, claim, link, fence, until: apart });
+        if apart.is_some() {
+            self.times.settle_at = Some(now);
         }
         let hold = HoldId { cell, fence };
         if !shared.lost_early.is_empty() && shared.lost_early.remove(&hold).is_some() {

@@ -232,7 +232,7 @@ fn a_hold_that_is_taken_up_twice_is_the_later_ones() {
         std::mem::take(link.outcomes()),
         [
             Outcome::Lost { token: 1, claim: first, link: L, reason },
-            Outcome::Granted { token: 2, claim: second, link: L, fence: fence(9) },
+            Outcome::Granted { token: 2, claim: second, link: L, fence: fence(9), until: None },
         ]
     );
     assert!(!link.is_held(first) && link.is_held(second));

@@ -8,6 +8,7 @@ use lockring_proto::{
 };
 use lockring_ring::{CellBits, Epoch, NodeId, RingTable, RingVersion};
 
+mod answers;
 mod moving;
 mod rings;
 mod world;

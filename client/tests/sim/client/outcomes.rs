@@ -24,8 +24,11 @@ impl Client {
     /// Takes in what the session says.
     pub(super) fn hear(&mut self, hub: &mut Hub, outcome: Outcome) {
         match outcome {
-            Outcome::Granted { token, claim, link, fence } => {
+            Outcome::Granted { token, claim, link, fence, until } => {
                 self.granted(hub, token, (claim, link), fence);
+                if let Some(until) = until {
+                    self.is_apart(hub, claim, link, until);
+                }
             }
             Outcome::Queued { token, .. } => {
                 let (session, name) = self.name(token);
@@ -105,8 +108,7 @@ impl Client {
             Outcome::Jeopardy { .. } => hub.reach("jeopardies"),
             Outcome::Follows { claim, link, until } => {
                 hub.reach("holds that went with their cells");
-                let until = Time(self.host.clock.real(until).0.saturating_sub(1));
-                self.went(hub, claim, link, Some(until));
+                self.is_apart(hub, claim, link, until);
             }
             Outcome::Settled { claim, link } => {
                 hub.reach("holds that have arrived with their cells");
@@ -121,6 +123,12 @@ impl Client {
             }
             other => panic!("{other:?} is heard before"),
         }
+    }
+
+    /// A hold is believed by itself, until then by the client's clock.
+    fn is_apart(&mut self, hub: &mut Hub, named: ClaimRef, link: LinkId, until: Time) {
+        let until = Time(self.host.clock.real(until).0.saturating_sub(1));
+        self.went(hub, named, link, Some(until));
     }
 
     /// A hold is at the worker of a link from now on.
