@@ -200,6 +200,9 @@ impl Link {
         self.pending.remove(id);
         self.compares.answered();
         self.credit(shared, of, Some(sent));
+        if lost.is_empty() {
+            return;
+        }
         // One that is being given back is not held, and not lost; and of what has come here since
         // the list was made the worker has said nothing.
         let lost: BTreeSet<HoldId> = lost.iter().copied().collect();

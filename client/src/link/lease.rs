@@ -194,10 +194,13 @@ impl Link {
     }
 
     /// For how long the worker may still take what this link held for held: it counts from the
-    /// receipt of the last thing sent, which was no later than the end of the last connection.
+    /// receipt of the last thing sent, which was no later than the end of the last connection, and
+    /// for what has come with a cell, for longer, from when the cell came.
     pub(crate) fn honoured_for(&self, now: Time) -> Duration {
         let last = if self.is_up() { now } else { self.times.fell };
-        last.after(limits::honoured(self.times.ttl)).since(now)
+        let own = last.after(limits::honoured(self.times.ttl));
+        let inherited = self.times.gained.map(|at| at.after(limits::inherited(self.times.ttl)));
+        inherited.map_or(own, |inherited| own.max(inherited)).since(now)
     }
 
     /// Asks for the ring, unless an answer to that is owed.

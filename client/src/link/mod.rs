@@ -100,7 +100,10 @@ pub(crate) struct Shared {
     pub(crate) fetch: Fetch,
     /// Told as lost, to be looked for on all links: when, and on which.
     pub(crate) told_lost: Vec<ToldLost>,
-    /// Told as lost before they were told as granted: the two come on different streams.
+    /// Told as lost before they were told as granted: the two come on different streams. Each is
+    /// one that its worker had and tells once, in a cell of which a claim is unanswered, and is
+    /// forgotten with the answer to the next renewal of that link, or with its connection: there
+    /// are no more than the worker ends between two renewals.
     pub(crate) lost_early: BTreeMap<HoldId, (LinkId, Time)>,
     pub(crate) outcomes: Vec<Outcome>,
     holds_per_frame: usize,
@@ -241,6 +244,8 @@ struct Times {
     heard: Time,
     /// When the last connection ended.
     fell: Time,
+    /// When something came from another link last: the worker has had it no longer.
+    gained: Option<Time>,
     /// How long an answer took, the slowest of late.
     round_trip: Duration,
 }
@@ -315,6 +320,7 @@ impl Link {
                 settle_at: None,
                 heard: now,
                 fell: now,
+                gained: None,
                 round_trip: Duration::ZERO,
             },
             watch: None,

@@ -9,7 +9,7 @@ use lockring_proto::codec::{self, FrameError};
 use lockring_proto::{
     Fence, HelloReply, HoldId, LostReason, Push, Refusal, RefusalKind, Reply, Time, Welcome, limits,
 };
-use lockring_ring::NodeId;
+use lockring_ring::{Epoch, NodeId};
 use std::time::Duration;
 
 /// Bytes that no node sends. The connection is to be closed.
@@ -222,6 +222,9 @@ impl Link {
         self.credit(shared, version, sent);
         self.put_off.remove(&id);
         self.pending.waits(id);
+        // Who has copies of the cell knows by now that what this process had before is over.
+        let process = self.process();
+        shared.claims[slot].way.formers.retain(|former| former.process != process);
         shared.outcomes.push(Outcome::Queued { token, ahead });
     }
 
@@ -245,7 +248,7 @@ impl Link {
         if deadline != Time::NEVER {
             shared.deadlines.remove(&(deadline.after(ANSWER_SLACK), slot));
         }
-        self.hold(shared, now, slot, (fence, version));
+        self.hold(shared, now, slot, (fence, fence.epoch(), version));
     }
 
     /// The earlier process's hold is still held, or one that was reclaimed is again.
@@ -266,17 +269,29 @@ impl Link {
         };
         claim.wanted = wanted;
         let taken_up = HoldId { cell: claim.cell, fence };
+        if shared.is_before(version, taken_up.cell) {
+            // The newer copy of the question is answered too.
+            return;
+        }
         self.pending.remove(id);
         // One hold has one owner: a release by either would leave the other believing.
         if let Some(before) = shared.claims.find_hold(taken_up) {
             self.lose(shared, before, Loss::HandedOver);
         }
-        self.hold(shared, now, slot, (fence, version));
+        // Whoever has answered has it, however old it is.
+        let epoch = fence.epoch().max(shared.epoch(taken_up.cell));
+        self.hold(shared, now, slot, (fence, epoch, version));
     }
 
-    /// A claim is held from now on, unless its lease is over already.
+    /// A claim is held from now on, in this epoch at least, unless its lease is over already.
     #[inline]
-    fn hold(&mut self, shared: &mut Shared, now: Time, slot: u32, (fence, version): (Fence, u64)) {
+    fn hold(
+        &mut self,
+        shared: &mut Shared,
+        now: Time,
+        slot: u32,
+        (fence, epoch, version): (Fence, Epoch, u64),
+    ) {
         if !self.put_off.is_empty() {
             self.put_off.remove(&shared.claims[slot].id);
         }
@@ -284,7 +299,7 @@ impl Link {
         let claim = &mut shared.claims[slot];
         let (token, sent, cell) = (claim.token, claim.sent, claim.cell);
         claim.state = State::Held { fence };
-        claim.tenure = Tenure { until: Time::NEVER, process, epoch: fence.epoch(), reclaim: 0 };
+        claim.tenure = Tenure { until: Time::NEVER, process, epoch, reclaim: 0 };
         claim.way.formers.clear();
         self.credit(shared, version, sent);
         let until = self.granted_until(shared, cell, version, sent);

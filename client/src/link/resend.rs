@@ -146,7 +146,9 @@ impl Link {
                     self.pending.remove(id);
                     let new = shared.ids.next();
                     let claim = &mut shared.claims[slot];
-                    claim.way.formers.push(Former { id, process });
+                    if claim.sent.is_some() {
+                        claim.way.formers.push(Former { id, process });
+                    }
                     (claim.id, claim.sent) = (new, None);
                     self.pending.insert(new, Pending::Claim(slot));
                 }

@@ -15,6 +15,8 @@ impl Link {
         if let State::Releasing { resent, .. } = &mut claim.state {
             // What this worker has made of it nobody will know.
             *resent |= claim.sent.is_some();
+            // Its caller waits no longer than it was believed here.
+            claim.tenure.until = believed;
         }
         if claim.is_held() {
             if let Some(hold) = self.leave(shared, slot) {
@@ -30,6 +32,7 @@ impl Link {
     /// What is unanswered of it is sent here, under its own id, now or when a connection stands.
     pub(crate) fn take_in(&mut self, shared: &mut Shared, now: Time, slot: u32, believed: Time) {
         let is_up = self.is_up();
+        self.times.gained = Some(now);
         let claim = &mut shared.claims[slot];
         // What has been here before was sent here before.
         let is_new = claim.link != self.id;

@@ -1,6 +1,7 @@
 //! A newer ring: whose cells are another worker's by it, and what goes there.
 
 use super::{Contact, LinkId, Session, Stage, UNKNOWN};
+use crate::claims::State;
 use crate::link::{Link, Outcome, Stuck, ToldLost};
 use crate::router::{Ring, WorkerId};
 use lockring_proto::{HoldId, Time};
@@ -218,13 +219,19 @@ impl Session {
             told.into_iter().map(|told| (told.hold, told)).collect();
         let cells = told.keys().map(|hold| CellId(hold.cell)).collect();
         let slots: Vec<u32> = self.shared.claims.of_cells(&cells).collect();
+        let mut asked = BTreeSet::new();
         for slot in slots {
             let claim = &self.shared.claims[slot];
+            if let State::Acquiring | State::Confirming { .. } = claim.state {
+                asked.insert(claim.cell);
+            }
             let (link, hold) = (claim.link, claim.hold_id());
             if let Some(ToldLost { reason, .. }) = hold.and_then(|hold| told.remove(&hold)) {
                 self.contacts[link.index()].link.lose(&mut self.shared, slot, reason);
             }
         }
+        // Others will not be told as granted any more.
+        told.retain(|hold, _| asked.contains(&hold.cell));
         for (hold, ToldLost { by, .. }) in told {
             self.shared.lost_early.insert(hold, (by, now));
         }

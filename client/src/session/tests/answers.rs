@@ -2,9 +2,12 @@
 
 use super::world::{Heard, KEY, World, until};
 use super::{at, busy};
-use crate::link::Outcome;
-use lockring_proto::{Fence, Refusal, RefusalKind, Reply};
+use crate::link::{NotGranted, Outcome};
+use lockring_proto::{
+    Claim, Fence, HoldId, LostReason, Push, Refusal, RefusalKind, Reply, Time, codec, limits,
+};
 use lockring_ring::Epoch;
+use std::time::Duration;
 
 /// What is refused was answered by no ring that could be named: nothing counts from it, and what
 /// counts from others is as it was.
@@ -79,6 +82,80 @@ fn who_gives_something_back_is_told_if_that_is_refused() {
     assert_eq!(world.told(), told);
 }
 
+#[test]
+fn a_release_goes_on_as_long_as_its_hold_was_believed_and_says_what_whoever_has_it_honours() {
+    let mut world = World::of(2, 10_000);
+    let other = world.other();
+    let (held, ..) = world.holds(KEY);
+    world.log.moves(world.cell(other), 2);
+    world.takes_ring();
+    world.after(5000);
+    world.asks(2, other);
+    let id = world.acquired(2);
+    world.says(2, &Reply::Granted { id, version: 2, fence: Fence::new(Epoch(2), 1) });
+    let second = world.at(2);
+    world.session.down(world.now, second);
+    // Node 2 has the cell, and with it the hold, from whenever it may have come on.
+    world.after(1000);
+    world.session.release(world.now, held, 9);
+    world.log.moves(world.cell(KEY), 2);
+    world.takes_ring();
+    let came = world.now;
+    let unconfirmed = |world: &mut World| {
+        world.session.tick(world.now);
+        let told = world.told().into_iter();
+        let is_it = |told| match told {
+            Outcome::Unconfirmed { token: 9, held_for } => Some(held_for),
+            _ => None,
+        };
+        told.filter_map(is_it).next()
+    };
+    world.now = Time(until(at(0)).0 - 1);
+    assert_eq!(unconfirmed(&mut world), None);
+    world.now = until(at(0));
+    let honoured = came.after(limits::inherited(Duration::from_secs(10)));
+    assert_eq!(unconfirmed(&mut world), Some(honoured.since(world.now)));
+}
+
+#[test]
+fn a_hold_that_is_taken_up_is_held_in_the_epoch_in_which_that_is_confirmed() {
+    let mut world = World::of(2, 10_000);
+    let cell = world.cell(KEY);
+    world.log.is_taken_over(cell, 1);
+    world.takes_ring();
+    world.got(1);
+    let fence = Fence::new(Epoch(1), 5);
+    let shown = world.session.adopt(world.now, 1, KEY, fence);
+    let id = world.session.request_of(shown).unwrap();
+    let claim = Claim::EXCLUSIVE;
+    world.says(1, &Reply::Confirmed { id, version: 2, claim });
+    assert!(world.session.is_held(shown));
+    // It has been reclaimed before, and goes with its cell as it is.
+    world.got(2);
+    world.log.moves(cell, 2);
+    world.takes_ring();
+    let got = world.got(2);
+    assert!(!got.iter().any(|heard| matches!(heard, Heard::Reclaim { .. })), "{got:?}");
+}
+
+#[test]
+fn a_token_is_not_confirmed_by_who_had_its_cell_before() {
+    let mut world = World::of(2, 10_000);
+    let cell = world.cell(KEY);
+    let shown = world.session.adopt(world.now, 1, KEY, Fence::new(Epoch(1), 5));
+    let id = world.session.request_of(shown).unwrap();
+    world.log.moves(cell, 2);
+    world.log.is_taken_over(cell, 1);
+    world.takes_ring();
+    let claim = Claim::EXCLUSIVE;
+    world.says(1, &Reply::Confirmed { id, version: 1, claim });
+    assert!(!world.session.is_held(shown), "nobody may know of it any more");
+    world.says(1, &Reply::NotHeld { id, version: 3 });
+    let reason = NotGranted::NotHeld;
+    let link = world.at(1);
+    assert!(world.told().contains(&Outcome::NotGranted { token: 1, link, reason }));
+}
+
 /// Whoever takes a grant in hand has what it is believed by with it.
 #[test]
 fn a_grant_that_is_believed_by_itself_says_so() {
@@ -98,4 +175,50 @@ fn a_grant_that_is_believed_by_itself_says_so() {
     });
     assert!(granted.is_some(), "{told:?}");
     assert!(!told.iter().any(|told| matches!(told, Outcome::Follows { .. })), "{told:?}");
+}
+
+#[test]
+fn an_id_that_was_given_up_is_forgotten_once_its_process_has_answered_the_next() {
+    let mut world = World::of(2, 10_000);
+    world.asks(1, KEY);
+    let mut id = world.acquired(1);
+    for _ in 0..5 {
+        world.says(1, &Reply::Queued { id, version: 1, ahead: 1 });
+        let first = world.at(1);
+        world.session.down(world.now, first);
+        world.tick(1500);
+        world.connect(true);
+        let before = std::mem::replace(&mut id, world.acquired(1));
+        assert!(id > before);
+    }
+    // What was given up last nobody has answered for since.
+    world.got(2);
+    world.log.moves(world.cell(KEY), 2);
+    world.takes_ring();
+    let got = world.got(2);
+    let cancels = got.iter().filter(|heard| matches!(heard, Heard::Cancel { .. })).count();
+    assert_eq!(cancels, 1, "{got:?}");
+}
+
+#[test]
+fn a_loss_is_remembered_only_while_a_grant_may_come_that_it_ends() {
+    let mut world = World::of(2, 10_000);
+    let cell = world.cell(KEY);
+    let loses = |world: &mut World, counter| {
+        let holds = vec![HoldId { cell, fence: Fence::new(Epoch(1), counter) }];
+        let mut bytes = Vec::new();
+        codec::encode_frame(&Push::Lost { reason: LostReason::Forced, holds }, &mut bytes);
+        let first = world.at(1);
+        world.session.receive_pushes(world.now, first, &bytes).unwrap();
+        world.session.shared.lost_early.len()
+    };
+    world.asks(1, world.other());
+    assert_eq!(loses(&mut world, 5), 0, "nobody waits for anything of this cell");
+    world.asks(2, KEY);
+    assert_eq!(loses(&mut world, 6), 1);
+    // What was granted before a renewal was sent is told before it is answered.
+    world.tick(4000);
+    let id = world.renewal(1);
+    world.renews(1, id, (1, 1));
+    assert_eq!(world.session.shared.lost_early.len(), 0);
 }
