@@ -98,6 +98,8 @@ pub(crate) struct Way {
     pub(crate) routed: u64,
     /// It has come from another link since the last connection of its own.
     pub(crate) moved_in: bool,
+    /// It has been away from its link: what is answered there may be the copy of before.
+    pub(crate) twice: bool,
     /// Ids that it had at processes which have forgotten them: another process may know them still.
     pub(crate) formers: Vec<Former>,
 }

@@ -52,6 +52,11 @@ impl Fetch {
         version > self.refused
     }
 
+    /// Up to which version none is to be hoped for.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused
+    }
+
     /// Whether nobody is asked whose answer is not overdue.
     pub(crate) fn is_idle(&self) -> bool {
         self.asked.values().all(|asked| asked.overdue)

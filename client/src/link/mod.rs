@@ -14,6 +14,7 @@ mod fetch;
 mod holds;
 mod lease;
 mod outcome;
+mod parked;
 mod pending;
 mod put_off;
 mod query;
@@ -38,8 +39,9 @@ use lockring_proto::{
     Digest, Hello, HoldId, PROTOCOL, Refusal, SessionId, Time, Welcome, codec, limits,
 };
 use lockring_ring::{CellId, Epoch};
+use parked::Parked;
 use pending::Unanswered;
-use put_off::PutOff;
+use put_off::PutOffs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
 use std::sync::Arc;
@@ -265,10 +267,10 @@ pub(crate) struct Link {
     peer: Peer,
     phase: Phase,
     pending: Unanswered,
-    /// Requests that wait for a newer ring, with the version that the worker has.
-    parked: BTreeMap<u64, u64>,
+    /// Requests that wait for a newer ring.
+    parked: Parked,
     /// Requests that the worker refused for now.
-    put_off: BTreeMap<u64, PutOff>,
+    put_off: PutOffs,
     holds: Holdings,
     credits: Credits,
     /// While there is no connection: when the first caller's patience for an answer is over.
@@ -303,8 +305,8 @@ impl Link {
             },
             phase: Phase::Down,
             pending: Unanswered::default(),
-            parked: BTreeMap::new(),
-            put_off: BTreeMap::new(),
+            parked: Parked::default(),
+            put_off: PutOffs::default(),
             holds: Holdings::default(),
             credits: Credits::default(),
             answer_by: None,

@@ -5,6 +5,7 @@ use super::query::Query;
 use super::{Link, NotGranted, Outcome, Shared};
 use crate::claims::State;
 use lockring_proto::Time;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How soon a request that was refused for now only is sent again.
@@ -26,15 +27,66 @@ pub(super) struct PutOff {
     asked: bool,
 }
 
+impl PutOff {
+    fn due(&self) -> Time {
+        self.again.min(self.until)
+    }
+}
+
+/// All of a link, by their ids and by when they are due.
+#[derive(Debug, Default)]
+pub(super) struct PutOffs {
+    by_id: BTreeMap<u64, PutOff>,
+    due: BTreeSet<(Time, u64)>,
+}
+
+impl PutOffs {
+    pub(super) fn contains(&self, id: u64) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    fn get(&self, id: u64) -> Option<&PutOff> {
+        self.by_id.get(&id)
+    }
+
+    fn insert(&mut self, id: u64, put_off: PutOff) {
+        self.remove(id);
+        self.due.insert((put_off.due(), id));
+        self.by_id.insert(id, put_off);
+    }
+
+    #[inline]
+    pub(super) fn remove(&mut self, id: u64) -> Option<PutOff> {
+        if self.by_id.is_empty() {
+            return None;
+        }
+        let put_off = self.by_id.remove(&id)?;
+        self.due.remove(&(put_off.due(), id));
+        Some(put_off)
+    }
+
+    pub(super) fn clear(&mut self) {
+        (self.by_id, self.due) = Default::default();
+    }
+
+    /// Those that are due, in the order of their requests.
+    fn due_at(&self, now: Time) -> Vec<u64> {
+        let due = self.due.iter().take_while(|&&(at, _)| at <= now);
+        let mut ids: Vec<u64> = due.map(|&(_, id)| id).collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
 impl Link {
     /// When the next of them is due.
     pub(super) fn put_off_due(&self) -> Option<Time> {
-        self.put_off.values().map(|put_off| put_off.again.min(put_off.until)).min()
+        self.put_off.due.first().map(|&(at, _)| at)
     }
 
     /// Why a request was put off last, if it was.
     pub(super) fn why_put_off(&mut self, id: u64) -> Option<NotGranted> {
-        self.put_off.remove(&id).map(|put_off| put_off.reason)
+        self.put_off.remove(id).map(|put_off| put_off.reason)
     }
 
     /// The worker did not take a claim, for a reason that passes: it goes on waiting.
@@ -69,29 +121,26 @@ impl Link {
             _ => return,
         };
         let again = now.after(RETRY_AFTER);
-        let known = self.put_off.entry(id);
         let fresh = PutOff { reason: NotGranted::Moved, again, until, asked: false };
-        let put_off = known.or_insert(fresh);
-        (put_off.again, put_off.asked) = (again, false);
+        let known = self.put_off.remove(id).unwrap_or(fresh);
+        self.put_off.insert(id, PutOff { again, asked: false, ..known });
     }
 
     pub(super) fn serve_put_off(&mut self, shared: &mut Shared, now: Time) {
-        let due = |put_off: &PutOff| now >= put_off.again.min(put_off.until);
-        let ids: Vec<u64> =
-            self.put_off.iter().filter(|(_, one)| due(one)).map(|(&id, _)| id).collect();
-        for id in ids {
-            let Some(put_off) = self.put_off.get_mut(&id) else { continue };
+        for id in self.put_off.due_at(now) {
+            let Some(put_off) = self.put_off.get(id).cloned() else { continue };
             if now < put_off.until {
                 // Without a connection the next one sends it.
-                put_off.again = now.after(RETRY_AFTER);
-                if !self.parked.contains_key(&id) {
-                    put_off.asked = true;
+                let is_sent = !self.parked.contains(id);
+                let again = now.after(RETRY_AFTER);
+                let asked = put_off.asked || is_sent;
+                self.put_off.insert(id, PutOff { again, asked, ..put_off });
+                if is_sent {
                     self.send(shared, now, id);
                 }
                 continue;
             }
-            put_off.until = Time::NEVER;
-            let put_off = put_off.clone();
+            self.put_off.insert(id, PutOff { until: Time::NEVER, ..put_off.clone() });
             self.is_given_up(shared, now, id, put_off);
         }
     }
@@ -101,15 +150,15 @@ impl Link {
         if let Some(slot) = self.pending.claim(id) {
             return match shared.claims[slot].state {
                 State::Acquiring | State::Confirming { .. } => {
-                    self.put_off.remove(&id);
+                    self.put_off.remove(id);
                     // The last copy may still be under way, and be carried out.
                     self.give_up(shared, now, slot, put_off.reason);
                 }
                 _ => self.unconfirmed(shared, now, slot),
             };
         }
-        self.put_off.remove(&id);
-        self.parked.remove(&id);
+        self.put_off.remove(id);
+        self.parked.remove(id);
         let Some(Pending::Query(query)) = self.pending.remove(id) else { return };
         let (token, link) = (query.token, self.id);
         shared.outcomes.push(match query.query {

@@ -220,7 +220,7 @@ impl Link {
         }
         let (token, sent) = (claim.token, claim.sent);
         self.credit(shared, version, sent);
-        self.put_off.remove(&id);
+        self.put_off.remove(id);
         self.pending.waits(id);
         // Who has copies of the cell knows by now that what this process had before is over.
         let process = self.process();
@@ -292,9 +292,7 @@ impl Link {
         slot: u32,
         (fence, epoch, version): (Fence, Epoch, u64),
     ) {
-        if !self.put_off.is_empty() {
-            self.put_off.remove(&shared.claims[slot].id);
-        }
+        self.put_off.remove(shared.claims[slot].id);
         let process = self.process();
         let claim = &mut shared.claims[slot];
         let (token, sent, cell) = (claim.token, claim.sent, claim.cell);
@@ -379,6 +377,10 @@ impl Link {
             State::Acquiring if passes && claim.waits => {
                 return self.put_off(shared, now, slot, NotGranted::Refused(refusal));
             }
+            State::Acquiring if claim.way.twice => {
+                // The newer copy is answered too, and may be granted.
+                return self.give_up(shared, now, slot, NotGranted::Refused(refusal));
+            }
             State::Acquiring | State::Confirming { .. } => {
                 let reason = NotGranted::Refused(refusal);
                 Some(Outcome::NotGranted { token, link, reason })
@@ -423,12 +425,12 @@ impl Link {
                 // Refused: it is tried again for as long as the hold is believed.
                 return self.unserved(shared, now, id);
             }
-            Some(Pending::Query(_)) => self.parked.remove(&id),
-            _ => None,
+            Some(Pending::Query(_)) => self.parked.remove(id),
+            _ => {}
         };
         match self.pending.remove(id) {
             Some(Pending::Query(query)) => {
-                self.put_off.remove(&id);
+                self.put_off.remove(id);
                 if let Some(version) = version_of(&reply) {
                     self.credit(shared, version, query.sent);
                 }
@@ -468,33 +470,6 @@ impl Link {
                 self.ask_for_ring(shared, now);
             }
         }
-    }
-
-    /// What a worker has not carried out is sent again, if a newer ring is known than it was sent
-    /// by; it waits for that, if the worker knows one; or it is tried again in a while.
-    pub(crate) fn serve_parked(&mut self, shared: &mut Shared, now: Time) {
-        let parked: Vec<(u64, u64)> = self.parked.iter().map(|(&id, &at)| (id, at)).collect();
-        for (id, version) in parked {
-            let routed = match self.pending.get(id) {
-                Some(&(Pending::Claim(slot) | Pending::Waiting(slot))) => {
-                    shared.claims[slot].way.routed
-                }
-                Some(Pending::Query(query)) => query.routed,
-                _ => shared.version,
-            };
-            if routed < shared.version {
-                self.parked.remove(&id);
-                self.send(shared, now, id);
-            } else if version <= shared.version || !shared.fetch.may_come(version) {
-                self.parked.remove(&id);
-                self.unserved(shared, now, id);
-            }
-        }
-    }
-
-    /// Whether requests wait for a ring.
-    pub(crate) fn has_parked(&self) -> bool {
-        !self.parked.is_empty()
     }
 
     fn pushed(&mut self, shared: &mut Shared, now: Time, push: Push) {

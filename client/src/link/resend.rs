@@ -84,7 +84,7 @@ impl Link {
             }
             if let Some(Pending::Query(query)) = self.pending.get(id)
                 && let (Query::Force(_), 1..) = (&query.query, query.routed)
-                && !parked.contains_key(&id)
+                && !parked.contains(id)
             {
                 // It names no fence: run twice it would end a hold that came after it.
                 let (token, link) = (query.token, self.id);

@@ -37,6 +37,7 @@ impl Link {
         // What has been here before was sent here before.
         let is_new = claim.link != self.id;
         claim.way.moved_in = !is_up && (is_new || claim.way.moved_in);
+        claim.way.twice |= !is_new && claim.sent.is_some();
         claim.link = self.id;
         if claim.is_held() {
             return self.moves_in(shared, now, slot, believed);
@@ -77,7 +78,7 @@ impl Link {
     pub(crate) fn take_queries(&mut self, stays: impl Fn(u16) -> bool) -> Vec<(u64, Box<Asked>)> {
         let leaves = |id: u64, query: &Asked| {
             let may_run = match query.query {
-                Query::Force(_) => query.routed == 0 || self.parked.contains_key(&id),
+                Query::Force(_) => query.routed == 0 || self.parked.contains(id),
                 Query::Inspect(_) => true,
                 Query::List { .. } => false,
             };
@@ -87,8 +88,8 @@ impl Link {
             .pending
             .ids(|id, pending| matches!(pending, Pending::Query(query) if leaves(id, query)));
         let taken = ids.into_iter().filter_map(|id| {
-            self.parked.remove(&id);
-            self.put_off.remove(&id);
+            self.parked.remove(id);
+            self.put_off.remove(id);
             match self.pending.remove(id) {
                 Some(Pending::Query(query)) => Some((id, query)),
                 _ => None,

@@ -62,7 +62,7 @@ impl Link {
             // It comes in parts.
             Pending::GetRing { .. } => ring_is_overdue,
             // What waits for a ring, or is asked again now and then, was answered.
-            _ => !self.parked.contains_key(&id) && !self.put_off.contains_key(&id),
+            _ => !self.parked.contains(id) && !self.put_off.contains(id),
         };
         self.stuck = self.pending.first_owed(upto, is_asked).map(|id| match self.pending.get(id) {
             Some(&(Pending::Claim(slot) | Pending::Reclaim { slot, .. })) => {

@@ -46,10 +46,10 @@ impl Session {
 
     /// What a worker has not carried out goes where its cell is by now.
     pub(super) fn serve_parked(&mut self, now: Time, at: LinkId) {
-        if self.link(at).has_parked() {
+        if self.link(at).parks_query() {
             self.move_queries(now, at);
-            self.contacts[at.index()].link.serve_parked(&mut self.shared, now);
         }
+        self.contacts[at.index()].link.serve_parked(&mut self.shared, now);
     }
 
     /// A ring is known, by whomever. If it is newer, what is another worker's by it goes there;

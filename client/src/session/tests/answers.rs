@@ -2,12 +2,12 @@
 
 use super::world::{Heard, KEY, World, until};
 use super::{at, busy};
-use crate::link::{NotGranted, Outcome};
+use crate::link::{Ask, NotGranted, Outcome};
 use lockring_proto::{
     Claim, Fence, HoldId, LostReason, Push, Refusal, RefusalKind, Reply, Time, codec, limits,
 };
 use lockring_ring::Epoch;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is refused was answered by no ring that could be named: nothing counts from it, and what
 /// counts from others is as it was.
@@ -221,4 +221,55 @@ fn a_loss_is_remembered_only_while_a_grant_may_come_that_it_ends() {
     let id = world.renewal(1);
     world.renews(1, id, (1, 1));
     assert_eq!(world.session.shared.lost_early.len(), 0);
+}
+
+/// The cell has been away and back: the worker is asked twice under one id.
+#[test]
+fn a_refusal_of_the_copy_of_before_has_the_newer_one_undone() {
+    let mut world = World::of(2, 10_000);
+    world.asks(1, KEY);
+    let cell = world.cell(KEY);
+    world.log.moves(cell, 2);
+    world.log.moves(cell, 1);
+    world.takes_ring();
+    let id = world.acquired(1);
+    let refusal = Refusal { kind: RefusalKind::Quota, message: "no".to_owned() };
+    world.says(1, &Reply::Refused { id, refusal: Box::new(refusal.clone()) });
+    let (link, reason) = (world.at(1), NotGranted::Refused(refusal));
+    assert!(world.told().contains(&Outcome::NotGranted { token: 1, link, reason }));
+    let got = world.got(1);
+    assert!(matches!(got[..], [Heard::Cancel { target, .. }] if target == id), "{got:?}");
+}
+
+/// How long a worker's word takes in which it carries out nothing of what it is asked, claim by
+/// claim; and then what is due each time something happens.
+fn moved(claims: u32, version: u64) -> Duration {
+    let mut world = World::of(1, 10_000);
+    for key in 0..claims {
+        let key = key.to_be_bytes();
+        world
+            .session
+            .acquire(world.now, &Ask { token: 1, key: &key, wanted: Claim::EXCLUSIVE, wait: None });
+    }
+    let asked = world.got(1);
+    let begun = Instant::now();
+    for heard in asked {
+        if let Heard::Acquire { id, .. } = heard {
+            world.says(1, &Reply::Moved { id, version });
+            world.session.next_deadline();
+            world.tick(0);
+        }
+    }
+    begun.elapsed()
+}
+
+#[test]
+fn claims_that_wait_for_a_ring_cost_the_same_each_however_many_there_are() {
+    // They wait for one that is on its way, or nobody knows of one.
+    for version in [2, 1] {
+        let time = |claims| (0..5).map(|_| moved(claims, version)).min().unwrap();
+        let (few, many) = (time(1000), time(8000));
+        // The square of it would be 64 times as much.
+        assert!(many < few * 25, "{few:?} for 1000, {many:?} for 8000");
+    }
 }
