@@ -29,6 +29,8 @@ pub struct Watch {
     undone: BTreeSet<(SessionId, u64)>,
     /// Holds ended by force, as some worker executed it.
     forced: BTreeSet<(CellId, Fence)>,
+    /// Holds that ended with their links' leases.
+    expired: BTreeSet<(CellId, Fence)>,
 }
 
 #[derive(Clone, Copy)]
@@ -88,6 +90,7 @@ impl Watch {
                     }
                 }
                 Ending::Expired => {
+                    self.expired.insert(hold);
                     if let Some((_, key)) = told {
                         hub.fact(&Fact::Expired { key, fence });
                     }
@@ -117,7 +120,7 @@ impl Cluster {
                 if self.watch.undone.contains(&(session, id)) {
                     return hub.reach("answers to what was undone");
                 }
-                if !self.holds(at, cell, (session, fence)) {
+                if self.watch.expired.contains(&hold) {
                     return hub.reach("answers to what has ended meanwhile");
                 }
                 if self.watch.told.insert(hold, (session, key)).is_none() {
@@ -137,13 +140,6 @@ impl Cluster {
             }
             _ => {}
         }
-    }
-
-    /// Whether a worker has a hold as its owner.
-    fn holds(&self, at: At, cell: CellId, hold: (SessionId, Fence)) -> bool {
-        let process = self.hosts.get(&at.0.node).and_then(|host| host.process.as_ref());
-        let contents = process.map(|process| process.worker_of(cell).machine.contents(cell, false));
-        contents.is_some_and(|(_, has)| has.values().any(|(holders, _)| holders.contains(&hold)))
     }
 
     /// P2 and P5 for an answer that shows an op of a cell.
