@@ -260,8 +260,12 @@ impl Link {
     /// Nothing more comes of a request.
     pub(super) fn forget(&mut self, id: u64) {
         self.pending.remove(id);
-        self.parked.remove(id);
-        self.put_off.remove(id);
+        if !self.parked.is_empty() {
+            self.parked.remove(id);
+        }
+        if !self.put_off.is_empty() {
+            self.put_off.remove(id);
+        }
     }
 
     /// The caller of an unanswered claim gets its answer now; the worker is told to undo it.

@@ -151,7 +151,7 @@ impl Fetch {
 
     /// Whom to ask next for a ring that is newer than the known one, of those who can be asked.
     pub(crate) fn next(&self, known: u64, who: impl Iterator<Item = LinkId>) -> Option<LinkId> {
-        if !self.is_idle() || self.wanted <= known.max(self.refused) {
+        if self.wanted <= known.max(self.refused) || !self.is_idle() {
             return None;
         }
         let untried = who.filter(|link| !self.tried.contains(link) && !self.is_asked(*link));

@@ -28,9 +28,12 @@ impl Parked {
     }
 
     pub(super) fn remove(&mut self, id: u64) {
-        if !self.versions.is_empty() {
-            self.versions.remove(&id);
-        }
+        self.versions.remove(&id);
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.versions.is_empty()
     }
 
     /// Those to be looked at by this, in their order.
@@ -45,6 +48,12 @@ impl Parked {
 }
 
 impl Link {
+    /// Whether requests wait for a ring, or have since they were looked at.
+    #[inline]
+    pub(crate) fn has_parked(&self) -> bool {
+        !self.parked.is_empty() || !self.parked.come.is_empty()
+    }
+
     /// Whether a query has not been carried out that was not looked at since.
     pub(crate) fn parks_query(&self) -> bool {
         let is_query = |id: &u64| matches!(self.pending.get(*id), Some(Pending::Query(_)));
@@ -54,9 +63,6 @@ impl Link {
     /// What a worker has not carried out is sent again, if a newer ring is known than it was sent
     /// by; it waits for that, if the worker knows one; or it is tried again in a while.
     pub(crate) fn serve_parked(&mut self, shared: &mut Shared, now: Time) {
-        if self.parked.versions.is_empty() {
-            return self.parked.come.clear();
-        }
         for (id, version) in self.parked.due((shared.version, shared.fetch.refused())) {
             let routed = match self.pending.get(id) {
                 Some(&(Pending::Claim(slot) | Pending::Waiting(slot))) => {

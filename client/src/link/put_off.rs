@@ -56,10 +56,11 @@ impl PutOffs {
     }
 
     #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
     pub(super) fn remove(&mut self, id: u64) -> Option<PutOff> {
-        if self.by_id.is_empty() {
-            return None;
-        }
         let put_off = self.by_id.remove(&id)?;
         self.due.remove(&(put_off.due(), id));
         Some(put_off)

@@ -9,7 +9,7 @@ use lockring_proto::codec::{self, FrameError};
 use lockring_proto::{
     Fence, HelloReply, HoldId, LostReason, Push, Refusal, RefusalKind, Reply, Time, Welcome, limits,
 };
-use lockring_ring::{Epoch, NodeId};
+use lockring_ring::NodeId;
 use std::time::Duration;
 
 /// Bytes that no node sends. The connection is to be closed.
@@ -248,7 +248,7 @@ impl Link {
         if deadline != Time::NEVER {
             shared.deadlines.remove(&(deadline.after(ANSWER_SLACK), slot));
         }
-        self.hold(shared, now, slot, (fence, fence.epoch(), version));
+        self.hold(shared, now, slot, (fence, version));
     }
 
     /// The earlier process's hold is still held, or one that was reclaimed is again.
@@ -278,26 +278,26 @@ impl Link {
         if let Some(before) = shared.claims.find_hold(taken_up) {
             self.lose(shared, before, Loss::HandedOver);
         }
+        self.hold(shared, now, slot, (fence, version));
         // Whoever has answered has it, however old it is.
-        let epoch = fence.epoch().max(shared.epoch(taken_up.cell));
-        self.hold(shared, now, slot, (fence, epoch, version));
+        let epoch = shared.epoch(taken_up.cell);
+        let claim = &mut shared.claims[slot];
+        if claim.hold_id() == Some(taken_up) {
+            claim.tenure.epoch = claim.tenure.epoch.max(epoch);
+        }
     }
 
-    /// A claim is held from now on, in this epoch at least, unless its lease is over already.
+    /// A claim is held from now on, unless its lease is over already.
     #[inline]
-    fn hold(
-        &mut self,
-        shared: &mut Shared,
-        now: Time,
-        slot: u32,
-        (fence, epoch, version): (Fence, Epoch, u64),
-    ) {
-        self.put_off.remove(shared.claims[slot].id);
+    fn hold(&mut self, shared: &mut Shared, now: Time, slot: u32, (fence, version): (Fence, u64)) {
+        if !self.put_off.is_empty() {
+            self.put_off.remove(shared.claims[slot].id);
+        }
         let process = self.process();
         let claim = &mut shared.claims[slot];
         let (token, sent, cell) = (claim.token, claim.sent, claim.cell);
         claim.state = State::Held { fence };
-        claim.tenure = Tenure { until: Time::NEVER, process, epoch, reclaim: 0 };
+        claim.tenure = Tenure { until: Time::NEVER, process, epoch: fence.epoch(), reclaim: 0 };
         claim.way.formers.clear();
         self.credit(shared, version, sent);
         let until = self.granted_until(shared, cell, version, sent);
@@ -464,7 +464,14 @@ impl Link {
     /// Asks for the ring when the worker knows a newer one.
     #[inline]
     pub(super) fn learn_version(&mut self, shared: &mut Shared, now: Time, version: u64) {
-        if version > shared.version && shared.fetch.may_come(version) {
+        if version > shared.version {
+            self.is_told(shared, now, version);
+        }
+    }
+
+    #[cold]
+    fn is_told(&mut self, shared: &mut Shared, now: Time, version: u64) {
+        if shared.fetch.may_come(version) {
             shared.fetch.is_told(version, self.id);
             if shared.fetch.is_idle() {
                 self.ask_for_ring(shared, now);

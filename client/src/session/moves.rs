@@ -46,6 +46,9 @@ impl Session {
 
     /// What a worker has not carried out goes where its cell is by now.
     pub(super) fn serve_parked(&mut self, now: Time, at: LinkId) {
+        if !self.link(at).has_parked() {
+            return;
+        }
         if self.link(at).parks_query() {
             self.move_queries(now, at);
         }
