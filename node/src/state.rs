@@ -232,7 +232,10 @@ impl WorkerState {
             }),
             Action::RaiseLongestTtl(_) => unreachable!("the turn has taken it out"),
             Action::WantEpoch(cell) => self.order(Order::RaiseEpoch(cell)),
-            Action::Peer { .. } | Action::PeerBroken(_) | Action::Synced { .. } => {
+            Action::Peer { .. }
+            | Action::PeerBroken(_)
+            | Action::Synced { .. }
+            | Action::Recovered { .. } => {
                 unreachable!("a cluster of one has no peers: {action:?}")
             }
         }

@@ -485,7 +485,8 @@ impl Link {
             Push::Lost { reason, holds } => {
                 let (by, reason) = match reason {
                     LostReason::Forced => (self.id, Loss::Forced),
-                    LostReason::Expired => (self.id, Loss::SessionEnded),
+                    // What had the session forgotten is told of another's hold.
+                    LostReason::Expired | LostReason::Outranked => (self.id, Loss::SessionEnded),
                 };
                 let told = holds.into_iter().map(|hold| ToldLost { hold, reason, by });
                 shared.told_lost.extend(told);

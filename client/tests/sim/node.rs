@@ -567,7 +567,10 @@ impl Node {
                 self.control(hub, Control::TtlAsked { worker, ttl, by });
             }
             Action::WantEpoch(cell) => self.control(hub, Control::EpochAsked(cell)),
-            Action::Peer { .. } | Action::PeerBroken(_) | Action::Synced { .. } => {
+            Action::Peer { .. }
+            | Action::PeerBroken(_)
+            | Action::Synced { .. }
+            | Action::Recovered { .. } => {
                 unreachable!("no cell has a copy: {action:?}")
             }
         }

@@ -226,6 +226,14 @@ pub enum Action {
         /// By this attachment.
         attach: AttachId,
     },
+    /// A cell that was taken over grants again. Said as it opens, and again if a later epoch shows
+    /// that the log had not heard.
+    Recovered {
+        /// The cell.
+        cell: CellId,
+        /// Its epoch by now.
+        epoch: Epoch,
+    },
     /// A cell's counter is half used up: have its epoch raised, then say [`Event::EpochRaised`].
     WantEpoch(CellId),
 }

@@ -1,8 +1,8 @@
 //! The machine of one worker: its surface, and dispatch.
 
-use crate::cells::Role;
 use crate::cells::standing::Standing;
 use crate::cells::{Cells, Copies, Rounds, queues::Queues};
+use crate::cells::{Recovery, Role};
 use crate::config::Config;
 use crate::event::{Action, Event};
 use crate::links::Links;
@@ -75,7 +75,7 @@ impl Machine {
             if worker.config.others.contains(&id) {
                 worker.cells.leave(cell, standing);
             } else if let Some(opens_at) = worker.config.opens_at {
-                worker.cells.recover(cell, standing, opens_at);
+                worker.cells.recover(cell, standing, (opens_at, Recovery::Restart));
             }
         }
         let rounds = Rounds::new((&worker.config).into());
@@ -132,7 +132,8 @@ impl Machine {
         if links.leases_are_due() || is_busy {
             return Some(links.last_seen());
         }
-        let opens = cells.opens_at().filter(|_| queues.has_parked());
+        let is_awaited = queues.has_parked() || cells.tell_of_opening();
+        let opens = cells.opens_at().filter(|_| is_awaited);
         let opens = opens.map(|(next, _)| next.max(links.last_seen()));
         let freeing = links.freeing_due(config.limits.expiry_slice);
         let wait = queues.first_wait().map(|(at, _)| at);

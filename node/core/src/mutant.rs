@@ -68,6 +68,12 @@ pub enum Mutant {
     DeposedForgets,
     /// Who is inherited gets no more time than its TTL.
     InheritedWithoutNodeLease,
+    /// A cell that was taken over opens before its grace is over.
+    GraceCutShort,
+    /// What is of the epoch of its cell, or a later one, can be reclaimed.
+    ReclaimsOwnEpoch,
+    /// Of claims that do not go beside each other the one under the lower fence wins.
+    LowerFenceWins,
     /// A retry makes its claim young again, and no op says so.
     ChangeBesideTheDoor,
 }

@@ -9,6 +9,10 @@ pub struct Stats {
     pub grants: u64,
     /// Of these, from the queue.
     pub grants_queued: u64,
+    /// Holds of an earlier epoch that their clients have reclaimed.
+    pub reclaimed: u64,
+    /// Of these, ended as another was reclaimed under a higher fence.
+    pub outranked: u64,
     /// Holds ended by their client, by a release or a cancel.
     pub releases: u64,
     /// Holds ended with their link.
@@ -27,6 +31,8 @@ pub struct Stats {
     pub timeouts: u64,
     /// Waiters gone with their link.
     pub dead_waiters: u64,
+    /// Waiters turned away, as their key was reclaimed as another kind.
+    pub refused_waiters: u64,
     /// Copies of a request that found the hold or waiter of the first.
     pub retries: u64,
     /// Holds that came with a cell of another owner.
@@ -90,6 +96,10 @@ impl Stats {
     #[inline(always)]
     pub(crate) fn count(&mut self, change: &Change<'_>) {
         match *change {
+            Change::Granted { source: Source::Reclaimed { .. }, .. } => {
+                self.reclaimed += 1;
+                self.holds += 1;
+            }
             Change::Granted { source, .. } => {
                 self.grants += 1;
                 self.holds += 1;
@@ -109,6 +119,7 @@ impl Stats {
                         self.releases += 1;
                     }
                     Ending::CellLeft => self.holds_moved_out += 1,
+                    Ending::Outranked => self.outranked += 1,
                 }
             }
             Change::Queued { .. } => {
@@ -122,6 +133,7 @@ impl Stats {
                     Leaving::TimedOut => self.timeouts += 1,
                     Leaving::Dead => self.dead_waiters += 1,
                     Leaving::CellLeft => self.waiters_moved_out += 1,
+                    Leaving::Refused => self.refused_waiters += 1,
                 }
             }
         }

@@ -204,19 +204,23 @@ impl<'a> Turn<'a> {
         self.out.push(Action::Push { conn, push });
     }
 
-    /// Tells a holder that its hold was ended by force, once copies know. One that loses many is
-    /// told of them together, as it looks through all that it holds for each push.
-    pub(crate) fn push_forced(&mut self, conn: ConnId, cell: CellIndex, hold: HoldId) {
-        const FORCED: LostReason = LostReason::Forced;
-        let push = Push::Lost { reason: FORCED, holds: vec![hold] };
+    /// Tells a holder that a hold of a cell is over, once copies know. One that loses many is told
+    /// of them together, as it looks through all that it holds for each push.
+    pub(crate) fn push_lost(
+        &mut self,
+        (conn, cell): (ConnId, CellIndex),
+        why: LostReason,
+        hold: HoldId,
+    ) {
+        let push = Push::Lost { reason: why, holds: vec![hold] };
         if self.withholds {
             let shows = Shows::Cell(cell);
             self.rounds.answer(self.now, (conn, shows), Telling::Push(push), self.out);
             return;
         }
         match self.out.last_mut() {
-            Some(Action::Push { conn: last, push: Push::Lost { reason: FORCED, holds } })
-                if *last == conn && holds.len() < limits::HOLDS_PER_FRAME =>
+            Some(Action::Push { conn: last, push: Push::Lost { reason, holds } })
+                if (*last, *reason) == (conn, why) && holds.len() < limits::HOLDS_PER_FRAME =>
             {
                 holds.push(hold);
             }

@@ -10,9 +10,10 @@ use crate::locks::{Death, LinkRecord, Locks, Op, Spot};
 use crate::mutant::mutant;
 use crate::stats::Stats;
 use crate::turn::Turn;
-use lockring_proto::Fence;
+use lockring_proto::{Fence, Time};
 use lockring_ring::{BootId, NodeId, RingVersion};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// What a machine is made of. Each part keeps its fields to itself; requests decide by what they
 /// show, and change them by what they offer.
@@ -62,6 +63,11 @@ impl Worker {
         if number > self.locks.number(spot.cell()) {
             self.cells.want(spot.cell(), self.locks.cell_id(spot.cell()));
         }
+    }
+
+    /// When a grace is over that begins now.
+    pub(crate) fn grace_ends(&self, now: Time, grace: Duration) -> Time {
+        now.after(if mutant!(self, GraceCutShort) { grace / 2 } else { grace })
     }
 
     /// Whether a grant to this link can still be believed.

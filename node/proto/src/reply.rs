@@ -184,7 +184,7 @@ impl Reply {
 pub enum BlockedReason {
     /// Somebody holds the key.
     Held {
-        /// Highest fence among the holders.
+        /// The fence of the last holder: the highest, but among holds that were reclaimed.
         fence: Fence,
         /// Claims waiting in the queue.
         waiters: u32,
@@ -227,6 +227,9 @@ pub enum LostReason {
     Forced,
     /// The link's lease ended.
     Expired,
+    /// Its cell has lost all that it knew, and what was reclaimed of the key includes a hold under
+    /// a higher fence, beside which this one cannot have been.
+    Outranked,
 }
 
 /// One holder of a key.
@@ -288,8 +291,7 @@ pub struct Inspection {
 pub struct ListedLock {
     /// The key.
     pub key: Vec<u8>,
-    /// One holder (of several, the one with the highest fence); none while a key is only waited
-    /// for.
+    /// One holder (of several, the last one); none while a key is only waited for.
     pub holder: Option<Holder>,
     /// Number of holders.
     pub holders: u32,

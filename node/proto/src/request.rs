@@ -1,6 +1,6 @@
 //! What clients ask. One request is one frame on the request stream.
 
-use crate::{Fence, Mode};
+use crate::{Fence, Mode, limits};
 use bincode::{BorrowDecode, Decode, Encode};
 
 /// What is claimed of a key.
@@ -24,6 +24,16 @@ impl Claim {
     pub const EXCLUSIVE: Self = Self::Mode(Mode::Exclusive);
     /// [`Mode::Shared`].
     pub const SHARED: Self = Self::Mode(Mode::Shared);
+
+    /// Whether it can be granted at all.
+    pub fn is_lawful(self) -> bool {
+        match self {
+            Self::Mode(_) => true,
+            Self::Permits { permits, capacity } => {
+                capacity <= limits::CAPACITY_MAX && (1..=capacity).contains(&permits)
+            }
+        }
+    }
 }
 
 /// How long an acquire may wait in the queue.

@@ -375,6 +375,11 @@ fn pushes() -> Vec<Golden> {
             Push::Lost { reason: LostReason::Expired, holds: Vec::new() },
             "03000100",
         ),
+        (
+            "lost, outranked",
+            Push::Lost { reason: LostReason::Outranked, holds: Vec::new() },
+            "03000200",
+        ),
         ("ring changed", Push::RingChanged { version: 301 }, "0401fb2d01"),
         ("draining", Push::Draining, "0102"),
     ]

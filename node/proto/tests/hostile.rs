@@ -108,6 +108,7 @@ fn unknown_tags_are_an_error() {
         }
         if tag >= 3 {
             refuses::<Push>(&[[tag].as_slice(), &[9; 40]].concat());
+            refuses::<Push>(&[[0, tag].as_slice(), &[9; 40]].concat());
             refuses_request(&[[0, 1, 2, 0, tag].as_slice(), &[9; 40]].concat());
             refuses_request(&[[0, 1, 2, 0, 0, tag].as_slice(), &[9; 40]].concat());
             refuses_request(&[[0, 1, 2, 0, 0, 0, tag].as_slice(), &[9; 40]].concat());
@@ -115,7 +116,6 @@ fn unknown_tags_are_an_error() {
         }
         if tag >= 2 {
             refuses::<HelloReply>(&[[tag].as_slice(), &[9; 40]].concat());
-            refuses::<Push>(&[[0, tag].as_slice(), &[9; 40]].concat());
             // An option and a boolean.
             refuses_request(&[[2, 1, 2, 9, tag].as_slice(), &[9; 40]].concat());
             refuses::<HelloReply>(&[[0, 1, tag].as_slice(), &[9; 40]].concat());

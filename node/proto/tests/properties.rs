@@ -310,7 +310,8 @@ fn reply() -> impl Strategy<Value = Reply> {
 }
 
 fn push() -> impl Strategy<Value = Push> {
-    let reason = sample::select(vec![LostReason::Forced, LostReason::Expired]);
+    let reason =
+        sample::select(vec![LostReason::Forced, LostReason::Expired, LostReason::Outranked]);
     prop_oneof![
         (reason, vec(hold(), 0..40)).prop_map(|(reason, holds)| Push::Lost { reason, holds }),
         int().prop_map(|version| Push::RingChanged { version }),

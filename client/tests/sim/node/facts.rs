@@ -156,7 +156,13 @@ impl Reader {
         match *change {
             Noted::Granted { link, request, ref source, .. } => {
                 let session = self.sessions[&link];
-                if let NotedSource::Asked { key, claim } = source {
+                let mut fence = number;
+                if let NotedSource::Reclaimed { fence: its, .. } = source {
+                    fence = *its;
+                }
+                if let NotedSource::Asked { key, claim }
+                | NotedSource::Reclaimed { key, claim, .. } = source
+                {
                     let key = keys.id_of(session, key);
                     self.claims.insert((link, request), (key, *claim));
                 }
@@ -164,8 +170,8 @@ impl Reader {
                 if *source == NotedSource::Queue {
                     facts.push(Fact::Left { session, request, key });
                 }
-                self.holds.insert((cell, number), (link, request));
-                let (fence, alive) = (number, true);
+                self.holds.insert((cell, fence), (link, request));
+                let alive = true;
                 facts.push(Fact::Granted { session, request, key, claim, fence, alive });
             }
             Noted::Ended { fence, cause } => {
@@ -234,10 +240,10 @@ pub fn audit(hub: &mut Hub, machine: &Machine) {
     }
     let stats = machine.stats();
     hub.fact(&Fact::Holds {
-        granted: stats.grants,
+        granted: stats.grants + stats.reclaimed,
         released: stats.releases,
         expired: stats.expired_holds,
-        forced: stats.forced,
+        forced: stats.forced + stats.outranked,
         held: stats.holds,
     });
     hub.fact(&Fact::Line {
@@ -245,7 +251,7 @@ pub fn audit(hub: &mut Hub, machine: &Machine) {
         granted: stats.grants_queued,
         cancelled: stats.cancelled_waiters,
         timed_out: stats.timeouts,
-        dead: stats.dead_waiters,
+        dead: stats.dead_waiters + stats.refused_waiters,
         waiting: stats.waiters,
     });
 }

@@ -538,6 +538,9 @@ impl Copies {
                 let source = match source {
                     NamedSource::Asked { key, claim } => Source::Asked { key, claim },
                     NamedSource::Queue => Source::Queue,
+                    NamedSource::Reclaimed { key, claim, fence } => {
+                        Source::Reclaimed { key, claim, fence }
+                    }
                 };
                 let since = now.saturating_sub(age);
                 Change::Granted { link: link(by)?, request, source, since }

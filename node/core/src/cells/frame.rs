@@ -146,6 +146,7 @@ pub(crate) enum NamedChange<'a> {
 pub(crate) enum NamedSource<'a> {
     Asked { key: &'a [u8], claim: Claim },
     Queue,
+    Reclaimed { key: &'a [u8], claim: Claim, fence: Fence },
 }
 
 const LINK: u8 = 1;
@@ -164,6 +165,7 @@ const ENDED: u8 = 11;
 const QUEUED: u8 = 12;
 const LEFT: u8 = 13;
 const ANEW: u8 = 14;
+const RECLAIMED: u8 = 15;
 
 pub(super) fn put(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
@@ -284,6 +286,17 @@ pub(crate) fn put_op(out: &mut Vec<u8>, head: &OpHead, change: &Change<'_>, held
             if let Some(fence) = held {
                 out.extend_from_slice(&fence.0.to_le_bytes());
             }
+            put_claim(out, claim);
+            put_span(out, head.age(since));
+        }
+        Change::Granted {
+            request, source: Source::Reclaimed { key, claim, fence }, since, ..
+        } => {
+            head.put(out, RECLAIMED);
+            put(out, head.link);
+            put(out, request);
+            put_bytes(out, key);
+            out.extend_from_slice(&fence.0.to_le_bytes());
             put_claim(out, claim);
             put_span(out, head.age(since));
         }
@@ -409,8 +422,8 @@ impl<'a> Reader<'a> {
             0xff => {
                 let mut small = || u32::try_from(self.number()?).map_err(|_| Malformed);
                 let (permits, capacity) = (small()?, small()?);
-                let lawful = capacity <= limits::CAPACITY_MAX && (1..=capacity).contains(&permits);
-                lawful.then_some(Claim::Permits { permits, capacity }).ok_or(Malformed)
+                let claim = Claim::Permits { permits, capacity };
+                claim.is_lawful().then_some(claim).ok_or(Malformed)
             }
             code => {
                 let mode = Mode::all().find(|&mode| mode as u8 == code);
@@ -483,6 +496,12 @@ impl<'a> Reader<'a> {
                     fence = Some(self.fence()?);
                 }
                 let source = NamedSource::Asked { key, claim: self.claim()? };
+                NamedChange::Granted { link, request, source, age: self.span()? }
+            }
+            RECLAIMED => {
+                let (link, request, key) = (self.number()?, self.request()?, self.key()?);
+                let (fence, claim) = (self.fence()?, self.claim()?);
+                let source = NamedSource::Reclaimed { key, claim, fence };
                 NamedChange::Granted { link, request, source, age: self.span()? }
             }
             GRANTED_QUEUE => {

@@ -13,5 +13,5 @@ pub(crate) use copy::{Copies, Shadow};
 pub(crate) use frame::{LinkNews, LinkOrigin};
 pub(crate) use lane::{Telling, Withheld};
 pub(crate) use message::{Message, ack, message, ready};
-pub(crate) use role::{Cells, Role};
+pub(crate) use role::{Cells, Recovery, Role};
 pub(crate) use round::{CopyOf, Rounds, Shows};

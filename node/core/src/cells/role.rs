@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Serving -- recover(opens_at) --> Recovering -- serve() --> Serving
+//! Recovering -- recover_longer(until) --> Recovering
 //! Serving, Recovering -- leave() --> None -- enter() --> Serving
 //! ```
 //! Whatever is not served has a standing that lets no request through, so that only those who are
@@ -25,11 +26,20 @@ pub(crate) enum Role {
     Recovering { opens_at: Time },
 }
 
+/// What a cell recovers from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recovery {
+    /// An earlier life of this process's node, as nobody else needs to know.
+    Restart,
+    /// A takeover: the log is to be told when it is over.
+    Takeover,
+}
+
 /// A cell that is not served.
 #[derive(Clone, Copy)]
 struct Withheld {
-    /// When it opens, if it recovers.
-    opens_at: Option<Time>,
+    /// When it opens, and what it recovers from, if it does.
+    opens: Option<(Time, Recovery)>,
     /// The ring version that made its epoch.
     since: RingVersion,
 }
@@ -41,6 +51,8 @@ pub(crate) struct Cells {
     withheld: BTreeMap<CellIndex, Withheld>,
     /// Those that recover, by when they open.
     opening: BTreeSet<(Time, CellIndex)>,
+    /// How many of them were taken over.
+    takeovers: u32,
     /// Cells whose epoch was asked to be raised.
     wanted: BTreeSet<CellIndex>,
     /// Those among them for which that is still to be said.
@@ -52,8 +64,8 @@ pub(crate) struct Cells {
 impl Cells {
     pub(crate) fn role(&self, cell: CellIndex) -> Role {
         match self.withheld.get(&cell) {
-            Some(&Withheld { opens_at: Some(opens_at), .. }) => Role::Recovering { opens_at },
-            Some(Withheld { opens_at: None, .. }) => Role::None,
+            Some(&Withheld { opens: Some((opens_at, _)), .. }) => Role::Recovering { opens_at },
+            Some(Withheld { opens: None, .. }) => Role::None,
             None => Role::Serving,
         }
     }
@@ -73,7 +85,7 @@ impl Cells {
     ) {
         self.attached.insert(cell, attach);
         let before = self.withheld.remove(&cell);
-        assert!(before.is_some_and(|it| it.opens_at.is_none()), "{cell:?} is served");
+        assert!(before.is_some_and(|it| it.opens.is_none()), "{cell:?} is served");
         if epoch > standing.epoch() {
             standing.raise(epoch);
         }
@@ -81,9 +93,24 @@ impl Cells {
     }
 
     /// A served cell recovers.
-    pub(crate) fn recover(&mut self, cell: CellIndex, standing: &mut Standing, opens_at: Time) {
-        self.withhold(cell, standing, Some(opens_at));
+    pub(crate) fn recover(
+        &mut self,
+        cell: CellIndex,
+        standing: &mut Standing,
+        (opens_at, from): (Time, Recovery),
+    ) {
+        self.withhold(cell, standing, Some((opens_at, from)));
         self.opening.insert((opens_at, cell));
+        self.takeovers += u32::from(from == Recovery::Takeover);
+    }
+
+    /// A cell that recovers does so until then, too.
+    pub(crate) fn recover_longer(&mut self, cell: CellIndex, until: Time) {
+        let withheld = self.withheld.get_mut(&cell).expect("it is not served");
+        let (opens_at, _) = withheld.opens.as_mut().expect("it recovers");
+        self.opening.remove(&(*opens_at, cell));
+        *opens_at = until.max(*opens_at);
+        self.opening.insert((*opens_at, cell));
     }
 
     /// A cell is another node's.
@@ -96,17 +123,25 @@ impl Cells {
         self.withhold(cell, standing, None);
     }
 
-    fn withhold(&mut self, cell: CellIndex, standing: &mut Standing, opens_at: Option<Time>) {
+    fn withhold(
+        &mut self,
+        cell: CellIndex,
+        standing: &mut Standing,
+        opens: Option<(Time, Recovery)>,
+    ) {
         let since = standing.withhold();
-        let before = self.withheld.insert(cell, Withheld { opens_at, since });
+        let before = self.withheld.insert(cell, Withheld { opens, since });
         assert!(before.is_none(), "{cell:?} is not served");
     }
 
-    /// A cell that recovered is served from now on.
-    pub(crate) fn serve(&mut self, cell: CellIndex, standing: &mut Standing) {
-        let Withheld { opens_at, since } = self.withheld.remove(&cell).expect("it is not served");
-        self.opening.remove(&(opens_at.expect("it recovers"), cell));
+    /// A cell that recovered is served from now on; what it has recovered from.
+    pub(crate) fn serve(&mut self, cell: CellIndex, standing: &mut Standing) -> Recovery {
+        let Withheld { opens, since } = self.withheld.remove(&cell).expect("it is not served");
+        let (opens_at, from) = opens.expect("it recovers");
+        self.opening.remove(&(opens_at, cell));
+        self.takeovers -= u32::from(from == Recovery::Takeover);
         standing.serve(since);
+        from
     }
 
     /// The ring version that made the epoch of a cell.
@@ -145,6 +180,11 @@ impl Cells {
             Role::Recovering { opens_at } if now < opens_at => Some(opens_at.since(now)),
             _ => None,
         }
+    }
+
+    /// Whether somebody is to be told when a cell opens.
+    pub(crate) fn tell_of_opening(&self) -> bool {
+        self.takeovers > 0
     }
 
     /// When the next cell, and the last, may open.

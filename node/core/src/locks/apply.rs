@@ -78,6 +78,15 @@ impl Locks {
                 let by = Claimant { link, request };
                 self.grant_rich(spot, by, op.number, (key, claim), since)
             }
+            Change::Granted {
+                link,
+                request,
+                source: Source::Reclaimed { key, claim, fence },
+                since,
+            } => {
+                let thin = Thin { link, request, fence };
+                self.reclaim(spot, (thin, op.number), (key, claim), since)
+            }
             Change::Granted { link, request, source: Source::Queue, since } => {
                 let entry = self.entry_at(spot, Claimant { link, request });
                 self.step_out(entry);
@@ -184,6 +193,24 @@ impl Locks {
         let entry = self.new_entry(record, by, claim, since);
         self.make_holder(spot.cell, entry, fence, since);
         turned
+    }
+
+    /// A hold under a fence that is not the number of its op.
+    fn reclaim(
+        &mut self,
+        spot: Spot,
+        (hold, number): (Thin, Fence),
+        (key, claim): (&[u8], Claim),
+        since: Duration,
+    ) -> Option<Turned> {
+        let Thin { link, request, fence } = hold;
+        let is_free = spot.record == RecordIndex::NIL;
+        if is_free && claim == Claim::EXCLUSIVE && key.len() <= INLINE_KEY {
+            self.grant_thin(spot, hold, key, since);
+            self.cells[spot.cell.0 as usize].last = number;
+            return None;
+        }
+        self.grant_rich(spot, Claimant { link, request }, fence, (key, claim), since)
     }
 
     fn queue(

@@ -7,7 +7,7 @@ use super::{CellIndex, Locks, claim_bytes};
 use crate::event::LinkIndex;
 use crate::testing::same;
 use lockring_proto::{Digest, Fence, Time};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 
 /// A hash that is quick, as there is one for every turn of every simulated run.
@@ -95,13 +95,14 @@ impl Locks {
         };
         counted.riches += 1;
         let bytes = claim_bytes(self.key(record));
-        let (mut holders, mut waiters, mut last) = (0, 0, Fence(0));
+        let (mut holders, mut waiters, mut fences) = (0, 0, BTreeSet::new());
         for entry in self.indexes(rich.holders.head) {
             let fence = self.entries.get(entry).fence.ok_or("a holder without a fence")?;
-            if fence <= last {
-                return Err(format!("holders out of order: {last} before {fence}"));
+            // What is reclaimed comes in any order.
+            if !fences.insert(fence) {
+                return Err(format!("two holders of one key have the fence {fence}"));
             }
-            (last, holders) = (fence, holders + 1);
+            holders += 1;
             let its = counted.links.entry(self.entries.get(entry).link).or_default();
             its.0.add(self.hold_id(cell, fence));
             its.3 += bytes;

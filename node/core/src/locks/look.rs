@@ -7,6 +7,9 @@ use crate::event::{ConnId, LinkIndex};
 use lockring_proto::{Claim, Digest, Fence, Time};
 use lockring_ring::NamespaceSeed;
 
+/// Holders of one key that are looked at in one go.
+pub(crate) const HOLDERS_LOOKED_AT: u32 = 64;
+
 /// A hold.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Holder {
@@ -221,12 +224,53 @@ impl Locks {
         }
     }
 
-    /// The highest fence among the holders of a key, who are in the order of their grants.
+    /// The fence of the last holder of a key. It is the highest, but among holders that were
+    /// reclaimed, who are in the order in which they were.
     pub(crate) fn last_fence(&self, record: RecordIndex) -> Option<Fence> {
         match self.shape(record) {
             Shape::Thin(thin) => Some(thin.fence),
             Shape::Rich(rich) => self.entries.get(some(self.riches.get(rich).holders.tail)?).fence,
         }
+    }
+
+    /// Whether a key is used as what is claimed, and it goes beside the holders.
+    pub(crate) fn takes(&self, record: RecordIndex, claim: Claim) -> bool {
+        self.kind(record) == Kind::of(claim) && self.fits(record, claim)
+    }
+
+    /// A holder, and its fence, that a claim under a fence, which a key does not take, cannot be
+    /// beside, as far as is looked: a dead one, else one that has a higher fence, if the claim has
+    /// to give way to those that have, else the one with the lowest. `None`: the key is not held.
+    pub(crate) fn rival(
+        &self,
+        record: RecordIndex,
+        (claim, fence): (Claim, Fence),
+    ) -> Option<(LinkIndex, Fence)> {
+        let Some(rich) = self.rich_of(record) else { return self.first_holder(record) };
+        let looked = self.chain(rich.holders.head).take(HOLDERS_LOOKED_AT as usize);
+        let rivals = looked.filter(|holder| match (claim, holder.claim) {
+            (Claim::Mode(mode), Claim::Mode(other)) => !mode.fits_beside(other),
+            _ => true,
+        });
+        let mut rivals: Vec<(Fence, LinkIndex, Claim)> =
+            rivals.filter_map(|holder| Some((holder.fence?, holder.link, holder.claim))).collect();
+        rivals.sort_unstable();
+        let dead = rivals.iter().find(|&&(_, link, _)| self.is_dead(link));
+        // What of the key is left to the claim, if it goes beside others at all.
+        let mut room = match claim {
+            Claim::Permits { permits, .. } if Kind::of(claim) == rich.kind() => {
+                rich.capacity().saturating_sub(permits)
+            }
+            _ => 0,
+        };
+        let barring = rivals.iter().rev().take_while(|&&(its, ..)| its > fence).find(|rival| {
+            let takes = if let Claim::Permits { permits, .. } = rival.2 { permits } else { 1 };
+            let bars = takes > room;
+            room = room.saturating_sub(takes);
+            bars
+        });
+        let found = dead.or(barring).or_else(|| rivals.first());
+        found.map(|&(fence, link, _)| (link, fence))
     }
 
     /// The link that holds a key under this fence, as what, and its entry if it has one.

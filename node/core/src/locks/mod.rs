@@ -22,7 +22,7 @@ mod touch;
 
 pub(crate) use apply::Turned;
 pub(crate) use cell::{CellIndex, Layout, Place, Spot};
-pub(crate) use look::Holder;
+pub(crate) use look::{HOLDERS_LOOKED_AT, Holder};
 pub(crate) use op::{Change, Definition, LinkRecord, Op, Source};
 pub use op::{Death, Ending, Leaving};
 pub(crate) use record::{

@@ -12,7 +12,8 @@ use std::time::Duration;
 /// One numbered change of a cell.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Op<'a> {
-    /// The epoch and the cell's counter with this op; of a grant it is the fence.
+    /// The epoch and the cell's counter with this op; of a grant it is the fence, but for what is
+    /// reclaimed.
     pub(crate) number: Fence,
     pub(crate) change: Change<'a>,
 }
@@ -57,6 +58,9 @@ pub(crate) enum Source<'a> {
     Asked { key: &'a [u8], claim: Claim },
     /// The queue, which knows key and claim.
     Queue,
+    /// A client that held it in an earlier epoch, of which its cell has no copy: the hold keeps the
+    /// fence that it had, as its client has given that to others.
+    Reclaimed { key: &'a [u8], claim: Claim, fence: Fence },
 }
 
 /// Why a hold ends.
@@ -72,13 +76,21 @@ pub enum Ending {
     Orphan,
     /// It is still held, but its cell is not this worker's any more.
     CellLeft,
+    /// It was reclaimed, and so was another that it does not go beside and whose fence is higher.
+    Outranked,
 }
 
 impl Ending {
     /// The one with this number, as peers send it.
     pub(crate) fn of_code(code: u8) -> Option<Self> {
-        const ALL: [Ending; 5] =
-            [Ending::Released, Ending::Expired, Ending::Forced, Ending::Orphan, Ending::CellLeft];
+        const ALL: [Ending; 6] = [
+            Ending::Released,
+            Ending::Expired,
+            Ending::Forced,
+            Ending::Orphan,
+            Ending::CellLeft,
+            Ending::Outranked,
+        ];
         ALL.into_iter().find(|&ending| ending as u8 == code)
     }
 }
@@ -94,13 +106,20 @@ pub enum Leaving {
     Dead,
     /// It still waits, but its cell is not this worker's any more.
     CellLeft,
+    /// The key turns out to be held as another kind.
+    Refused,
 }
 
 impl Leaving {
     /// The one with this number, as peers send it.
     pub(crate) fn of_code(code: u8) -> Option<Self> {
-        const ALL: [Leaving; 4] =
-            [Leaving::Cancelled, Leaving::TimedOut, Leaving::Dead, Leaving::CellLeft];
+        const ALL: [Leaving; 5] = [
+            Leaving::Cancelled,
+            Leaving::TimedOut,
+            Leaving::Dead,
+            Leaving::CellLeft,
+            Leaving::Refused,
+        ];
         ALL.into_iter().find(|&leaving| leaving as u8 == code)
     }
 }

@@ -305,6 +305,11 @@ impl Rich {
         self.held.kind()
     }
 
+    /// The permits that there are; 0 of a lock.
+    pub(crate) fn capacity(&self) -> u32 {
+        if let Kind::Permits { capacity } = self.kind() { capacity } else { 0 }
+    }
+
     /// Whether the claim fits beside the holders. Its kind is that of the key.
     pub(crate) fn fits(&self, claim: Claim) -> bool {
         self.held.fits(claim)

@@ -25,6 +25,15 @@ impl Locks {
                 }
                 spot
             }
+            Change::Granted { link, source: Source::Reclaimed { key, claim, fence }, .. } => {
+                let spot = self.spot_of_key(link, (cell, tag), (key, claim))?;
+                if spot.record != RecordIndex::NIL
+                    && (!self.fits(spot.record, claim) || self.held(spot.record, fence).is_some())
+                {
+                    return Err(Unfit("a hold that is reclaimed does not fit beside the holders"));
+                }
+                spot
+            }
             Change::Queued { link, key, claim, .. } => {
                 self.spot_of_key(link, (cell, tag), (key, claim))?
             }
@@ -124,7 +133,7 @@ impl Locks {
     }
 
     /// Holders or waiters, in their order.
-    fn chain(&self, head: EntryIndex) -> impl Iterator<Item = &Entry> {
+    pub(super) fn chain(&self, head: EntryIndex) -> impl Iterator<Item = &Entry> {
         let mut next = head;
         std::iter::from_fn(move || {
             let entry = (next != EntryIndex::NIL).then(|| self.entries.get(next))?;

@@ -92,6 +92,8 @@ mod heard {
         Asked { key: Vec<u8>, claim: Claim },
         /// The queue.
         Queue,
+        /// A client that held it in an earlier epoch, under this fence.
+        Reclaimed { key: Vec<u8>, claim: Claim, fence: Fence },
     }
 
     /// What was said, if anybody listens.
@@ -141,6 +143,10 @@ mod heard {
                             NotedSource::Asked { key: key.to_vec(), claim: told(claim) }
                         }
                         Source::Queue => NotedSource::Queue,
+                        Source::Reclaimed { key, claim, fence } => {
+                            let (key, claim) = (key.to_vec(), told(claim));
+                            NotedSource::Reclaimed { key, claim, fence }
+                        }
                     };
                     Noted::Granted { link: number(link), request, source, since }
                 }

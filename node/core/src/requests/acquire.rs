@@ -12,7 +12,7 @@ use crate::locks::{
 use crate::mutant::mutant;
 use crate::turn::Turn;
 use crate::worker::Worker;
-use lockring_proto::{BlockedReason, Claim, RefusalKind, Wait, limits};
+use lockring_proto::{BlockedReason, Claim, RefusalKind, Wait};
 use std::time::Duration;
 
 const EPOCH_USED_UP: &str =
@@ -98,9 +98,7 @@ fn acquire_free_rich(worker: &mut Worker, turn: &mut Turn<'_>, request: &Acquire
         let reason = BlockedReason::Grace { left_ms: left.as_millis() as u64 };
         return reply_busy(worker, turn, context, place, reason);
     }
-    if let Claim::Permits { permits, capacity } = claim
-        && (capacity > limits::CAPACITY_MAX || !(1..=capacity).contains(&permits))
-    {
+    if let (Claim::Permits { permits, capacity }, false) = (claim, claim.is_lawful()) {
         let message = format!("{permits} permits of {capacity}: claim 1 to all, of at most 2^30");
         return refuse(worker, turn, context, RefusalKind::Malformed, message);
     }

@@ -6,7 +6,7 @@ use crate::event::{ConnId, LinkIndex};
 use crate::locks::{CellIndex, Place};
 use crate::turn::Turn;
 use crate::worker::Worker;
-use lockring_proto::{BlockedReason, Fence, Refusal, RefusalKind, Reply};
+use lockring_proto::{BlockedReason, Claim, Fence, Refusal, RefusalKind, Reply};
 
 pub(super) fn refuse(
     worker: &mut Worker,
@@ -64,6 +64,18 @@ pub(super) fn reply_busy(
 pub(super) fn reply_not_held(turn: &mut Turn<'_>, context: RequestContext, place: Place) {
     let (id, version) = (context.id, turn.version);
     turn.answer(context.conn, Shows::Cell(place.cell), || Reply::NotHeld { id, version });
+}
+
+/// The link holds what it asks for, or does again.
+pub(super) fn reply_confirmed(
+    turn: &mut Turn<'_>,
+    context: RequestContext,
+    place: Place,
+    claim: Claim,
+) {
+    let (id, version) = (context.id, turn.version);
+    let confirmed = || Reply::Confirmed { id, version, claim };
+    turn.answer(context.conn, Shows::Cell(place.cell), confirmed);
 }
 
 /// Answers a claim that was queued, unless its connection has been replaced since.

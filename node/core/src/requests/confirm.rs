@@ -1,12 +1,11 @@
 //! Whether a link holds a key under a fence, and as what.
 
 use super::RequestContext;
-use super::answer::reply_not_held;
-use crate::cells::Shows;
+use super::answer::{reply_confirmed, reply_not_held};
 use crate::locks::Place;
 use crate::turn::Turn;
 use crate::worker::Worker;
-use lockring_proto::{Fence, Reply};
+use lockring_proto::Fence;
 
 pub(super) fn confirm(
     worker: &Worker,
@@ -21,12 +20,7 @@ pub(super) fn confirm(
     let held = found.and_then(|record| worker.locks.held(record, fence));
     match held {
         Some((link, claim, _)) if link == context.link => {
-            let (id, version) = (context.id, turn.version);
-            turn.answer(context.conn, Shows::Cell(place.cell), || Reply::Confirmed {
-                id,
-                version,
-                claim,
-            });
+            reply_confirmed(turn, context, place, claim);
         }
         _ => reply_not_held(turn, context, place),
     }

@@ -7,7 +7,7 @@ use crate::links::Forcing;
 use crate::locks::{Ending, Place, Spot};
 use crate::turn::{PER_FORCED, Progress, Turn};
 use crate::worker::Worker;
-use lockring_proto::Reply;
+use lockring_proto::{LostReason, Reply};
 
 /// Ends every hold of a key that there was when it was asked for, and tells the holders. The next
 /// fence is higher than all of them, as every operation takes the next number.
@@ -20,13 +20,9 @@ pub(super) fn force(
 ) -> Progress {
     let mut forcing = match worker.links.forcing(context.link).take() {
         Some(before) if before.id == context.id => before,
-        _ => {
-            let found = named.find(worker, context.link, place);
-            let last = found.and_then(|record| worker.locks.last_fence(record));
-            Forcing { id: context.id, last: last.unwrap_or_default(), ended: 0 }
-        }
+        _ => Forcing { id: context.id, last: worker.locks.number(place.cell), ended: 0 },
     };
-    // The holders stand in the order of their grants.
+    // The holders stand in the order in which they came.
     while let Some(record) = named.find(worker, context.link, place)
         && let Some((link, fence)) = worker.locks.first_holder(record)
         && fence <= forcing.last
@@ -38,7 +34,8 @@ pub(super) fn force(
         turn.charge(PER_FORCED);
         forcing.ended += 1;
         if let Some(conn) = worker.links.conn(link) {
-            turn.push_forced(conn, place.cell, worker.locks.hold_id(place.cell, fence));
+            let hold = worker.locks.hold_id(place.cell, fence);
+            turn.push_lost((conn, place.cell), LostReason::Forced, hold);
         }
         // Those who wait are granted only when the last is gone, or as far as they fit.
         end_hold(worker, turn, Spot::used(place, record), fence, Ending::Forced);

@@ -19,6 +19,7 @@ enum Head {
 /// change of a rich key ends here. A slice of the queue at most: the next ticks go on.
 pub(super) fn grant_waiters(worker: &mut Worker, turn: &mut Turn<'_>, spot: Spot) {
     if worker.cells.grace_left(spot.cell(), turn.now).is_some() {
+        // Whoever was queued before it began to recover is served as it opens, too.
         if worker.locks.first_waiter(spot.record()).is_some() {
             worker.queues.park(spot.cell(), spot.record());
         }

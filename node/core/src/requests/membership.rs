@@ -7,7 +7,7 @@
 //! Serving, Recovering -- deposed --> None, Learner or Backup
 //! ```
 
-use crate::cells::{CopyOf, LinkOrigin, Role, Shows, Telling, Withheld};
+use crate::cells::{CopyOf, LinkOrigin, Recovery, Role, Shows, Telling, Withheld};
 use crate::event::{Action, LinkIndex, PeerWorker};
 use crate::locks::{CellIndex, Change, Death, EntryIndex, Op, Source};
 use crate::mutant::mutant;
@@ -108,14 +108,25 @@ fn own(worker: &mut Worker, turn: &mut Turn<'_>, cell: CellIndex, membership: &M
             was = Some(take_in(worker, turn, cell));
         }
         if let Some(grace) = grace {
-            let opens_at = turn.now.after(grace);
-            worker.cells.recover(cell, worker.locks.standing_mut(cell), opens_at);
+            let opens = (worker.grace_ends(turn.now, grace), Recovery::Takeover);
+            worker.cells.recover(cell, worker.locks.standing_mut(cell), opens);
         }
         worker.copies.drop_cell(cell);
-    } else if worker.cells.raise(cell, worker.locks.standing_mut(cell), epoch, since)
-        && worker.cells.role(cell) == Role::Serving
-    {
-        worker.queues.raised(cell);
+    } else if worker.cells.raise(cell, worker.locks.standing_mut(cell), epoch, since) {
+        match (worker.cells.role(cell), grace) {
+            (Role::Serving, _) => {
+                worker.queues.raised(cell);
+                if grace.is_some() {
+                    // The log has not heard yet that it is over.
+                    turn.act(Action::Recovered { cell: worker.locks.cell_id(cell), epoch });
+                }
+            }
+            // It has what was reclaimed of it, and what was not may be so for that much longer.
+            (Role::Recovering { .. }, Some(grace)) => {
+                worker.cells.recover_longer(cell, worker.grace_ends(turn.now, grace));
+            }
+            _ => {}
+        }
     }
     let copies: Vec<CopyOf> =
         membership.copies().map(|member| copy_of(worker, cell, member, membership)).collect();

@@ -19,6 +19,7 @@ mod leave;
 pub(crate) mod list;
 mod membership;
 pub(crate) mod peers;
+mod reclaim;
 mod release;
 pub(crate) mod tick;
 
@@ -34,6 +35,7 @@ use answer::{refuse, refuse_moved};
 use list::Wanted;
 use lockring_proto::{Operation, RefusalKind, Reply, Request, limits};
 use lockring_ring::NamespaceSeed;
+use reclaim::Told;
 use release::release;
 
 /// What every answer names: the connection, the request and its link.
@@ -302,9 +304,12 @@ fn run_keyed(
         }
         Operation::Release { fence } => release(worker, turn, context, place, key, fence),
         Operation::Cancel { target } => cancel::cancel(worker, turn, context, place, key, target),
-        // What a session holds it need not reclaim; nothing else comes back into a cell yet.
-        Operation::Confirm { fence } | Operation::Reclaim { fence, .. } => {
+        Operation::Confirm { fence } => {
             confirm::confirm(worker, turn, context, place, key, fence);
+        }
+        Operation::Reclaim { fence, request, claim } => {
+            let told = Told { context, place, key, fence, request, claim };
+            return reclaim::reclaim(worker, turn, &told);
         }
         Operation::Inspect { namespace } => {
             inspect::inspect(worker, turn, context, place, &Named { namespace, key });

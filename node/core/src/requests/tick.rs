@@ -5,7 +5,8 @@ use super::answer::answer_waiter;
 use super::end::end_hold;
 use super::grant::{blocked, grant_waiters, slip_in};
 use super::leave::drop_waiter;
-use crate::event::LinkIndex;
+use crate::cells::Recovery;
+use crate::event::{Action, LinkIndex};
 use crate::links::Due;
 use crate::locks::{Ending, Entry, EntryIndex, Leaving, Place, Planned, Shape, Spot, Thin};
 use crate::mutant::mutant;
@@ -216,7 +217,11 @@ fn open_cells(worker: &mut Worker, turn: &mut Turn<'_>) {
         if worker.queues.unpark(cell) {
             turn.charge(1);
         } else {
-            worker.cells.serve(cell, worker.locks.standing_mut(cell));
+            let from = worker.cells.serve(cell, worker.locks.standing_mut(cell));
+            if from == Recovery::Takeover {
+                let epoch = worker.locks.standing(cell).epoch();
+                turn.act(Action::Recovered { cell: worker.locks.cell_id(cell), epoch });
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a peer may say, and what a node does without a lease: one owner and one copy, by hand.
 
 mod cases;
+mod recovery;
 
 use super::Rng;
 use super::view_tests::config;
@@ -13,6 +14,7 @@ use lockring_proto::{
     limits,
 };
 use lockring_ring::{AttachId, BootId, CellId, Epoch, Member, Membership, NodeId, RingVersion};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 const OWNER: PeerWorker = PeerWorker { node: NodeId(1), boot: BootId(1), worker: 0 };
@@ -39,20 +41,29 @@ struct Worker {
     machine: Machine,
     now: Time,
     said: Vec<Action>,
-    link: Option<LinkIndex>,
+    links: BTreeMap<ConnId, LinkIndex>,
     id: u64,
 }
 
 impl Worker {
     fn new(its: PeerWorker, mutant: Option<Mutant>) -> Self {
+        Self::made(its, mutant, Limits::default())
+    }
+
+    fn with_limits(its: PeerWorker, limits: Limits) -> Self {
+        Self::made(its, None, limits)
+    }
+
+    fn made(its: PeerWorker, mutant: Option<Mutant>, limits: Limits) -> Self {
         let config = Config {
             node: its.node.0,
             boot: its.boot.0,
             others: CELLS.into_iter().collect(),
-            ..config(Limits::default())
+            ..config(limits)
         };
         let machine = Machine::new(config, Time(0)).with_mutant(mutant);
-        let mut it = Self { machine, now: Time(0), said: Vec::new(), link: None, id: 0 };
+        let mut it =
+            Self { machine, now: Time(0), said: Vec::new(), links: BTreeMap::new(), id: 0 };
         for peer in [OWNER, COPY] {
             it.cluster(ClusterEvent::Node { node: peer.node, boot: peer.boot, workers: 1 });
         }
@@ -63,8 +74,8 @@ impl Worker {
     fn run(&mut self, event: Event<'_>) {
         self.machine.handle(self.now, event, &mut self.said);
         for action in &self.said {
-            if let Action::Welcome { link, .. } = action {
-                self.link = Some(*link);
+            if let Action::Welcome { conn, link, .. } = action {
+                self.links.insert(*conn, *link);
             }
         }
     }
@@ -100,9 +111,14 @@ impl Worker {
     fn ask(&mut self, session: u8, key: &[u8], operation: Operation<'_>) -> u64 {
         self.id += 1;
         let requests = [Request::Keyed { id: self.id, version: 99, operation, key }];
-        let (conn, link) = (ConnId(u64::from(session)), self.link.expect("a welcome"));
-        self.run(Event::Requests { conn, link, requests: &requests });
+        self.give(session, &requests);
         self.id
+    }
+
+    /// A turn with requests of a session.
+    fn give(&mut self, session: u8, requests: &[Request<'_>]) {
+        let conn = ConnId(u64::from(session));
+        self.run(Event::Requests { conn, link: self.links[&conn], requests });
     }
 
     fn acquire(&mut self, session: u8, key: &[u8], wait: Wait) -> u64 {

@@ -84,6 +84,9 @@ impl Replica {
                 let source = match *source {
                     NotedSource::Asked { ref key, claim } => Source::Asked { key, claim },
                     NotedSource::Queue => Source::Queue,
+                    NotedSource::Reclaimed { ref key, claim, fence } => {
+                        Source::Reclaimed { key, claim, fence }
+                    }
                 };
                 Change::Granted { link: self.link(link)?, request, source, since }
             }
@@ -101,7 +104,11 @@ impl Replica {
                 Change::Left { link: self.link(link)?, request, cause }
             }
         };
-        if let Change::Granted { link, source: Source::Asked { key, .. }, .. }
+        if let Change::Granted {
+            link,
+            source: Source::Asked { key, .. } | Source::Reclaimed { key, .. },
+            ..
+        }
         | Change::Queued { link, key, .. } = change
         {
             let place = self.locks.place(self.seeds[&link], key).ok_or("another worker's key")?;

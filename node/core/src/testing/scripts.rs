@@ -10,6 +10,7 @@
 //! A acquire 1 k wait=2s        a request: id, key, then options; `;` puts several into one batch
 //! A release 2 k 1.1            a fence is epoch.counter; v=N is the sender's ring version
 //! A inspect 3 k in=team        in a namespace, that is named; also for `list` and `force`
+//! takeover k 3 v=2 grace=5s    nobody has a copy of the key's cell, which is this node's (attach=)
 //! at 5s | run 5s | tick        the clock jumps | walks tick by tick | one tick now
 //! close A | drain | memory full | memory free | longest 60s | epoch k 2 v=2 | counter k 9
 //! ```
@@ -18,14 +19,17 @@
 use super::Replica;
 use super::told::{hello_told, push_told, reply_told};
 use crate::{
-    Access, Action, Amounts, Config, ConnId, Event, Identity, Limits, LinkIndex, Machine, Mutant,
-    Time,
+    Access, Action, Amounts, ClusterEvent, Config, ConnId, Event, Identity, Limits, LinkIndex,
+    Machine, Mutant, Time,
 };
 use lockring_proto::{
     Claim, Fence, Hello, HoldId, ListCursor, Namespace, Operation, PROTOCOL, Request, SessionId,
     Wait, limits,
 };
-use lockring_ring::{CellBits, CellId, Epoch, NamespaceSeed, RingVersion, hash_key};
+use lockring_ring::{
+    AttachId, BootId, CellBits, CellId, Epoch, Member, Membership, NamespaceSeed, NodeId,
+    RingVersion, hash_key,
+};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
@@ -177,7 +181,11 @@ impl Parsed {
         };
         match *verb {
             "acquire" => parsed.claim = claim(&mut words),
-            "release" | "confirm" | "reclaim" => parsed.fence = fence(words.next()),
+            "release" | "confirm" => parsed.fence = fence(words.next()),
+            "reclaim" => {
+                parsed.fence = fence(words.next());
+                parsed.claim = claim(&mut words);
+            }
             "list" => {
                 parsed.key = words.named.remove("prefix").map_or_else(Vec::new, self::key);
             }
@@ -333,6 +341,7 @@ impl World {
                 let version = RingVersion(words.number("v", 1));
                 self.handle(Event::EpochRaised { cell, epoch, version }, out);
             }
+            "takeover" => self.take_over(words, out),
             "counter" => {
                 let cell = self.key_cell(words.next());
                 self.machine.wind_counter(cell, number(words.next()));
@@ -383,6 +392,26 @@ impl World {
         let event = Event::Opened { conn: conn.id, identity: &identity, hello };
         self.conns.insert(name.to_owned(), conn);
         self.handle(event, out);
+    }
+
+    /// The log gives the cell of a key to this worker, without a copy of what was there.
+    fn take_over(&mut self, mut words: Words<'_>, out: &mut String) {
+        let cell = self.key_cell(words.next());
+        let epoch = Epoch(number(words.next()));
+        let attach = AttachId(words.number("attach", u64::from(epoch.0)));
+        let version = RingVersion(words.number("v", 1));
+        let its = Membership {
+            epoch,
+            since: version,
+            owner: Member { node: NodeId(1), boot: BootId(1), attach },
+            backups: Vec::new(),
+            learner: None,
+            grace: words.span("grace"),
+        };
+        words.end();
+        let changed = [(cell, Some(its))];
+        let event = ClusterEvent::Memberships { changed: &changed, version };
+        self.event(Event::Cluster(event), out);
     }
 
     fn request(&mut self, name: &str, requests: &str, out: &mut String) {
@@ -451,6 +480,7 @@ impl World {
             Action::WantEpoch(cell) => format!("wanted: next epoch of {cell}"),
             Action::Peer { peer, bytes } => format!("{} <- {} bytes", peer.node, bytes.len()),
             Action::PeerBroken(peer) => format!("{} makes no sense", peer.node),
+            Action::Recovered { cell, epoch } => format!("{cell} has recovered in {epoch:?}"),
             Action::Synced { cell, epoch, .. } => format!("a learner of {cell} has {epoch:?}"),
         }
     }
@@ -486,13 +516,16 @@ fn folder() -> std::path::PathBuf {
 
 /// The simulator's successors come after a crash alone, so that nobody believes in what they free;
 /// it notices an undurable TTL by what follows from it; and its clients hear of a new epoch's holds
-/// before they compare.
+/// before they compare. None of its cells is taken over.
 #[test]
 fn scripts_see_seeded_bugs() {
     for (mutant, script) in [
         (Mutant::SuccessorFrees, "successor"),
         (Mutant::UndurableTtl, "ttl_raise"),
         (Mutant::CompareAcrossVersions, "compare_versions"),
+        (Mutant::GraceCutShort, "reclaim"),
+        (Mutant::ReclaimsOwnEpoch, "reclaim"),
+        (Mutant::LowerFenceWins, "reclaim"),
     ] {
         let recorded = std::fs::read_to_string(folder().join(format!("{script}.script"))).unwrap();
         let replayed = replay(&recorded, Some(mutant));

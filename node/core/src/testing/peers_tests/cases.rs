@@ -26,8 +26,7 @@ fn an_answer_of_all_cells_outlives_the_copy_that_it_waits_for() {
         through: None,
         holds: Vec::new(),
     }];
-    let (conn, link) = (ConnId(7), owner.link.unwrap());
-    owner.run(Event::Requests { conn, link, requests: &requests });
+    owner.give(7, &requests);
     settle(&mut owner, &mut copy);
     assert!(!owner.answers().iter().any(|it| matches!(it, Reply::Compared { .. })));
     owner.become_all(&membership(3, OWNER, &[]));
@@ -212,8 +211,7 @@ fn a_goodbye_is_answered_before_its_connection_is_closed() {
     owner.acquire(7, b"key", Wait::No);
     settle(&mut owner, &mut copy);
     owner.said.clear();
-    let (conn, link) = (ConnId(7), owner.link.unwrap());
-    owner.run(Event::Requests { conn, link, requests: &[Request::Goodbye { id: 60 }] });
+    owner.give(7, &[Request::Goodbye { id: 60 }]);
     for _ in 0..5 {
         owner.run(Event::Tick);
         settle(&mut owner, &mut copy);
@@ -231,8 +229,7 @@ fn links_that_died_while_nobody_told_of_them_are_forgotten() {
     for round in 0..5_u8 {
         let e = 3 + 2 * u32::from(round);
         owner.become_all(&membership(e, OWNER, &[]));
-        let (conn, link) = (ConnId(7), owner.link.unwrap());
-        owner.run(Event::Requests { conn, link, requests: &[Request::Goodbye { id: 600 }] });
+        owner.give(7, &[Request::Goodbye { id: 600 }]);
         owner.run(Event::Tick);
         owner.become_all(&membership(e + 1, OWNER, &[COPY]));
         // By a snapshot, or in one batch.
@@ -281,7 +278,7 @@ fn one_of_two(worker: u16) -> (PeerWorker, Worker) {
     let others = CELLS.into_iter().filter(|cell| cell.0 % 2 == worker).collect();
     let of = Config { workers: 2, worker, others, ..config(Limits::default()) };
     let machine = Machine::new(Config { node: 1, boot: 1, ..of }, Time(0));
-    let mut it = Worker { machine, now: Time(0), said: Vec::new(), link: None, id: 0 };
+    let mut it = Worker { machine, now: Time(0), said: Vec::new(), links: BTreeMap::new(), id: 0 };
     let (node, boot) = (COPY.node, COPY.boot);
     it.cluster(ClusterEvent::Node { node, boot, workers: 1 });
     it.cluster(ClusterEvent::Node { node: NodeId(1), boot: BootId(1), workers: 2 });
@@ -357,7 +354,6 @@ fn an_end_by_force_is_told_when_the_copy_knows_it() {
         label: "",
     };
     let granted = owner.acquire(7, b"key", Wait::No);
-    let holder = owner.link;
     owner.run(Event::Opened { conn: ConnId(9), identity: &operator, hello });
     let forced = owner.ask(9, b"key", Operation::Force { namespace: "" });
     let pushes =
@@ -369,7 +365,6 @@ fn an_end_by_force_is_told_when_the_copy_knows_it() {
     let told: Vec<u64> = owner.answers().iter().map(Reply::id).collect();
     assert_eq!(told, [granted, forced]);
     // A deposed owner tells of no end: the hold is with the next one.
-    owner.link = holder;
     owner.acquire(7, b"other", Wait::No);
     settle(&mut owner, &mut copy);
     owner.said.clear();

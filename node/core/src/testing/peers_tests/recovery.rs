@@ -1,0 +1,205 @@
+//! Cells that were taken over without a copy, and what their clients reclaim.
+
+use super::*;
+use lockring_proto::{LostReason, Push};
+
+const GRACE: Duration = Duration::from_secs(13);
+
+fn taken_over(epoch: u32, owner: PeerWorker, backups: &[PeerWorker]) -> Membership {
+    Membership { grace: Some(GRACE), ..membership(epoch, owner, backups) }
+}
+
+fn fence(epoch: u32, counter: u64) -> Fence {
+    Fence::new(Epoch(epoch), counter)
+}
+
+fn reclaim(it: &mut Worker, session: u8, key: &[u8], told: (Fence, u64, Claim)) -> u64 {
+    let (fence, request, claim) = told;
+    it.ask(session, key, Operation::Reclaim { fence, request, claim })
+}
+
+fn is_confirmed(replies: &[Reply]) -> bool {
+    matches!(replies, [Reply::Confirmed { .. }])
+}
+
+/// An owner in the grace of a takeover, alone, with a session.
+fn recovering() -> Worker {
+    let mut owner = Worker::new(OWNER, None);
+    owner.become_all(&taken_over(3, OWNER, &[]));
+    owner.hello(7, 1);
+    owner
+}
+
+/// Ticks as it wants to be, until then.
+fn walk(it: &mut Worker, until: Time) {
+    while let Some(at) = it.machine.next_deadline().filter(|&at| at <= until) {
+        it.now = it.now.max(at);
+        it.run(Event::Tick);
+    }
+    it.now = until;
+}
+
+fn recovered(it: &mut Worker) -> Vec<Epoch> {
+    let is_it = |action: &mut Action| matches!(action, Action::Recovered { .. });
+    let said = it.said.extract_if(.., is_it);
+    let epoch = |action| match action {
+        Action::Recovered { epoch, .. } => epoch,
+        other => panic!("{other:?}"),
+    };
+    said.map(epoch).collect()
+}
+
+#[test]
+fn what_was_reclaimed_is_in_the_copies_and_goes_on_at_the_next_owner() {
+    let (mut owner, mut copy) = (recovering(), Worker::new(COPY, None));
+    let (one, two) = (fence(1, 9), fence(2, 4));
+    reclaim(&mut owner, 7, b"before", (one, 70, Claim::EXCLUSIVE));
+    reclaim(&mut owner, 7, b"shared", (two, 71, Claim::SHARED));
+    owner.acquire(7, b"queued", Wait::Forever);
+    owner.answers();
+    // It gets all of it at once, and then op by op.
+    for it in [&mut owner, &mut copy] {
+        it.become_all(&taken_over(3, OWNER, &[COPY]));
+    }
+    settle(&mut owner, &mut copy);
+    owner.hello(8, 1);
+    for (key, fence, claim) in [
+        (b"after".as_slice(), fence(1, 2), Claim::EXCLUSIVE),
+        (b"shared", fence(1, 1), Claim::SHARED),
+        (b"queued", fence(2, 9), Claim::EXCLUSIVE),
+        (b"a key of more bytes than a record has", fence(1, 8), Claim::EXCLUSIVE),
+        (b"permits", fence(1, 7), Claim::Permits { permits: 2, capacity: 3 }),
+    ] {
+        reclaim(&mut owner, 8, key, (fence, 80 + fence.counter(), claim));
+        assert_eq!(owner.answers(), [], "the copy has not acknowledged it");
+        settle(&mut owner, &mut copy);
+        assert!(is_confirmed(&owner.answers()));
+    }
+    for cell in CELLS {
+        assert_eq!(owner.machine.contents(cell, false), copy.machine.contents(cell, true));
+    }
+    copy.machine.audit().unwrap();
+    // The owner is lost within the grace, and the copy has one of its own.
+    copy.become_all(&taken_over(4, COPY, &[]));
+    copy.machine.audit().unwrap();
+    copy.hello(7, 1);
+    copy.hello(8, 1);
+    copy.said.clear();
+    reclaim(&mut copy, 7, b"before", (one, 70, Claim::EXCLUSIVE));
+    assert!(is_confirmed(&copy.answers()));
+    reclaim(&mut copy, 8, b"shared", (two, 90, Claim::SHARED));
+    assert!(matches!(copy.answers()[..], [Reply::NotHeld { .. }]), "it is another's");
+    copy.ask(8, b"queued", Operation::Release { fence: fence(2, 9) });
+    assert!(matches!(copy.answers()[..], [Reply::Released { .. }]), "and grants nothing new");
+    // Who waited at the owner before is served as it opens.
+    for second in 1..=14 {
+        walk(&mut copy, Time(second * 1_000_000));
+        for session in [7, 8] {
+            copy.ask(session, b"alive", Operation::Confirm { fence: one });
+        }
+    }
+    let granted = |it: &Reply| matches!(it, Reply::Granted { .. });
+    assert_eq!(copy.answers().into_iter().filter(granted).count(), 0, "asked on no connection");
+    let held: usize = CELLS.map(|cell| copy.machine.contents(cell, false).1.len()).iter().sum();
+    assert_eq!((held, recovered(&mut copy)), (6, vec![Epoch(4), Epoch(4)]));
+    copy.machine.audit().unwrap();
+}
+
+#[test]
+fn a_cell_opens_by_itself_at_the_end_of_its_grace_and_not_before() {
+    let mut owner = Worker::new(OWNER, None);
+    owner.become_all(&taken_over(3, OWNER, &[]));
+    assert_eq!(owner.machine.next_deadline(), Some(Time(0).after(GRACE)), "nobody is there");
+    walk(&mut owner, Time(GRACE.as_micros() as u64 - 1));
+    assert_eq!(recovered(&mut owner), []);
+    // What is said again of it, and another copy, make it no longer.
+    owner.become_all(&taken_over(3, OWNER, &[COPY]));
+    owner.become_all(&taken_over(3, OWNER, &[]));
+    walk(&mut owner, Time(0).after(GRACE));
+    assert_eq!(recovered(&mut owner), [Epoch(3), Epoch(3)]);
+    walk(&mut owner, Time(0).after(GRACE * 3));
+    assert_eq!(recovered(&mut owner), [], "once");
+    assert_eq!(owner.machine.next_deadline(), None);
+    // A new epoch in which the log has not heard of that.
+    owner.become_all(&taken_over(4, OWNER, &[]));
+    assert_eq!(recovered(&mut owner), [Epoch(4), Epoch(4)]);
+    owner.hello(7, 1);
+    let id = owner.acquire(7, b"key", Wait::No);
+    assert!(is_granted(&owner.answers(), id));
+}
+
+#[test]
+fn a_second_takeover_by_the_same_process_keeps_what_was_reclaimed_and_takes_its_time() {
+    let mut owner = recovering();
+    reclaim(&mut owner, 7, b"key", (fence(1, 9), 70, Claim::EXCLUSIVE));
+    assert!(is_confirmed(&owner.answers()));
+    let half = Time(0).after(GRACE / 2);
+    let renew = |it: &mut Worker| it.ask(7, b"key", Operation::Confirm { fence: fence(1, 9) });
+    walk(&mut owner, half);
+    renew(&mut owner);
+    owner.become_all(&taken_over(5, OWNER, &[]));
+    walk(&mut owner, Time(0).after(GRACE));
+    renew(&mut owner);
+    assert_eq!(owner.answers().iter().filter(|it| is_confirmed(&[(*it).clone()])).count(), 2);
+    // Of the epoch between, which was another's.
+    reclaim(&mut owner, 7, b"between", (fence(4, 1), 71, Claim::EXCLUSIVE));
+    assert!(is_confirmed(&owner.answers()));
+    walk(&mut owner, Time(half.after(GRACE).0 - 1));
+    assert_eq!(recovered(&mut owner), []);
+    walk(&mut owner, half.after(GRACE));
+    assert_eq!(recovered(&mut owner), [Epoch(5), Epoch(5)]);
+}
+
+#[test]
+fn quotas_let_in_what_is_reclaimed_and_nothing_beside_it() {
+    let mut owner = Worker::with_limits(OWNER, Limits { holds_per_link: 2, ..Limits::default() });
+    owner.become_all(&taken_over(3, OWNER, &[]));
+    owner.hello(7, 1);
+    for number in 1..=5 {
+        let key = format!("key {number}");
+        reclaim(&mut owner, 7, key.as_bytes(), (fence(1, number), number, Claim::EXCLUSIVE));
+        assert!(is_confirmed(&owner.answers()));
+    }
+    owner.run(Event::Memory { full: true });
+    reclaim(&mut owner, 7, b"more", (fence(1, 9), 90, Claim::EXCLUSIVE));
+    assert!(matches!(owner.answers()[..], [Reply::Refused { .. }]), "the node has to live");
+    owner.run(Event::Memory { full: false });
+    reclaim(&mut owner, 7, b"more", (fence(1, 9), 90, Claim::EXCLUSIVE));
+    assert!(is_confirmed(&owner.answers()));
+    for second in 1..=14 {
+        walk(&mut owner, Time(second * 1_000_000));
+        owner.ask(7, b"more", Operation::Confirm { fence: fence(1, 9) });
+    }
+    owner.answers();
+    owner.acquire(7, b"new", Wait::No);
+    assert!(matches!(owner.answers()[..], [Reply::Refused { .. }]));
+    owner.machine.audit().unwrap();
+}
+
+#[test]
+fn a_hold_that_outranks_many_makes_room_over_several_turns() {
+    const MANY: u64 = 500;
+    let mut owner = recovering();
+    owner.hello(8, 1);
+    for number in 1..=MANY {
+        reclaim(&mut owner, 7, b"key", (fence(1, number), number, Claim::SHARED));
+    }
+    owner.said.clear();
+    let (fence, request, claim) = (fence(1, MANY + 1), 1, Claim::EXCLUSIVE);
+    let operation = Operation::Reclaim { fence, request, claim };
+    let requests = [Request::Keyed { id: 900, version: 99, operation, key: b"key" }];
+    let mut turns = 0;
+    while owner.answers().is_empty() {
+        owner.give(8, &requests);
+        turns += 1;
+        owner.machine.audit().unwrap();
+    }
+    assert!((10..200).contains(&turns), "{turns} turns");
+    let lost = owner.said.iter().filter_map(|action| match action {
+        Action::Push { push: Push::Lost { reason: LostReason::Outranked, holds }, .. } => {
+            Some(holds.len() as u64)
+        }
+        _ => None,
+    });
+    assert_eq!(lost.sum::<u64>(), MANY);
+}
