@@ -163,10 +163,10 @@ impl ClaimRecord {
         }
     }
 
-    /// The hold as the worker may have it: held, being asked for, or its release unanswered.
+    /// The hold as the worker may have it: held, being asked for or reclaimed, or its release
+    /// unanswered. The worker may have a hold again before that is known here.
     pub(crate) fn listed_id(&self) -> Option<HoldId> {
         match self.state {
-            State::Held { .. } if self.tenure.reclaim > 0 => None,
             State::Held { fence }
             | State::Confirming { fence }
             | State::Releasing { fence, .. } => Some(HoldId { cell: self.cell, fence }),

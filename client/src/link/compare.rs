@@ -210,7 +210,9 @@ impl Link {
         let slots: Vec<u32> = shared.claims.of_cells(&cells).collect();
         for slot in slots {
             let claim = &shared.claims[slot];
-            let is_lost = claim.hold_id().is_some_and(|hold| lost.contains(&hold));
+            // What is being reclaimed is lost if the answer to that says so.
+            let is_here = claim.tenure.reclaim == 0;
+            let is_lost = is_here && claim.hold_id().is_some_and(|hold| lost.contains(&hold));
             if claim.link == self.id && is_lost && shared.since(claim.cell) <= version {
                 self.lose(shared, slot, Loss::Unknown);
             }

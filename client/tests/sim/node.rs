@@ -364,8 +364,7 @@ impl Node {
             }
             *of != conn
         });
-        let mut bytes = Vec::new();
-        let mut closed = false;
+        let (mut bytes, mut closed) = (Vec::new(), false);
         for what in came {
             match what {
                 Came::Bytes(more) if !closed => bytes.extend_from_slice(&more),
@@ -567,10 +566,8 @@ impl Node {
                 self.control(hub, Control::TtlAsked { worker, ttl, by });
             }
             Action::WantEpoch(cell) => self.control(hub, Control::EpochAsked(cell)),
-            Action::Peer { .. }
-            | Action::PeerBroken(_)
-            | Action::Synced { .. }
-            | Action::Recovered { .. } => {
+            Action::Recovered { .. } => unreachable!("no cell is taken over: {action:?}"),
+            Action::Peer { .. } | Action::PeerBroken(_) | Action::Synced { .. } => {
                 unreachable!("no cell has a copy: {action:?}")
             }
         }

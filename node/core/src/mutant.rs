@@ -74,6 +74,10 @@ pub enum Mutant {
     ReclaimsOwnEpoch,
     /// Of claims that do not go beside each other the one under the lower fence wins.
     LowerFenceWins,
+    /// A compare ends holds of a cell that recovers, and calls others lost.
+    CompareRecovering,
+    /// A renewal says that all cells have arrived, also those whose copies are not equal yet.
+    SettledWhileSyncing,
     /// A retry makes its claim young again, and no op says so.
     ChangeBesideTheDoor,
 }

@@ -201,6 +201,39 @@ fn what_is_held_of_a_cell_that_begins_anew_is_reclaimed() {
     assert!(is_lost(&world.told(), claim, Loss::SessionEnded));
 }
 
+/// The worker may know of a hold again before its answer has come, and must not take it for one
+/// that nobody knows.
+#[test]
+fn what_is_being_reclaimed_is_listed_and_lost_only_if_the_answer_says_so() {
+    let mut world = World::of(2, 10_000);
+    let (claim, fence, _) = world.holds(KEY);
+    world.got(2);
+    let cell = world.cell(KEY);
+    world.log.is_taken_over(cell, 2);
+    world.takes_ring();
+    let got = world.got(2);
+    let &[Heard::Reclaim { id, .. }] = &got[..] else { panic!("{got:?}") };
+    // Twice in a row it has what is not known here.
+    let digest = Digest { count: 1, xor: 5 };
+    for span in [3400, 3400] {
+        world.tick(span);
+        let renewal = world.renewal(2);
+        world.says(2, &Reply::Renewed { id: renewal, version: 2, settled: 2, digest });
+    }
+    let got = world.got(2);
+    let listed = got.iter().find_map(|heard| match heard {
+        Heard::Compare { id, holds, .. } => Some((*id, holds.clone())),
+        _ => None,
+    });
+    let (compare, holds) = listed.expect("it is compared");
+    let hold = HoldId { cell, fence };
+    assert_eq!(holds, [hold]);
+    world.says(2, &Reply::Compared { id: compare, version: 2, lost: vec![hold] });
+    assert!(world.session.is_held(claim), "the reclaim is not answered");
+    world.says(2, &Reply::NotHeld { id, version: 2 });
+    assert!(is_lost(&world.told(), claim, Loss::SessionEnded));
+}
+
 #[test]
 fn what_is_being_given_back_or_has_lapsed_is_not_reclaimed() {
     let mut world = World::of(2, 10_000);

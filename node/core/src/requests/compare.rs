@@ -153,12 +153,17 @@ fn walk(
 }
 
 /// Whether both sides speak of the same when they speak of a cell: by the ring of `version`, which
-/// the client's list is made by, this worker has it, and in the epoch of now.
+/// the client's list is made by, this worker has it, and in the epoch of now. Of one that recovers
+/// the worker knows what it was told so far, and nobody can say what is missing.
 fn is_compared(worker: &Worker, id: HoldId, version: u64) -> bool {
     let Some(cell) = worker.locks.layout().find_named(CellId(id.cell)) else { return false };
     let since = worker.cells.since(cell, worker.locks.standing(cell));
-    worker.cells.role(cell) != Role::None
-        && (since.0 <= version || mutant!(worker, CompareAcrossVersions))
+    let is_known = match worker.cells.role(cell) {
+        Role::Serving => true,
+        Role::Recovering { .. } => mutant!(worker, CompareRecovering),
+        Role::None => false,
+    };
+    is_known && (since.0 <= version || mutant!(worker, CompareAcrossVersions))
 }
 
 /// Ends what was gathered, if it is still so: the hold may have ended since, and its record be free

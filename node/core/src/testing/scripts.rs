@@ -526,6 +526,7 @@ fn scripts_see_seeded_bugs() {
         (Mutant::GraceCutShort, "reclaim"),
         (Mutant::ReclaimsOwnEpoch, "reclaim"),
         (Mutant::LowerFenceWins, "reclaim"),
+        (Mutant::CompareRecovering, "compare_recovering"),
     ] {
         let recorded = std::fs::read_to_string(folder().join(format!("{script}.script"))).unwrap();
         let replayed = replay(&recorded, Some(mutant));
