@@ -103,6 +103,11 @@ impl<'a> Turn<'a> {
         self.lease_is_over() || self.withholds && self.rounds.are_full()
     }
 
+    /// Up to which ring version all cells of this worker have arrived.
+    pub(crate) fn settled(&self) -> u64 {
+        self.rounds.settled(self.version)
+    }
+
     /// What answers wait for, and the actions. Whoever changes it has answers look at it anew.
     pub(crate) fn rounds(&mut self) -> (&mut Rounds, &mut Vec<Action>) {
         self.withholds = true;

@@ -25,7 +25,7 @@ use crate::locks::{CellIndex, Locks};
 use crate::mutant::mutant;
 use copied::{Copied, CopyAt, Phase};
 use lockring_proto::{Reply, Time};
-use lockring_ring::{AttachId, Epoch, Member};
+use lockring_ring::{AttachId, Epoch, Member, RingVersion};
 use std::collections::{BTreeMap, BTreeSet};
 use tell::to;
 
@@ -67,6 +67,9 @@ pub(crate) struct Rounds {
     next_frame: u64,
     /// The node may answer until then.
     lease: Time,
+    /// Cells whose members are not equal yet in the epoch of now, each by the ring version in which
+    /// that began.
+    syncing: BTreeSet<(RingVersion, CellIndex)>,
     /// Answers that were to leave past it.
     overdue: Vec<Withheld>,
     #[cfg(any(test, feature = "testing"))]
@@ -83,6 +86,7 @@ impl Rounds {
             connected: BTreeSet::new(),
             next_frame: 1,
             lease: Time::NEVER,
+            syncing: BTreeSet::new(),
             overdue: Vec::new(),
             #[cfg(any(test, feature = "testing"))]
             mutant: None,
@@ -114,6 +118,13 @@ impl Rounds {
         self.lanes.iter().flatten().any(|lane| {
             lane.is_full() || lane.astray.iter().map(parked).sum::<usize>() > PARKED_MAX
         })
+    }
+
+    /// The last ring version, up to this one, of which all cells that it gave to this worker have
+    /// arrived.
+    pub(crate) fn settled(&self, version: u64) -> u64 {
+        let first = self.syncing.first().filter(|_| !mutant!(self, SettledWhileSyncing));
+        first.map_or(version, |&(since, _)| version.min(since.0 - 1))
     }
 
     /// Until when the node may answer.
@@ -304,6 +315,9 @@ impl Rounds {
         if copied.copies.iter().all(|copy| copy.phase == Phase::InSync) {
             copied.was.clear();
         }
+        if !self.syncing.is_empty() && copied.members_are_equal() {
+            self.syncing.remove(&(copied.since, cell));
+        }
     }
 
     fn is_refused(&mut self, cell: CellIndex, at: LaneIndex, number: u64, why: Refusal) {
@@ -386,10 +400,11 @@ impl Rounds {
         &mut self,
         (links, locks): (&Links, &Locks),
         cell: CellIndex,
-        epoch: Epoch,
+        (epoch, since): (Epoch, RingVersion),
         copies: &[CopyOf],
         was: Option<BTreeMap<LinkIndex, Vec<LinkOrigin>>>,
     ) {
+        let was_syncing = self.syncing.contains(&(since, cell));
         let before = self.forget_cell(cell);
         if copies.is_empty() {
             return;
@@ -402,7 +417,12 @@ impl Rounds {
         if self.cells.is_empty() {
             self.cells.resize_with(locks.layout().cells() as usize, || None);
         }
-        self.cells[cell.0 as usize] = Some(Box::new(Copied { id, epoch, copies: next, was }));
+        let copied = Copied { id, epoch, since, copies: next, was };
+        // A copy that becomes a member later was equal before that.
+        if (!goes_on || was_syncing) && !copied.members_are_equal() {
+            self.syncing.insert((since, cell));
+        }
+        self.cells[cell.0 as usize] = Some(Box::new(copied));
         for at in 0..copies.len() {
             let &CopyAt { lane, phase, waited, .. } =
                 &self.copied(cell).expect("it was made").copies[at];
@@ -461,6 +481,7 @@ impl Rounds {
             lane.todo.remove(&cell);
             lane.astray.remove(&cell);
         }
+        self.syncing.remove(&(before.since, cell));
         assert!(
             before.copies.iter().all(|copy| copy.parked.is_empty()),
             "answers of {cell:?} are forgotten: {before:?}"

@@ -130,7 +130,8 @@ fn own(worker: &mut Worker, turn: &mut Turn<'_>, cell: CellIndex, membership: &M
     }
     let copies: Vec<CopyOf> =
         membership.copies().map(|member| copy_of(worker, cell, member, membership)).collect();
-    turn.rounds().0.own((&worker.links, &worker.locks), cell, epoch, &copies, was);
+    let began = (epoch, since);
+    turn.rounds().0.own((&worker.links, &worker.locks), cell, began, &copies, was);
 }
 
 fn copy_of(worker: &Worker, cell: CellIndex, member: &Member, membership: &Membership) -> CopyOf {

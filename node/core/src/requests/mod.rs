@@ -214,9 +214,7 @@ fn run_any(
         }
         Request::Renew { id } => {
             let digest = worker.locks.digest(context.link);
-            let version = turn.version;
-            // Cells come with the life of the process: none is on its way.
-            let settled = version;
+            let (version, settled) = (turn.version, turn.settled());
             let renewed = || Reply::Renewed { id, version, settled, digest };
             turn.answer(context.conn, Shows::Lease, renewed);
         }

@@ -4,7 +4,7 @@ use crate::cells::frame::{CellNews, CellPart, LinkOrigin};
 use crate::cells::lane::{LaneIndex, Withheld};
 use crate::event::LinkIndex;
 use lockring_proto::Fence;
-use lockring_ring::{CellId, Epoch, Member};
+use lockring_ring::{CellId, Epoch, Member, RingVersion};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 
@@ -54,12 +54,20 @@ impl CopyAt {
 pub(super) struct Copied {
     pub(super) id: CellId,
     pub(super) epoch: Epoch,
+    /// The ring version in which that began.
+    pub(super) since: RingVersion,
     pub(super) copies: SmallVec<[CopyAt; 1]>,
     /// What links were called before this worker owned the cell.
     pub(super) was: BTreeMap<LinkIndex, Vec<LinkOrigin>>,
 }
 
 impl Copied {
+    /// Whether every member has acknowledged what makes it equal.
+    pub(super) fn members_are_equal(&self) -> bool {
+        let mut members = self.copies.iter().filter(|copy| !copy.learner);
+        members.all(|copy| copy.phase == Phase::InSync)
+    }
+
     pub(super) fn news(&self, copy: usize, last: Fence, part: CellPart) -> CellNews {
         let attach = self.copies[copy].member.attach;
         CellNews { cell: self.id, epoch: self.epoch, attach, last, part }

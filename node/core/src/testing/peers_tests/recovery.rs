@@ -203,3 +203,67 @@ fn a_hold_that_outranks_many_makes_room_over_several_turns() {
     });
     assert_eq!(lost.sum::<u64>(), MANY);
 }
+
+/// How far a renewal says that cells have arrived.
+fn settled(it: &mut Worker) -> u64 {
+    it.give(7, &[Request::Renew { id: 500 }]);
+    match it.answers()[..] {
+        [Reply::Renewed { settled, .. }] => settled,
+        ref other => panic!("{other:?}"),
+    }
+}
+
+/// What renewals say while a promoted owner waits for its copy, and what when that is equal.
+fn settled_around_a_promotion(mutant: Option<Mutant>) -> [u64; 4] {
+    let (mut owner, mut copy) = (Worker::new(OWNER, mutant), Worker::new(COPY, mutant));
+    owner.become_all(&membership(2, OWNER, &[]));
+    owner.hello(7, 1);
+    let alone = settled(&mut owner);
+    let its = membership(5, OWNER, &[COPY]);
+    owner.become_all(&its);
+    let syncing = settled(&mut owner);
+    copy.become_all(&its);
+    let frames = owner.messages();
+    copy.hears(OWNER, &frames);
+    let acks = copy.messages();
+    let under_way = settled(&mut owner);
+    owner.hears(COPY, &acks);
+    settle(&mut owner, &mut copy);
+    [alone, syncing, under_way, settled(&mut owner)]
+}
+
+#[test]
+fn a_renewal_says_how_far_cells_have_arrived() {
+    assert_eq!(settled_around_a_promotion(None), [2, 4, 4, 5]);
+    let noticed = settled_around_a_promotion(Some(Mutant::SettledWhileSyncing));
+    assert_eq!(noticed, [2, 5, 5, 5]);
+}
+
+#[test]
+fn what_does_not_hold_an_arrival_up() {
+    let (mut owner, mut copy) = pair(None);
+    settle(&mut owner, &mut copy);
+    assert_eq!(settled(&mut owner), 2);
+    // A copy that falls behind, one that is gone, one that is attached, and what is lost again.
+    copy.cluster(ClusterEvent::Lease(Time(0)));
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    assert_eq!(settled(&mut owner), 2);
+    owner.become_all(&membership(3, OWNER, &[COPY]));
+    assert_eq!(settled(&mut owner), 2, "it is not equal");
+    owner.become_all(&membership(3, OWNER, &[]));
+    owner.answers();
+    assert_eq!(settled(&mut owner), 3);
+    let mut its = membership(3, OWNER, &[]);
+    its.learner = Some(member(COPY));
+    owner.become_all(&its);
+    assert_eq!(settled(&mut owner), 3);
+    owner.become_all(&membership(4, OWNER, &[COPY]));
+    assert_eq!(settled(&mut owner), 3);
+    owner.become_all(&membership(5, COPY, &[]));
+    owner.answers();
+    assert_eq!(settled(&mut owner), 5);
+    // One that recovers says itself what is reclaimed.
+    owner.become_all(&taken_over(6, OWNER, &[]));
+    assert_eq!(settled(&mut owner), 6);
+}
