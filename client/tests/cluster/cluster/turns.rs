@@ -152,7 +152,6 @@ impl Cluster {
                 }
                 let event = ClusterEvent::Memberships { changed: &cells, version };
                 self.turn(hub, keys, at, Input::Cluster(event), 0);
-                self.graces(hub, at);
                 let applied = WorkerEvent::Applied(index);
                 self.control(hub, at.0.node, Control::Worker(at.1.into(), applied));
             }
@@ -163,27 +162,6 @@ impl Cluster {
             Order::TtlFailed(why) => self.turn(hub, keys, at, Input::TtlFailed(&why), 0),
             Order::State { round, window } => self.states(hub, at, (round, window)),
             Order::Ring(version) => self.tell_clients(hub, at, version.0),
-        }
-    }
-
-    /// When the graces of its cells are over, the log is to know.
-    fn graces(&mut self, hub: &mut Hub, at: At) {
-        let now = hub.now;
-        let Some(process) = self.process(at.0) else { return };
-        let life = process.life;
-        let cells = &process.workers[usize::from(at.1)].cells;
-        let is_mine = |is: &lockring_ring::Membership| {
-            (is.owner.node, is.owner.boot) == (life.node, life.boot)
-        };
-        let graces: Vec<_> = cells
-            .iter()
-            .filter(|(_, (is, _))| is_mine(is))
-            .filter_map(|(&cell, (is, since))| Some((cell, is.epoch, since.after(is.grace?))))
-            .collect();
-        for (cell, epoch, over) in graces {
-            // Its clock may be a hundredth too slow.
-            let over = over.after(over.since(now) / 50);
-            self.says(hub, over.since(now), at, WorkerEvent::Recovered(cell, epoch));
         }
     }
 
@@ -369,6 +347,10 @@ impl Cluster {
             Action::Synced { cell, attach, .. } => {
                 hub.reach("copies synced");
                 self.says(hub, Duration::ZERO, at, WorkerEvent::Synced(cell, attach));
+            }
+            Action::Recovered { cell, epoch } => {
+                hub.reach("graces that are over");
+                self.says(hub, Duration::ZERO, at, WorkerEvent::Recovered(cell, epoch));
             }
             Action::Peer { peer, bytes } => self.say_to_peer(hub, at, peer, &bytes, when),
             Action::PeerBroken(peer) => {
