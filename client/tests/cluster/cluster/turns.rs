@@ -275,7 +275,7 @@ impl Cluster {
         let Some(host) = self.hosts.get_mut(&at.0.node) else { return 0 };
         let local = host.clock.shows(hub.now);
         let Some(process) = host.process.as_mut().filter(|its| its.life == at.0) else { return 0 };
-        let place = (at.1, process.workers.len() as u16);
+        let workers = process.workers.len() as u16;
         let worker = &mut process.workers[usize::from(at.1)];
         let mut actions = Vec::new();
         hub.show(|| format!("{at:?} takes in {event:?}"));
@@ -288,7 +288,7 @@ impl Cluster {
         worker.ttls.insert(worker.machine.longest_ttl_in_use(), hub.now);
         let notes = worker.machine.take_notes();
         let looked_at = worker.turns.is_multiple_of(256);
-        self.watch.notes(hub, place, &notes);
+        self.watch.notes(hub, at, workers, &notes);
         if looked_at {
             self.look_inside(hub, at);
         }

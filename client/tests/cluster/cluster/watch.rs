@@ -13,7 +13,7 @@ use crate::keys::Keys;
 use lockring_control::cluster::{NodeState, Replicas, Status};
 use lockring_core::testing::{Ending, Fact, KeyId, Note, Noted};
 use lockring_proto::{Claim, Fence, Operation, Reply, Request, SessionId};
-use lockring_ring::{CellId, Member, NamespaceSeed, hash_key};
+use lockring_ring::{CellId, Member, NamespaceSeed, NodeId, hash_key};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What has to be remembered for it.
@@ -29,8 +29,8 @@ pub struct Watch {
     undone: BTreeSet<(SessionId, u64)>,
     /// Holds ended by force, as some worker executed it.
     forced: BTreeSet<(CellId, Fence)>,
-    /// Holds that ended with their links' leases.
-    expired: BTreeSet<(CellId, Fence)>,
+    /// Holds that ended with their links' leases, by the node where they did.
+    expired: BTreeSet<(NodeId, CellId, Fence)>,
 }
 
 #[derive(Clone, Copy)]
@@ -74,7 +74,7 @@ impl Watch {
 
     /// What a machine did. An operator's order that an owner carries out in vain, as it is one no
     /// more, is taken for done: nobody is blamed for such a hold then.
-    pub fn notes(&mut self, hub: &mut Hub, (worker, workers): (u16, u16), notes: &[Note]) {
+    pub fn notes(&mut self, hub: &mut Hub, (life, worker): At, workers: u16, notes: &[Note]) {
         for note in notes {
             hub.show(|| format!("{note:?}"));
             let Note::Op { cell, change: Noted::Ended { fence, cause }, .. } = *note else {
@@ -90,7 +90,7 @@ impl Watch {
                     }
                 }
                 Ending::Expired => {
-                    self.expired.insert(hold);
+                    self.expired.insert((life.node, hold.0, fence));
                     if let Some((_, key)) = told {
                         hub.fact(&Fact::Expired { key, fence });
                     }
@@ -120,7 +120,7 @@ impl Cluster {
                 if self.watch.undone.contains(&(session, id)) {
                     return hub.reach("answers to what was undone");
                 }
-                if self.watch.expired.contains(&hold) {
+                if self.watch.expired.contains(&(at.0.node, cell, fence)) {
                     return hub.reach("answers to what has ended meanwhile");
                 }
                 if self.watch.told.insert(hold, (session, key)).is_none() {
