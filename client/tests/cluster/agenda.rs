@@ -45,6 +45,8 @@ pub enum NodeEvent {
     RoundEnds { node: NodeId, round: RoundId },
     /// The store of a node takes writes again.
     Mended { node: NodeId },
+    /// Of earlier entries nobody has more than what they made.
+    Snapshot,
     /// A process of a node begins.
     Restart { node: NodeId },
     /// A connection of two workers stands.

@@ -1,5 +1,6 @@
 //! The nodes of a run: control planes over one log, workers, and what connects them.
 
+mod cases;
 mod council;
 mod peers;
 mod process;
@@ -11,11 +12,13 @@ use crate::hub::{Event, Hub};
 use crate::keys::Keys;
 use crate::ring::{id_of, node_of};
 use crate::way::{Way, parts_of};
+pub use cases::CASES;
 use lockring_control::cluster::{Entry, Event as Control, Life, Mutant as ControlMutant, State};
 use lockring_control::testing::{LogModel, Rules};
 use lockring_core::testing::KeyId;
 use lockring_core::{Machine, Mutant, PeerWorker, Time};
-use lockring_ring::{BootId, CellId, NodeId};
+use lockring_proto::Fence;
+use lockring_ring::{BootId, CellId, Membership, NodeId};
 use process::{Came, Host, Process, bits, spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -46,8 +49,8 @@ pub struct Cluster {
     pub slow_until: Time,
     /// How many of a hundred messages of control planes are lost.
     pub loss: u64,
-    /// A node of a log that is lost: no control plane hears it any more.
-    pub lost: Option<NodeId>,
+    /// Nodes that do not come back. An operator has them removed.
+    gone: BTreeSet<NodeId>,
     /// Processes that want to join.
     pub joining: BTreeSet<BootId>,
     /// What an operator wants.
@@ -79,7 +82,7 @@ impl Cluster {
             lags: BTreeMap::new(),
             slow_until: Time(0),
             loss: hub.rng.range(0, 4),
-            lost: None,
+            gone: BTreeSet::new(),
             joining: BTreeSet::new(),
             wishes: Vec::new(),
             leaderless_since: Time(0),
@@ -117,6 +120,40 @@ impl Cluster {
         hub.plan(hub.now, Event::Node(NodeEvent::Deliver { node: id }));
     }
 
+    /// The counter of a cell without copies is nearly used up.
+    pub fn wind_any_counter(&mut self, hub: &mut Hub) {
+        let cell = CellId(hub.rng.range(0, u64::from(bits().cells())) as u16);
+        let Some(owner) = self.rules.state().cell(cell).map(|cell| cell.owner) else { return };
+        let life = Life { node: owner.node, boot: owner.boot };
+        let Some(process) = self.process(life) else { return };
+        let worker = usize::from(cell.0) % process.workers.len();
+        let worker = &mut process.workers[worker];
+        let is_alone = |is: &Membership| is.owner == owner && is.copies().next().is_none();
+        let serves = worker.cells.get(&cell).is_some_and(|(is, _)| is_alone(is));
+        let last = worker.machine.contents(cell, false).0;
+        if serves && last.counter() < Fence::COUNTER_BUMP / 2 {
+            hub.reach("counters near their end");
+            worker.machine.skip_ops(cell, Fence::COUNTER_BUMP - hub.rng.range(1, 40));
+        }
+    }
+
+    /// An operator wants a node to leave.
+    pub fn leaves(&mut self, node: NodeId) {
+        self.wishes.push(Entry::Leave(node));
+    }
+
+    /// A node is gone for good, with its disk: another joins in its place.
+    pub fn is_gone_for_good(&mut self, hub: &mut Hub, node: NodeId) {
+        let known = self.rules.state().nodes();
+        let staying = known.values().filter(|node| !node.leaving).count();
+        if staying > 2 && !self.log.votes(node) && known.contains_key(&node) {
+            hub.reach("nodes gone for good");
+            self.ends(hub, node);
+            self.gone.insert(node);
+            self.wants_to_join(hub);
+        }
+    }
+
     /// The process of this life, if it is there.
     fn process(&mut self, life: Life) -> Option<&mut Process> {
         let host = self.hosts.get_mut(&life.node)?;
@@ -125,6 +162,7 @@ impl Cluster {
 
     /// A process ends, and what it had in its memory is gone.
     pub fn ends(&mut self, hub: &mut Hub, node: NodeId) {
+        self.count_crash(hub, node);
         let Some(host) = self.hosts.get_mut(&node) else { return };
         let Some(process) = host.process.take() else { return };
         self.log.crash(node);
@@ -144,11 +182,18 @@ impl Cluster {
 
     fn restart(&mut self, hub: &mut Hub, node: NodeId) {
         let boot = BootId(hub.rng.draw() | 1);
-        let is_down = |host: &&Host| host.process.is_none();
-        let Some(host) = self.hosts.get(&node).filter(is_down) else { return };
-        // A founder whose log is empty still has to found it.
-        if host.founding.is_some() || self.rules.state().nodes().contains_key(&node) {
+        let is_down = |host: &&Host| host.process.is_none() && !self.gone.contains(&node);
+        if self.hosts.get(&node).filter(is_down).is_none() {
+            return;
+        }
+        let known = self.rules.state().nodes();
+        // A founder that was killed at once still has to found the log.
+        if known.is_empty() || known.contains_key(&node) {
             hub.reach("node restarts");
+            let known = self.rules.state().nodes().get(&node);
+            if known.is_some_and(|known| known.is_up(known.spec.process.boot)) {
+                hub.reach("case 11: a node boots before it was taken for dead");
+            }
             self.log.restart(node);
             self.start(hub, node, boot);
         }
@@ -278,6 +323,7 @@ impl Cluster {
                     self.deliver(hub, node);
                 }
             }
+            NodeEvent::Snapshot => self.log.take_snapshot(),
             NodeEvent::Restart { node } => self.restart(hub, node),
             NodeEvent::PeerStands { way } => self.stands(hub, way),
             NodeEvent::PeerFrame { way, stream, bytes, held } => {
@@ -305,5 +351,6 @@ impl Cluster {
             hub.soon(Duration::from_millis(1), Event::Node(NodeEvent::Deliver { node }));
         }
         self.check_holds(hub, keys);
+        self.count_states(hub);
     }
 }

@@ -104,23 +104,29 @@ fn strike_nodes(stage: &mut Stage) {
                 process.stuck_until = until;
             }
         }
+        24 | 25 => cluster.is_gone_for_good(hub, node),
         22 if hub.rng.percent(30) => {
-            hub.reach("all down");
-            let all: Vec<NodeId> = cluster.hosts.keys().copied().collect();
-            for node in all {
-                cluster.ends(hub, node);
-                let down = millis(hub, 50, 3000);
-                hub.soon(down, Event::Node(NodeEvent::Restart { node }));
-            }
+            let down = millis(hub, 50, 3000);
+            restart_all(stage, down);
         }
         23 => {
             hub.reach("slow networks");
             let (until, by) = (soon(hub, 50, 1500), millis(hub, 1, 200));
             hub.net.slow_down(until, by);
         }
-        _ => {
-            hub.reach("wall clock jumps");
-        }
+        _ => cluster.wind_any_counter(hub),
+    }
+}
+
+/// Every process ends, and begins anew after a while.
+pub fn restart_all(stage: &mut Stage, down: Duration) {
+    let Stage { hub, cluster, .. } = stage;
+    hub.reach("all down");
+    let all: Vec<NodeId> = cluster.hosts.keys().copied().collect();
+    for node in all {
+        cluster.ends(hub, node);
+        let down = down + millis(hub, 0, 100);
+        hub.soon(down, Event::Node(NodeEvent::Restart { node }));
     }
 }
 
@@ -232,7 +238,7 @@ fn cut_pair(stage: &mut Stage) {
 fn strike_log(stage: &mut Stage) {
     let node = any_host(stage);
     let Stage { hub, cluster, .. } = stage;
-    match hub.rng.range(0, 10) {
+    match hub.rng.range(0, 12) {
         0..4 => cluster.elect_any(hub),
         4 | 5 => {
             hub.reach("storage errors");
@@ -252,6 +258,10 @@ fn strike_log(stage: &mut Stage) {
                 if hub.rng.percent(50) {
                     let until = soon(hub, 300, 6000);
                     cluster.lags.insert(node, until);
+                    if hub.rng.percent(50) {
+                        // What it has missed it is told at once.
+                        hub.plan(until, Event::Node(NodeEvent::Snapshot));
+                    }
                 }
             }
         }

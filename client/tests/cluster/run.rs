@@ -57,9 +57,20 @@ pub fn run(seed: u64, bug: Bug, verbose: bool) -> Report {
 
 impl Run {
     fn new(seed: u64, bug: Bug, verbose: bool) -> Self {
+        let nodes = *Rng::new(seed).pick(&[1, 2, 3, 3, 3, 4, 5, 7]);
+        Self::of(seed, bug, (nodes, None), verbose)
+    }
+
+    /// A run of so many nodes, whose sessions ask for these TTLs, in milliseconds, unless it is
+    /// left to chance.
+    pub fn of(
+        seed: u64,
+        bug: Bug,
+        (nodes, ttls): (usize, Option<&'static [u64]>),
+        verbose: bool,
+    ) -> Self {
         let mut hub =
             Hub::new(Rng::new(seed), ClusterRing::default(), checks::of_clusters(), verbose);
-        let nodes = *hub.rng.pick(&[1, 2, 3, 3, 3, 4, 5, 7]);
         let count = hub.rng.range(3, 7) as usize;
         let keys = Keys::new(count, 0);
         let cluster = Cluster::new(&mut hub, &keys, nodes, bug.nodes);
@@ -67,7 +78,8 @@ impl Run {
             .map(|index| {
                 let part = if index == 0 { Part::Operator } else { Part::Worker };
                 let mut rng = hub.rng.fork();
-                let workload = Workload::new(part, &mut rng);
+                let mut workload = Workload::new(part, &mut rng);
+                workload.ttls = ttls;
                 Client::new(index, rng, workload, bug.client, false)
             })
             .collect();
@@ -77,6 +89,13 @@ impl Run {
             client.start(&mut run.stage.hub);
         }
         run
+    }
+
+    /// Nothing was found wrong so far.
+    pub fn is_sound(&self) {
+        if let Some(violation) = self.stage.hub.recorder.violation() {
+            panic!("{violation}");
+        }
     }
 
     /// Faults, one after the other, and on until there was enough of both.

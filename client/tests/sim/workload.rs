@@ -27,6 +27,8 @@ pub struct Workload {
     hoarded: usize,
     /// Nothing new is asked for any more.
     pub closing: bool,
+    /// TTLs that sessions ask for, in milliseconds, unless that is left to chance.
+    pub ttls: Option<&'static [u64]>,
 }
 
 /// The slot that keeps keys of the client's own.
@@ -43,7 +45,7 @@ impl Workload {
             Part::Hoarder => 1,
             Part::Operator => 0,
         };
-        Self { part, slots, rests: 0, hoarded: 0, closing: false }
+        Self { part, slots, rests: 0, hoarded: 0, closing: false, ttls: None }
     }
 
     /// The first steps of a new life.

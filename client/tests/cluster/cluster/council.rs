@@ -20,11 +20,10 @@ use std::time::Duration;
 impl Cluster {
     /// Whether what one control plane says comes to another.
     pub fn passes(&self, hub: &Hub, from: NodeId, to: NodeId) -> bool {
-        let is_lost = [from, to].map(Some).contains(&self.lost);
         let is_cut = self.cuts.get(&(from, to)).is_some_and(|&until| hub.now < until);
         let (one, other) = (End::Node(node_of(from)), End::Node(node_of(to)));
         let is_cut = is_cut || hub.net.cut_until(hub.now, one, other).is_some();
-        from == to || !(is_lost || is_cut)
+        from == to || !is_cut
     }
 
     fn hear_each_other(&self, hub: &Hub, one: NodeId, other: NodeId) -> bool {
@@ -405,6 +404,9 @@ impl Cluster {
         let state = self.rules.state();
         self.wishes.retain(|wish| is_open(state, wish));
         let mut wishes = self.wishes.clone();
+        let known = state.nodes();
+        let gone = self.gone.iter().filter(|node| known.get(node).is_some_and(|it| !it.leaving));
+        wishes.extend(gone.map(|&node| Entry::Leave(node)));
         wishes.extend(self.joining.iter().map(|&boot| Entry::Join(spec(boot))));
         let running = self.hosts.values().filter(|host| host.is_running(hub.now));
         let running: Vec<NodeId> = running.map(|host| host.id).collect();

@@ -28,6 +28,11 @@ fn workers(process: &Process) -> impl Iterator<Item = PeerWorker> + use<> {
 impl Cluster {
     /// Dials whom each worker has to talk to, and gives connections up that carry nothing.
     pub(super) fn connect(&mut self, hub: &mut Hub) {
+        if !self.is_calm && !self.wires.is_empty() && hub.rng.percent(4) {
+            let ways: Vec<PeerWay> = self.wires.values().copied().collect();
+            let way = *hub.rng.pick(&ways);
+            self.break_wire(hub, way);
+        }
         let up: Vec<&Process> = self.hosts.values().filter_map(|it| it.process.as_ref()).collect();
         let all: Vec<Vec<PeerWorker>> =
             up.iter().map(|process| workers(process).collect()).collect();

@@ -3,8 +3,7 @@
 
 use crate::way::Way;
 use lockring_control::cluster::{
-    Control, Entry, Event as ControlEvent, Floors, Index, Life, NodeSpec, Process as ProcessSpec,
-    State,
+    Control, Entry, Event as ControlEvent, Index, Life, NodeSpec, Process as ProcessSpec, State,
 };
 use lockring_core::testing::{RateClock, Rng};
 use lockring_core::{
@@ -83,6 +82,8 @@ pub struct Worker {
     pub armed: Time,
     /// What it does by, and when by that epoch.
     pub cells: BTreeMap<CellId, (Membership, Time)>,
+    /// It may answer until then, by its clock.
+    pub lease: Time,
     /// The longest TTLs that it had of late, by when it had each last.
     pub ttls: BTreeMap<Duration, Time>,
     /// It has something for its peers.
@@ -142,8 +143,6 @@ impl Process {
 pub struct Host {
     pub id: NodeId,
     pub clock: RateClock,
-    /// It begins the log anew, with these floors.
-    pub founding: Option<Floors>,
     pub limits: Limits,
     pub process: Option<Process>,
 }
@@ -153,7 +152,7 @@ impl Host {
         let ppm = *rng.pick(&[-10_000, -3_000, 0, 0, 5_000, 10_000]);
         let clock = RateClock::new(rng.range(1, 1_000_000_000), ppm);
         let limits = Limits { expiry_slice: 8, turn_price: 40, ..Limits::default() };
-        Self { id, clock, founding: None, limits, process: None }
+        Self { id, clock, limits, process: None }
     }
 
     pub fn is_running(&self, now: Time) -> bool {
@@ -165,10 +164,7 @@ impl Host {
         let shown = self.clock.shows(now);
         let (boot, count) = (spec.process.boot, spec.process.workers);
         let life = Life { node: self.id, boot };
-        let founding = match self.founding {
-            Some(floors) => Entry::Recover(spec.clone(), floors),
-            None => Entry::Join(spec.clone()),
-        };
+        let founding = Entry::Join(spec.clone());
         let initial = (bits(), state.longest().ttl);
         let worker = |index| self.worker(shown, (index, count), boot, initial, mutant);
         let workers = (0..count).map(worker).collect();
@@ -222,6 +218,7 @@ impl Host {
             tick_first: false,
             armed: Time::NEVER,
             cells: BTreeMap::new(),
+            lease: Time(0),
             ttls: BTreeMap::new(),
             unsent: false,
             turns: 0,

@@ -144,6 +144,11 @@ impl Cluster {
                 }
                 for (cell, is) in &cells {
                     let before = worker.cells.remove(cell);
+                    if let (Some((was, _)), Some(is)) = (&before, is)
+                        && (whole && is.epoch > was.epoch || is.epoch.0 > was.epoch.0 + 1)
+                    {
+                        hub.reach("case 12: a worker is told of many entries at once");
+                    }
                     if let Some(is) = is {
                         let same = before.filter(|(was, _)| was.epoch == is.epoch);
                         let since = same.map_or(now, |(_, since)| since);
@@ -156,6 +161,9 @@ impl Cluster {
                 self.control(hub, at.0.node, Control::Worker(at.1.into(), applied));
             }
             Order::Lease(until) => {
+                if let Some(worker) = self.worker(at) {
+                    worker.lease = until;
+                }
                 self.turn(hub, keys, at, Input::Cluster(ClusterEvent::Lease(until)), 0);
             }
             Order::LongestTtl(ttl) => self.turn(hub, keys, at, Input::LongestTtl(ttl), 0),

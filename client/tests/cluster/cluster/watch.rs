@@ -11,6 +11,7 @@ use super::turns::At;
 use crate::hub::Hub;
 use crate::keys::Keys;
 use lockring_control::cluster::{NodeState, Replicas, Status};
+use lockring_core::Time;
 use lockring_core::testing::{Ending, Fact, KeyId, Note, Noted};
 use lockring_proto::{Claim, Fence, Operation, Reply, Request, SessionId};
 use lockring_ring::{CellId, Member, NamespaceSeed, NodeId, hash_key};
@@ -31,6 +32,10 @@ pub struct Watch {
     forced: BTreeSet<(CellId, Fence)>,
     /// Holds that ended with their links' leases, by the node where they did.
     expired: BTreeSet<(NodeId, CellId, Fence)>,
+    /// Who answered a release last, and when.
+    pub(super) last_release: Option<(NodeId, Time)>,
+    /// When a grant of each cell was answered last.
+    granted: BTreeMap<CellId, Time>,
 }
 
 #[derive(Clone, Copy)]
@@ -111,11 +116,17 @@ impl Cluster {
         session: SessionId,
         reply: &Reply,
     ) {
+        if matches!(reply, Reply::Renewed { .. })
+            && let Some(process) = self.hosts[&at.0.node].process.as_ref()
+        {
+            self.count_renewal(hub, process, at.1);
+        }
         let asking = self.watch.asked.get(&(session, reply.id())).copied();
         match (reply, asking) {
             (&Reply::Granted { id, fence, .. }, Some(Asking::Acquires(key, claim))) => {
                 let cell = cell_of(keys, key);
                 self.check_members(hub, at, cell, fence);
+                self.watch.granted.insert(cell, hub.now);
                 let hold = (cell, fence);
                 if self.watch.undone.contains(&(session, id)) {
                     return hub.reach("answers to what was undone");
@@ -134,6 +145,7 @@ impl Cluster {
             (Reply::Released { .. }, Some(Asking::Releases(key, fence))) => {
                 let cell = cell_of(keys, key);
                 self.check_members(hub, at, cell, fence);
+                self.watch.last_release = Some((at.0.node, hub.now));
                 if self.watch.freed.insert((cell, fence)) {
                     hub.fact(&Fact::Freed { session, key, fence, forced: false });
                 }
@@ -153,6 +165,12 @@ impl Cluster {
         };
         if !process.is_me(&is.owner) {
             return hub.accuse("P2 only an owner answers", format!("{at:?} of {cell}: {is:?}"));
+        }
+        let shown = self.hosts[&at.0.node].clock.shows(hub.now);
+        let lease = process.workers[usize::from(at.1)].lease;
+        if shown >= lease {
+            let what = format!("{at:?} answers at {shown} of {cell}, its lease ended {lease}");
+            return hub.accuse("P2 answered within the node's lease", what);
         }
         for member in &is.backups {
             let Some(has) = self.copy_of(cell, member) else { continue };
@@ -219,6 +237,11 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// When a grant of a cell was answered last.
+    pub fn granted_at(&self, cell: CellId) -> Option<Time> {
+        self.watch.granted.get(&cell).copied()
     }
 
     /// P7: what clients act on is in the memory of every member, by the log.

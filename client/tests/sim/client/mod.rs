@@ -230,6 +230,7 @@ impl Client {
         }));
         let long = self.workload.part == crate::workload::Part::Worker && self.rng.percent(4);
         let ttls: &[u64] = if long { &[10_000, 60_000] } else { &[1000, 1500, 2000, 3000] };
+        let ttls = self.workload.ttls.unwrap_or(ttls);
         self.ttl = Duration::from_millis(*self.rng.pick(ttls));
         if self.rng.percent(25) {
             // Ids that are equal in their low halves must not be taken for one another.

@@ -149,6 +149,16 @@ impl Machine {
         locks.standing_mut(cell).wind(to);
     }
 
+    /// Takes a cell of this worker as if there had been ops up to this number of its epoch, and
+    /// nothing were left of them.
+    pub fn skip_ops(&mut self, cell: CellId, to: u64) {
+        let locks = &mut self.worker.locks;
+        let cell = locks.layout().find(cell).expect("a cell of this worker");
+        let number = locks.number(cell);
+        assert!(to >= number.counter(), "a counter never goes back: {number} to {to}");
+        locks.set_last(cell, Fence::new(number.epoch(), to));
+    }
+
     /// Whether a cell's counter is used up, so that nothing is granted there until its epoch is
     /// raised.
     pub fn has_used_up_cell(&self) -> bool {
