@@ -156,10 +156,11 @@ impl Reader {
         match *change {
             Noted::Granted { link, request, ref source, .. } => {
                 let session = self.sessions[&link];
-                let mut fence = number;
-                if let NotedSource::Reclaimed { fence: its, .. } = source {
-                    fence = *its;
-                }
+                let back = match *source {
+                    NotedSource::Reclaimed { fence, .. } => Some(fence),
+                    _ => None,
+                };
+                let fence = back.unwrap_or(number);
                 if let NotedSource::Asked { key, claim }
                 | NotedSource::Reclaimed { key, claim, .. } = source
                 {
@@ -171,8 +172,10 @@ impl Reader {
                     facts.push(Fact::Left { session, request, key });
                 }
                 self.holds.insert((cell, fence), (link, request));
-                let alive = true;
-                facts.push(Fact::Granted { session, request, key, claim, fence, alive });
+                facts.push(match back {
+                    Some(_) => Fact::Reclaimed { session, request, key, claim, fence },
+                    None => Fact::Granted { session, request, key, claim, fence, alive: true },
+                });
             }
             Noted::Ended { fence, cause } => {
                 let by = self.holds.remove(&(cell, fence)).expect("a hold ends that was granted");

@@ -52,6 +52,8 @@ pub enum Fact {
         fence: Fence,
         alive: bool,
     },
+    /// A hold of an earlier life is back, under its old fence.
+    Reclaimed { session: SessionId, request: u64, key: KeyId, claim: Claim, fence: Fence },
     /// A hold ended at the worker; an operator had ordered it if `forced`.
     Freed { session: SessionId, key: KeyId, fence: Fence, forced: bool },
     /// A hold ended at the worker with its link's lease: unless its client knows of it, the request

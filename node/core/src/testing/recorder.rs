@@ -119,6 +119,16 @@ impl Book {
         }
     }
 
+    /// An order of an operator that nobody has told the client of is forgotten with the node's life.
+    fn is_back(&mut self, key: KeyId, fence: Fence) {
+        self.forced.remove(&(key, fence));
+        for name in self.by_key.get(&key).into_iter().flatten() {
+            if let Some(hold) = self.holds.get_mut(name).filter(|hold| hold.fence == fence) {
+                hold.forced = false;
+            }
+        }
+    }
+
     fn hold(&mut self, token: Token, hold: Hold) {
         self.holds.insert((hold.session, token), hold);
         self.by_key.entry(hold.key).or_default().push((hold.session, token));
@@ -146,6 +156,10 @@ impl Book {
             Fact::Left { session, request, key } => {
                 let queue = &mut self.keys.entry(key).or_default().queue;
                 queue.retain(|&(waits, its, _)| (waits, its) != (session, request));
+            }
+            Fact::Reclaimed { session, key, claim, fence, .. } => {
+                self.is_back(key, fence);
+                self.keys.entry(key).or_default().holders.push((session, claim, fence));
             }
             Fact::Granted { session, key, claim, fence, .. } => {
                 self.keys.entry(key).or_default().holders.push((session, claim, fence));

@@ -47,6 +47,14 @@ impl Check for Exclusion {
         match *fact {
             // The worker must not even grant while another may act.
             Fact::Granted { key, claim, .. } => Self::joins(at, key, claim, book),
+            // Who has it back may have acted on it all the time.
+            Fact::Reclaimed { session, key, claim, fence, .. } => {
+                let others = book.believers(key).filter(|hold| {
+                    (hold.session, hold.fence) != (session, fence) && book.acts(at, hold)
+                });
+                let fits = together(others.map(|hold| hold.claim).chain([claim]));
+                fits.then_some(()).ok_or_else(|| format!("{claim:?} of {key:?} is back: {fact:?}"))
+            }
             Fact::Held { session, worker, key, claim, fence, .. }
             | Fact::Adopted { session, worker, key, claim, fence, .. }
                 if book.valid(session, worker) > at && !book.is_forced(key, fence) =>
@@ -88,7 +96,7 @@ impl Check for Capacity {
 
     fn see(&mut self, _: Time, fact: &Fact, book: &Book) -> Result<(), String> {
         match *fact {
-            Fact::Granted { key, claim, .. } => {
+            Fact::Granted { key, claim, .. } | Fact::Reclaimed { key, claim, .. } => {
                 let none = Default::default();
                 let holders = &book.keys.get(&key).unwrap_or(&none).holders;
                 if together(holders.iter().map(|held| held.1).chain([claim])) {

@@ -96,7 +96,10 @@ impl Check for Numbered {
         };
         match *fact {
             Fact::Booted { ref keys } => self.changes.retain(|key, _| !keys.contains(key)),
-            Fact::Queued { key, .. } | Fact::Left { key, .. } | Fact::Freed { key, .. } => {
+            Fact::Queued { key, .. }
+            | Fact::Left { key, .. }
+            | Fact::Freed { key, .. }
+            | Fact::Reclaimed { key, .. } => {
                 self.change(key);
             }
             Fact::Granted { session, request, key, fence, .. } => {

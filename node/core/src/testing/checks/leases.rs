@@ -80,6 +80,11 @@ impl Check for NoLoss {
                 self.granted.insert((key, fence), book.boots(key));
                 Ok(())
             }
+            Fact::Reclaimed { key, fence, .. } => {
+                self.freed.remove(&(key, fence));
+                self.granted.insert((key, fence), book.boots(key));
+                Ok(())
+            }
             Fact::Held { session, worker, key, fence, .. } => {
                 let freed = self.freed.contains(&(key, fence));
                 let forced = book.is_forced(key, fence);

@@ -2,6 +2,7 @@
 //! are those of the list of invariants in the design notes.
 
 mod attention;
+mod exact;
 mod exclusion;
 mod fences;
 mod leases;
@@ -12,6 +13,7 @@ mod rest;
 mod waiters;
 
 pub use attention::Attention;
+pub use exact::Exact;
 pub use exclusion::{Capacity, Exclusion};
 pub use fences::{Fences, Numbered, Phantoms, Resource};
 pub use leases::{Leases, NoLoss, Orphans};
@@ -38,6 +40,7 @@ pub fn all() -> Vec<Box<dyn Check>> {
         Box::new(News::default()),
         Box::new(Listing::default()),
         Box::new(Linear::default()),
+        Box::new(Exact::default()),
         Box::new(Releases::default()),
         Box::new(Once::default()),
         Box::new(Cancels::default()),
@@ -62,6 +65,7 @@ pub fn of_clusters() -> Vec<Box<dyn Check>> {
         Box::new(Leases),
         Box::new(NoLoss::default()),
         Box::new(Linear::default()),
+        Box::new(Exact::default()),
         Box::new(Releases::default()),
         Box::new(Once::default()),
         Box::new(Rest),

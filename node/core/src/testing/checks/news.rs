@@ -4,7 +4,7 @@ use crate::testing::recorder::{Book, Check};
 use crate::testing::{Fact, Token};
 use crate::{ConnId, Time};
 use lockring_proto::SessionId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Answers to renewals on one connection by which a loss is known. The first may have been under
 /// way, two differ, and the compare is answered before the next.
@@ -14,6 +14,8 @@ const RENEWALS: u32 = 4;
 /// with an earlier connection, and however much else is under way.
 #[derive(Default)]
 pub struct News {
+    /// Workers with cells that recover, which compares leave out.
+    in_grace: BTreeSet<u16>,
     unknown: BTreeMap<(SessionId, Token), (ConnId, u32)>,
 }
 
@@ -23,7 +25,17 @@ impl Check for News {
     }
 
     fn see(&mut self, _: Time, fact: &Fact, book: &Book) -> Result<(), String> {
+        if let &Fact::Turn { worker, grace, .. } = fact {
+            let changed =
+                if grace { self.in_grace.insert(worker) } else { self.in_grace.remove(&worker) };
+            if changed {
+                self.unknown.clear();
+            }
+        }
         let Fact::Renewed { session, worker, conn } = *fact else { return Ok(()) };
+        if self.in_grace.contains(&worker) {
+            return Ok(());
+        }
         let first = (session, Token(0));
         for (&name, hold) in book.holds.range(first..).take_while(|(name, _)| name.0 == session) {
             if hold.worker != worker || !hold.forced || hold.giving {

@@ -63,6 +63,11 @@ impl Check for Once {
                 self.holders.insert((key, fence), (session, request));
                 self.granted.insert((session, request), key).is_some()
             }
+            Fact::Reclaimed { session, request, key, fence, .. } => {
+                self.holders.insert((key, fence), (session, request));
+                self.granted.insert((session, request), key);
+                false
+            }
             Fact::Queued { session, request, key, .. } => {
                 let granted = self.granted.contains_key(&(session, request));
                 granted || self.queued.insert((session, request), key).is_some()
