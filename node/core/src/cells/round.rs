@@ -238,9 +238,8 @@ impl Rounds {
             copy.parked.push(answer);
             return None;
         }
-        // What it has refused it was sent anew, with all that was executed by then.
-        let number = if copy.refused >= number { copy.since } else { number };
-        lane.wait_for(number, answer)
+        // It may have been sent the cell anew since, with all that was executed by then.
+        lane.wait_for(number.max(copy.since), answer)
     }
 
     /// An answer leaves, if the node may still answer.
@@ -286,11 +285,12 @@ impl Rounds {
         self.cover(at, out);
     }
 
-    /// An answer whose frame is acknowledged: `None` if its cell was refused in it.
+    /// An answer whose frame is acknowledged: `None` if its cell was refused in it or before. The
+    /// frame may say nothing of the cell, as the answer came to it from another lane.
     fn wait_for_again(&mut self, at: LaneIndex, number: u64, answer: Withheld) -> Option<Withheld> {
         let copied = answer.cell.and_then(|cell| self.copied(cell));
         let copy = copied.and_then(|copied| copied.copies.iter().find(|copy| copy.lane == at));
-        if copy.is_none_or(|copy| copy.refused < number) {
+        if copy.is_none_or(|copy| copy.follows() && copy.since <= number && copy.refused < number) {
             return Some(answer);
         }
         self.wait_for(at, number, answer)
