@@ -119,7 +119,7 @@ impl Book {
         }
     }
 
-    /// An order of an operator that nobody has told the client of is forgotten with the node's life.
+    /// What an operator has ordered is forgotten with the life of the node, if no client knows.
     fn is_back(&mut self, key: KeyId, fence: Fence) {
         self.forced.remove(&(key, fence));
         for name in self.by_key.get(&key).into_iter().flatten() {
