@@ -178,8 +178,8 @@ impl Session<'_> {
                 }
                 return Ok(ending);
             }
-            if !self.is_welcome() {
-                // What it sends before its welcome stays in the stream.
+            if !self.may_go_on() {
+                // What it sends before its welcome, or while it is paused, stays in the stream.
                 tokio::select! {
                     () = self.wake.notified() => continue,
                     error = self.conn.closed() => return Err(error.into()),
@@ -221,9 +221,12 @@ impl Session<'_> {
         }
     }
 
-    fn is_welcome(&self) -> bool {
+    /// Whether its requests are read and run: it is welcome and not paused, or to be closed.
+    fn may_go_on(&self) -> bool {
         let mut shared = self.shared.borrow_mut();
-        shared.outbox(self.id).is_some_and(|outbox| outbox.link.is_some() || outbox.close.is_some())
+        shared
+            .outbox(self.id)
+            .is_some_and(|outbox| outbox.link.is_some() && !outbox.paused || outbox.close.is_some())
     }
 
     /// Whether answers wait for those of the next turn: packets that are not full cost more than
@@ -231,7 +234,8 @@ impl Session<'_> {
     fn gathers(&self) -> bool {
         self.left
             && self.shared.borrow_mut().outbox(self.id).is_some_and(|outbox| {
-                outbox.close.is_none() && outbox.replies.len() + outbox.pushes.len() < GATHERED_MAX
+                let goes_on = outbox.close.is_none() && !outbox.paused;
+                goes_on && outbox.replies.len() + outbox.pushes.len() < GATHERED_MAX
             })
     }
 

@@ -18,6 +18,8 @@ pub struct Outbox {
     pub pushes: Vec<u8>,
     /// The link it belongs to, once welcomed.
     pub link: Option<LinkIndex>,
+    /// Nothing of it is read or run: its next request waits for what the worker is to be told.
+    pub paused: bool,
     /// To be closed once the replies are sent.
     pub close: Option<Ending>,
 }

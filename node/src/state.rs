@@ -217,6 +217,8 @@ impl WorkerState {
                 self.answer(turn, conn, |bytes| codec::encode_frame::<HelloReply>(&reply, bytes));
                 self.conns.post(conn, |outbox| outbox.close = Some(Ending::Refused));
             }
+            Action::Pause(conn) => self.conns.post(conn, |outbox| outbox.paused = true),
+            Action::Resume(conn) => self.conns.post(conn, |outbox| outbox.paused = false),
             Action::SendRing { conn, id, known } => {
                 let replies = self.ring.answers(id, known);
                 self.answer(turn, conn, |bytes| {
@@ -235,7 +237,8 @@ impl WorkerState {
             Action::Peer { .. }
             | Action::PeerBroken(_)
             | Action::Synced { .. }
-            | Action::Recovered { .. } => {
+            | Action::Recovered { .. }
+            | Action::Silent { .. } => {
                 unreachable!("a cluster of one has no peers: {action:?}")
             }
         }

@@ -566,10 +566,7 @@ impl Node {
                 self.control(hub, Control::TtlAsked { worker, ttl, by });
             }
             Action::WantEpoch(cell) => self.control(hub, Control::EpochAsked(cell)),
-            Action::Recovered { .. } => unreachable!("no cell is taken over: {action:?}"),
-            Action::Peer { .. } | Action::PeerBroken(_) | Action::Synced { .. } => {
-                unreachable!("no cell has a copy: {action:?}")
-            }
+            other => unreachable!("for nodes that know each other: {other:?}"),
         }
     }
 

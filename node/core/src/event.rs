@@ -197,6 +197,11 @@ pub enum Action {
         /// Why.
         reason: CloseReason,
     },
+    /// The next request of a connection, which was not taken, waits for what this worker is still
+    /// to be told: nothing of the connection is given before [`Action::Resume`].
+    Pause(ConnId),
+    /// A connection that was paused goes on.
+    Resume(ConnId),
     /// Answer a request for the ring, which the shell keeps.
     SendRing {
         /// The connection.
@@ -225,6 +230,14 @@ pub enum Action {
         epoch: Epoch,
         /// By this attachment.
         attach: AttachId,
+    },
+    /// The copy of a cell at a node has acknowledged nothing for half a second, though something
+    /// waits for it. Said again each half second while that lasts.
+    Silent {
+        /// The cell.
+        cell: CellId,
+        /// The node.
+        node: NodeId,
     },
     /// A cell that was taken over grants again. Said as it opens, and again if a later epoch shows
     /// that the log had not heard.

@@ -5,7 +5,7 @@ use crate::cells::{Cells, Copies, Rounds, queues::Queues};
 use crate::cells::{Recovery, Role};
 use crate::config::Config;
 use crate::event::{Action, Event};
-use crate::links::Links;
+use crate::links::{Awaiting, Links};
 use crate::locks::{CellIndex, LINKS_MAX, Locks, Planned, THIN_MAX};
 use crate::requests::list::{self, SessionRow, Wanted};
 use crate::requests::{hello, peers, requests, tick};
@@ -60,6 +60,7 @@ impl Machine {
             draining: false,
             locks: Locks::new(&config, &standing),
             links: Links::new(&config, now),
+            awaiting: Awaiting::default(),
             cells: Cells::default(),
             copies: Copies::new(&config),
             peers: BTreeMap::new(),
@@ -86,7 +87,8 @@ impl Machine {
     ///
     /// Says how many of the requests of an [`Event::Requests`] were taken; of any other event, 0.
     /// The rest is to be given again, before anything else of that connection and after everybody
-    /// else had a turn. What was not taken may have been worked on: each turn goes further.
+    /// else had a turn; if the connection is paused, when it is to go on. What was not taken may
+    /// have been worked on: each turn goes further.
     pub fn handle(&mut self, now: Time, event: Event<'_>, out: &mut Vec<Action>) -> usize {
         let Self { worker, rounds, plan, telling_drain } = self;
         worker.stats.stalls += u64::from(worker.links.observe(now));
@@ -127,7 +129,7 @@ impl Machine {
 
     /// When [`Event::Tick`] is due at the latest; `None` while nothing can happen by itself.
     pub fn next_deadline(&self) -> Option<Time> {
-        let Worker { links, queues, cells, config, .. } = &self.worker;
+        let Worker { links, awaiting, queues, cells, config, version, .. } = &self.worker;
         let is_busy = queues.are_due() || self.rounds.are_due() || self.telling_drain.is_some();
         if links.leases_are_due() || is_busy {
             return Some(links.last_seen());
@@ -137,7 +139,10 @@ impl Machine {
         let opens = opens.map(|(next, _)| next.max(links.last_seen()));
         let freeing = links.freeing_due(config.limits.expiry_slice);
         let wait = queues.first_wait().map(|(at, _)| at);
-        [freeing, wait, links.next_beat(), opens].into_iter().flatten().min()
+        let awaited = awaiting.due(links.last_seen(), version.0);
+        let looks = self.rounds.looks_at(links.last_seen());
+        let beat = links.next_beat();
+        [freeing, wait, beat, opens, awaited, looks].into_iter().flatten().min()
     }
 
     /// The counters, and the gauges as they are now.

@@ -186,6 +186,11 @@ impl<'a> Turn<'a> {
         self.rounds.tell((links, locks), self.at, (spot.cell(), spot.tag()), &op);
     }
 
+    /// Says which copies are silent, a slice of them.
+    pub(crate) fn look_for_silence(&mut self) {
+        self.rounds.look(self.now, self.slice, self.out);
+    }
+
     /// Reads ahead what telling copies will need.
     #[inline]
     pub(crate) fn touch_copies(&self, cells: impl Iterator<Item = CellIndex>) {

@@ -5,7 +5,7 @@ use crate::cells::queues::Queues;
 use crate::cells::{Cells, Copies};
 use crate::config::Config;
 use crate::event::{CloseReason, LinkIndex};
-use crate::links::Links;
+use crate::links::{Awaiting, Links};
 use crate::locks::{Death, LinkRecord, Locks, Op, Spot};
 use crate::mutant::mutant;
 use crate::stats::Stats;
@@ -26,6 +26,8 @@ pub(crate) struct Worker {
     pub(crate) draining: bool,
     pub(crate) locks: Locks,
     pub(crate) links: Links,
+    /// Connections that wait for a newer ring.
+    pub(crate) awaiting: Awaiting,
     pub(crate) cells: Cells,
     pub(crate) copies: Copies,
     /// Workers of each node of the cluster, by life.

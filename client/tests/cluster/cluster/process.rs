@@ -65,6 +65,8 @@ pub struct Client {
     pub identity: Identity,
     pub session: Option<SessionId>,
     pub link: Option<LinkIndex>,
+    /// Nothing of it is read: its next request waits for what the worker is to be told.
+    pub paused: bool,
 }
 
 /// A worker of a process.
@@ -96,8 +98,10 @@ impl Worker {
     pub fn readable(&self) -> Option<ConnId> {
         let waits = self.machine.takes_nothing_on();
         let is_read = |(conn, came): &&(ConnId, Came)| {
-            let linked = self.clients.get(conn).is_some_and(|client| client.link.is_some());
-            !(waits && linked) || matches!(came, Came::Closed)
+            let client = self.clients.get(conn);
+            let linked = client.is_some_and(|client| client.link.is_some());
+            let paused = client.is_some_and(|client| client.paused);
+            !(waits && linked || paused) || matches!(came, Came::Closed)
         };
         self.inbox.iter().find(is_read).map(|&(conn, _)| conn)
     }

@@ -31,7 +31,9 @@ impl Cluster {
         let Some(host) = self.hosts.get_mut(&id_of(way.node)) else { return false };
         let Some(process) = &mut host.process else { return false };
         let Some(worker) = process.workers.get_mut(usize::from(way.worker)) else { return false };
-        worker.clients.insert(way.conn, Client { way, identity, session: None, link: None });
+        worker
+            .clients
+            .insert(way.conn, Client { way, identity, session: None, link: None, paused: false });
         true
     }
 
@@ -355,6 +357,21 @@ impl Cluster {
             Action::Synced { cell, attach, .. } => {
                 hub.reach("copies synced");
                 self.says(hub, Duration::ZERO, at, WorkerEvent::Synced(cell, attach));
+            }
+            Action::Pause(conn) => {
+                hub.reach("requests that wait for a newer ring");
+                if let Some(client) = worker.clients.get_mut(&conn) {
+                    client.paused = true;
+                }
+            }
+            Action::Resume(conn) => {
+                if let Some(client) = worker.clients.get_mut(&conn) {
+                    client.paused = false;
+                }
+            }
+            Action::Silent { cell, node } => {
+                hub.reach("copies said to be silent");
+                self.says(hub, Duration::ZERO, at, WorkerEvent::Silent(cell, node));
             }
             Action::Recovered { cell, epoch } => {
                 hub.reach("graces that are over");

@@ -3,9 +3,10 @@
 
 use super::frame::{self, CellNews};
 use super::message::{self, FrameId};
+use super::seen::Seen;
 use crate::event::{ConnId, LinkIndex, PeerWorker};
 use crate::locks::CellIndex;
-use lockring_proto::{Push, Reply};
+use lockring_proto::{Push, Reply, Time};
 use lockring_ring::AttachId;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -106,6 +107,8 @@ pub(super) struct Lane {
     /// Learners that have acknowledged a snapshot, by the frame with which they have all that was
     /// executed before. Acknowledgements of one attachment mean nothing to the next.
     pub(super) covering: BTreeSet<(u64, CellIndex, AttachId)>,
+    /// What waited at the last look for silence.
+    seen: Seen,
 }
 
 impl Lane {
@@ -127,6 +130,7 @@ impl Lane {
             todo: BTreeSet::new(),
             astray: BTreeSet::new(),
             covering: BTreeSet::new(),
+            seen: Seen::default(),
         }
     }
 
@@ -156,6 +160,21 @@ impl Lane {
     /// The first frame that is not acknowledged, be it under construction.
     pub(super) fn oldest(&self) -> u64 {
         self.sent.front().map_or(self.number, |round| round.number)
+    }
+
+    /// Whether something waits for the peer.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.sent.is_empty() || !self.astray.is_empty()
+    }
+
+    /// The cells of which the peer has acknowledged nothing for long, as far as it shows.
+    pub(super) fn look(&mut self, now: Time) -> BTreeSet<CellIndex> {
+        let first = self.sent.front().map(|round| round.number);
+        let mut silent = BTreeSet::from_iter(self.seen.long_astray(now, &self.astray));
+        if self.seen.is_frame_old(now, first) {
+            silent.extend(self.sent.iter().flat_map(|round| round.cells.iter().copied()));
+        }
+        silent
     }
 
     /// What is being filled.

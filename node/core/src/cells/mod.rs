@@ -7,6 +7,7 @@ mod message;
 pub(crate) mod queues;
 mod role;
 mod round;
+mod seen;
 pub(crate) mod standing;
 
 pub(crate) use copy::{Copies, Shadow};

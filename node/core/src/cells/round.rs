@@ -14,6 +14,7 @@
 //! ```
 
 mod copied;
+mod silent;
 mod tell;
 
 use super::frame::{LinkOrigin, WorkerLife};
@@ -26,6 +27,7 @@ use crate::mutant::mutant;
 use copied::{Copied, CopyAt, Phase};
 use lockring_proto::{Reply, Time};
 use lockring_ring::{AttachId, Epoch, Member, RingVersion};
+use silent::Silence;
 use std::collections::{BTreeMap, BTreeSet};
 use tell::to;
 
@@ -72,6 +74,7 @@ pub(crate) struct Rounds {
     syncing: BTreeSet<(RingVersion, CellIndex)>,
     /// Answers that were to leave past it.
     overdue: Vec<Withheld>,
+    silence: Silence,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) mutant: Option<crate::Mutant>,
 }
@@ -88,6 +91,7 @@ impl Rounds {
             lease: Time::NEVER,
             syncing: BTreeSet::new(),
             overdue: Vec::new(),
+            silence: Silence::default(),
             #[cfg(any(test, feature = "testing"))]
             mutant: None,
         }

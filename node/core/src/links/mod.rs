@@ -4,6 +4,7 @@
 mod accounts;
 #[cfg(any(test, feature = "testing"))]
 mod audit;
+mod awaiting;
 mod compare;
 mod dying;
 mod hello;
@@ -11,6 +12,7 @@ mod inherit;
 mod lease;
 
 pub(crate) use accounts::Books;
+pub(crate) use awaiting::{Awaiting, Wait};
 pub(crate) use compare::{Comparison, Gather, Held, Part, Step};
 pub(crate) use dying::Dying;
 pub(crate) use hello::{Arrival, refusal};

@@ -92,6 +92,7 @@ pub(crate) fn ttl_failed(worker: &mut Worker, turn: &mut Turn<'_>, why: &str) {
 
 /// A connection is gone.
 pub(crate) fn closed(worker: &mut Worker, turn: &mut Turn<'_>, conn: ConnId, link: LinkIndex) {
+    worker.awaiting.forget(conn);
     if !worker.links.is_in_force(conn, link) {
         return;
     }

@@ -25,7 +25,7 @@ pub(crate) mod tick;
 
 use crate::cells::{Role, Shows};
 use crate::event::{Access, Action, ConnId, LinkIndex};
-use crate::links::Part;
+use crate::links::{Part, Wait};
 use crate::locks::{Place, Planned, RecordIndex};
 use crate::mutant::mutant;
 use crate::turn::{Progress, Turn, keyed_price, price};
@@ -206,6 +206,7 @@ fn run_any(
         Request::Keyed { version, ref operation, key, .. } => {
             return match served(worker, place, version) {
                 Some(place) => run_keyed(worker, turn, context, operation, (place, key)),
+                None if awaits(worker, turn, context, (place, version)) => Progress::More,
                 None => {
                     refuse_moved(worker, turn, context);
                     Progress::Done
@@ -246,6 +247,23 @@ fn served(worker: &Worker, place: Option<Place>, version: u64) -> Option<Place> 
             version >= since.0 || mutant!(worker, NoVersionFence)
         }),
     }
+}
+
+/// Whether a request for a cell that is not this worker's is to wait, as its sender knows a newer
+/// ring, which the worker may be told of any moment.
+fn awaits(
+    worker: &mut Worker,
+    turn: &mut Turn<'_>,
+    context: RequestContext,
+    (place, version): (Option<Place>, u64),
+) -> bool {
+    // No ring gives a worker the cell of another, and alone there is nobody to tell of one.
+    let may_come = place.is_some() && version > worker.version.0 && !worker.peers.is_empty();
+    let wait = may_come.then(|| worker.awaiting.wait(turn.now, context.conn, version)).flatten();
+    if wait == Some(Wait::Begins) {
+        turn.act(Action::Pause(context.conn));
+    }
+    wait.is_some()
 }
 
 /// Refuses what is not even looked at; says whether it did.

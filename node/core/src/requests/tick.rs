@@ -28,10 +28,12 @@ pub(crate) fn tick(worker: &mut Worker, turn: &mut Turn<'_>, plan: &mut Vec<Plan
     time_out_waits(worker, turn);
     expire_leases(worker, turn);
     turn.begin_slice();
+    go_on(worker, turn);
     free_leaving(worker, turn);
     free_dying(worker, turn, plan);
     turn.begin_slice();
     serve_queues(worker, turn);
+    turn.look_for_silence();
 }
 
 fn time_out_waits(worker: &mut Worker, turn: &mut Turn<'_>) {
@@ -57,6 +59,16 @@ fn expire_leases(worker: &mut Worker, turn: &mut Turn<'_>) {
             Some(Due::Renewed) => {}
             None => return,
         }
+    }
+}
+
+/// Has a slice of the connections go on that have waited for a newer ring.
+fn go_on(worker: &mut Worker, turn: &mut Turn<'_>) {
+    while !turn.slice_is_over()
+        && let Some(conn) = worker.awaiting.next_due(turn.now, worker.version.0)
+    {
+        turn.charge(1);
+        turn.act(Action::Resume(conn));
     }
 }
 

@@ -3,6 +3,7 @@
 
 use lockring_ring::{AttachId, BootId, CellId, Epoch, Member, Membership, NodeId, RingVersion};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// What the log has of the cluster.
 pub(super) struct Log {
@@ -28,7 +29,7 @@ impl Log {
         if keeps_owner && next.owner != owner && next.backups.len() < 2 {
             next.backups.push(next.owner);
         }
-        (next.owner, next.learner, next.grace) = (owner, None, None);
+        (next.owner, next.learner) = (owner, None);
         self.commit(cell, next);
     }
 
@@ -59,18 +60,57 @@ impl Log {
         self.cells.values().filter(owned).all(|it| !it.backups.is_empty())
     }
 
-    pub(super) fn down(&mut self, node: u32) {
+    /// A process is dead: copies become owners, and what nobody has a copy of is taken over. Says
+    /// which cells these are.
+    pub(super) fn down(
+        &mut self,
+        node: u32,
+        next_owner: (u32, u64),
+        grace: Duration,
+    ) -> Vec<CellId> {
+        let mut lost = Vec::new();
         for cell in self.cells.keys().copied().collect::<Vec<_>>() {
             let mut next = self.cells[&cell].clone();
             let is_it = |member: &Member| member.node == NodeId(node);
             if next.owner.node == NodeId(node) {
-                let next_owner = next.backups[0];
-                self.next_epoch(cell, next_owner, false);
+                match next.backups.first() {
+                    Some(&owner) => self.next_epoch(cell, owner, false),
+                    None => {
+                        self.take_over(cell, next_owner, grace);
+                        lost.push(cell);
+                    }
+                }
             } else if next.copies().any(is_it) {
                 next.backups.retain(|member| !is_it(member));
                 next.learner = next.learner.filter(|member| !is_it(member));
                 self.commit(cell, next);
             }
         }
+        lost
+    }
+
+    fn take_over(&mut self, cell: CellId, (node, boot): (u32, u64), grace: Duration) {
+        self.version += 1;
+        self.attachments += 1;
+        let attach = AttachId(self.attachments);
+        let next = Membership {
+            epoch: Epoch(self.cells[&cell].epoch.0 + 1),
+            since: RingVersion(self.version),
+            owner: Member { node: NodeId(node), boot: BootId(boot), attach },
+            backups: Vec::new(),
+            learner: None,
+            grace: Some(grace),
+        };
+        self.commit(cell, next);
+    }
+
+    /// The grace of a cell is over.
+    pub(super) fn recovered(&mut self, cell: CellId, epoch: Epoch) -> bool {
+        let mut next = self.cells[&cell].clone();
+        let is_new = next.epoch == epoch && next.grace.take().is_some();
+        if is_new {
+            self.commit(cell, next);
+        }
+        is_new
     }
 }

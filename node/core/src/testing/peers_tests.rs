@@ -1,7 +1,9 @@
 //! What a peer may say, and what a node does without a lease: one owner and one copy, by hand.
 
+mod awaiting;
 mod cases;
 mod recovery;
+mod silent;
 
 use super::Rng;
 use super::view_tests::config;
@@ -71,13 +73,14 @@ impl Worker {
         it
     }
 
-    fn run(&mut self, event: Event<'_>) {
-        self.machine.handle(self.now, event, &mut self.said);
+    fn run(&mut self, event: Event<'_>) -> usize {
+        let taken = self.machine.handle(self.now, event, &mut self.said);
         for action in &self.said {
             if let Action::Welcome { conn, link, .. } = action {
                 self.links.insert(*conn, *link);
             }
         }
+        taken
     }
 
     fn cluster(&mut self, event: ClusterEvent<'_>) {
@@ -116,9 +119,24 @@ impl Worker {
     }
 
     /// A turn with requests of a session.
-    fn give(&mut self, session: u8, requests: &[Request<'_>]) {
+    fn give(&mut self, session: u8, requests: &[Request<'_>]) -> usize {
         let conn = ConnId(u64::from(session));
-        self.run(Event::Requests { conn, link: self.links[&conn], requests });
+        self.run(Event::Requests { conn, link: self.links[&conn], requests })
+    }
+
+    /// Ticks as it wants to be, until then.
+    fn walk(&mut self, until: Time) {
+        while let Some(at) = self.machine.next_deadline().filter(|&at| at <= until) {
+            self.now = self.now.max(at);
+            self.run(Event::Tick);
+            self.flush();
+        }
+        self.now = until;
+    }
+
+    /// Takes out what it has said of a kind.
+    fn take<T>(&mut self, of: impl Fn(&Action) -> Option<T>) -> Vec<T> {
+        self.said.extract_if(.., |said| of(said).is_some()).filter_map(|said| of(&said)).collect()
     }
 
     fn acquire(&mut self, session: u8, key: &[u8], wait: Wait) -> u64 {
@@ -157,6 +175,11 @@ impl Worker {
         };
         replies.map(reply).collect()
     }
+}
+
+fn key_in(worker: &Worker, cell: CellId, n: usize) -> Vec<u8> {
+    let keys = (0..10_000).map(|i| format!("k{i}").into_bytes());
+    keys.filter(|key| worker.machine.cell_of("default", key) == cell).nth(n).unwrap()
 }
 
 /// Both, at rest.

@@ -476,10 +476,13 @@ impl World {
             Action::Push { conn, push } => format!("{} <= {}", name(conn), push_told(push)),
             Action::Close { conn, reason } => format!("{} closed: {reason:?}", name(conn)),
             Action::SendRing { conn, id, .. } => format!("{} <- {id} the ring", name(conn)),
+            Action::Pause(conn) => format!("{} waits", name(conn)),
+            Action::Resume(conn) => format!("{} goes on", name(conn)),
             Action::RaiseLongestTtl(ttl) => format!("wanted: longest TTL {ttl:?}"),
             Action::WantEpoch(cell) => format!("wanted: next epoch of {cell}"),
             Action::Peer { peer, bytes } => format!("{} <- {} bytes", peer.node, bytes.len()),
             Action::PeerBroken(peer) => format!("{} makes no sense", peer.node),
+            Action::Silent { cell, node } => format!("the copy of {cell} at {node} is silent"),
             Action::Recovered { cell, epoch } => format!("{cell} has recovered in {epoch:?}"),
             Action::Synced { cell, epoch, .. } => format!("a learner of {cell} has {epoch:?}"),
         }

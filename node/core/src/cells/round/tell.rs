@@ -95,6 +95,7 @@ impl Rounds {
                 out.push(to(lane.peer, bytes));
             }
         }
+        self.look_later(now);
     }
 
     /// Whether something is to be sent that the next flush has room for.

@@ -2,11 +2,6 @@
 
 use super::*;
 
-fn key_in(worker: &Worker, cell: CellId, n: usize) -> Vec<u8> {
-    let keys = (0..10_000).map(|i| format!("k{i}").into_bytes());
-    keys.filter(|key| worker.machine.cell_of("default", key) == cell).nth(n).unwrap()
-}
-
 fn become_one(worker: &mut Worker, cell: CellId, its: &Membership) {
     let changed = [(cell, Some(its.clone()))];
     worker.cluster(ClusterEvent::Memberships { changed: &changed, version: its.since });
@@ -373,4 +368,56 @@ fn an_end_by_force_is_told_when_the_copy_knows_it() {
     owner.become_all(&membership(3, COPY, &[]));
     assert!(matches!(owner.answers()[..], [Reply::Moved { .. }]));
     assert_eq!(pushes(&owner), 0);
+}
+
+/// What a worker has for one of its peers.
+fn messages_for(it: &mut Worker, peer: PeerWorker) -> Vec<Vec<u8>> {
+    it.take(|said| match said {
+        Action::Peer { peer: to, bytes } if *to == peer => Some(bytes.to_vec()),
+        _ => None,
+    })
+}
+
+#[test]
+fn an_answer_waits_for_a_copy_that_refuses_its_cell_in_an_earlier_frame() {
+    const THIRD: PeerWorker = PeerWorker { node: NodeId(3), boot: BootId(3), worker: 0 };
+    let (mut owner, mut copy) = (Worker::new(OWNER, None), Worker::new(COPY, None));
+    let mut third = Worker::new(THIRD, None);
+    owner.cluster(ClusterEvent::Node { node: THIRD.node, boot: THIRD.boot, workers: 1 });
+    owner.cluster(ClusterEvent::PeerConnected(THIRD));
+    third.cluster(ClusterEvent::PeerConnected(OWNER));
+    let its = membership(2, OWNER, &[COPY, THIRD]);
+    for it in [&mut owner, &mut copy, &mut third] {
+        it.become_all(&its);
+    }
+    let goes_round = |owner: &mut Worker, one: &mut Worker, peer: PeerWorker| {
+        one.hears(OWNER, &messages_for(owner, peer));
+        let acks = one.messages();
+        owner.hears(peer, &acks);
+    };
+    for _ in 0..5 {
+        owner.flush();
+        goes_round(&mut owner, &mut copy, COPY);
+        goes_round(&mut owner, &mut third, THIRD);
+    }
+    owner.hello(7, 1);
+    copy.cluster(ClusterEvent::Lease(Time(0)));
+    let (one, other) = (key_in(&owner, CELLS[0], 0), key_in(&owner, CELLS[1], 0));
+    owner.acquire(7, &one, Wait::No);
+    owner.flush();
+    // By the frame of the next turn it says what there is, and only one copy is asked to show it.
+    owner.acquire(7, &one, Wait::No);
+    owner.acquire(7, &other, Wait::No);
+    owner.flush();
+    goes_round(&mut owner, &mut third, THIRD);
+    goes_round(&mut owner, &mut copy, COPY);
+    assert_eq!(owner.answers(), [], "one of the copies has nothing of it");
+    copy.cluster(ClusterEvent::Lease(Time::NEVER));
+    for _ in 0..5 {
+        owner.hears(COPY, &copy.messages());
+        owner.flush();
+        goes_round(&mut owner, &mut copy, COPY);
+        goes_round(&mut owner, &mut third, THIRD);
+    }
+    assert_eq!(owner.answers().len(), 3);
 }

@@ -30,23 +30,8 @@ fn recovering() -> Worker {
     owner
 }
 
-/// Ticks as it wants to be, until then.
-fn walk(it: &mut Worker, until: Time) {
-    while let Some(at) = it.machine.next_deadline().filter(|&at| at <= until) {
-        it.now = it.now.max(at);
-        it.run(Event::Tick);
-    }
-    it.now = until;
-}
-
 fn recovered(it: &mut Worker) -> Vec<Epoch> {
-    let is_it = |action: &mut Action| matches!(action, Action::Recovered { .. });
-    let said = it.said.extract_if(.., is_it);
-    let epoch = |action| match action {
-        Action::Recovered { epoch, .. } => epoch,
-        other => panic!("{other:?}"),
-    };
-    said.map(epoch).collect()
+    it.take(|said| if let Action::Recovered { epoch, .. } = said { Some(*epoch) } else { None })
 }
 
 #[test]
@@ -93,7 +78,7 @@ fn what_was_reclaimed_is_in_the_copies_and_goes_on_at_the_next_owner() {
     assert!(matches!(copy.answers()[..], [Reply::Released { .. }]), "and grants nothing new");
     // Who waited at the owner before is served as it opens.
     for second in 1..=14 {
-        walk(&mut copy, Time(second * 1_000_000));
+        copy.walk(Time(second * 1_000_000));
         for session in [7, 8] {
             copy.ask(session, b"alive", Operation::Confirm { fence: one });
         }
@@ -110,14 +95,14 @@ fn a_cell_opens_by_itself_at_the_end_of_its_grace_and_not_before() {
     let mut owner = Worker::new(OWNER, None);
     owner.become_all(&taken_over(3, OWNER, &[]));
     assert_eq!(owner.machine.next_deadline(), Some(Time(0).after(GRACE)), "nobody is there");
-    walk(&mut owner, Time(GRACE.as_micros() as u64 - 1));
+    owner.walk(Time(GRACE.as_micros() as u64 - 1));
     assert_eq!(recovered(&mut owner), []);
     // What is said again of it, and another copy, make it no longer.
     owner.become_all(&taken_over(3, OWNER, &[COPY]));
     owner.become_all(&taken_over(3, OWNER, &[]));
-    walk(&mut owner, Time(0).after(GRACE));
+    owner.walk(Time(0).after(GRACE));
     assert_eq!(recovered(&mut owner), [Epoch(3), Epoch(3)]);
-    walk(&mut owner, Time(0).after(GRACE * 3));
+    owner.walk(Time(0).after(GRACE * 3));
     assert_eq!(recovered(&mut owner), [], "once");
     assert_eq!(owner.machine.next_deadline(), None);
     // A new epoch in which the log has not heard of that.
@@ -135,18 +120,18 @@ fn a_second_takeover_by_the_same_process_keeps_what_was_reclaimed_and_takes_its_
     assert!(is_confirmed(&owner.answers()));
     let half = Time(0).after(GRACE / 2);
     let renew = |it: &mut Worker| it.ask(7, b"key", Operation::Confirm { fence: fence(1, 9) });
-    walk(&mut owner, half);
+    owner.walk(half);
     renew(&mut owner);
     owner.become_all(&taken_over(5, OWNER, &[]));
-    walk(&mut owner, Time(0).after(GRACE));
+    owner.walk(Time(0).after(GRACE));
     renew(&mut owner);
     assert_eq!(owner.answers().iter().filter(|it| is_confirmed(&[(*it).clone()])).count(), 2);
     // Of the epoch between, which was another's.
     reclaim(&mut owner, 7, b"between", (fence(4, 1), 71, Claim::EXCLUSIVE));
     assert!(is_confirmed(&owner.answers()));
-    walk(&mut owner, Time(half.after(GRACE).0 - 1));
+    owner.walk(Time(half.after(GRACE).0 - 1));
     assert_eq!(recovered(&mut owner), []);
-    walk(&mut owner, half.after(GRACE));
+    owner.walk(half.after(GRACE));
     assert_eq!(recovered(&mut owner), [Epoch(5), Epoch(5)]);
 }
 
@@ -167,7 +152,7 @@ fn quotas_let_in_what_is_reclaimed_and_nothing_beside_it() {
     reclaim(&mut owner, 7, b"more", (fence(1, 9), 90, Claim::EXCLUSIVE));
     assert!(is_confirmed(&owner.answers()));
     for second in 1..=14 {
-        walk(&mut owner, Time(second * 1_000_000));
+        owner.walk(Time(second * 1_000_000));
         owner.ask(7, b"more", Operation::Confirm { fence: fence(1, 9) });
     }
     owner.answers();

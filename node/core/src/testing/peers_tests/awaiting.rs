@@ -1,0 +1,80 @@
+//! Requests of a newer ring than a worker knows.
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// A worker without a cell, of version 2, with a session.
+fn without_cells() -> Worker {
+    let mut it = Worker::new(OWNER, None);
+    it.become_all(&membership(2, COPY, &[]));
+    it.hello(7, 1);
+    it.said.clear();
+    it
+}
+
+fn of_version(id: u64, version: u64) -> Request<'static> {
+    let operation = Operation::Acquire { claim: Claim::EXCLUSIVE, wait: Wait::No };
+    Request::Keyed { id, version, operation, key: b"key" }
+}
+
+fn paused(it: &mut Worker) -> Vec<ConnId> {
+    it.take(|said| if let Action::Pause(conn) = said { Some(*conn) } else { None })
+}
+
+fn resumed(it: &mut Worker) -> Vec<ConnId> {
+    it.take(|said| if let Action::Resume(conn) = said { Some(*conn) } else { None })
+}
+
+#[test]
+fn a_request_of_a_newer_ring_waits_for_it_and_so_does_all_behind_it() {
+    let mut it = without_cells();
+    let requests = [Request::Renew { id: 1 }, of_version(2, 3), Request::Renew { id: 3 }];
+    assert_eq!(it.give(7, &requests), 1);
+    assert_eq!(paused(&mut it), [ConnId(7)]);
+    assert!(matches!(it.answers()[..], [Reply::Renewed { .. }]));
+    // Given again too early it still waits, and that is not said again.
+    assert_eq!((it.give(7, &requests[1..]), paused(&mut it)), (0, vec![]));
+    it.walk(Time(100_000));
+    assert_eq!(resumed(&mut it), []);
+    it.become_all(&membership(3, OWNER, &[]));
+    it.walk(it.now);
+    assert_eq!(resumed(&mut it), [ConnId(7)]);
+    assert_eq!(it.give(7, &requests[1..]), 2);
+    assert!(matches!(it.answers()[..], [Reply::Granted { id: 2, .. }, Reply::Renewed { .. }]));
+    // An older ring than the worker knows, of a cell that it has lost.
+    it.become_all(&membership(4, COPY, &[]));
+    it.answers();
+    assert_eq!(it.give(7, &[of_version(4, 4)]), 1);
+    assert!(matches!(it.answers()[..], [Reply::Moved { .. }]));
+}
+
+#[test]
+fn a_ring_that_does_not_come_is_waited_for_once() {
+    let mut it = without_cells();
+    let requests = [of_version(1, 3), of_version(2, 3), of_version(3, 2)];
+    assert_eq!(it.give(7, &requests), 0);
+    it.walk(Time(PATIENCE.as_micros() as u64 - 1));
+    assert_eq!(resumed(&mut it), []);
+    it.walk(Time(0).after(PATIENCE));
+    assert_eq!((paused(&mut it), resumed(&mut it)), (vec![ConnId(7)], vec![ConnId(7)]));
+    assert_eq!(it.give(7, &requests), 3);
+    let moved = |reply: &Reply| matches!(reply, Reply::Moved { version: 2, .. });
+    assert!(it.answers().iter().all(moved));
+    // The client has learnt of another since.
+    assert_eq!((it.give(7, &[of_version(4, 4)]), paused(&mut it)), (0, vec![ConnId(7)]));
+    it.run(Event::Closed { conn: ConnId(7), link: it.links[&ConnId(7)] });
+    it.walk(Time(1_000_000));
+    assert_eq!(resumed(&mut it), [], "it is gone");
+}
+
+#[test]
+fn alone_a_node_waits_for_nobody() {
+    let config = Config { others: CELLS.into_iter().collect(), ..config(Limits::default()) };
+    let machine = Machine::new(config, Time(0));
+    let (said, links) = (Vec::new(), BTreeMap::new());
+    let mut it = Worker { machine, now: Time(0), said, links, id: 0 };
+    it.hello(7, 1);
+    assert_eq!(it.give(7, &[of_version(1, 3)]), 1);
+    assert!(matches!(it.answers()[..], [Reply::Moved { .. }]));
+}
