@@ -22,6 +22,8 @@ pub mod cluster;
 mod control;
 mod event;
 mod longest;
+#[cfg(test)]
+mod model_tests;
 mod retry;
 mod state;
 #[cfg(any(test, feature = "testing"))]

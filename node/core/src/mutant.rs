@@ -54,6 +54,12 @@ pub enum Mutant {
     AnswerBeforeRound,
     /// An answer leaves when one of two copies has acknowledged it.
     OneOfTwoCopies,
+    /// An owner does without the copies of a peer to whom its connection broke, unasked.
+    DropsCopyAlone,
+    /// A new owner answers before the other members have taken what it has.
+    NoSyncRound,
+    /// A learner is fed, and not waited for before the owner knows that it is a member.
+    LearnerNotWaited,
     /// An answer leaves though the node's lease is over.
     AnswerPastLease,
     /// A copy looks at its attachment alone, and takes what the owner of an older epoch sends.

@@ -2,6 +2,9 @@
 //! apart from the worker's own locks. Links of copies are shadows: they have no session, no lease
 //! and no account here until a cell is promoted.
 
+#[cfg(any(test, feature = "testing"))]
+mod shown;
+
 use super::frame::{
     CellNews, CellPart, Item, LinkNews, LinkOrigin, Malformed, NamedChange, NamedSource, Reader,
     WorkerLife,

@@ -47,7 +47,7 @@ impl Withheld {
 }
 
 /// A frame that is not acknowledged, and what waits for it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct SentFrame {
     pub(super) number: u64,
     /// The cells that it names.
@@ -57,7 +57,7 @@ pub(super) struct SentFrame {
 }
 
 /// Links by whether they were told on a lane.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 struct LinkSet(Vec<u64>);
 
 impl LinkSet {
@@ -83,7 +83,7 @@ impl LinkSet {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Lane {
     pub(super) peer: PeerWorker,
     /// There is a connection.

@@ -36,7 +36,7 @@ pub(crate) enum Recovery {
 }
 
 /// A cell that is not served.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Withheld {
     /// When it opens, and what it recovers from, if it does.
     opens: Option<(Time, Recovery)>,
@@ -45,7 +45,7 @@ struct Withheld {
 }
 
 /// The roles of a worker's cells.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Cells {
     /// All others are served.
     withheld: BTreeMap<CellIndex, Withheld>,

@@ -55,7 +55,7 @@ pub(crate) struct CopyOf {
 }
 
 /// The answers of a worker, and its lanes.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Rounds {
     me: WorkerLife,
     /// By cell; empty while none has copies.
@@ -161,7 +161,7 @@ impl Rounds {
                 let copied = self.cells.get(cell.0 as usize).and_then(Option::as_deref);
                 if let Some([copy]) = copied.map(|copied| &copied.copies[..])
                     && copy.follows()
-                    && copy.waited
+                    && self.is_waited(copy)
                     && let Some(lane) = self.lanes[copy.lane.0].as_mut()
                 {
                     let rest = Vec::new();
@@ -193,10 +193,16 @@ impl Rounds {
         std::hint::black_box(sum);
     }
 
+    /// Whether answers wait for a copy.
+    #[inline]
+    fn is_waited(&self, copy: &CopyAt) -> bool {
+        copy.waited && !(mutant!(self, NoSyncRound) && copy.phase != Phase::InSync)
+    }
+
     /// What an answer that shows a cell waits for.
     fn waits_of(&self, cell: CellIndex) -> Vec<(LaneIndex, u64)> {
         let Some(Some(copied)) = self.cells.get(cell.0 as usize) else { return Vec::new() };
-        let waited = copied.copies.iter().filter(|copy| copy.waited);
+        let waited = copied.copies.iter().filter(|copy| self.is_waited(copy));
         let number = |copy: &CopyAt| Some((copy.lane, self.lanes[copy.lane.0].as_ref()?.number()));
         let most = if mutant!(self, OneOfTwoCopies) { 1 } else { usize::MAX };
         waited.filter_map(number).take(most).collect()
@@ -301,6 +307,7 @@ impl Rounds {
     }
 
     fn is_accepted(&mut self, cell: CellIndex, at: LaneIndex, number: u64) {
+        let unwaited = mutant!(self, LearnerNotWaited);
         let Some(copied) = self.cells.get_mut(cell.0 as usize).and_then(Option::as_deref_mut)
         else {
             return;
@@ -311,7 +318,7 @@ impl Rounds {
         }
         copy.phase = Phase::InSync;
         if copy.learner {
-            copy.waited = true;
+            copy.waited = !unwaited;
             let lane = self.lanes[at.0].as_mut().expect("a copy has a lane");
             let until = lane.newest().unwrap_or(0);
             lane.covering.insert((until, cell, copy.member.attach));
@@ -394,6 +401,10 @@ impl Rounds {
     pub(crate) fn disconnected(&mut self, peer: PeerWorker) {
         self.connected.remove(&peer);
         if let Some(&at) = self.by_peer.get(&peer) {
+            if mutant!(self, DropsCopyAlone) {
+                let its = |copy: &mut CopyAt| copy.lane != at;
+                self.cells.iter_mut().flatten().for_each(|copied| copied.copies.retain(its));
+            }
             self.lane(at).expect("a peer has a lane").disconnected();
         }
     }

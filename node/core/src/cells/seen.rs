@@ -10,7 +10,7 @@ use std::time::Duration;
 const SILENT_AFTER: Duration = Duration::from_millis(500);
 
 /// What waited on a lane at the last look, and since when.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     /// The first frame that was not acknowledged.
     frame: Option<(u64, Time)>,

@@ -105,6 +105,21 @@ impl Machine {
         trace.finish()
     }
 
+    /// All that the machine does by, also as one of a cluster, as text: two machines with equal ones
+    /// go on alike. Unlike the view it names what is only kept for peers: lanes, frames and copies.
+    pub fn cluster_view(&self) -> String {
+        let Self {
+            worker: Worker { cells, copies, links, locks, peers, config, .. }, rounds, ..
+        } = self;
+        let numbers: Vec<_> =
+            links.named().map(|(link, turn)| (link, turn, locks.number_of(link))).collect();
+        let every = (0..locks.layout().cells()).map(crate::locks::CellIndex);
+        let last: Vec<_> = every.map(|cell| (locks.last(cell), locks.number(cell))).collect();
+        let me = (config.node, config.boot);
+        let (view, copies) = (self.view(), copies.shown());
+        format!("{me:?} {view:?} {cells:?} {numbers:?} {last:?} {peers:?} {rounds:?} {copies}")
+    }
+
     /// The wall clock of the machine's host jumps forward. No decision may depend on it, so this
     /// changes nothing, but for the mutant that shows that it would be noticed.
     pub fn wall_clock_jumps(&mut self, by: Duration) {

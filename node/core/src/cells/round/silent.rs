@@ -12,7 +12,7 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Who is to be said to be silent, and when that is looked for.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Silence {
     look_at: Option<Time>,
     unsaid: BTreeSet<(CellId, NodeId)>,
