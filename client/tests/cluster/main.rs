@@ -218,7 +218,11 @@ fn seeded_bugs_are_noticed() {
         if only.as_ref().is_some_and(|only| only != name) {
             continue;
         }
-        let seeds = if count == 0 { known..known + 1 } else { first..first + count };
+        let seeds = match known {
+            _ if count > 0 => first..first + count,
+            Some(known) => known..known + 1,
+            None => continue,
+        };
         let begun = Instant::now();
         match seeds.into_iter().find_map(|seed| Some((seed, noticed(bug, seed)?))) {
             Some((seed, why)) => {
