@@ -33,7 +33,7 @@ mod world;
 
 use crate::cluster;
 use lockring_core::Mutant;
-use logs::Kind::{self, Attach, Bump, Detach, Down, Drop, Switch, Synced};
+use logs::Kind::{self, Attach, Detach, Down, Drop, Switch, Synced};
 use protocol::{Bounds, Bug, Protocol};
 use reached::Step;
 use stateright::{Checker, HasDiscoveries, Model};
@@ -104,16 +104,6 @@ fn nothing_is_granted_twice_by_who_comes_and_goes() {
         Step::Ready,
     ];
     assert!(holds(bounds, &must) > 10_000);
-}
-
-/// `cargo test --release -p lockring-control -- --ignored --nocapture whoever_asks_again`: some
-/// minutes.
-#[test]
-#[ignore = "minutes: see its documentation"]
-fn whoever_asks_again_is_granted_once() {
-    let bounds =
-        Bounds { acquires: [2, 1], flight: 3, delays: 1, ..calm(&[Down, Switch, Drop, Bump], 1) };
-    assert!(holds(bounds, &[]) > 200_000);
 }
 
 /// The bugs that removing one mechanism of the protocol makes, each with what the log does when it

@@ -94,6 +94,13 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// Whether a connection is read.
+    pub fn pause(&mut self, conn: ConnId, paused: bool) {
+        if let Some(client) = self.clients.get_mut(&conn) {
+            client.paused = paused;
+        }
+    }
+
     /// The connection that is read next. While the machine takes nothing on, who has a link waits.
     pub fn readable(&self) -> Option<ConnId> {
         let waits = self.machine.takes_nothing_on();

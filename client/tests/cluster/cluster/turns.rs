@@ -360,15 +360,9 @@ impl Cluster {
             }
             Action::Pause(conn) => {
                 hub.reach("requests that wait for a newer ring");
-                if let Some(client) = worker.clients.get_mut(&conn) {
-                    client.paused = true;
-                }
+                worker.pause(conn, true);
             }
-            Action::Resume(conn) => {
-                if let Some(client) = worker.clients.get_mut(&conn) {
-                    client.paused = false;
-                }
-            }
+            Action::Resume(conn) => worker.pause(conn, false),
             Action::Silent { cell, node } => {
                 hub.reach("copies said to be silent");
                 self.says(hub, Duration::ZERO, at, WorkerEvent::Silent(cell, node));

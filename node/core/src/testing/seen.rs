@@ -105,8 +105,8 @@ impl Machine {
         trace.finish()
     }
 
-    /// All that the machine does by, also as one of a cluster, as text: two machines with equal ones
-    /// go on alike. Unlike the view it names what is only kept for peers: lanes, frames and copies.
+    /// All that the machine does by, also as one of a cluster, as text: two with equal ones
+    /// go on alike. Unlike the view it has what is only kept for peers: lanes, frames and copies.
     pub fn cluster_view(&self) -> String {
         let Self {
             worker: Worker { cells, copies, links, locks, peers, config, .. }, rounds, ..
