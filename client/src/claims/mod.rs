@@ -179,7 +179,6 @@ impl ClaimRecord {
     pub(crate) fn unsettled(&self) -> Option<u64> {
         match self.state {
             State::Acquiring => Some(self.id),
-            State::Held { .. } if self.tenure.reclaim > 0 => Some(self.id),
             State::Cancelling { target, .. } => Some(target),
             State::Free
             | State::Confirming { .. }

@@ -285,26 +285,6 @@ fn a_grant_of_before_a_takeover_is_none() {
     assert!(!world.told().iter().any(refused));
 }
 
-/// The worker may have taken the reclaim in before it looks at the list.
-#[test]
-fn a_compare_looks_no_further_than_a_hold_that_is_being_reclaimed() {
-    let mut world = World::of(2, 10_000);
-    world.session.link_to(world.now, WorkerId { node: NodeId(2), worker: 0 });
-    world.connect(true);
-    let (.., request) = world.holds(KEY);
-    world.log.is_taken_over(world.cell(KEY), 2);
-    world.takes_ring();
-    let reclaim = world.got(2).into_iter().find_map(|heard| match heard {
-        Heard::Reclaim { id, .. } => Some(id),
-        _ => None,
-    });
-    let (id, claim) = (reclaim.expect("it is reclaimed"), Claim::EXCLUSIVE);
-    assert_eq!(world.compares_upto(2), request - 1);
-    // Once that is answered the hold is listed.
-    world.says(2, &Reply::Confirmed { id, version: 2, claim });
-    assert!(world.compares_upto(2) > id);
-}
-
 /// The parts of the newest ring: its nodes, and its cells.
 fn two_parts(world: &World) -> [RingChunk; 2] {
     let whole = RingChunk::whole(&world.log.table()).remove(0);

@@ -191,13 +191,6 @@ impl World {
         got
     }
 
-    /// How far a compare on the link to a node would look.
-    pub(super) fn compares_upto(&mut self, node: u32) -> u64 {
-        let at = self.at(node);
-        let Session { shared, contacts, .. } = &mut self.session;
-        contacts[at.index()].link.settled_upto(shared)
-    }
-
     /// A node says that there is a newer ring.
     pub(super) fn pushes_ring(&mut self, node: u32, version: u64) {
         let mut bytes = Vec::new();
