@@ -47,10 +47,17 @@ async fn validity_is_the_holds_and_not_the_links() {
     })
     .await;
     drop(level);
-    // A restart that has no memory of the hold.
+    // A node that is killed has no memory of the hold, and is told of it.
     node.end("KILL");
     node.start_again();
-    is_lost(&kept, Loss::SessionEnded).await;
+    let is_held = async {
+        while !other.inspect("kept").await.is_ok_and(|seen| seen.holder_count == 1) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    ends("it is held again", is_held).await;
+    assert!(kept.is_valid() && kept.lost_reason().is_none());
+    ends("releasing", kept.release()).await.unwrap();
 }
 
 /// A future's result, if it has one at once.

@@ -214,6 +214,7 @@ pub fn account(hub: &mut Hub, stats: &Stats) {
     let reached = [
         ("grants", stats.grants),
         ("grants from the line", stats.grants_queued),
+        ("reclaims", stats.reclaimed),
         ("expired links", stats.expired_links),
         ("expired holds", stats.expired_holds),
         ("dead waiters", stats.dead_waiters),
