@@ -58,10 +58,10 @@ pub const ALL: [(&str, Bug, Option<u64>); 42] = [
     ("HalfIsQuorum", control(Control::HalfIsQuorum), Some(10)),
     ("ReleaseForgotten", client(Client::ReleaseForgotten), Some(0)),
     ("CancelForgotten", client(Client::CancelForgotten), None),
-    ("NoDigestCompare", client(Client::NoDigestCompare), None),
-    ("CompareAll", client(Client::CompareAll), None),
+    ("NoDigestCompare", client(Client::NoDigestCompare), Some(33)),
+    ("CompareAll", client(Client::CompareAll), Some(1)),
     ("AdoptUnasked", client(Client::AdoptUnasked), None),
     ("CreditUnknownRing", client(Client::CreditUnknownRing), None),
     ("CreditSyncing", client(Client::CreditSyncing), None),
-    ("FreshDropsMovedIn", client(Client::FreshDropsMovedIn), None),
+    ("FreshDropsMovedIn", client(Client::FreshDropsMovedIn), Some(18)),
 ];

@@ -83,6 +83,15 @@ impl LinkSet {
     }
 }
 
+/// Cells whose copy lacks something, though answers wait for it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Astray {
+    /// Those whose copy does not follow.
+    pub(super) cells: BTreeSet<CellIndex>,
+    /// The last frame by which one of them was sent anew.
+    pub(super) sent: u64,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Lane {
     pub(super) peer: PeerWorker,
@@ -102,8 +111,7 @@ pub(super) struct Lane {
     told: LinkSet,
     /// Cells that a copy is to be given anew.
     pub(super) todo: BTreeSet<CellIndex>,
-    /// Cells whose copy does not follow, though answers wait for it.
-    pub(super) astray: BTreeSet<CellIndex>,
+    pub(super) astray: Astray,
     /// Learners that have acknowledged a snapshot, by the frame with which they have all that was
     /// executed before. Acknowledgements of one attachment mean nothing to the next.
     pub(super) covering: BTreeSet<(u64, CellIndex, AttachId)>,
@@ -128,7 +136,7 @@ impl Lane {
             sent_bytes: 0,
             told: LinkSet::default(),
             todo: BTreeSet::new(),
-            astray: BTreeSet::new(),
+            astray: Astray::default(),
             covering: BTreeSet::new(),
             seen: Seen::default(),
         }
@@ -164,13 +172,13 @@ impl Lane {
 
     /// Whether something waits for the peer.
     pub(super) fn is_awaited(&self) -> bool {
-        !self.sent.is_empty() || !self.astray.is_empty()
+        !self.sent.is_empty() || !self.astray.cells.is_empty()
     }
 
     /// The cells of which the peer has acknowledged nothing for long, as far as it shows.
     pub(super) fn look(&mut self, now: Time) -> BTreeSet<CellIndex> {
         let first = self.sent.front().map(|round| round.number);
-        let mut silent = BTreeSet::from_iter(self.seen.long_astray(now, &self.astray));
+        let mut silent = BTreeSet::from_iter(self.seen.long_astray(now, &self.astray.cells));
         if self.seen.is_frame_old(now, first) {
             silent.extend(self.sent.iter().flat_map(|round| round.cells.iter().copied()));
         }

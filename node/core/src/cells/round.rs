@@ -120,7 +120,7 @@ impl Rounds {
             copied.map_or(0, |its| its.copies.iter().map(|copy| copy.parked.len()).sum())
         };
         self.lanes.iter().flatten().any(|lane| {
-            lane.is_full() || lane.astray.iter().map(parked).sum::<usize>() > PARKED_MAX
+            lane.is_full() || lane.astray.cells.iter().map(parked).sum::<usize>() > PARKED_MAX
         })
     }
 
@@ -216,10 +216,18 @@ impl Rounds {
                 None => return,
             }
         }
-        // What shows all cells waits for copies that do not follow, too.
-        if answer.cell.is_none()
-            && let Some((at, cell)) = self.first_astray()
-        {
+        if answer.cell.is_some() {
+            return self.leave(now, answer, out);
+        }
+        // What shows all cells waits for copies that were sent a cell anew since, and for those
+        // that do not follow, too.
+        for lane in self.lanes.iter_mut().flatten() {
+            match lane.wait_for(lane.astray.sent, answer) {
+                Some(goes_on) => answer = goes_on,
+                None => return,
+            }
+        }
+        if let Some((at, cell)) = self.first_astray() {
             let copied = self.copied(cell).expect("a cell with copies");
             let copy = copied.copies.iter_mut().find(|copy| copy.lane == at);
             return copy.expect("it is astray").parked.push(answer);
@@ -229,7 +237,7 @@ impl Rounds {
 
     fn first_astray(&self) -> Option<(LaneIndex, CellIndex)> {
         let astray = |(at, lane): (usize, &Option<Lane>)| {
-            Some((LaneIndex(at), *lane.as_ref()?.astray.first()?))
+            Some((LaneIndex(at), *lane.as_ref()?.astray.cells.first()?))
         };
         self.lanes.iter().enumerate().find_map(astray)
     }
@@ -342,7 +350,7 @@ impl Rounds {
         let waited = copy.waited;
         let lane = self.lane(at).expect("a copy has a lane");
         if waited {
-            lane.astray.insert(cell);
+            lane.astray.cells.insert(cell);
         }
         lane.covering.retain(|&(_, its, _)| its != cell);
         if why == Refusal::NeedsWhole {
@@ -447,7 +455,7 @@ impl Rounds {
                 Phase::Idle | Phase::Wanted => {
                     lane.todo.insert(cell);
                     if waited {
-                        lane.astray.insert(cell);
+                        lane.astray.cells.insert(cell);
                     }
                 }
                 Phase::Sent | Phase::InSync => {}
@@ -494,7 +502,7 @@ impl Rounds {
         let before = self.cells.get_mut(cell.0 as usize)?.take()?;
         for lane in self.lanes.iter_mut().flatten() {
             lane.todo.remove(&cell);
-            lane.astray.remove(&cell);
+            lane.astray.cells.remove(&cell);
         }
         self.syncing.remove(&(before.since, cell));
         assert!(

@@ -47,7 +47,7 @@ impl Rounds {
                 (copy.phase, copy.refused) = (Phase::Wanted, lane.number());
                 lane.todo.insert(cell);
                 if copy.waited {
-                    lane.astray.insert(cell);
+                    lane.astray.cells.insert(cell);
                 }
                 continue;
             }
@@ -203,8 +203,11 @@ fn tell_link(lane: &mut Lane, links: &Links, locks: &Locks, link: LinkIndex) {
 /// A copy was sent what makes it equal.
 fn sent(copied: &mut Copied, at: usize, lane: &mut Lane, (cell, position): (CellIndex, u16)) {
     let number = lane.number();
-    lane.astray.remove(&cell);
+    lane.astray.cells.remove(&cell);
     let copy = &mut copied.copies[at];
+    if copy.waited {
+        lane.astray.sent = number;
+    }
     (copy.phase, copy.since, copy.entered) = (Phase::Sent, number, (number, position));
     for answer in std::mem::take(&mut copy.parked) {
         lane.wait(answer);

@@ -421,3 +421,43 @@ fn an_answer_waits_for_a_copy_that_refuses_its_cell_in_an_earlier_frame() {
     }
     assert_eq!(owner.answers().len(), 3);
 }
+
+#[test]
+fn an_answer_of_all_cells_waits_for_those_that_were_sent_anew() {
+    let (mut owner, mut copy) = pair(None);
+    let [held, other] = CELLS.map(|cell| key_in(&owner, cell, 0));
+    owner.acquire(7, &held, Wait::No);
+    settle(&mut owner, &mut copy);
+    owner.hello(8, 1);
+    owner.answers();
+    // Of one cell the copy misses an op, of the other it is only asked to show what there is.
+    copy.cluster(ClusterEvent::Lease(Time(0)));
+    let id = owner.acquire(7, &other, Wait::No);
+    owner.acquire(8, &held, Wait::No);
+    copy.hears(OWNER, &owner.messages());
+    owner.hears(COPY, &copy.messages());
+    // It ends nothing, as it looks at nothing.
+    let (version, upto, holds) = (99, 0, Vec::new());
+    let compare = Request::Compare { id: 50, version, upto, after: None, through: None, holds };
+    owner.give(7, &[compare]);
+    let compares = |answers: &[Reply]| answers.iter().any(|it| it.id() == 50);
+    copy.cluster(ClusterEvent::Lease(Time::NEVER));
+    let ready = copy.messages();
+    assert_eq!(ready.len(), 2, "both cells can be taken again");
+    // They begin anew in a frame each, and only the first is acknowledged.
+    let frames: Vec<_> = ready
+        .iter()
+        .map(|ready| {
+            owner.hears(COPY, std::slice::from_ref(ready));
+            owner.messages()
+        })
+        .collect();
+    copy.hears(OWNER, &frames[0]);
+    owner.hears(COPY, &copy.messages());
+    let answers = owner.answers();
+    assert!(!compares(&answers), "an op of {id} has no copy: {answers:?}");
+    copy.hears(OWNER, &frames[1]);
+    owner.hears(COPY, &copy.messages());
+    settle(&mut owner, &mut copy);
+    assert!(compares(&owner.answers()));
+}
