@@ -14,7 +14,7 @@ use crate::fate::Fate;
 use crate::hold::{HoldState, Lease};
 use crate::link::IdHasher;
 use crate::pool::Pool;
-use crate::session::{Dial, LinkId, Loss, Outcome, Session};
+use crate::session::{Dial, LinkId, Outcome, Session};
 use crate::wire::{Wire, WireError, WireEvent};
 use commands::Queue;
 use hashbrown::HashMap;
@@ -277,9 +277,10 @@ impl Driver {
         let line = &mut self.lines[link.index()];
         (line.wire, line.trouble) = (None, Some(self.pool.trouble(error)));
         if matches!(error, WireError::Superseded) {
-            return self.session.end(now, Loss::Superseded);
+            self.session.superseded(now, link);
+        } else {
+            self.session.down(now, link);
         }
-        self.session.down(now, link);
         // What the connection died of may have taken longer than the lease.
         self.session.tick(now);
     }

@@ -99,6 +99,8 @@ pub(crate) struct Shared {
     /// The ring by which claims are at their links, and its version.
     pub(crate) ring: Option<Arc<Ring>>,
     pub(crate) version: u64,
+    /// Cells whose epoch was raised and whose owner has stayed: since when it has had them.
+    pub(crate) kept_since: BTreeMap<CellId, u64>,
     pub(crate) fetch: Fetch,
     /// Told as lost, to be looked for on all links: when, and on which.
     pub(crate) told_lost: Vec<ToldLost>,
@@ -122,6 +124,7 @@ impl Shared {
             deadlines: BTreeSet::new(),
             ring: None,
             version: 0,
+            kept_since: BTreeMap::new(),
             fetch: Fetch::default(),
             told_lost: Vec::new(),
             lost_early: BTreeMap::new(),
@@ -137,11 +140,18 @@ impl Shared {
         self.ring.as_ref().and_then(|ring| ring.since(CellId(cell))).map_or(0, |since| since.0)
     }
 
-    /// Whether an answer of this ring version is older than the epoch of a cell. No epoch is newer
-    /// than the ring, which saves most answers the look at the cell.
+    /// Whether an answer of this ring version is of before its owner has had a cell. No cell was
+    /// had since a newer version than the ring's, which saves most answers the look at the cell.
     #[inline]
     pub(crate) fn is_before(&self, version: u64, cell: u16) -> bool {
-        version < self.version && version < self.since(cell)
+        version < self.version && version < self.owned_since(cell)
+    }
+
+    /// The version since which its owner has had a cell: that of its epoch, or an earlier one if
+    /// the owner has only raised it since.
+    pub(crate) fn owned_since(&self, cell: u16) -> u64 {
+        let kept = self.kept_since.get(&CellId(cell));
+        kept.copied().unwrap_or_else(|| self.since(cell))
     }
 
     /// The last epoch of a cell that began without a copy.

@@ -119,6 +119,10 @@ fn a_call_waits_its_full_time_for_contact_however_long_that_is_gone() {
     link.tick(at(3001));
     assert!(told(&mut link).is_empty() && link.outcomes().is_empty(), "after 17 ms");
     link.next_dial(at(3001));
+    // After three seconds without anybody the seeds are tried too.
+    assert_eq!(link.next_deadline(), Some(at(3100)));
+    link.tick(at(3100));
+    link.next_dial(at(3100));
     assert_eq!(link.next_deadline(), Some(at(5984)));
     link.tick(at(5984));
     assert!(link.outcomes().iter().any(|told| matches!(told, Outcome::NoAnswer { token: 2, .. })));

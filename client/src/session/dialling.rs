@@ -44,6 +44,13 @@ impl Dialling {
         }
     }
 
+    /// It is dialled now, if it rests.
+    pub(super) fn is_due(&mut self, now: Time) {
+        if let Stage::Resting(until) = &mut self.stage {
+            *until = now.min(*until);
+        }
+    }
+
     pub(super) fn begins(&mut self) {
         self.stage = Stage::UnderWay;
     }
@@ -54,8 +61,9 @@ impl Dialling {
     }
 
     /// A connection stands: the incarnation of its hello, of a link whose hellos may have brought
-    /// `known` into force, where hellos up to `astray` may have come to any worker. 0, by which the
-    /// worker chooses: another process began the session, and nobody has told its last one.
+    /// `known` into force, where others up to `astray` may have come to the same worker. 0, by
+    /// which the worker chooses: another process began the session, and nobody has told its last
+    /// one.
     pub(super) fn stands(&mut self, known: u64, astray: u64, taken_up: bool) -> u64 {
         self.stage = Stage::Stands;
         self.incarnation = self.incarnation.max(known).max(astray).saturating_add(1);

@@ -87,6 +87,7 @@ mod dialling;
 mod ending;
 mod moves;
 mod places;
+mod search;
 
 pub use crate::claims::{ClaimRef, LinkId, RequestIds};
 #[cfg(feature = "testing")]
@@ -156,8 +157,10 @@ pub struct Session {
     seed: Option<NamespaceSeed>,
     random: u64,
     /// The highest incarnation of hellos that were sent before the link had a worker, and were not
-    /// answered: any worker may yet have had them.
+    /// answered, or of links that are over: any worker may yet have had them.
     astray: u64,
+    /// Since when no link is up, once one was.
+    alone_since: Option<Time>,
     closing: Option<Closing>,
     over: bool,
 }
@@ -173,6 +176,7 @@ impl Session {
             seed: None,
             random: random | 1,
             astray: 0,
+            alone_since: None,
             closing: None,
             over: false,
         };
@@ -325,9 +329,9 @@ impl Session {
         if self.contacts[at.index()].is_over() {
             return;
         }
+        let outdone = self.to_outdo(at);
         let Contact { link, dialling, .. } = &mut self.contacts[at.index()];
-        let incarnation =
-            dialling.stands(link.incarnation(), self.astray, self.shared.config.taken_up);
+        let incarnation = dialling.stands(link.incarnation(), outdone, self.shared.config.taken_up);
         link.greet(&mut self.shared, now, incarnation);
     }
 
@@ -362,6 +366,7 @@ impl Session {
         }
         contact.link.down(&mut self.shared, now);
         contact.dialling.rests(now, random);
+        self.note_company(now);
         self.pursue_ring(now);
     }
 
@@ -411,6 +416,8 @@ impl Session {
         if let (true, Some(welcome)) = (contact.link.is_up(), contact.link.welcome()) {
             self.seed.get_or_insert_with(|| NamespaceSeed::of(&welcome.namespace));
             contact.dialling.welcomed();
+            self.met(now, at);
+            self.note_company(now);
         } else if let (true, Some(refusal)) = (contact.link.is_down(), contact.link.turned_away()) {
             let refusal = refusal.clone();
             self.down(now, at);
@@ -420,7 +427,7 @@ impl Session {
             );
             if passes {
                 self.shared.outcomes.push(Outcome::TurnedAway { link: at, refusal });
-            } else {
+            } else if refusal.kind != RefusalKind::Superseded || !self.is_outdone_by_itself(at) {
                 let superseded = refusal.kind == RefusalKind::Superseded;
                 let loss = if superseded { Loss::Superseded } else { Loss::Refused };
                 self.end_with(now, &Ending { loss, refusal: Some(refusal) });
@@ -436,7 +443,7 @@ impl Session {
             let dial = one.dialling.due().filter(|_| self.needs(one));
             [one.link.next_deadline(), dial].into_iter().flatten().min()
         });
-        of_links.chain(waits).chain(closing).min()
+        of_links.chain(waits).chain(closing).chain(self.search_due()).min()
     }
 
     /// Does what is due by itself: renews, times out, lapses, gives up.
@@ -456,6 +463,7 @@ impl Session {
         }
         self.ask_backups(now);
         self.pursue_ring(now);
+        self.search(now);
         for at in self.links() {
             if self.link(at).is_silent(now) {
                 self.down(now, at);

@@ -87,14 +87,26 @@ impl Session {
         true
     }
 
-    /// The cells whose claims another worker has by this ring, or the same anew.
+    /// The cells whose claims another worker has by this ring, or the same anew. Of others it is
+    /// noted since when their owner has had them, though it has raised their epoch.
     fn moved_cells(&mut self, before: &Ring) -> BTreeSet<CellId> {
-        let Some(ring) = &self.shared.ring else { return BTreeSet::new() };
-        let of = |ring: &Ring, cell| (ring.worker_of(cell), ring.since(cell));
-        (0..self.links.len() as u32)
-            .map(|cell| CellId(cell as u16))
-            .filter(|&cell| of(before, cell) != of(ring, cell))
-            .collect()
+        let Some(ring) = self.shared.ring.clone() else { return BTreeSet::new() };
+        let (mut moved, mut kept_since) = (BTreeSet::new(), BTreeMap::new());
+        for cell in (0..self.links.len() as u32).map(|cell| CellId(cell as u16)) {
+            let since = self.shared.kept_since.get(&cell).copied();
+            if before.since(cell) == ring.since(cell)
+                && before.worker_of(cell) == ring.worker_of(cell)
+            {
+                kept_since.extend(since.map(|since| (cell, since)));
+            } else if is_raised(before, &ring, cell) {
+                let since = since.or(before.since(cell).map(|since| since.0));
+                kept_since.extend(since.map(|since| (cell, since)));
+            } else {
+                moved.insert(cell);
+            }
+        }
+        self.shared.kept_since = kept_since;
+        moved
     }
 
     /// Whether the ring has no such worker.
@@ -145,21 +157,15 @@ impl Session {
         }
     }
 
-    /// Links to workers that the ring has no more are over: the shell is told, and their numbers
-    /// are used again once it says that nothing comes on them any more.
+    /// Links to workers that the ring has no more are over.
     fn end_links(&mut self, now: Time) {
         for number in 0..self.contacts.len() {
             let gone = self.is_gone(self.contacts[number].link.worker());
-            let contact = &mut self.contacts[number];
-            if !gone || contact.is_over() {
-                continue;
+            if gone && !self.contacts[number].is_over() {
+                self.end_link(now, LinkId::nth(number));
             }
-            contact.stage = Stage::Over;
-            // A hello of it may yet arrive, and must not outdo those of later links.
-            self.astray = self.astray.max(contact.dialling.incarnation());
-            contact.link.is_gone(&mut self.shared, now);
-            self.shared.outcomes.push(Outcome::LinkOver { link: LinkId::nth(number) });
         }
+        self.note_company(now);
     }
 
     /// Nothing comes on a link that is over any more: [`Outcome::LinkOver`] was heard.
@@ -239,4 +245,16 @@ impl Session {
             self.shared.lost_early.insert(hold, (by, now));
         }
     }
+}
+
+/// Whether the owner of a cell has raised its epoch, and that is all that has happened to it:
+/// whatever takes a cell away, or takes the owner's memory, makes an epoch of its own.
+fn is_raised(before: &Ring, after: &Ring, cell: CellId) -> bool {
+    let of = |ring: &Ring| {
+        let worker = ring.worker_of(cell)?;
+        let boot = ring.node(worker.node)?.boot;
+        Some((worker, boot, ring.takeover(cell)?))
+    };
+    let epoch = |ring: &Ring| ring.epoch(cell).map_or(0, |epoch| epoch.0);
+    of(before).is_some() && of(before) == of(after) && epoch(after) == epoch(before) + 1
 }

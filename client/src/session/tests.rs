@@ -11,6 +11,7 @@ use lockring_ring::{CellBits, Epoch, NodeId, RingTable, RingVersion};
 mod answers;
 mod moving;
 mod rings;
+mod searching;
 mod world;
 
 /// The node of these tests.

@@ -83,6 +83,12 @@ impl Log {
         run.placement = Placement { owner: NodeId(to), backup: None };
     }
 
+    /// The owner of a cell raises its epoch.
+    pub(super) fn raises(&mut self, cell: u16) {
+        let owner = self.cells[usize::from(cell)].placement.owner;
+        self.moves(cell, owner.0);
+    }
+
     /// A cell begins anew without a copy.
     pub(super) fn is_taken_over(&mut self, cell: u16, by: u32) {
         self.moves(cell, by);
