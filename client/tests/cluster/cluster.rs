@@ -13,12 +13,14 @@ use crate::keys::Keys;
 use crate::ring::{id_of, node_of};
 use crate::way::{Way, parts_of};
 pub use cases::CASES;
-use lockring_control::cluster::{Entry, Event as Control, Life, Mutant as ControlMutant, State};
+use lockring_control::cluster::{
+    Entry, Event as Control, Floors, Life, Mutant as ControlMutant, State,
+};
 use lockring_control::testing::{LogModel, Rules};
-use lockring_core::testing::KeyId;
+use lockring_core::testing::{Fact, KeyId};
 use lockring_core::{Machine, Mutant, PeerWorker, Time};
 use lockring_proto::Fence;
-use lockring_ring::{BootId, CellId, Membership, NodeId};
+use lockring_ring::{AttachId, BootId, CellId, Epoch, Membership, NodeId, RingVersion};
 use process::{Came, Host, Process, bits, spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -51,6 +53,8 @@ pub struct Cluster {
     pub loss: u64,
     /// Nodes that do not come back. An operator has them removed.
     gone: BTreeSet<NodeId>,
+    /// A node of a log that is lost: no control plane hears it any more.
+    lost: Option<NodeId>,
     /// Processes that want to join.
     pub joining: BTreeSet<BootId>,
     /// What an operator wants.
@@ -83,6 +87,7 @@ impl Cluster {
             slow_until: Time(0),
             loss: hub.rng.range(0, 4),
             gone: BTreeSet::new(),
+            lost: None,
             joining: BTreeSet::new(),
             wishes: Vec::new(),
             leaderless_since: Time(0),
@@ -154,6 +159,49 @@ impl Cluster {
         }
     }
 
+    /// The stores of all nodes are lost, and somebody begins a new log. A process of the old one
+    /// may run on, cut off, until its lease ends.
+    pub fn log_is_lost(&mut self, hub: &mut Hub) {
+        let state = self.rules.state().clone();
+        let Some((&last, _)) = state.nodes().last_key_value() else { return };
+        hub.reach("logs lost");
+        let of_log: Vec<NodeId> = state.nodes().keys().copied().collect();
+        let survivor = Some(*hub.rng.pick(&of_log)).filter(|node| self.hosts.contains_key(node));
+        let nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
+        for node in nodes.into_iter().filter(|&node| Some(node) != survivor) {
+            self.ends(hub, node);
+            self.hosts.remove(&node);
+            hub.ring.knows(node, false);
+        }
+        let founder = NodeId(last.0 + 10);
+        let most = state.cells().map(|(_, cell)| cell.epoch.0).max().unwrap_or_default();
+        let floors = Floors {
+            epoch: Epoch(most + 1),
+            version: RingVersion(state.version().0 + 5),
+            node: founder,
+            attach: AttachId(1 << 40),
+            longest_ttl: state.longest().ttl,
+        };
+        self.log = self.log.recovered(founder);
+        self.lost = survivor;
+        if let Some(survivor) = survivor {
+            self.log.add_learner(survivor);
+            self.log.crash(survivor);
+        }
+        let seen = std::mem::take(&mut self.rules.seen);
+        self.rules = Rules::new(State::new(bits()).with_mutant(self.bugs.control));
+        self.rules.seen = seen;
+        self.wishes.clear();
+        // What was held comes back by its clients, or not at all.
+        hub.fact(&Fact::Booted { keys: self.keys_of(|_| true) });
+        hub.ring.knows(founder, true);
+        let host = Host { founding: Some(floors), ..Host::new(&mut hub.rng, founder) };
+        self.hosts.insert(founder, host);
+        let boot = BootId(hub.rng.draw() | 1);
+        self.start(hub, founder, boot);
+        (0..hub.rng.range(1, 4)).for_each(|_| self.wants_to_join(hub));
+    }
+
     /// The process of this life, if it is there.
     fn process(&mut self, life: Life) -> Option<&mut Process> {
         let host = self.hosts.get_mut(&life.node)?;
@@ -208,8 +256,9 @@ impl Cluster {
             return;
         };
         let life = process.life;
-        match worker.filter(|&worker| worker < process.workers.len()) {
+        match worker {
             Some(worker) => {
+                let worker = worker % process.workers.len();
                 let paused = &mut process.workers[worker];
                 paused.paused_until = paused.paused_until.max(until);
                 paused.tick_first = first;
@@ -222,8 +271,21 @@ impl Cluster {
         }
     }
 
+    /// The wall clock of a node's host jumps forward. No decision may depend on it.
+    pub fn wall_clock_jumps(&mut self, node: NodeId, by: Duration) {
+        let process = self.hosts.get_mut(&node).and_then(|host| host.process.as_mut());
+        for worker in process.into_iter().flat_map(|process| &mut process.workers) {
+            worker.machine.wall_clock_jumps(by);
+        }
+    }
+
     /// Everything works again, and stays so.
     pub fn heal(&mut self, hub: &mut Hub) {
+        if let Some(lost) = self.lost.take() {
+            self.ends(hub, lost);
+            self.hosts.remove(&lost);
+            hub.ring.knows(lost, false);
+        }
         self.cuts.clear();
         self.lags.clear();
         (self.slow_until, self.loss) = (Time(0), 0);

@@ -74,7 +74,8 @@ fn soon(hub: &mut Hub, low: u64, high: u64) -> Time {
 fn strike_nodes(stage: &mut Stage) {
     let node = any_host(stage);
     let Stage { hub, cluster, .. } = stage;
-    match hub.rng.range(0, 26) {
+    match hub.rng.range(0, 28) {
+        27 if hub.rng.percent(40) => cluster.log_is_lost(hub),
         0..4 => {
             hub.reach("node crashes");
             cluster.ends(hub, node);
@@ -84,7 +85,7 @@ fn strike_nodes(stage: &mut Stage) {
         }
         4..8 => {
             let span = millis(hub, 50, 5000);
-            let worker = hub.rng.percent(40).then(|| hub.rng.range(0, 2) as usize);
+            let worker = hub.rng.percent(40).then(|| hub.rng.range(0, 4) as usize);
             hub.reach(if worker.is_some() { "worker pauses" } else { "node pauses" });
             cluster.pause(hub, node, worker, span);
         }
@@ -105,6 +106,11 @@ fn strike_nodes(stage: &mut Stage) {
             }
         }
         24 | 25 => cluster.is_gone_for_good(hub, node),
+        26 => {
+            hub.reach("wall clock jumps");
+            let by = millis(hub, 100, 20_000);
+            cluster.wall_clock_jumps(node, by);
+        }
         22 if hub.rng.percent(30) => {
             let down = millis(hub, 50, 3000);
             restart_all(stage, down);

@@ -5,9 +5,16 @@
 //!
 //! ```text
 //! cargo test -p lockring-client --test cluster                              all of it
-//! SIM_SEEDS=50000 cargo test -p lockring-client --test cluster clean        a long clean run
+//! SIM_SEEDS=500 cargo test -p lockring-client --test cluster clean          a longer clean run
 //! SIM_SEED=7 SIM_SEEDS=1 SIM_TRACE=1 cargo test ... --nocapture clean       what a seed does
+//! SIM_SHRINK=7 cargo test ... --nocapture shrunk                            the least that fails
+//! SIM_REPORTS=target/seeds SIM_SEEDS=50000 cargo test ... --nocapture clean in slices
 //! ```
+//!
+//! With `SIM_REPORTS` the report of each slice of 100 seeds is kept in that folder. Slices that
+//! have one are not run again: what was stopped goes on, processes with other `SIM_SEED`s can share
+//! the folder, and each prints what its seeds came to, whoever has run them. `SIM_FAULTS=3,7`,
+//! `SIM_CLIENTS` and `SIM_NODES` leave things out of a seed, as the least that fails is printed.
 
 #![allow(clippy::print_stdout, reason = "what a test prints is captured")]
 
@@ -24,6 +31,8 @@ mod mutants;
 mod quiet;
 mod ring;
 mod run;
+mod shrink;
+mod slices;
 #[path = "../sim/stage.rs"]
 mod stage;
 #[path = "../sim/way.rs"]
@@ -31,9 +40,10 @@ mod way;
 #[path = "../sim/workload.rs"]
 mod workload;
 
-use run::Bug;
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use run::{Bug, Excerpt};
+use slices::{Reports, SLICE, Tally};
+use std::path::Path;
+use std::time::Instant;
 
 /// Seeds of the clean run.
 const CLEAN_SEEDS: u64 = 100;
@@ -43,7 +53,7 @@ const WHOLE: u64 = 100;
 
 /// What a set of runs must have reached beside the cases: a promise that was never at stake was not
 /// kept.
-const MUST_REACH: [&str; 104] = [
+const MUST_REACH: [&str; 106] = [
     "all connections of a node to peers broken",
     "answers held by a cut",
     "answers to what has ended meanwhile",
@@ -105,6 +115,7 @@ const MUST_REACH: [&str; 104] = [
     "leases that grew",
     "links that are over",
     "logs that lag",
+    "logs lost",
     "lost cell",
     "messages of peers lost",
     "new ring version",
@@ -142,6 +153,7 @@ const MUST_REACH: [&str; 104] = [
     "unseen by clients",
     "void entry",
     "vouched",
+    "wall clock jumps",
     "ways between client and node cut",
     "whole listings",
     "worker pauses",
@@ -157,36 +169,111 @@ fn number(name: &str, default: u64) -> u64 {
     }
 }
 
+/// What of a seed is to be run.
+fn excerpt(seed: u64) -> Excerpt {
+    let whole = Excerpt::whole(seed);
+    let faults = std::env::var("SIM_FAULTS").ok().map(|text| {
+        let number = |text: &str| text.parse().expect("SIM_FAULTS is numbers between commas");
+        text.split(',').filter(|text| !text.is_empty()).map(number).collect()
+    });
+    Excerpt {
+        faults: faults.unwrap_or(whole.faults),
+        clients: number("SIM_CLIENTS", whole.clients as u64) as usize,
+        nodes: number("SIM_NODES", whole.nodes as u64) as usize,
+    }
+}
+
+/// Runs these seeds, to their end or to the first that breaks a promise.
+fn run_all(first: u64, count: u64, stops: bool) -> Tally {
+    let verbose = std::env::var_os("SIM_TRACE").is_some();
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    for seed in first..first + count {
+        let report = run::run_excerpt(seed, Bug::default(), &excerpt(seed), verbose);
+        tally.seeds += 1;
+        tally.time += report.time.since(lockring_core::Time(0));
+        for (what, n) in report.reached {
+            *tally.reached.entry(what.to_owned()).or_default() += n;
+        }
+        if let Some(violation) = report.violation {
+            tally.broken.insert(seed, violation.to_string());
+            if stops {
+                break;
+            }
+        }
+    }
+    tally.spent = start.elapsed();
+    tally
+}
+
+/// Runs these seeds, but for slices whose reports are there.
+fn run_slices(reports: &Reports, first: u64, count: u64) -> Tally {
+    assert!(first % SLICE + count % SLICE == 0, "slices have {SLICE} seeds");
+    let mut all = Tally::default();
+    for first in (first..first + count).step_by(SLICE as usize) {
+        let tally = reports.get(first).unwrap_or_else(|| {
+            let tally = run_all(first, SLICE, false);
+            reports.put(first, &tally);
+            tally
+        });
+        all.add(tally);
+    }
+    all
+}
+
 #[test]
 fn clean_runs_keep_every_promise() {
     let (first, count) = (number("SIM_SEED", 0), number("SIM_SEEDS", CLEAN_SEEDS));
-    let verbose = std::env::var_os("SIM_TRACE").is_some();
-    let start = Instant::now();
-    let mut reached: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut time = Duration::ZERO;
-    for seed in first..first + count {
-        let report = run::run(seed, Bug::default(), verbose);
-        for (what, n) in report.reached {
-            *reached.entry(what).or_default() += n;
-        }
-        time += report.time.since(lockring_core::Time(0));
-        if let Some(violation) = report.violation {
-            panic!(
-                "seed {seed} broke {violation}\nreplay: SIM_SEED={seed} SIM_SEEDS=1 SIM_TRACE=1 \
-                 cargo test -p lockring-client --test cluster -- --nocapture clean"
-            );
-        }
+    let tally = match std::env::var_os("SIM_REPORTS") {
+        Some(folder) => run_slices(&Reports::new(Path::new(&folder)), first, count),
+        None => run_all(first, count, true),
+    };
+    println!("{tally}");
+    let of_tests = "cargo test -p lockring-client --test cluster -- --nocapture";
+    for (seed, what) in &tally.broken {
+        println!("seed {seed} broke {what}");
+        println!("  replay: SIM_SEED={seed} SIM_SEEDS=1 SIM_TRACE=1 {of_tests} clean");
+        println!("  shrink: SIM_SHRINK={seed} {of_tests} shrunk");
     }
-    let spent = start.elapsed();
-    println!("{count} seeds from {first} in {spent:.1?}, {time:.0?} of simulated time, reached");
-    for (what, n) in &reached {
-        println!("{n:>12} {what}");
-    }
+    assert!(tally.broken.is_empty(), "promises were broken");
     if count >= WHOLE {
         let must = MUST_REACH.iter().chain(&cluster::CASES);
-        let missed: Vec<_> = must.filter(|what| !reached.contains_key(*what)).collect();
+        let missed: Vec<_> = must.filter(|what| !tally.reached.contains_key(**what)).collect();
         assert!(missed.is_empty(), "never reached: {missed:?}");
     }
+}
+
+/// Which bug is shrunk if none is named.
+const USUAL: &str = "TakeoverInLease";
+
+/// `SIM_SHRINK=7` shrinks that seed, `SIM_MUTANT=OpTwice` beside it one with a bug.
+#[test]
+fn a_failing_seed_is_shrunk() {
+    let seed = std::env::var_os("SIM_SHRINK").map(|_| number("SIM_SHRINK", 0));
+    let only = std::env::var("SIM_MUTANT").ok();
+    let of_name = |name: &str| mutants::ALL.iter().find(|(its, ..)| *its == name);
+    let bug = match (seed, &only) {
+        (Some(_), None) => Bug::default(),
+        (_, name) => {
+            let name = name.as_deref().unwrap_or(USUAL);
+            of_name(name).unwrap_or_else(|| panic!("no bug is called {name}")).1
+        }
+    };
+    let seed = seed.unwrap_or_else(|| of_name(USUAL).and_then(|it| it.2).expect("a seed"));
+    let whole = Excerpt::whole(seed);
+    let Some((least, broken, runs)) = shrink::shrink(seed, bug) else {
+        panic!("seed {seed} breaks nothing");
+    };
+    let Excerpt { faults, clients, nodes } = &least;
+    let listed: Vec<String> = faults.iter().map(u64::to_string).collect();
+    println!(
+        "{} after {runs} runs\nSIM_SEED={seed} SIM_SEEDS=1 SIM_FAULTS={} SIM_CLIENTS={clients} \
+         SIM_NODES={nodes}",
+        broken.what,
+        listed.join(",")
+    );
+    assert!(faults.len() < whole.faults.len() / 2 && *clients <= whole.clients);
+    assert!(*nodes <= whole.nodes);
 }
 
 #[test]
@@ -195,16 +282,6 @@ fn equal_seeds_make_equal_traces() {
         let one = run::run(seed, Bug::default(), false);
         let two = run::run(seed, Bug::default(), false);
         assert_eq!((one.trace, one.reached), (two.trace, two.reached), "seed {seed}");
-    }
-}
-
-/// Runs a seed with a bug: how it was noticed, be it that a promise broke or an invariant of the
-/// program's own.
-fn noticed(bug: Bug, seed: u64) -> Option<String> {
-    let run = std::panic::catch_unwind(|| run::run(seed, bug, false).violation);
-    match run {
-        Ok(violation) => violation.map(|violation| violation.to_string()),
-        Err(_) => Some("it panicked".to_owned()),
     }
 }
 
@@ -224,9 +301,15 @@ fn seeded_bugs_are_noticed() {
             None => continue,
         };
         let begun = Instant::now();
-        match seeds.into_iter().find_map(|seed| Some((seed, noticed(bug, seed)?))) {
-            Some((seed, why)) => {
-                println!("{name:26} {seed:>5} {}", why.chars().take(120).collect::<String>());
+        match seeds
+            .into_iter()
+            .find_map(|seed| Some((seed, shrink::breaks(seed, bug, &Excerpt::whole(seed))?)))
+        {
+            Some((seed, broken)) => {
+                println!(
+                    "{name:26} {seed:>5} {}",
+                    broken.what.chars().take(120).collect::<String>()
+                );
             }
             None => {
                 println!("{name:26} alive, {:.0?}", begun.elapsed());

@@ -14,7 +14,8 @@ const LOST: [&str; 3] = ["holds lapsed", "holds found lost", "holds lost with th
 
 /// Three nodes at rest and clients at work, whose sessions have these TTLs.
 fn at_work(seed: u64, ttls: &'static [u64]) -> Run {
-    let mut run = Run::of(seed, Bug::default(), (3, Some(ttls)), false);
+    let clients = 3 + seed as usize % 4;
+    let mut run = Run::of(seed, Bug::default(), (3, clients, Some(ttls)), false);
     run.stage.cluster.heal(&mut run.stage.hub);
     // The lowest TTL has run out often, and every cell has its copy.
     run.stage.for_span(Duration::from_secs(8));

@@ -12,7 +12,7 @@ use lockring_client::session::ClientMutant;
 use lockring_core::Time;
 use lockring_core::testing::{Rng, Violation, checks};
 use lockring_proto::limits::inherited;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
 use std::time::Duration;
 
@@ -20,11 +20,34 @@ use std::time::Duration;
 const HOLDS_MIN: u64 = 1000;
 const FAULTS_MIN: u64 = 5;
 
+/// Work must get on in the end, too.
+const FAULTS_MAX: u64 = 60;
+
 /// The bugs of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bug {
     pub nodes: Bugs,
     pub client: Option<ClientMutant>,
+}
+
+/// What is run of a seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excerpt {
+    /// The faults that strike, by their numbers.
+    pub faults: BTreeSet<u64>,
+    /// How many there are to begin with.
+    pub clients: usize,
+    pub nodes: usize,
+}
+
+impl Excerpt {
+    /// All of it.
+    pub fn whole(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let nodes = *rng.pick(&[1, 2, 3, 3, 3, 4, 5, 7]);
+        let clients = rng.range(3, 7) as usize;
+        Self { faults: (0..FAULTS_MAX).collect(), clients, nodes }
+    }
 }
 
 /// What came of a run.
@@ -42,8 +65,13 @@ pub struct Run {
 
 /// Runs a seed to its end.
 pub fn run(seed: u64, bug: Bug, verbose: bool) -> Report {
-    let mut run = Run::new(seed, bug, verbose);
-    run.chaos();
+    run_excerpt(seed, bug, &Excerpt::whole(seed), verbose)
+}
+
+/// Runs what is left of a seed to its end.
+pub fn run_excerpt(seed: u64, bug: Bug, excerpt: &Excerpt, verbose: bool) -> Report {
+    let mut run = Run::of(seed, bug, (excerpt.nodes, excerpt.clients, None), verbose);
+    run.chaos(seed, &excerpt.faults);
     run.settle();
     run.rest();
     run.last_look();
@@ -56,22 +84,16 @@ pub fn run(seed: u64, bug: Bug, verbose: bool) -> Report {
 }
 
 impl Run {
-    fn new(seed: u64, bug: Bug, verbose: bool) -> Self {
-        let nodes = *Rng::new(seed).pick(&[1, 2, 3, 3, 3, 4, 5, 7]);
-        Self::of(seed, bug, (nodes, None), verbose)
-    }
-
-    /// A run of so many nodes, whose sessions ask for these TTLs, in milliseconds, unless it is
-    /// left to chance.
+    /// A run of so many nodes and clients, whose sessions ask for these TTLs, in milliseconds,
+    /// unless it is left to chance.
     pub fn of(
         seed: u64,
         bug: Bug,
-        (nodes, ttls): (usize, Option<&'static [u64]>),
+        (nodes, count, ttls): (usize, usize, Option<&'static [u64]>),
         verbose: bool,
     ) -> Self {
         let mut hub =
             Hub::new(Rng::new(seed), ClusterRing::default(), checks::of_clusters(), verbose);
-        let count = hub.rng.range(3, 7) as usize;
         let keys = Keys::new(count, 0);
         let cluster = Cluster::new(&mut hub, &keys, nodes, bug.nodes);
         let clients = (0..count)
@@ -98,13 +120,15 @@ impl Run {
         }
     }
 
-    /// Faults, one after the other, and on until there was enough of both.
-    fn chaos(&mut self) {
-        let mean = self.stage.hub.rng.range(100, 2500);
+    /// Faults, one after the other, and on until there was enough of both. When they strike, and
+    /// what they are, does not depend on those that are left out.
+    fn chaos(&mut self, seed: u64, strikes: &BTreeSet<u64>) {
+        let mut rng = Rng::new(!seed);
+        let mean = rng.range(100, 2500);
         let (begun, mut faults) = (self.stage.hub.now, 0);
-        let least = Duration::from_millis(self.stage.hub.rng.range(6_000, 15_000));
+        let least = Duration::from_millis(rng.range(6_000, 15_000));
         loop {
-            let pause = self.stage.hub.rng.tailed(mean).min(mean * 10) + 1;
+            let pause = rng.tailed(mean).min(mean * 10) + 1;
             self.stage.for_span(Duration::from_millis(pause));
             if self.stage.failed() {
                 return;
@@ -117,9 +141,13 @@ impl Run {
             if lasted > Duration::from_secs(600) {
                 return self.stage.hub.accuse("work goes on", format!("only {holds} holds"));
             }
-            // Work must get on in between, too.
-            if faults < 60 {
-                strike(self);
+            if faults < FAULTS_MAX {
+                let mut its = rng.fork();
+                if strikes.contains(&faults) {
+                    std::mem::swap(&mut self.stage.hub.rng, &mut its);
+                    strike(self);
+                    std::mem::swap(&mut self.stage.hub.rng, &mut its);
+                }
                 faults += 1;
             }
         }

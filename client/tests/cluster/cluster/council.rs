@@ -23,7 +23,8 @@ impl Cluster {
         let is_cut = self.cuts.get(&(from, to)).is_some_and(|&until| hub.now < until);
         let (one, other) = (End::Node(node_of(from)), End::Node(node_of(to)));
         let is_cut = is_cut || hub.net.cut_until(hub.now, one, other).is_some();
-        from == to || !is_cut
+        let is_lost = [from, to].map(Some).contains(&self.lost);
+        from == to || !(is_cut || is_lost)
     }
 
     fn hear_each_other(&self, hub: &Hub, one: NodeId, other: NodeId) -> bool {

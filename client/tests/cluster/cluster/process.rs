@@ -3,7 +3,8 @@
 
 use crate::way::Way;
 use lockring_control::cluster::{
-    Control, Entry, Event as ControlEvent, Index, Life, NodeSpec, Process as ProcessSpec, State,
+    Control, Entry, Event as ControlEvent, Floors, Index, Life, NodeSpec, Process as ProcessSpec,
+    State,
 };
 use lockring_core::testing::{RateClock, Rng};
 use lockring_core::{
@@ -155,6 +156,8 @@ pub struct Host {
     pub id: NodeId,
     pub clock: RateClock,
     pub limits: Limits,
+    /// What it begins a log with, of a cluster that has lost one.
+    pub founding: Option<Floors>,
     pub process: Option<Process>,
 }
 
@@ -163,7 +166,7 @@ impl Host {
         let ppm = *rng.pick(&[-10_000, -3_000, 0, 0, 5_000, 10_000]);
         let clock = RateClock::new(rng.range(1, 1_000_000_000), ppm);
         let limits = Limits { expiry_slice: 8, turn_price: 40, ..Limits::default() };
-        Self { id, clock, limits, process: None }
+        Self { id, clock, limits, founding: None, process: None }
     }
 
     pub fn is_running(&self, now: Time) -> bool {
@@ -175,7 +178,10 @@ impl Host {
         let shown = self.clock.shows(now);
         let (boot, count) = (spec.process.boot, spec.process.workers);
         let life = Life { node: self.id, boot };
-        let founding = Entry::Join(spec.clone());
+        let founding = match self.founding {
+            Some(floors) => Entry::Recover(spec.clone(), floors),
+            None => Entry::Join(spec.clone()),
+        };
         let initial = (bits(), state.longest().ttl);
         let worker = |index| self.worker(shown, (index, count), boot, initial, mutant);
         let workers = (0..count).map(worker).collect();
@@ -239,7 +245,7 @@ impl Host {
 
 /// What a process says of itself.
 pub fn spec(boot: BootId) -> NodeSpec {
-    let workers = 1 << (boot.0 >> 1 & 1);
+    let workers = [1, 2, 2, 4][(boot.0 >> 1 & 3) as usize];
     let host = format!("h{}", boot.0);
     let addresses = vec![NodeAddress { host: host.clone(), port: 7400 }];
     let process = ProcessSpec { boot, workers, addresses };
