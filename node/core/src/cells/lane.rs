@@ -150,7 +150,7 @@ impl Lane {
 
     /// Nothing is being filled.
     pub(super) fn is_blank(&self) -> bool {
-        self.bytes.is_empty() && self.answers.is_empty()
+        self.bytes.is_empty() && self.answers.is_empty() && self.shown.is_empty()
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -219,10 +219,18 @@ impl Lane {
 
     /// An answer waits for the frame that is being filled.
     pub(super) fn wait(&mut self, answer: Withheld) {
-        if let Some(cell) = answer.cell.filter(|&cell| self.shown.last() != Some(&cell)) {
-            self.shown.push(cell);
+        if let Some(cell) = answer.cell {
+            self.show(cell);
         }
         self.answers.push(answer);
+    }
+
+    /// An answer shows a cell: the copy is to say by the frame that is being filled that it is
+    /// this owner's.
+    pub(super) fn show(&mut self, cell: CellIndex) {
+        if self.shown.last() != Some(&cell) {
+            self.shown.push(cell);
+        }
     }
 
     /// The cells that waiting answers show.

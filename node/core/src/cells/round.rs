@@ -167,7 +167,12 @@ impl Rounds {
                     let rest = Vec::new();
                     return lane.wait(Withheld { conn, cell: Some(cell), telling, rest });
                 }
-                (Some(cell), self.waits_of(cell))
+                let rest = self.waits_of(cell);
+                // It comes to the other lanes when these frames have left.
+                for &(at, _) in &rest {
+                    self.lane(at).expect("a copy has a lane").show(cell);
+                }
+                (Some(cell), rest)
             }
             Shows::Link if !unsafely => (None, self.waits_of_all()),
             Shows::Cell(_) | Shows::Link | Shows::Lease => {

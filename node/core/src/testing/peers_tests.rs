@@ -1,5 +1,6 @@
 //! What a peer may say, and what a node does without a lease: one owner and one copy, by hand.
 
+mod answers;
 mod awaiting;
 mod cases;
 mod recovery;

@@ -1,0 +1,120 @@
+//! On whose word answers leave.
+
+use super::*;
+
+fn become_one(worker: &mut Worker, cell: CellId, its: &Membership) {
+    let changed = [(cell, Some(its.clone()))];
+    worker.cluster(ClusterEvent::Memberships { changed: &changed, version: its.since });
+}
+
+fn operator(it: &mut Worker, session: u8) {
+    let identity = Identity {
+        namespace: Namespace::default(),
+        name: "operator".to_owned(),
+        access: Access::Operator,
+        ttl_max: limits::TTL_MAX,
+    };
+    let hello = Hello {
+        protocol: PROTOCOL,
+        session: SessionId([session; 16]),
+        incarnation: 1,
+        ttl_ms: 10_000,
+        ring_version: 1,
+        label: "",
+    };
+    let conn = ConnId(u64::from(session));
+    it.run(Event::Opened { conn, identity: &identity, hello });
+}
+
+#[test]
+fn every_copy_is_asked_to_show_what_an_answer_shows() {
+    const THIRD: PeerWorker = PeerWorker { node: NodeId(3), boot: BootId(3), worker: 0 };
+    let (mut owner, mut copy) = (Worker::new(OWNER, None), Worker::new(COPY, None));
+    let mut third = Worker::new(THIRD, None);
+    owner.cluster(ClusterEvent::Node { node: THIRD.node, boot: THIRD.boot, workers: 1 });
+    owner.cluster(ClusterEvent::PeerConnected(THIRD));
+    copy.cluster(ClusterEvent::Node { node: THIRD.node, boot: THIRD.boot, workers: 1 });
+    third.cluster(ClusterEvent::PeerConnected(OWNER));
+    let its = membership(2, OWNER, &[COPY, THIRD]);
+    for it in [&mut owner, &mut copy, &mut third] {
+        become_one(it, CELLS[0], &its);
+    }
+    for it in [&mut owner, &mut copy] {
+        become_one(it, CELLS[1], &membership(2, OWNER, &[COPY]));
+    }
+    let goes_round = |owner: &mut Worker, one: &mut Worker, peer: PeerWorker| {
+        let for_it = owner.take(|said| match said {
+            Action::Peer { peer: to, bytes } if *to == peer => Some(bytes.to_vec()),
+            _ => None,
+        });
+        one.hears(OWNER, &for_it);
+        let acks = one.messages();
+        owner.hears(peer, &acks);
+    };
+    owner.hello(7, 1);
+    let (key, other) = (key_in(&owner, CELLS[0], 0), key_in(&owner, CELLS[1], 0));
+    let id = owner.acquire(7, &key, Wait::No);
+    for _ in 0..5 {
+        owner.flush();
+        goes_round(&mut owner, &mut copy, COPY);
+        goes_round(&mut owner, &mut third, THIRD);
+    }
+    assert!(is_granted(&owner.answers(), id));
+    // The log drops the third, and has the copy follow the owner, who is taken for dead. Only the
+    // copy knows. There the hold is ended by force, and the key is another's.
+    become_one(&mut copy, CELLS[0], &membership(3, COPY, &[]));
+    operator(&mut copy, 9);
+    copy.ask(9, &key, Operation::Force { namespace: "" });
+    copy.hello(8, 1);
+    copy.answers();
+    copy.acquire(8, &key, Wait::No);
+    assert!(matches!(copy.answers()[..], [Reply::Granted { .. }]));
+    // A retry at the owner, with something for the other cell in the same turn.
+    owner.id = id - 1;
+    owner.acquire(7, &key, Wait::No);
+    owner.id = 100;
+    owner.acquire(7, &other, Wait::No);
+    owner.flush();
+    for _ in 0..5 {
+        goes_round(&mut owner, &mut third, THIRD);
+        goes_round(&mut owner, &mut copy, COPY);
+        owner.flush();
+    }
+    let answers = owner.answers();
+    assert!(!answers.iter().any(|it| it.id() == id), "held twice: {answers:?}");
+}
+
+#[test]
+fn a_hold_under_no_fence_at_all_is_reclaimed_and_copied() {
+    let (mut owner, mut copy) = (Worker::new(OWNER, None), Worker::new(COPY, None));
+    let its = Membership { grace: Some(Duration::from_secs(13)), ..membership(3, OWNER, &[COPY]) };
+    owner.become_all(&its);
+    copy.become_all(&its);
+    settle(&mut owner, &mut copy);
+    owner.hello(7, 1);
+    owner.hello(8, 1);
+    for (session, fence, claim) in [
+        (7, Fence(0), Claim::EXCLUSIVE),
+        (8, Fence(0), Claim::EXCLUSIVE),
+        (8, Fence(1), Claim::SHARED),
+        (7, Fence(0), Claim::SHARED),
+        (7, Fence(u64::MAX), Claim::SHARED),
+        (7, Fence(1 << 63), Claim::Permits { permits: 1, capacity: 2 }),
+        (7, Fence((1 << 40) + 5), Claim::Permits { permits: 1, capacity: 2 }),
+        (8, Fence((1 << 40) - 1), Claim::Permits { permits: 2, capacity: 2 }),
+    ] {
+        for key in [b"key".as_slice(), b"a key of more bytes than a record has"] {
+            owner.id += 1;
+            let request = owner.id + 1000;
+            owner.ask(session, key, Operation::Reclaim { fence, request, claim });
+            owner.machine.audit().unwrap();
+            settle(&mut owner, &mut copy);
+            copy.machine.audit().unwrap();
+            for cell in CELLS {
+                assert_eq!(owner.machine.contents(cell, false), copy.machine.contents(cell, true));
+            }
+        }
+    }
+    copy.become_all(&membership(4, COPY, &[]));
+    copy.machine.audit().unwrap();
+}
