@@ -37,6 +37,15 @@ pub(crate) struct Withheld {
     pub(crate) telling: Telling,
     /// Frames of other lanes for which it waits after this one.
     pub(super) rest: Vec<(LaneIndex, u64)>,
+    /// Its place among all answers.
+    pub(super) order: u64,
+}
+
+/// Puts an answer among others in their order: some may come from elsewhere, where they waited for
+/// longer, and an end is not to be told before the grant.
+pub(super) fn put_in_order(answers: &mut Vec<Withheld>, answer: Withheld) {
+    let at = answers.iter().rposition(|before| before.order < answer.order);
+    answers.insert(at.map_or(0, |before| before + 1), answer);
 }
 
 impl Withheld {
@@ -222,7 +231,7 @@ impl Lane {
         if let Some(cell) = answer.cell {
             self.show(cell);
         }
-        self.answers.push(answer);
+        put_in_order(&mut self.answers, answer);
     }
 
     /// An answer shows a cell: the copy is to say by the frame that is being filled that it is
@@ -246,7 +255,7 @@ impl Lane {
         }
         match self.sent.binary_search_by_key(&number, |round| round.number) {
             Ok(at) => {
-                self.sent[at].answers.push(answer);
+                put_in_order(&mut self.sent[at].answers, answer);
                 None
             }
             Err(_) => Some(answer),

@@ -18,7 +18,7 @@ mod silent;
 mod tell;
 
 use super::frame::{LinkOrigin, WorkerLife};
-use super::lane::{Lane, LaneIndex, Telling, Withheld};
+use super::lane::{Lane, LaneIndex, Telling, Withheld, put_in_order};
 use super::message::{FrameId, Refusal};
 use crate::event::{Action, CloseReason, ConnId, LinkIndex, PeerWorker};
 use crate::links::Links;
@@ -74,6 +74,8 @@ pub(crate) struct Rounds {
     syncing: BTreeSet<(RingVersion, CellIndex)>,
     /// Answers that were to leave past it.
     overdue: Vec<Withheld>,
+    /// How many answers there were, each with its place.
+    answered: u64,
     silence: Silence,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) mutant: Option<crate::Mutant>,
@@ -91,6 +93,7 @@ impl Rounds {
             lease: Time::NEVER,
             syncing: BTreeSet::new(),
             overdue: Vec::new(),
+            answered: 0,
             silence: Silence::default(),
             #[cfg(any(test, feature = "testing"))]
             mutant: None,
@@ -154,6 +157,8 @@ impl Rounds {
         out: &mut Vec<Action>,
     ) {
         let unsafely = mutant!(self, AnswerBeforeRound);
+        self.answered += 1;
+        let order = self.answered;
         let (cell, rest) = match shows {
             Shows::Nothing => return say(conn, telling, out),
             Shows::Cell(cell) if !unsafely => {
@@ -165,7 +170,7 @@ impl Rounds {
                     && let Some(lane) = self.lanes[copy.lane.0].as_mut()
                 {
                     let rest = Vec::new();
-                    return lane.wait(Withheld { conn, cell: Some(cell), telling, rest });
+                    return lane.wait(Withheld { conn, cell: Some(cell), telling, rest, order });
                 }
                 let rest = self.waits_of(cell);
                 // It comes to the other lanes when these frames have left.
@@ -176,11 +181,12 @@ impl Rounds {
             }
             Shows::Link if !unsafely => (None, self.waits_of_all()),
             Shows::Cell(_) | Shows::Link | Shows::Lease => {
-                let answer = Withheld { conn, cell: None, telling, rest: Vec::new() };
+                let rest = Vec::new();
+                let answer = Withheld { conn, cell: None, telling, rest, order };
                 return self.leave(now, answer, out);
             }
         };
-        self.advance(now, Withheld { conn, cell, telling, rest }, out);
+        self.advance(now, Withheld { conn, cell, telling, rest, order }, out);
     }
 
     /// What an answer that shows all cells waits for.
@@ -235,7 +241,7 @@ impl Rounds {
         if let Some((at, cell)) = self.first_astray() {
             let copied = self.copied(cell).expect("a cell with copies");
             let copy = copied.copies.iter_mut().find(|copy| copy.lane == at);
-            return copy.expect("it is astray").parked.push(answer);
+            return put_in_order(&mut copy.expect("it is astray").parked, answer);
         }
         self.leave(now, answer, out);
     }
@@ -258,7 +264,7 @@ impl Rounds {
         };
         let Some(copy) = copy else { return lane.wait_for(number, answer) };
         if !copy.follows() {
-            copy.parked.push(answer);
+            put_in_order(&mut copy.parked, answer);
             return None;
         }
         // It may have been sent the cell anew since, with all that was executed by then.
@@ -522,7 +528,7 @@ impl Rounds {
         self.forget_cell(cell);
     }
 
-    /// Takes out all answers that show one of these cells.
+    /// Takes out all answers that show one of these cells, in their order.
     pub(crate) fn take_answers(&mut self, cells: &BTreeSet<CellIndex>) -> Vec<Withheld> {
         let is_it = |answer: &Withheld| answer.cell.is_some_and(|cell| cells.contains(&cell));
         let mut taken = Vec::new();
@@ -535,6 +541,7 @@ impl Rounds {
             lane.take_answers(is_it, &mut taken);
         }
         taken.extend(self.overdue.extract_if(.., |answer| is_it(answer)));
+        taken.sort_by_key(|answer| answer.order);
         taken
     }
 

@@ -1,6 +1,7 @@
-//! On whose word answers leave.
+//! In which order answers leave, and on whose word.
 
 use super::*;
+use lockring_proto::Push;
 
 fn become_one(worker: &mut Worker, cell: CellId, its: &Membership) {
     let changed = [(cell, Some(its.clone()))];
@@ -24,6 +25,56 @@ fn operator(it: &mut Worker, session: u8) {
     };
     let conn = ConnId(u64::from(session));
     it.run(Event::Opened { conn, identity: &identity, hello });
+}
+
+/// What clients were told: ids of answers, 0 for an end.
+fn told(it: &mut Worker) -> Vec<u64> {
+    it.take(|said| match said {
+        Action::Reply { reply, .. } => Some(reply.id()),
+        Action::Push { push: Push::Lost { .. }, .. } => Some(0),
+        _ => None,
+    })
+}
+
+#[test]
+fn what_waits_for_a_cell_anew_leaves_in_its_order() {
+    let (mut owner, mut copy) = pair(None);
+    operator(&mut owner, 9);
+    let keys: Vec<Vec<u8>> = (0..2).map(|n| key_in(&owner, CELLS[0], n)).collect();
+    copy.cluster(ClusterEvent::Lease(Time(0)));
+    let first = owner.acquire(7, &keys[0], Wait::No);
+    let one = owner.messages();
+    let granted = owner.acquire(7, &keys[1], Wait::No);
+    let two = owner.messages();
+    copy.hears(OWNER, &one);
+    owner.hears(COPY, &copy.messages());
+    // The copy has refused the first frame, and the second is under way.
+    let forced = owner.ask(9, &keys[1], Operation::Force { namespace: "" });
+    copy.hears(OWNER, &two);
+    owner.hears(COPY, &copy.messages());
+    copy.cluster(ClusterEvent::Lease(Time::NEVER));
+    settle(&mut owner, &mut copy);
+    assert_eq!(told(&mut owner), [first, granted, 0, forced]);
+}
+
+#[test]
+fn what_is_looked_at_anew_leaves_in_its_order() {
+    let (mut owner, mut copy) = pair(None);
+    operator(&mut owner, 9);
+    let key = key_in(&owner, CELLS[0], 0);
+    owner.cluster(ClusterEvent::Lease(Time(1000)));
+    let granted = owner.acquire(7, &key, Wait::No);
+    let one = owner.messages();
+    let forced = owner.ask(9, &key, Operation::Force { namespace: "" });
+    owner.messages();
+    owner.now = Time(2000);
+    copy.hears(OWNER, &one);
+    owner.hears(COPY, &copy.messages());
+    // Nothing leaves past the lease. The copy is dropped, and there is a lease again.
+    owner.become_all(&membership(2, OWNER, &[]));
+    assert_eq!(told(&mut owner), []);
+    owner.cluster(ClusterEvent::Lease(Time::NEVER));
+    assert_eq!(told(&mut owner), [granted, 0, forced]);
 }
 
 #[test]
