@@ -425,10 +425,10 @@ impl Copies {
     }
 
     /// Whether a copy has what is up to an op: whatever comes twice is known. A counter that has
-    /// come to its end does not tell ops apart, and whole cells are sent instead.
+    /// come to its end does not tell ops apart: whole cells are sent, and may have been missed.
     fn is_known(&self, cell: CellIndex, upto: Fence, part: CellPart) -> bool {
         let last = self.locks.last(cell);
-        let is_told_apart = part != CellPart::Whole || last.counter() < Fence::COUNTER_LAST;
+        let is_told_apart = part == CellPart::Ops || last.counter() < Fence::COUNTER_LAST;
         self.of(cell).is_some_and(|copy| copy.synced)
             && (last > upto || last == upto && is_told_apart)
     }

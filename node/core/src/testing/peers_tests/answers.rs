@@ -135,6 +135,44 @@ fn every_copy_is_asked_to_show_what_an_answer_shows() {
     assert!(!answers.iter().any(|it| it.id() == id), "held twice: {answers:?}");
 }
 
+/// An owner whose cell has come to its last number, with a hold, and its copy.
+fn at_the_last_number() -> (Worker, Worker, Vec<u8>) {
+    let (mut owner, mut copy) = (Worker::new(OWNER, None), Worker::new(COPY, None));
+    owner.become_all(&membership(2, OWNER, &[]));
+    let key = key_in(&owner, CELLS[0], 0);
+    owner.machine.wind_counter(CELLS[0], Fence::COUNTER_LAST - 1);
+    for session in 7..10 {
+        owner.hello(session, 1);
+    }
+    let id = owner.acquire(7, &key, Wait::No);
+    assert!(is_granted(&owner.answers(), id));
+    let its = membership(2, OWNER, &[COPY]);
+    owner.become_all(&its);
+    copy.become_all(&its);
+    settle(&mut owner, &mut copy);
+    assert!(are_equal(&owner, &copy));
+    (owner, copy, key)
+}
+
+fn are_equal(owner: &Worker, copy: &Worker) -> bool {
+    CELLS
+        .iter()
+        .all(|&cell| owner.machine.contents(cell, false) == copy.machine.contents(cell, true))
+}
+
+#[test]
+fn at_the_last_number_a_copy_that_missed_a_whole_cell_is_not_taken_to_have_it() {
+    let (mut owner, mut copy, key) = at_the_last_number();
+    copy.cluster(ClusterEvent::Lease(Time(0)));
+    let queued = owner.acquire(8, &key, Wait::Forever);
+    settle(&mut owner, &mut copy);
+    assert_eq!(owner.answers(), []);
+    copy.cluster(ClusterEvent::Lease(Time::NEVER));
+    settle(&mut owner, &mut copy);
+    assert!(matches!(owner.answers()[..], [Reply::Queued { id, .. }] if id == queued));
+    assert!(are_equal(&owner, &copy), "the copy has nothing of {queued}");
+}
+
 #[test]
 fn a_hold_under_no_fence_at_all_is_reclaimed_and_copied() {
     let (mut owner, mut copy) = (Worker::new(OWNER, None), Worker::new(COPY, None));
