@@ -3,6 +3,7 @@
 mod answers;
 mod awaiting;
 mod cases;
+mod promoted;
 mod recovery;
 mod silent;
 

@@ -1,0 +1,92 @@
+//! What a new owner makes of what it has from the one before.
+
+use super::*;
+
+/// The copy of a pair, with a hold of session 7 and what else was asked, as the owner.
+fn promoted(copy: &mut Worker) {
+    copy.become_all(&membership(3, COPY, &[]));
+    copy.answers();
+}
+
+#[test]
+fn who_waits_times_out_at_the_next_owner() {
+    let (mut owner, mut copy) = pair(None);
+    owner.hello(8, 1);
+    owner.acquire(7, b"key", Wait::No);
+    let queued = owner.acquire(8, b"key", Wait::Millis(1000));
+    settle(&mut owner, &mut copy);
+    assert_eq!(owner.answers().len(), 2);
+    copy.now = Time(700_000);
+    promoted(&mut copy);
+    copy.hello(8, 1);
+    copy.id = queued - 1;
+    copy.acquire(8, b"key", Wait::Millis(1000));
+    assert!(matches!(copy.answers()[..], [Reply::Queued { .. }]));
+    copy.walk(Time(1_650_000));
+    assert_eq!(copy.answers(), [], "it waits anew from the promotion on");
+    copy.walk(Time(1_750_000));
+    assert!(matches!(copy.answers()[..], [Reply::TimedOut { id, .. }] if id == queued));
+    copy.machine.audit().unwrap();
+}
+
+#[test]
+fn what_comes_to_a_link_that_is_there_makes_its_lease_longer() {
+    let (mut owner, mut copy) = pair(None);
+    copy.hello(7, 1);
+    // So that it is kept.
+    copy.acquire(7, b"other", Wait::No);
+    copy.ask(7, b"other", Operation::Inspect { namespace: "" });
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    copy.walk(Time(9_900_000));
+    promoted(&mut copy);
+    copy.walk(Time(12_000_000));
+    copy.hello(8, 1);
+    copy.acquire(8, b"key", Wait::No);
+    assert!(matches!(copy.answers()[..], [Reply::Busy { .. }]), "it may still be believed in");
+}
+
+#[test]
+fn what_a_dead_link_has_left_is_freed_by_the_next_owner() {
+    let (mut owner, mut copy) = pair(None);
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    owner.answers();
+    owner.give(7, &[Request::Goodbye { id: 600 }]);
+    copy.hears(OWNER, &owner.messages());
+    promoted(&mut copy);
+    for _ in 0..4 {
+        copy.run(Event::Tick);
+    }
+    let held = CELLS.map(|cell| copy.machine.contents(cell, false).1.len());
+    assert_eq!(held, [0, 0]);
+    copy.hello(7, 2);
+    let id = copy.acquire(7, b"key", Wait::No);
+    assert!(is_granted(&copy.answers(), id));
+}
+
+#[test]
+fn an_arrival_waits_for_the_copies_that_stay() {
+    const THIRD: PeerWorker = PeerWorker { node: NodeId(3), boot: BootId(3), worker: 0 };
+    let mut owner = Worker::new(OWNER, None);
+    owner.cluster(ClusterEvent::Node { node: THIRD.node, boot: THIRD.boot, workers: 1 });
+    owner.become_all(&membership(5, OWNER, &[COPY, THIRD]));
+    owner.hello(7, 1);
+    owner.become_all(&membership(5, OWNER, &[COPY]));
+    owner.give(7, &[Request::Renew { id: 500 }]);
+    assert!(matches!(owner.answers()[..], [Reply::Renewed { settled: 4, .. }]));
+}
+
+#[test]
+fn an_acknowledgement_by_an_earlier_connection_is_none() {
+    let (mut owner, mut copy) = pair(None);
+    let id = owner.acquire(7, b"key", Wait::No);
+    copy.hears(OWNER, &owner.messages());
+    let late = copy.messages();
+    owner.cluster(ClusterEvent::PeerLost(COPY));
+    owner.cluster(ClusterEvent::PeerConnected(COPY));
+    owner.hears(COPY, &late);
+    assert_eq!(owner.answers(), []);
+    settle(&mut owner, &mut copy);
+    assert!(is_granted(&owner.answers(), id));
+}
