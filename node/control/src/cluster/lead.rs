@@ -44,15 +44,16 @@ impl Lead {
         (me, term): (NodeId, Term),
         before: Option<NodeId>,
     ) -> Self {
+        let above = term.0 << 32;
         Self {
             me,
             term,
             is_ready: false,
-            leases: Leases::new(now),
+            leases: Leases::new(now, above),
             judge: Judge::new(now, state, None),
             before: before.filter(|&before| before != me),
             runner: Runner::default(),
-            lowering: Lowering::new(now, term.0 << 32),
+            lowering: Lowering::new(now, above),
             run_at: now,
         }
     }

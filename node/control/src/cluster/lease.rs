@@ -80,13 +80,14 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    /// Those of a leader that is elected now.
-    pub fn new(now: Time) -> Self {
+    /// Those of a leader that is elected now. Numbers of rounds begin with `above`, which no
+    /// earlier term had: what was asked for in one confirms nothing of another.
+    pub fn new(now: Time, above: u64) -> Self {
         Self {
             elected: now,
             waiting: BTreeMap::new(),
             rounds: BTreeMap::new(),
-            next: 0,
+            next: above,
             due: now,
             renewed: BTreeMap::new(),
         }
@@ -181,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_round_acknowledges_what_had_arrived_before_it_began() {
-        let mut leases = Leases::new(at(0));
+        let mut leases = Leases::new(at(0), 0);
         assert_eq!(leases.begin(at(0)), None, "nobody waits");
         leases.received(renewal(1, 10));
         let first = leases.begin(at(10)).unwrap();
@@ -198,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_round_stands_for_those_before_it() {
-        let mut leases = Leases::new(at(0));
+        let mut leases = Leases::new(at(0), 0);
         for (number, ms) in [(1, 0), (2, 100), (3, 200)] {
             leases.received(renewal(number, ms));
             leases.begin(at(ms)).unwrap();
@@ -209,7 +210,7 @@ mod tests {
 
     #[test]
     fn rounds_that_never_end_keep_nobody_from_later_ones() {
-        let mut leases = Leases::new(at(0));
+        let mut leases = Leases::new(at(0), 0);
         let rounds = (0..50).map(|number| {
             leases.received(renewal(number, number * 100));
             leases.begin(at(number * 100)).expect("one is due")
@@ -221,7 +222,7 @@ mod tests {
 
     #[test]
     fn the_leader_counts_from_the_receipt_and_at_least_from_its_election() {
-        let mut leases = Leases::new(at(1000));
+        let mut leases = Leases::new(at(1000), 0);
         assert_eq!(leases.end(LIFE), at(1000 + 3080));
         leases.acknowledged(&renewal(1, 1500));
         leases.acknowledged(&renewal(2, 1400));

@@ -269,3 +269,29 @@ fn a_question_about_a_node_goes_by_another_and_back() {
     assert_eq!(alive, [(leader, Message::Alive(life, number))]);
     assert!(RoundId(0) < RoundId(1));
 }
+
+fn round(actions: &[Action]) -> Option<RoundId> {
+    actions.iter().find_map(|action| match action {
+        Action::Confirm(round) => Some(*round),
+        _ => None,
+    })
+}
+
+/// The news that a round is done may come when the term in which it was asked for is over.
+#[test]
+fn a_round_of_an_earlier_term_confirms_nothing_of_a_later_one() {
+    let mut node = Node::leading(None);
+    let heartbeat = |renewal| Message::Heartbeat { boot: BootId(2), renewal };
+    let first = round(&node.hear(200, 2, heartbeat(1))).unwrap();
+    node.tell(201, LogEvent::Deposed);
+    node.tell(300, LogEvent::Elected { term: Term(3), before: Some(NodeId(2)) });
+    node.index += 1;
+    let (index, entry) = (Index(node.index), Entry::Blank);
+    node.tell(300, LogEvent::Committed { index, term: Term(3), entry });
+    let second = round(&node.hear(400, 2, heartbeat(2))).unwrap();
+    let late = node.tell(401, LogEvent::RoundDone { round: first, committed: Index(0) });
+    let is_renewed = |action: &Action| matches!(action, Action::Send(_, Message::Renewed { .. }));
+    assert!(!late.iter().any(is_renewed), "{first:?} {second:?} {late:?}");
+    let done = node.tell(402, LogEvent::RoundDone { round: second, committed: index });
+    assert!(done.iter().any(is_renewed), "{done:?}");
+}
