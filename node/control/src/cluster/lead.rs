@@ -206,7 +206,7 @@ impl Lead {
             now >= end || state.mutant == Some(Mutant::TakeoverInLease)
         };
         let stuck = self.runner.stuck;
-        for entry in self.runner.look(now, state, &outbox.cells(now), is_over) {
+        for entry in self.runner.look(now, state, &outbox.changes(now), is_over) {
             outbox.propose(now, entry, out);
         }
         let given_up = self.runner.stuck - stuck;

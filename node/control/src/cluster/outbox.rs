@@ -1,11 +1,10 @@
 //! What a leader has proposed and not heard of yet.
 
-use super::entry::Entry;
+use super::entry::{CellChange, Entry};
 use super::event::{Action, ProposalId};
 use crate::retry::Retry;
 use lockring_proto::Time;
-use lockring_ring::CellId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A proposal of which nothing was heard for this long is not counted on.
@@ -48,14 +47,14 @@ impl Outbox {
         self.under_way.retain(|_, (_, since)| now.since(*since) < LOST);
     }
 
-    /// Cells of which a change is under way.
-    pub fn cells(&mut self, now: Time) -> BTreeSet<CellId> {
+    /// The changes of cells that are under way.
+    pub fn changes(&mut self, now: Time) -> Vec<CellChange> {
         self.forget_lost(now);
-        let cells = |(entry, _): &(Entry, Time)| match entry {
-            Entry::Cells(changes) => changes.iter().map(|change| change.cell).collect(),
+        let changes = |(entry, _): &(Entry, Time)| match entry {
+            Entry::Cells(changes) => changes.clone(),
             _ => Vec::new(),
         };
-        self.under_way.values().flat_map(cells).collect()
+        self.under_way.values().flat_map(changes).collect()
     }
 
     /// An entry is in the log.
@@ -78,7 +77,8 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::{CellChange, Index, Step};
+    use crate::cluster::{Index, Step};
+    use lockring_ring::CellId;
 
     fn at(ms: u64) -> Time {
         Time(ms * 1000)
@@ -87,6 +87,10 @@ mod tests {
     fn drop_copy() -> Entry {
         let step = Step::Detach;
         Entry::Cells(vec![CellChange { cell: CellId(3), revision: Index(1), step }])
+    }
+
+    fn cells(outbox: &mut Outbox, ms: u64) -> Vec<CellId> {
+        outbox.changes(at(ms)).iter().map(|change| change.cell).collect()
     }
 
     fn proposed(outbox: &mut Outbox, ms: u64, entry: Entry) -> Option<ProposalId> {
@@ -103,15 +107,15 @@ mod tests {
         let mut outbox = Outbox::default();
         let first = proposed(&mut outbox, 0, drop_copy()).unwrap();
         assert_eq!(proposed(&mut outbox, 100, drop_copy()), None);
-        assert_eq!(outbox.cells(at(100)), BTreeSet::from([CellId(3)]));
-        assert_eq!(outbox.cells(at(2000)), BTreeSet::new(), "nobody has heard of it");
+        assert_eq!(cells(&mut outbox, 100), [CellId(3)]);
+        assert_eq!(cells(&mut outbox, 2000), [], "nobody has heard of it");
         let second = proposed(&mut outbox, 2000, drop_copy()).unwrap();
         assert!(second > first, "no id comes twice");
         outbox.committed(&drop_copy());
-        assert!(outbox.cells(at(2000)).is_empty());
+        assert!(cells(&mut outbox, 2000).is_empty());
         assert!(proposed(&mut outbox, 2000, drop_copy()).is_some());
         outbox.clear();
-        assert!(outbox.cells(at(2000)).is_empty());
+        assert!(cells(&mut outbox, 2000).is_empty());
     }
 
     #[test]
@@ -119,7 +123,7 @@ mod tests {
         let mut outbox = Outbox::default();
         let id = proposed(&mut outbox, 0, drop_copy()).unwrap();
         outbox.failed(at(0), ProposalId(id.0 + 1));
-        assert_eq!(outbox.cells(at(0)).len(), 1, "another's failure is none of its own");
+        assert_eq!(cells(&mut outbox, 0).len(), 1, "another's failure is none of its own");
         outbox.failed(at(0), id);
         assert_eq!(proposed(&mut outbox, 99, Entry::Blank), None);
         assert!(proposed(&mut outbox, 100, Entry::Blank).is_some());

@@ -44,12 +44,18 @@ struct Traffic {
 }
 
 impl Traffic {
-    /// Of the learners there are.
-    fn of(state: &State) -> Self {
+    /// Of the learners there are, and of those that are proposed.
+    fn of(state: &State, under_way: &[CellChange]) -> Self {
         let mut traffic = Self::default();
         for (_, cell) in state.cells() {
             if let Some(learner) = cell.learner {
                 traffic.count(cell.owner.node, learner.node);
+            }
+        }
+        for &CellChange { cell, revision, step } in under_way {
+            let stands = |cell: &&Cell| cell.revision == revision;
+            if let (Step::Attach(to, _), Some(cell)) = (step, state.cell(cell).filter(stands)) {
+                traffic.count(cell.owner.node, to);
             }
         }
         traffic
@@ -92,21 +98,23 @@ impl Runner {
         self.shunned.insert((owner, copy), now.after(SHUNNED));
     }
 
-    /// The entries that are due, but for cells of which a change is under way. `is_over` says
-    /// whether the lease of a process, or with `None` of any earlier one, has surely ended.
+    /// The entries that are due, but for cells of which a change is under way: proposed, and not in
+    /// the state yet. `is_over` says whether the lease of a process, or with `None` of any earlier
+    /// one, has surely ended.
     pub fn look(
         &mut self,
         now: Time,
         state: &State,
-        under_way: &BTreeSet<CellId>,
+        under_way: &[CellChange],
         is_over: impl Fn(Option<Life>) -> bool,
     ) -> Vec<Entry> {
         self.plan(state);
         self.shunned.retain(|_, until| now < *until);
-        let rests = |(id, _): &(CellId, &Cell)| !under_way.contains(id);
+        let cells: BTreeSet<CellId> = under_way.iter().map(|change| change.cell).collect();
+        let rests = |(id, _): &(CellId, &Cell)| !cells.contains(id);
         let mut changes = self.takeovers(state, rests, is_over);
         changes.extend(self.stuck(now, state, rests));
-        changes.extend(self.steps(state, rests));
+        changes.extend(self.steps(state, rests, Traffic::of(state, under_way)));
         let mut entries: Vec<Entry> =
             changes.chunks(BATCH_CELLS_MAX).map(|batch| Entry::Cells(batch.to_vec())).collect();
         entries.extend(gone(state).map(Entry::Remove));
@@ -183,7 +191,12 @@ impl Runner {
     }
 
     /// The next step of every cell that is not where it shall be, the most urgent first.
-    fn steps(&self, state: &State, rests: impl Fn(&(CellId, &Cell)) -> bool) -> Vec<CellChange> {
+    fn steps(
+        &self,
+        state: &State,
+        rests: impl Fn(&(CellId, &Cell)) -> bool,
+        mut traffic: Traffic,
+    ) -> Vec<CellChange> {
         let of = |(id, cell): (CellId, &'_ Cell)| {
             let target = *self.targets.get(usize::from(id.0))?;
             let step = next_step(cell, target, |from, to| self.may_attach(state, from, to))?;
@@ -192,7 +205,6 @@ impl Runner {
         let mut steps: Vec<(Urgency, CellId, Aim)> =
             state.cells().filter(rests).filter_map(of).collect();
         steps.sort_by_key(|(urgency, id, _)| (*urgency, *id));
-        let mut traffic = Traffic::of(state);
         let admitted = steps.into_iter().filter_map(|(_, id, aim)| {
             let cell = state.cell(id)?;
             let step = match aim {

@@ -49,14 +49,14 @@ impl Run {
     fn look(&mut self) -> Vec<Entry> {
         let over = self.leases_over;
         let state = self.rules.state().clone();
-        self.runner.look(self.now, &state, &BTreeSet::new(), |_| over)
+        self.runner.look(self.now, &state, &[], |_| over)
     }
 
     /// One look, and then all learners are synced. Whether anything was to be done.
     fn step(&mut self) -> bool {
         let entries = self.look();
         entries.iter().for_each(|entry| self.put(entry));
-        let traffic = Traffic::of(self.state());
+        let traffic = Traffic::of(self.state(), &[]);
         let most = traffic.to.values().chain(traffic.from.values()).copied().max();
         self.most = self.most.max(most.unwrap_or_default());
         let said = |(id, cell): (CellId, &Cell)| {
@@ -200,4 +200,42 @@ fn a_cell_in_its_grace_gets_a_copy_and_no_other_owner() {
     run.step();
     run.converge();
     assert_eq!(run.shares(), [(256, 256), (256, 256)]);
+}
+
+#[test]
+fn what_is_proposed_counts_for_the_caps_before_it_is_agreed() {
+    let mut run = Run::new(2);
+    let mut under_way = Vec::new();
+    let state = run.rules.state().clone();
+    for _ in 0..3 {
+        for entry in run.runner.look(run.now, &state, &under_way, |_| true) {
+            let Entry::Cells(changes) = entry else { panic!("{entry:?}") };
+            under_way.extend(changes);
+        }
+    }
+    assert_eq!(under_way.len(), UNDER_WAY_MAX);
+}
+
+/// A new leader has no targets of the one before.
+#[test]
+fn a_new_leader_moves_nothing_of_what_is_where_it_shall_be() {
+    for nodes in 2..8 {
+        let mut run = Run::new(nodes);
+        let settles = |run: &mut Run| {
+            run.converge();
+            run.runner = Runner::default();
+            assert_eq!(run.look(), [], "{nodes} nodes");
+        };
+        settles(&mut run);
+        run.put(&Entry::Down(NodeId(1), BootId(1)));
+        settles(&mut run);
+        run.put(&Entry::Up(NodeId(1), BootId(1)));
+        run.converge();
+        run.put(&Entry::Leave(NodeId(2)));
+        settles(&mut run);
+        let (node, weight) = (NodeId(1), 3);
+        let revision = run.state().nodes()[&node].revision;
+        run.put(&Entry::Weight { node, revision, weight });
+        settles(&mut run);
+    }
 }
