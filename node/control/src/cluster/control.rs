@@ -300,6 +300,7 @@ impl Control {
                 let (boot, renewal) = (self.me.boot, self.lease.renewal(now));
                 out.push(Action::Send(leader, Message::Heartbeat { boot, renewal }));
             }
+            self.report_silent(now, out);
         }
         if self.leader.is_some() {
             self.ask_for_all(now, out);
@@ -322,12 +323,18 @@ impl Control {
         for entry in entries {
             self.ask(now, entry, out);
         }
+    }
+
+    /// Tells the leader, if there is one, which copies are silent: workers say so of one cell after
+    /// the other, and what can be dropped together is one entry.
+    fn report_silent(&mut self, now: Time, out: &mut Vec<Action>) {
         for (copy, cells) in self.facts.silent(&self.state, self.me) {
             match self.leader {
                 Some(leader) if leader != self.me.node => {
                     out.push(Action::Send(leader, Message::Silent { copy, cells }));
                 }
-                _ => self.silent(now, (self.me.node, copy), &cells, out),
+                Some(_) => self.silent(now, (self.me.node, copy), &cells, out),
+                None => {}
             }
         }
     }

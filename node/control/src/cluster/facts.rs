@@ -6,7 +6,7 @@ use super::event::WorkerEvent;
 use super::state::{Life, State, Status};
 use lockring_proto::Time;
 use lockring_ring::{AttachId, CellId, Epoch, NodeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Who asked and sees no effect asks again after this.
@@ -28,7 +28,7 @@ pub(super) struct Facts {
     /// When the entry about the node itself was last asked for.
     own: Option<Time>,
     /// Copies that are silent, by their node.
-    silent: BTreeMap<NodeId, Vec<CellId>>,
+    silent: BTreeMap<NodeId, BTreeSet<CellId>>,
 }
 
 impl Facts {
@@ -39,7 +39,8 @@ impl Facts {
             WorkerEvent::Recovered(cell, epoch) => (cell, Said::Recovered(epoch)),
             WorkerEvent::EpochAsked(cell, epoch) => (cell, Said::EpochAsked(epoch)),
             WorkerEvent::Silent(cell, node) => {
-                return self.silent.entry(node).or_default().push(cell);
+                self.silent.entry(node).or_default().insert(cell);
+                return;
             }
             WorkerEvent::Applied(_)
             | WorkerEvent::TtlAsked { .. }
@@ -95,14 +96,17 @@ impl Facts {
 
     /// Silent copies to report, each once: whoever is still silent is said to be so again.
     pub fn silent(&mut self, state: &State, me: Life) -> Vec<(NodeId, Vec<(CellId, Index)>)> {
-        let reports = std::mem::take(&mut self.silent).into_iter().map(|(copy, cells)| {
+        let mut reports = Vec::new();
+        for (copy, cells) in std::mem::take(&mut self.silent) {
             let own = |id: CellId| {
                 let cell = state.cell(id).filter(|cell| is_owned(cell, me))?;
                 Some((id, cell.revision))
             };
-            (copy, cells.into_iter().filter_map(own).take(BATCH_CELLS_MAX).collect())
-        });
-        reports.filter(|(_, cells): &(_, Vec<_>)| !cells.is_empty()).collect()
+            let cells: Vec<_> = cells.into_iter().filter_map(own).collect();
+            let batches = cells.chunks(BATCH_CELLS_MAX);
+            reports.extend(batches.map(|batch| (copy, batch.to_vec())));
+        }
+        reports
     }
 }
 

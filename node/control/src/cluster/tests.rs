@@ -19,7 +19,7 @@ use world::{Setup, World};
 const SEEDS: u64 = 32;
 
 /// How many seeds have to do for each seeded bug.
-const SEEDS_TO_KILL: u64 = 60;
+const SEEDS_TO_KILL: u64 = 100;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|number| number.parse().expect("a number"))

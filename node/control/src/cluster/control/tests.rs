@@ -181,7 +181,8 @@ fn a_silent_copy_is_dropped_if_the_leader_hears_its_node() {
     let silent = Event::Worker(0, WorkerEvent::Silent(CellId(0), NodeId(2)));
     node.handle(25, Event::Tick);
     node.hear(30, 2, Message::Heartbeat { boot: BootId(2), renewal: 1 });
-    let actions = node.handle(40, silent.clone());
+    node.handle(40, silent.clone());
+    let actions = node.handle(50, Event::Tick);
     assert!(proposes(&actions).contains(&&drop), "{actions:?}");
     let mut node = Node::leading(None);
     let actions = node.handle(900, silent);
@@ -294,4 +295,42 @@ fn a_round_of_an_earlier_term_confirms_nothing_of_a_later_one() {
     assert!(!late.iter().any(is_renewed), "{first:?} {second:?} {late:?}");
     let done = node.tell(402, LogEvent::RoundDone { round: second, committed: index });
     assert!(done.iter().any(is_renewed), "{done:?}");
+}
+
+/// A node with the id 1 that leads two, of which it has all of these cells.
+fn leading_cells(bits: u8) -> Node {
+    let state = State::new(CellBits::new(bits).unwrap());
+    let control = Control::new(at(0), NodeId(1), spec(1), Entry::Join(spec(1)), state);
+    let mut node = Node { control, index: 0 };
+    node.tell(0, LogEvent::Elected { term: Term(1), before: None });
+    for entry in [Entry::Blank, Entry::Join(spec(1)), Entry::Join(spec(2))] {
+        node.commit(0, entry);
+    }
+    node.applied(0);
+    node
+}
+
+fn dropped(actions: &[Action]) -> usize {
+    let of = |entry: &&Entry| match entry {
+        Entry::Cells(changes) => {
+            changes.iter().filter(|change| change.step == Step::Drop(NodeId(2))).count()
+        }
+        _ => 0,
+    };
+    proposes(actions).iter().map(of).sum()
+}
+
+#[test]
+fn all_cells_whose_copy_is_silent_are_dropped_together() {
+    let mut node = leading_cells(9);
+    let mut out = Vec::new();
+    for ms in (0..500).step_by(25) {
+        out.extend(node.hear(ms, 2, Message::Heartbeat { boot: BootId(2), renewal: ms }));
+    }
+    for cell in 0..512 {
+        let silent = WorkerEvent::Silent(CellId(cell), NodeId(2));
+        out.extend(node.handle(500, Event::Worker(usize::from(cell % 2), silent)));
+    }
+    out.extend(node.handle(550, Event::Tick));
+    assert_eq!(dropped(&out), 512);
 }
