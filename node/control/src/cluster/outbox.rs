@@ -10,8 +10,10 @@ use std::time::Duration;
 /// A proposal of which nothing was heard for this long is not counted on.
 const LOST: Duration = Duration::from_secs(2);
 
-/// Most proposals under way.
+/// Most proposals under way, and most of them when another change of cells is proposed: what is
+/// said of nodes, as that one is dead, waits for no plan.
 const PROPOSALS_MAX: usize = 64;
+const WITH_CELLS_MAX: usize = PROPOSALS_MAX - 16;
 
 /// The proposals of all terms of a node, of which only the present one's count.
 #[derive(Debug, Default)]
@@ -27,7 +29,11 @@ impl Outbox {
     pub fn propose(&mut self, now: Time, entry: Entry, out: &mut Vec<Action>) {
         self.forget_lost(now);
         let is_under_way = self.under_way.values().any(|(known, _)| *known == entry);
-        let is_full = self.under_way.len() >= PROPOSALS_MAX;
+        let most = match entry {
+            Entry::Cells(_) => WITH_CELLS_MAX,
+            _ => PROPOSALS_MAX,
+        };
+        let is_full = self.under_way.len() >= most;
         if is_under_way || is_full || !self.retry.is_due(now) {
             return;
         }

@@ -334,3 +334,22 @@ fn all_cells_whose_copy_is_silent_are_dropped_together() {
     out.extend(node.handle(550, Event::Tick));
     assert_eq!(dropped(&out), 512);
 }
+
+#[test]
+fn a_death_is_proposed_however_much_is_to_be_moved() {
+    let mut node = leading_cells(1);
+    for ms in (0..500).step_by(25) {
+        node.hear(ms, 2, Message::Heartbeat { boot: BootId(2), renewal: ms });
+    }
+    // Nothing of what is proposed is agreed for a while.
+    for number in 0..100 {
+        let change = CellChange { cell: CellId(0), revision: Index(number), step: Step::Bump };
+        node.handle(500, Event::Asked(Entry::Cells(vec![change])));
+    }
+    let mut out = Vec::new();
+    for ms in (500..1000).step_by(25) {
+        out.extend(node.handle(ms, Event::Tick));
+    }
+    let down = Entry::Down(NodeId(2), BootId(2));
+    assert!(proposes(&out).contains(&&down), "{:?}", proposes(&out));
+}
