@@ -302,6 +302,7 @@ impl Control {
             }
             self.report_silent(now, out);
         }
+        self.ttl.give_up(now, out);
         if self.leader.is_some() {
             self.ask_for_all(now, out);
         }
@@ -315,7 +316,7 @@ impl Control {
         let applied = self.workers.least(self.state.applied());
         let mut entries = self.facts.entries(now, &self.state, self.me, applied);
         entries.extend(self.facts.own(now, &self.state, &self.spec.process, self.me.node));
-        entries.extend(self.ttl.entry(now, out));
+        entries.extend(self.ttl.entry(now));
         // One that has not applied all there is knows nothing of who founded it.
         if self.lead.as_ref().is_some_and(Lead::is_ready) && self.state.cells().next().is_none() {
             entries.push(self.founding.clone());

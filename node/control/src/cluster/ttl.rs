@@ -84,9 +84,8 @@ impl NodeTtl {
         }
     }
 
-    /// The entry that somebody waits for, if it is to be asked for now. Who has waited for too
-    /// long waits no more.
-    pub fn entry(&mut self, now: Time, out: &mut Vec<Action>) -> Option<Entry> {
+    /// Who has waited for too long waits no more.
+    pub fn give_up(&mut self, now: Time, out: &mut Vec<Action>) {
         self.wanted.retain(|&worker, wanted| {
             let waits = now.since(wanted.since) < PATIENCE;
             if !waits {
@@ -96,6 +95,10 @@ impl NodeTtl {
             }
             waits
         });
+    }
+
+    /// The entry that somebody waits for, if it is to be asked for now.
+    pub fn entry(&mut self, now: Time) -> Option<Entry> {
         let most = self.wanted.values().max_by_key(|wanted| wanted.ttl)?;
         let is_due = self.asked.is_none_or(|asked| now.since(asked) >= AGAIN);
         is_due.then(|| {

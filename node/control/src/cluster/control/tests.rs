@@ -353,3 +353,13 @@ fn a_death_is_proposed_however_much_is_to_be_moved() {
     let down = Entry::Down(NodeId(2), BootId(2));
     assert!(proposes(&out).contains(&&down), "{:?}", proposes(&out));
 }
+
+#[test]
+fn who_waits_for_a_longer_ttl_is_refused_in_time_also_while_nobody_leads() {
+    let mut node = Node::new(None);
+    node.commit(0, Entry::Join(spec(1)));
+    let (ttl, by) = (20 * SECOND, "a".to_owned());
+    node.handle(0, Event::Worker(1, WorkerEvent::TtlAsked { ttl, by }));
+    let told = node.handle(2000, Event::Tick);
+    assert!(told.iter().any(|action| matches!(action, Action::RefuseTtl(1, _))), "{told:?}");
+}
