@@ -72,9 +72,10 @@ impl Outbox {
         }
     }
 
-    /// A proposal failed, as far as is known.
+    /// A proposal failed, as far as is known. Those that were under way together fail together,
+    /// for one reason: they make the pause no longer.
     pub fn failed(&mut self, now: Time, id: ProposalId) {
-        if self.under_way.remove(&id).is_some() {
+        if self.under_way.remove(&id).is_some() && self.retry.is_due(now) {
             self.retry.fails(now);
         }
     }
@@ -133,5 +134,21 @@ mod tests {
         outbox.failed(at(0), id);
         assert_eq!(proposed(&mut outbox, 99, Entry::Blank), None);
         assert!(proposed(&mut outbox, 100, Entry::Blank).is_some());
+    }
+
+    #[test]
+    fn proposals_that_fail_together_are_one_failure() {
+        let mut outbox = Outbox::default();
+        let bump = |cell| {
+            let (cell, revision, step) = (CellId(cell), Index(1), Step::Bump);
+            Entry::Cells(vec![CellChange { cell, revision, step }])
+        };
+        let ids: Vec<ProposalId> =
+            (0..10).map(|cell| proposed(&mut outbox, 0, bump(cell)).unwrap()).collect();
+        ids.into_iter().for_each(|id| outbox.failed(at(0), id));
+        let id = proposed(&mut outbox, 100, Entry::Blank).expect("the first pause is over");
+        outbox.failed(at(100), id);
+        assert_eq!(proposed(&mut outbox, 299, Entry::Blank), None, "the second is longer");
+        assert!(proposed(&mut outbox, 300, Entry::Blank).is_some());
     }
 }
