@@ -93,10 +93,13 @@ impl Judge {
         self.look_at
     }
 
-    /// A process has been heard.
+    /// A process has been heard. If the leader itself has not listened, it says nothing of gaps.
     pub fn heard(&mut self, now: Time, life: Life) {
+        let is_late = now.since(self.look_at) > LATE;
         let Some(heart) = self.hearts.get_mut(&life) else { return };
-        heart.gaps.push_back(now.since(heart.heard));
+        if !is_late {
+            heart.gaps.push_back(now.since(heart.heard));
+        }
         if heart.gaps.len() > REMEMBERED {
             heart.gaps.pop_front();
         }
@@ -296,5 +299,17 @@ mod tests {
         judge.hurry(at(600), NodeId(2));
         let (ms, verdict) = first(&mut judge, 600..700, &[THREE]).unwrap();
         assert_eq!((ms, verdict), (600, Verdict::Ask { by: NodeId(3), about: TWO, number: 1 }));
+    }
+
+    #[test]
+    fn a_gap_in_which_the_judge_was_late_makes_nobody_spared_for_longer() {
+        let mut judge = Judge::new(at(0), &three(), None);
+        assert_eq!(first(&mut judge, 0..200, &[TWO, THREE]), None);
+        // It stood still, and takes in what has come meanwhile before it looks.
+        judge.heard(at(1000), TWO);
+        judge.heard(at(1000), THREE);
+        assert_eq!(judge.look(at(1000), &three(), ME), [Verdict::Late]);
+        let (ms, _) = first(&mut judge, 1025..3000, &[THREE]).unwrap();
+        assert_eq!(ms, 1250);
     }
 }
