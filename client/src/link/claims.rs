@@ -125,6 +125,14 @@ impl Link {
     }
 
     pub(super) fn begin_cancel(&mut self, shared: &mut Shared, now: Time, slot: u32, told: bool) {
+        let claim = &shared.claims[slot];
+        if claim.sent.is_none() && claim.way.formers.is_empty() {
+            // No worker has heard of it: while none is reached, what is given up would pile up.
+            let token = claim.token;
+            self.drop_claim(shared, slot);
+            shared.outcomes.extend(told.then_some(Outcome::Cancelled { token }));
+            return;
+        }
         let id = shared.ids.next();
         let claim = &mut shared.claims[slot];
         let target = claim.id;

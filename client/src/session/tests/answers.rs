@@ -2,7 +2,7 @@
 
 use super::world::{Heard, KEY, World, until};
 use super::{at, busy};
-use crate::link::{NotGranted, Outcome};
+use crate::link::{Ask, NotGranted, Outcome};
 use lockring_proto::{
     Claim, Fence, HoldId, LostReason, Push, Refusal, RefusalKind, Reply, Time, codec, limits,
 };
@@ -320,4 +320,33 @@ fn claims_that_wait_for_a_ring_cost_the_same_each_however_many_there_are() {
         // The square of it would be 32 times as much.
         assert!(many < few * 4, "{few:?} for 32 times 1000, {many:?} for 32000 at once");
     }
+}
+
+/// Claims that time out, or are given up, while there is no connection.
+#[test]
+fn what_no_worker_has_heard_of_leaves_nothing_behind() {
+    let mut world = World::of(1, 10_000);
+    let link = world.at(1);
+    world.session.down(world.now, link);
+    world.told();
+    for token in 0..100 {
+        let wait = Some(Duration::from_secs(1));
+        let ask = Ask { token, key: KEY, wanted: Claim::EXCLUSIVE, wait };
+        let claim = world.session.acquire(world.now, &ask);
+        if token % 2 == 0 {
+            world.session.cancel(world.now, claim);
+            assert_eq!(world.session.shared.claims.slots(), 1, "{token}");
+            assert_eq!(world.told(), [Outcome::Cancelled { token }]);
+            continue;
+        }
+        world.tick(1_250);
+        let told = world.told();
+        let is_over =
+            |told: &Outcome| matches!(told, Outcome::NotGranted { token: of, .. } if *of == token);
+        assert!(told.iter().any(is_over), "{told:?}");
+    }
+    assert_eq!(world.session.shared.claims.slots(), 1);
+    world.connect(false);
+    let got = world.got(1);
+    assert!(!got.iter().any(|got| matches!(got, Heard::Cancel { .. })), "{got:?}");
 }
