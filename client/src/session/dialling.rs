@@ -7,6 +7,9 @@ use std::time::Duration;
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
+/// A connection that was welcomed and has stood for less was none: its worker may break off each.
+const BRIEF: Duration = BACKOFF_MAX;
+
 /// After this many tries in a row the worker may be gone for good: others are asked.
 const TRIES_ALONE: u32 = 3;
 
@@ -22,8 +25,12 @@ enum Stage {
 /// How a link comes to its connections.
 pub(super) struct Dialling {
     stage: Stage,
-    /// The next pause; none after a connection that was welcomed.
+    /// The next pause; none after a connection that was welcomed and has stood for some time.
     backoff: Duration,
+    /// The same, of connections in a row that were welcomed and brief.
+    brief: Duration,
+    /// When the connection was welcomed.
+    welcomed: Option<Time>,
     /// Tries in a row that failed.
     failures: u32,
     /// The highest that a hello of ours had, or was to have.
@@ -33,7 +40,14 @@ pub(super) struct Dialling {
 impl Dialling {
     /// It is dialled at once.
     pub(super) fn new(now: Time) -> Self {
-        Self { stage: Stage::Resting(now), backoff: Duration::ZERO, failures: 0, incarnation: 0 }
+        Self {
+            stage: Stage::Resting(now),
+            backoff: Duration::ZERO,
+            brief: Duration::ZERO,
+            welcomed: None,
+            failures: 0,
+            incarnation: 0,
+        }
     }
 
     /// When it is to be dialled.
@@ -70,17 +84,24 @@ impl Dialling {
         if taken_up && known == 0 { 0 } else { self.incarnation }
     }
 
-    pub(super) fn welcomed(&mut self) {
-        (self.backoff, self.failures) = (Duration::ZERO, 0);
+    pub(super) fn welcomed(&mut self, now: Time) {
+        (self.welcomed, self.failures) = (Some(now), 0);
     }
 
     /// There is no connection, any more or after a try. It is dialled again after the pause that is
     /// due: half of it fixed, half at random, so that the clients of a node that has restarted do
     /// not come at once.
     pub(super) fn rests(&mut self, now: Time, random: u64) {
+        let stood = self.welcomed.take().map(|at| now.since(at));
+        if let Some(stood) = stood {
+            self.backoff = if stood < BRIEF { self.brief } else { Duration::ZERO };
+        }
         let micros = self.backoff.as_micros() as u64;
         let pause = Duration::from_micros(micros / 2 + random % (micros / 2 + 1));
         self.backoff = (self.backoff * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
+        if stood.is_some() {
+            self.brief = self.backoff;
+        }
         self.stage = Stage::Resting(now.after(pause));
     }
 
@@ -103,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_a_second_and_begin_anew_after_a_welcome() {
+    fn pauses_grow_to_a_second_and_begin_anew_after_a_connection_that_stood() {
         let mut dialling = Dialling::new(Time(0));
         let mut pauses = Vec::new();
         for random in [0, u64::MAX].into_iter().cycle().take(20) {
@@ -117,9 +138,17 @@ mod tests {
         assert!(pauses.iter().all(|&pause| pause <= 1000 * MS), "{pauses:?}");
         assert!(pauses[18] >= 500 * MS && pauses[18] != pauses[19], "{pauses:?}");
         assert_eq!(dialling.stands(0, 0, false), 1);
-        dialling.welcomed();
+        dialling.welcomed(Time(7));
         dialling.rests(Time(7), 3);
         assert_eq!(due(&dialling), 7, "none after a connection that was welcomed");
+        for _ in 0..10 {
+            dialling.welcomed(Time(7));
+            dialling.rests(Time(7), 3);
+        }
+        assert!(due(&dialling) >= 500 * MS, "but after many that were brief");
+        dialling.welcomed(Time(7));
+        dialling.rests(Time(1000 * MS + 7), 3);
+        assert_eq!(due(&dialling), 1000 * MS + 7, "none after one that has stood");
     }
 
     #[test]

@@ -415,7 +415,7 @@ impl Session {
         let contact = &mut self.contacts[at.index()];
         if let (true, Some(welcome)) = (contact.link.is_up(), contact.link.welcome()) {
             self.seed.get_or_insert_with(|| NamespaceSeed::of(&welcome.namespace));
-            contact.dialling.welcomed();
+            contact.dialling.welcomed(now);
             self.met(now, at);
             self.note_company(now);
         } else if let (true, Some(refusal)) = (contact.link.is_down(), contact.link.turned_away()) {

@@ -1,9 +1,9 @@
 //! What is held, asked for and ended goes with its cell from node to node.
 
 use super::world::{Heard, KEY, World, is_lost, until};
-use super::{at, busy};
+use super::{at, busy, hears};
 use crate::link::{Loss, Outcome, Place, Query};
-use crate::session::{ClientMutant, ReceiveError};
+use crate::session::{ClientMutant, Dial, ReceiveError};
 use lockring_proto::{Digest, Fence, HelloReply, HoldId, LostReason, Push, Reply, Welcome, codec};
 use lockring_ring::Epoch;
 
@@ -378,4 +378,23 @@ fn seeded_bugs_of_what_counts_for_what_has_moved_are_noticed() {
     assert!(is_believed_by_an_unknown_ring(Some(ClientMutant::CreditUnknownRing)));
     assert!(is_kept_by_a_fresh_welcome(None));
     assert!(!is_kept_by_a_fresh_welcome(Some(ClientMutant::FreshDropsMovedIn)));
+}
+
+#[test]
+fn a_worker_that_breaks_off_after_each_welcome_is_dialled_after_pauses_that_grow() {
+    let mut world = World::of(1, 10_000);
+    let mut dials = 0;
+    for _ in 0..1000 {
+        let link = world.at(1);
+        world.session.down(world.now, link);
+        while let Some(Dial { link, .. }) = world.session.next_dial(world.now) {
+            dials += 1;
+            world.session.connected(world.now, link);
+            world.session.outgoing(link).clear();
+            let welcome = world.welcome(link, false);
+            hears(&mut world.session, world.now, link, welcome);
+        }
+        world.after(1);
+    }
+    assert!(dials < 20, "{dials} within a second");
 }
