@@ -26,8 +26,8 @@ pub(crate) struct Fetch {
     /// The newest version that a worker has told of, and by which link.
     wanted: u64,
     told_by: Option<LinkId>,
-    /// Nobody who has told of a version up to this one had it.
-    refused: u64,
+    /// Up to which version each worker has told of rings that it had not.
+    refused: BTreeMap<LinkId, u64>,
     asked: BTreeMap<LinkId, Asked>,
     /// Who was asked since it is wanted, and has told of none since.
     tried: BTreeSet<LinkId>,
@@ -47,14 +47,14 @@ impl Fetch {
         }
     }
 
-    /// Whether a ring of this version is still to be hoped for.
-    pub(super) fn may_come(&self, version: u64) -> bool {
-        version > self.refused
+    /// Whether a ring of this version is still to be hoped for of the worker that tells of it.
+    pub(super) fn may_come(&self, version: u64, by: LinkId) -> bool {
+        version > self.refused(by)
     }
 
-    /// Up to which version none is to be hoped for.
-    pub(super) fn refused(&self) -> u64 {
-        self.refused
+    /// Up to which version none is to be hoped for of this worker.
+    pub(super) fn refused(&self, by: LinkId) -> u64 {
+        self.refused.get(&by).copied().unwrap_or_default()
     }
 
     /// Whether nobody is asked whose answer is not overdue.
@@ -120,10 +120,14 @@ impl Fetch {
         }
     }
 
-    /// Of what was told after the question the answer says nothing.
+    /// Of what was told after the question the answer says nothing, and nothing of what others
+    /// have: from now on what they tell of is wanted.
     fn has_none(&mut self, link: LinkId, wanted: u64) {
         if self.told_by == Some(link) {
-            self.refused = self.refused.max(wanted);
+            self.refused.insert(link, wanted.max(self.refused(link)));
+            if self.wanted <= wanted {
+                (self.wanted, self.told_by) = (0, None);
+            }
         }
     }
 
@@ -131,8 +135,9 @@ impl Fetch {
     pub(super) fn down(&mut self, link: LinkId) {
         self.asked.remove(&link);
         self.tried.remove(&link);
+        self.refused.remove(&link);
         if self.told_by == Some(link) {
-            (self.told_by, self.refused) = (None, 0);
+            self.told_by = None;
         }
     }
 
@@ -151,7 +156,7 @@ impl Fetch {
 
     /// Whom to ask next for a ring that is newer than the known one, of those who can be asked.
     pub(crate) fn next(&self, known: u64, who: impl Iterator<Item = LinkId>) -> Option<LinkId> {
-        if self.wanted <= known.max(self.refused) || !self.is_idle() {
+        if self.wanted <= known || !self.is_idle() {
             return None;
         }
         let untried = who.filter(|link| !self.tried.contains(link) && !self.is_asked(*link));

@@ -63,7 +63,7 @@ impl Link {
     /// What a worker has not carried out is sent again, if a newer ring is known than it was sent
     /// by; it waits for that, if the worker knows one; or it is tried again in a while.
     pub(crate) fn serve_parked(&mut self, shared: &mut Shared, now: Time) {
-        for (id, version) in self.parked.due((shared.version, shared.fetch.refused())) {
+        for (id, version) in self.parked.due((shared.version, shared.fetch.refused(self.id))) {
             let routed = match self.pending.get(id) {
                 Some(&(Pending::Claim(slot) | Pending::Waiting(slot))) => {
                     shared.claims[slot].way.routed
@@ -74,7 +74,7 @@ impl Link {
             if routed < shared.version {
                 self.parked.remove(id);
                 self.send(shared, now, id);
-            } else if version <= shared.version || !shared.fetch.may_come(version) {
+            } else if version <= shared.version || !shared.fetch.may_come(version, self.id) {
                 self.parked.remove(id);
                 self.unserved(shared, now, id);
             }

@@ -471,7 +471,7 @@ impl Link {
 
     #[cold]
     fn is_told(&mut self, shared: &mut Shared, now: Time, version: u64) {
-        if shared.fetch.may_come(version) {
+        if shared.fetch.may_come(version, self.id) {
             shared.fetch.is_told(version, self.id);
             if shared.fetch.is_idle() {
                 self.ask_for_ring(shared, now);

@@ -419,3 +419,18 @@ fn what_a_link_has_told_is_forgotten_with_its_connection() {
     world.pushes_ring(2, 2);
     assert!(ring_asked(&world.got(2)).is_some(), "the other has it now");
 }
+
+#[test]
+fn who_tells_of_a_ring_that_it_has_not_keeps_nobody_from_those_of_others() {
+    let mut world = World::of(2, 10_000);
+    world.got(1);
+    world.got(2);
+    world.pushes_ring(1, u64::MAX);
+    let (id, _) = ring_asked(&world.got(1)).expect("it is asked");
+    world.says(1, &Reply::NoNewerRing { id, version: 1 });
+    world.pushes_ring(1, u64::MAX);
+    assert_eq!(ring_asked(&world.got(1)), None, "once");
+    world.log.moves(world.cell(KEY), 2);
+    world.pushes_ring(2, 2);
+    assert!(ring_asked(&world.got(2)).is_some(), "the other has one");
+}
