@@ -62,6 +62,13 @@ impl Link {
         if tenure.until == Time::NEVER { self.times.valid_until } else { tenure.until }
     }
 
+    /// Until when an answer to what was sent then is believed. It is never [`Time::NEVER`], which
+    /// says that a hold is under the lease.
+    #[inline]
+    pub(super) fn believed_from(&self, sent: Time) -> Time {
+        sent.after(self.times.believed).min(Time(Time::NEVER.0 - 1))
+    }
+
     /// When the next hold lapses.
     pub(super) fn lapses_at(&self) -> Option<Time> {
         let leased = (self.holds.leased > 0).then_some(self.times.valid_until);
@@ -150,7 +157,7 @@ impl Link {
             return self.defer(shared, Credit { version, sent, settled: 0 });
         }
         self.times.credited = sent;
-        self.times.valid_until = self.times.valid_until.max(sent.after(self.times.believed));
+        self.times.valid_until = self.times.valid_until.max(self.believed_from(sent));
     }
 
     /// A renewal is answered.
@@ -170,8 +177,7 @@ impl Link {
         if shared.mutant == Some(super::ClientMutant::CreditUnknownRing) {
             self.credits.settled = self.credits.settled.max(credit.settled);
             self.times.credited = credit.sent;
-            self.times.valid_until =
-                self.times.valid_until.max(credit.sent.after(self.times.believed));
+            self.times.valid_until = self.times.valid_until.max(self.believed_from(credit.sent));
             return;
         }
         #[cfg(not(feature = "testing"))]

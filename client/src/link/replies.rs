@@ -323,7 +323,7 @@ impl Link {
     /// lease did not count for its cell.
     #[inline]
     fn granted_until(&self, shared: &Shared, cell: u16, version: u64, sent: Option<Time>) -> Time {
-        let by_itself = sent.map_or(Time::NEVER, |sent| sent.after(self.times.believed));
+        let by_itself = sent.map_or(Time::NEVER, |sent| self.believed_from(sent));
         if version > shared.version {
             // By a ring that is not known the lease was not counted from this request.
             return if by_itself > self.times.valid_until { by_itself } else { Time::NEVER };

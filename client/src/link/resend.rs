@@ -72,7 +72,7 @@ impl Link {
             // The lease began with this hello, and what was said before is of another one.
             self.credits = Credits::default();
             self.times.credited = self.times.greeted;
-            self.times.valid_until = self.times.greeted.after(self.times.believed);
+            self.times.valid_until = self.believed_from(self.times.greeted);
         }
         self.put_off.clear();
         let parked = std::mem::take(&mut self.parked);

@@ -373,3 +373,21 @@ fn a_successor_compares_again_when_the_last_belief_has_ended() {
     let sent = compares(&mut link, at(8_002), at(28_000));
     assert!(sent.iter().any(|&sent| sent >= second), "{sent:?}, spared until {second:?}");
 }
+
+#[test]
+fn a_clock_at_its_end_is_no_panic() {
+    let end = Time(u64::MAX - 3 * S);
+    let mut link = link(10_000, 30_000);
+    connect(&mut link, end, end, true);
+    let claim = ask(&mut link, end, 1, b"k", Some(Duration::from_secs(60)));
+    let (id, _) = acquires(&mut link).pop().unwrap();
+    says(&mut link, end, &Reply::Granted { id, version: 1, fence: fence(1) });
+    assert!(link.is_held(claim));
+    // Another process is there, and what is held is believed by itself.
+    link.down(end, L);
+    link.connected(end, L);
+    let welcome = welcome_of(&link, L, 2, true);
+    hears(&mut link, end, L, Welcome { ring_version: 2, ..welcome });
+    assert!(link.release(end, claim, 7));
+    link.tick(Time::NEVER);
+}
