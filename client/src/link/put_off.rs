@@ -131,8 +131,9 @@ impl Link {
         for id in self.put_off.due_at(now) {
             let Some(put_off) = self.put_off.get(id).cloned() else { continue };
             if now < put_off.until {
-                // Without a connection the next one sends it.
-                let is_sent = !self.parked.contains(id);
+                // Without a connection the next one sends it. A copy that is not answered may yet
+                // be carried out, and its answer be one to the next: there is one at a time.
+                let is_sent = !self.parked.contains(id) && !put_off.asked;
                 let again = now.after(RETRY_AFTER);
                 let asked = put_off.asked || is_sent;
                 self.put_off.insert(id, PutOff { again, asked, ..put_off });

@@ -350,3 +350,23 @@ fn what_no_worker_has_heard_of_leaves_nothing_behind() {
     let got = world.got(1);
     assert!(!got.iter().any(|got| matches!(got, Heard::Cancel { .. })), "{got:?}");
 }
+
+/// A worker that has got a cell answers nothing yet, as its copies do not.
+#[test]
+fn what_is_tried_again_is_sent_once_until_that_is_answered() {
+    let mut world = World::of(1, 10_000);
+    let ask = Ask { token: 1, key: KEY, wanted: Claim::EXCLUSIVE, wait: Some(Duration::ZERO) };
+    world.session.acquire(world.now, &ask);
+    let id = world.acquired(1);
+    world.says(1, &Reply::Moved { id, version: 1 });
+    let mut copies = 0;
+    for _ in 0..5 {
+        world.tick(200);
+        let is_copy = |got: &&Heard| matches!(got, Heard::Acquire { id: of, .. } if *of == id);
+        copies += world.got(1).iter().filter(is_copy).count();
+    }
+    assert_eq!(copies, 1, "the key may be free again by the second, when the first was told busy");
+    world.says(1, &Reply::Moved { id, version: 1 });
+    world.tick(200);
+    assert_eq!(world.acquired(1), id);
+}
