@@ -166,8 +166,8 @@ impl Error {
     pub(crate) fn lost(loss: Option<Loss>, maybe_released: bool) -> Self {
         let message = match loss {
             Some(loss) => format!("the lock was lost: {loss}"),
-            None if maybe_released => "the release was sent again after the connection broke, and \
-                 nothing was held then: it was released, or lost before"
+            None if maybe_released => "the release was sent again, as the connection broke or the \
+                 lock's node changed, and nothing was held then: it was released, or lost before"
                 .to_owned(),
             None => "the lock was not held any more".to_owned(),
         };

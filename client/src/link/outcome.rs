@@ -50,8 +50,8 @@ pub enum Outcome {
     NotHeld {
         /// The caller's.
         token: u64,
-        /// An earlier copy of this release may have ended the hold: it was sent again after the
-        /// connection broke.
+        /// An earlier copy of this release may have ended the hold: it was sent again, after the
+        /// connection broke or to another owner of the cell.
         maybe_released: bool,
     },
     /// Nobody has answered the release, and the lease is over or the patience for an answer is. It

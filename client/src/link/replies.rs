@@ -457,6 +457,12 @@ impl Link {
         if !has_cell {
             return self.is_unexpected(|| format!("request {id} names no key, and has moved"));
         }
+        // Whoever was deposed says so too of what it had carried out and not answered yet.
+        if let Some(slot) = self.pending.claim(id)
+            && let State::Releasing { resent, .. } = &mut shared.claims[slot].state
+        {
+            *resent = true;
+        }
         self.parked.insert(id, version);
         self.learn_version(shared, now, version);
     }

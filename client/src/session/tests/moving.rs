@@ -157,6 +157,24 @@ fn ends_that_nobody_serves_yet_are_sent_until_somebody_does() {
 }
 
 #[test]
+fn a_release_that_was_sent_on_may_have_ended_the_hold() {
+    let mut world = World::of(2, 10_000);
+    let (held, ..) = world.holds(KEY);
+    world.session.release(world.now, held, 1);
+    let heard = world.got(1);
+    let released = |heard: &Heard| match *heard {
+        Heard::Release { id, .. } => Some(id),
+        _ => None,
+    };
+    let id = heard.iter().find_map(released).expect("it is sent");
+    // A deposed owner has carried it out, and could not say so in time; it is the owner again.
+    world.says(1, &Reply::Moved { id, version: 1 });
+    world.tick(200);
+    world.says(1, &Reply::NotHeld { id, version: 1 });
+    assert_eq!(world.told(), [Outcome::NotHeld { token: 1, maybe_released: true }]);
+}
+
+#[test]
 fn an_order_by_force_follows_its_cell_once_it_was_not_carried_out() {
     let mut world = World::of(2, 10_000);
     let key = Place { namespace: String::new(), key: KEY.to_vec() };

@@ -13,7 +13,7 @@ use crate::locks::{CellIndex, Change, Death, EntryIndex, Op, Source};
 use crate::mutant::mutant;
 use crate::turn::Turn;
 use crate::worker::Worker;
-use lockring_proto::{Reply, Time};
+use lockring_proto::{Refusal, RefusalKind, Reply, Time};
 use lockring_ring::{BootId, CellId, Member, Membership, NodeId, RingVersion};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -51,13 +51,26 @@ fn look_again(worker: &Worker, turn: &mut Turn<'_>, answer: Withheld) {
     if answer.cell().is_some_and(|cell| worker.cells.role(cell) == Role::None) {
         // An end that was to be pushed is for the new owner to tell, if it has it.
         if let Telling::Reply(reply) = answer.telling {
-            let (id, version) = (reply.id(), worker.version.0);
-            turn.answer(answer.conn, Shows::Nothing, || Reply::Moved { id, version });
+            let version = worker.version.0;
+            turn.answer(answer.conn, Shows::Nothing, || elsewhere(&reply, version));
         }
         return;
     }
     let (rounds, out) = turn.rounds();
     rounds.again(now, answer, out);
+}
+
+/// What a client hears instead of an answer that is the new owner's to give. An order by force
+/// names no hold: given to that one again, it could end what came after the hold that was meant.
+fn elsewhere(reply: &Reply, version: u64) -> Reply {
+    let id = reply.id();
+    if !matches!(reply, Reply::Forced { .. }) {
+        return Reply::Moved { id, version };
+    }
+    let message = "the key went to another node before the order was safe there: it may have been \
+                   carried out; look with `inspect`, and repeat it if needed";
+    let kind = RefusalKind::Unavailable;
+    Reply::Refused { id, refusal: Box::new(Refusal { kind, message: message.to_owned() }) }
 }
 
 fn become_member(

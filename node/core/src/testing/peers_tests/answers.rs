@@ -207,3 +207,20 @@ fn a_hold_under_no_fence_at_all_is_reclaimed_and_copied() {
     copy.become_all(&membership(4, COPY, &[]));
     copy.machine.audit().unwrap();
 }
+
+#[test]
+fn an_order_by_force_is_not_carried_out_by_two_owners() {
+    let (mut owner, _) = pair(None);
+    operator(&mut owner, 9);
+    let key = key_in(&owner, CELLS[0], 0);
+    let granted = owner.acquire(7, &key, Wait::No);
+    let released = owner.acquire(7, &key_in(&owner, CELLS[0], 1), Wait::No);
+    let forced = owner.ask(9, &key, Operation::Force { namespace: "" });
+    // Nothing of it has come to the copy when that becomes the owner.
+    owner.become_all(&membership(2, COPY, &[]));
+    let answers = owner.answers();
+    let of = |id| answers.iter().find(|it| it.id() == id).expect("everybody is answered");
+    assert!(matches!(of(granted), Reply::Moved { .. }), "{answers:?}");
+    assert!(matches!(of(released), Reply::Moved { .. }), "{answers:?}");
+    assert!(matches!(of(forced), Reply::Refused { .. }), "{answers:?}");
+}

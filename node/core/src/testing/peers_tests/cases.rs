@@ -366,7 +366,7 @@ fn an_end_by_force_is_told_when_the_copy_knows_it() {
     owner.run(Event::Opened { conn: ConnId(9), identity: &operator, hello });
     owner.ask(9, b"other", Operation::Force { namespace: "" });
     owner.become_all(&membership(3, COPY, &[]));
-    assert!(matches!(owner.answers()[..], [Reply::Moved { .. }]));
+    assert!(matches!(owner.answers()[..], [Reply::Refused { .. }]));
     assert_eq!(pushes(&owner), 0);
 }
 
