@@ -244,7 +244,7 @@ fn clean_runs_keep_every_promise() {
 }
 
 /// Which bug is shrunk if none is named.
-const USUAL: &str = "TakeoverInLease";
+const USUAL: &str = "AcksOldEpoch";
 
 /// `SIM_SHRINK=7` shrinks that seed, `SIM_MUTANT=OpTwice` beside it one with a bug.
 #[test]
