@@ -33,7 +33,7 @@ mod world;
 
 use crate::cluster;
 use lockring_core::Mutant;
-use logs::Kind::{self, Attach, Detach, Down, Drop, Switch, Synced};
+use logs::Kind::{self, Attach, Boot, Detach, Down, Drop, Switch, Synced};
 use protocol::{Bounds, Bug, Protocol};
 use reached::Step;
 use stateright::{Checker, HasDiscoveries, Model};
@@ -104,6 +104,34 @@ fn nothing_is_granted_twice_by_who_comes_and_goes() {
         Step::Ready,
     ];
     assert!(holds(bounds, &must) > 10_000);
+}
+
+#[test]
+fn nothing_is_granted_twice_while_processes_crash_and_leases_end() {
+    let flight = Bounds { flight: 1, releases: [0, 0], ..calm(&[Down], 1) };
+    let crash = Bounds { crashes: 1, ..flight.clone() };
+    assert!(holds(crash, &[Step::Crash, Step::Promoted, Step::Again]) > 10_000);
+    let lease = Bounds { leases: 1, flight: 2, releases: [1, 0], ..flight };
+    assert!(holds(lease, &[Step::LeaseEnds, Step::Promoted, Step::Later]) > 10_000);
+}
+
+/// `MODEL=large` looks at more than five million states, in some minutes.
+#[test]
+fn nothing_is_granted_twice_in_larger_bounds() {
+    if std::env::var("MODEL").as_deref() != Ok("large") {
+        println!("MODEL=large is not set");
+        return;
+    }
+    let flight = |kinds, changes| Bounds { flight: 1, releases: [0, 0], ..calm(kinds, changes) };
+    let crash = Bounds { crashes: 1, ..flight(&[Down, Drop, Attach, Synced], 2) };
+    let switch = Bounds { leases: 1, ..flight(&[Switch, Down], 2) };
+    let boot = Bounds { crashes: 1, releases: [1, 0], ..flight(&[Boot, Down, Drop], 3) };
+    let all = [
+        holds(crash, &[Step::Crash, Step::Promoted, Step::Dropped, Step::Synced]),
+        holds(switch, &[Step::LeaseEnds, Step::Switched, Step::Promoted, Step::AfterSwitch]),
+        holds(boot, &[Step::Crash, Step::Promoted, Step::Dropped]),
+    ];
+    assert!(all.iter().sum::<usize>() > 5_000_000, "{all:?}");
 }
 
 /// The bugs that removing one mechanism of the protocol makes, each with what the log does when it
