@@ -96,7 +96,8 @@ fn strike_nodes(stage: &mut Stage) {
             hub.reach("all connections of a node to peers broken");
             cluster.break_wires_of(hub, node);
         }
-        15..20 => wish(hub, cluster, node),
+        15..19 => wish(hub, cluster, node),
+        19 => alone_with(stage, node),
         20 | 21 => {
             let until = soon(hub, 300, 6000);
             hub.reach("workers that do by nothing new");
@@ -162,6 +163,25 @@ fn wish(hub: &mut Hub, cluster: &mut Cluster, node: NodeId) {
             };
             cluster.wishes.push(Entry::Policy { replicas, revision });
         }
+    }
+}
+
+/// A client hears one node alone, which may be deposed meanwhile: neither hears of that.
+fn alone_with(stage: &mut Stage, node: NodeId) {
+    let Stage { hub, cluster, clients, .. } = stage;
+    hub.reach("clients alone with a node that nobody hears");
+    let until = soon(hub, 2000, 9000);
+    let of = hub.rng.range(0, 2);
+    let others: Vec<NodeId> = cluster.hosts.keys().copied().filter(|&it| it != node).collect();
+    for &other in &others {
+        cut(hub, cluster, (other, node), until, of);
+        cut(hub, cluster, (node, other), until, of);
+    }
+    let whom = hub.rng.range(0, clients.len() as u64) as usize;
+    let span = until.since(hub.now);
+    for other in others {
+        let other = node_of(other);
+        clients[whom].cut_off(hub, other..other + 1, span);
     }
 }
 

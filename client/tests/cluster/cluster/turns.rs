@@ -298,6 +298,7 @@ impl Cluster {
         worker.ttls.insert(worker.machine.longest_ttl_in_use(), hub.now);
         let notes = worker.machine.take_notes();
         let looked_at = worker.turns.is_multiple_of(256);
+        self.check_expired(hub, at, workers, &notes);
         self.watch.notes(hub, at, workers, &notes);
         if looked_at {
             self.look_inside(hub, at);

@@ -4,6 +4,7 @@
 //! - P2: whatever an answer shows is in the memory of every member that is there.
 //! - P5: nobody answers in an epoch before every member that is there has taken it in.
 //! - P7: what a client believes to hold is in the memory of every member.
+//! - I4: no owner, by the log and within its lease, lets a hold expire that its client believes in.
 
 use super::Cluster;
 use super::process::bits;
@@ -12,7 +13,7 @@ use crate::hub::Hub;
 use crate::keys::Keys;
 use lockring_control::cluster::{NodeState, Replicas, Status};
 use lockring_core::Time;
-use lockring_core::testing::{Ending, Fact, KeyId, Note, Noted};
+use lockring_core::testing::{Ending, Fact, Hold, KeyId, Note, Noted};
 use lockring_proto::{Claim, Fence, Operation, Reply, Request, SessionId};
 use lockring_ring::{CellId, Member, NamespaceSeed, NodeId, hash_key};
 use std::collections::{BTreeMap, BTreeSet};
@@ -151,6 +152,31 @@ impl Cluster {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// I4 where it begins: whoever wants what has expired may be granted it, if anybody does.
+    pub(super) fn check_expired(&self, hub: &mut Hub, at: At, workers: u16, notes: &[Note]) {
+        let Some(host) = self.hosts.get(&at.0.node) else { return };
+        let Some(process) = &host.process else { return };
+        if host.clock.shows(hub.now) >= process.workers[usize::from(at.1)].lease {
+            return;
+        }
+        for note in notes {
+            let Note::Op { cell, change: Noted::Ended { fence, cause }, .. } = *note else {
+                continue;
+            };
+            let cell = CellId(cell as u16 * workers + at.1);
+            let owns = self.rules.state().cell(cell).is_some_and(|it| process.is_me(&it.owner));
+            let told = self.watch.told.get(&(cell, fence));
+            let (Ending::Expired, true, Some(&(_, key))) = (cause, owns, told) else { continue };
+            let (now, book) = (hub.now, hub.recorder.book());
+            let believes = |hold: &&Hold| hold.fence == fence && book.acts(now, hold);
+            let found = book.believers(key).find(believes);
+            let what = found.map(|hold| format!("{at:?}: {hold:?}, until {}", book.until(hold)));
+            if let Some(what) = what {
+                return hub.accuse("I4 nothing expires that is believed", what);
+            }
         }
     }
 
