@@ -28,7 +28,7 @@ pub const ALL: [(&str, Bug, Option<u64>); 42] = [
     ("AcksOldEpoch", core(Core::AcksOldEpoch), Some(14)),
     ("CountersCompared", core(Core::CountersCompared), None),
     ("OpTwice", core(Core::OpTwice), None),
-    ("TakesLateWhole", core(Core::TakesLateWhole), None),
+    ("TakesLateFrames", core(Core::TakesLateFrames), None),
     ("DeposedForgets", core(Core::DeposedForgets), Some(2)),
     ("InheritedWithoutNodeLease", core(Core::InheritedWithoutNodeLease), Some(33)),
     ("GraceCutShort", core(Core::GraceCutShort), None),

@@ -145,7 +145,8 @@ pub enum ClusterEvent<'a> {
     PeerConnected(PeerWorker),
     /// There is no connection to a peer.
     PeerLost(PeerWorker),
-    /// A peer says something.
+    /// A peer says something. What it says by one connection comes once and in its order, and some
+    /// of it may come when another stands.
     Peer {
         /// The peer.
         peer: PeerWorker,

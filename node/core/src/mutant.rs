@@ -68,8 +68,8 @@ pub enum Mutant {
     CountersCompared,
     /// An op that comes twice is carried out twice.
     OpTwice,
-    /// A copy takes a whole cell that is older than what it has acknowledged.
-    TakesLateWhole,
+    /// A copy takes frames of an earlier connection than its owner has sent others by since.
+    TakesLateFrames,
     /// An owner that becomes a copy forgets what it had.
     DeposedForgets,
     /// Who is inherited gets no more time than its TTL.

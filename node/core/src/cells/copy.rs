@@ -50,8 +50,6 @@ pub(crate) struct Copy {
     pub(crate) mine: AttachId,
     /// It has all that the owner of this epoch has answered by.
     pub(crate) synced: bool,
-    /// It had, at some time: it has acknowledged ops up to the last that is here.
-    had: bool,
 }
 
 /// What a frame says of one of its cells, as far as it has been read.
@@ -82,6 +80,8 @@ pub(crate) struct Copies {
     /// Peers that were told of a cell that it cannot be taken yet, under which epoch and
     /// attachment.
     later: BTreeMap<CellIndex, (PeerWorker, Epoch, AttachId)>,
+    /// The last connection by which each worker has sent a frame.
+    heard: BTreeMap<WorkerLife, u64>,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) mutant: Option<crate::Mutant>,
 }
@@ -96,6 +96,7 @@ impl Copies {
             shadows: BTreeMap::new(),
             namespaces: Vec::new(),
             later: BTreeMap::new(),
+            heard: BTreeMap::new(),
             #[cfg(any(test, feature = "testing"))]
             mutant: None,
         }
@@ -133,12 +134,12 @@ impl Copies {
     ) -> Option<PeerWorker> {
         let same = |before: &Copy| before.epoch == epoch && before.mine == mine;
         let before = self.of(cell).filter(|before| same(before));
-        let (synced, had) = before.map_or((false, false), |before| (before.synced, before.had));
+        let synced = before.is_some_and(|before| before.synced);
         if self.cells.is_empty() {
             self.cells.resize_with(self.locks.layout().cells() as usize, || None);
         }
         *self.owners.entry(owner.into()).or_default() += 1;
-        let copy = Copy { epoch, owner, mine, synced, had };
+        let copy = Copy { epoch, owner, mine, synced };
         if let Some(before) = self.cells[cell.0 as usize].replace(copy) {
             self.owns_less(before.owner.into());
         }
@@ -218,6 +219,16 @@ impl Copies {
         };
         let known = self.later.extract_if(.., is_known);
         known.map(|(cell, (peer, ..))| (peer, cell)).collect()
+    }
+
+    /// Whether a frame that comes by this connection is to be taken in. What is still under way on
+    /// an earlier one is not, once the next is heard: the owner has sent again there all that it
+    /// goes on from, and has forgotten what was acknowledged before.
+    pub(crate) fn hears(&mut self, from: WorkerLife, connection: u64) -> bool {
+        let last = self.heard.entry(from).or_default();
+        let is_late = connection < *last;
+        *last = connection.max(*last);
+        !is_late || mutant!(self, TakesLateFrames)
     }
 
     /// Takes in a frame: the positions of cells that were not taken.
@@ -387,6 +398,8 @@ impl Copies {
 
     /// A process names no link any more.
     pub(crate) fn is_over(&mut self, boot: BootId) {
+        // While a cell is still its, what is late of it is not to be taken for what is next.
+        self.heard.retain(|life, _| life.boot != boot || self.owners.contains_key(life));
         let first = LinkOrigin { by: WorkerLife { boot, worker: 0 }, number: 0 };
         let last = LinkOrigin { by: WorkerLife { boot, worker: u16::MAX }, number: u64::MAX };
         self.end_links(first..=last);
@@ -455,7 +468,7 @@ impl Copies {
         if news.attach != copy.mine || !is_by_owner && !mutant!(self, AcksOldEpoch) {
             return Some(Refusal::Stale);
         }
-        let (had, last) = (copy.had, self.locks.last(cell));
+        let last = self.locks.last(cell);
         if self.is_known(cell, news.last, news.part) {
             return None;
         }
@@ -465,8 +478,7 @@ impl Copies {
         let taken = match news.part {
             CellPart::Ops => false,
             CellPart::Offer => equal && last.counter() < Fence::COUNTER_LAST,
-            // One that comes late, from an earlier connection, would take acknowledged ops away.
-            CellPart::Whole => !had || news.last >= last || mutant!(self, TakesLateWhole),
+            CellPart::Whole => true,
         };
         // From here on nothing is taken as known: something is missing.
         self.of_mut(cell).expect("it was looked up").synced = false;
@@ -573,25 +585,7 @@ impl Copies {
             reading.refused = Some(Refusal::NeedsWhole);
             return;
         }
-        (copy.synced, copy.had) = (true, true);
-    }
-
-    /// Links that nothing is left of and nobody will name, though they are still here.
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn leftover(&self) -> Option<&Shadow> {
-        let is_unused = |link| {
-            let used = self.locks.used_by(link);
-            used.holds == 0 && used.waiters == 0
-        };
-        let left = |link, shadow: &Shadow| {
-            (shadow.gone || !self.owners.contains_key(&shadow.called.by)) && is_unused(link)
-        };
-        self.shadows.iter().find(|&(&link, shadow)| left(link, shadow)).map(|(_, shadow)| shadow)
-    }
-
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn link_count(&self) -> usize {
-        self.shadows.len()
+        copy.synced = true;
     }
 
     pub(crate) fn id(&self, cell: CellIndex) -> CellId {

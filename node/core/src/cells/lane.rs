@@ -106,8 +106,9 @@ pub(super) struct Lane {
     pub(super) peer: PeerWorker,
     /// There is a connection.
     up: bool,
-    /// How many connections there were.
-    connections: u64,
+    /// The number of the connection, or of the last that there was: later ones have higher ones,
+    /// also those of a later lane to the same peer.
+    connection: u64,
     /// Of the frame that is being filled.
     number: u64,
     bytes: Vec<u8>,
@@ -129,14 +130,14 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(peer: PeerWorker, number: u64, up: bool) -> Self {
+    pub(super) fn new(peer: PeerWorker, connection: u64, up: bool) -> Self {
         let mut bytes = Vec::new();
         frame::put_anew(&mut bytes);
         Self {
             peer,
             up,
-            connections: 0,
-            number,
+            connection,
+            number: 1,
             bytes,
             cells: Vec::new(),
             answers: Vec::new(),
@@ -155,6 +156,10 @@ impl Lane {
     #[inline]
     pub(super) fn number(&self) -> u64 {
         self.number
+    }
+
+    pub(super) fn connection(&self) -> u64 {
+        self.connection
     }
 
     /// Nothing is being filled.
@@ -273,7 +278,7 @@ impl Lane {
             answers: std::mem::take(&mut self.answers),
             records: std::mem::take(&mut self.bytes),
         };
-        let id = FrameId { connection: self.connections, number: self.number };
+        let id = FrameId { connection: self.connection, number: self.number };
         let bytes = self.up.then(|| Arc::new(message::frame(id, &round.records)));
         self.sent_bytes += round.records.len();
         self.sent.push_back(round);
@@ -284,8 +289,8 @@ impl Lane {
     /// A connection stands, and none of what was sent on the one before is known to have come.
     pub(super) fn connected(&mut self) -> impl Iterator<Item = Arc<Vec<u8>>> + '_ {
         self.up = true;
-        self.connections += 1;
-        let connection = self.connections;
+        self.connection += 1;
+        let connection = self.connection;
         self.sent.iter().map(move |round| {
             Arc::new(message::frame(FrameId { connection, number: round.number }, &round.records))
         })
@@ -297,7 +302,7 @@ impl Lane {
 
     /// A frame is acknowledged. `None`: it was before, or was sent again since.
     pub(super) fn acknowledged(&mut self, id: FrameId) -> Option<SentFrame> {
-        if id.connection != self.connections {
+        if id.connection != self.connection {
             return None;
         }
         let at = self.sent.binary_search_by_key(&id.number, |round| round.number).ok()?;

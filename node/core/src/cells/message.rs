@@ -17,8 +17,8 @@ pub(crate) enum Refusal {
 /// A frame as it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameId {
-    /// Which connection of the lane it came by: whatever is not acknowledged is sent again by the
-    /// next, and only what that leads to counts.
+    /// By which connection: whatever is not acknowledged is sent again by the next, and from then
+    /// on only frames of that, and what they lead to, count.
     pub(crate) connection: u64,
     pub(crate) number: u64,
 }

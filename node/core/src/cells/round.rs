@@ -64,9 +64,9 @@ pub(crate) struct Rounds {
     by_peer: BTreeMap<PeerWorker, LaneIndex>,
     /// Those to whom there is a connection, with a lane or without.
     connected: BTreeSet<PeerWorker>,
-    /// No lane has had a frame of this number or above: late acknowledgements of one that went mean
-    /// nothing to the next.
-    next_frame: u64,
+    /// No lane that went has had a connection of this number or above: what is late of it, on
+    /// either side, means nothing to the next.
+    next_connection: u64,
     /// The node may answer until then.
     lease: Time,
     /// Cells whose members are not equal yet in the epoch of now, each by the ring version in which
@@ -89,7 +89,7 @@ impl Rounds {
             lanes: Vec::new(),
             by_peer: BTreeMap::new(),
             connected: BTreeSet::new(),
-            next_frame: 1,
+            next_connection: 0,
             lease: Time::NEVER,
             syncing: BTreeSet::new(),
             overdue: Vec::new(),
@@ -504,7 +504,7 @@ impl Rounds {
             self.lanes.len() - 1
         });
         let up = self.connected.contains(&peer);
-        self.lanes[at] = Some(Lane::new(peer, self.next_frame, up));
+        self.lanes[at] = Some(Lane::new(peer, self.next_connection, up));
         self.by_peer.insert(peer, LaneIndex(at));
         LaneIndex(at)
     }
@@ -556,7 +556,7 @@ impl Rounds {
     pub(crate) fn drop_lane(&mut self, now: Time, peer: PeerWorker, out: &mut Vec<Action>) {
         let Some(at) = self.by_peer.remove(&peer) else { return };
         let mut lane = self.lanes[at.0].take().expect("a peer has a lane");
-        self.next_frame = self.next_frame.max(lane.number() + 1);
+        self.next_connection = self.next_connection.max(lane.connection() + 1);
         let mut left = Vec::new();
         lane.take_answers(|_| true, &mut left);
         for answer in left {

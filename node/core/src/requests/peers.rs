@@ -48,6 +48,8 @@ fn heard(worker: &mut Worker, turn: &mut Turn<'_>, peer: PeerWorker, bytes: &[u8
     let (rounds, out) = turn.rounds();
     let leased = now < rounds.lease();
     match message(bytes) {
+        // Nobody waits for an answer to what is late.
+        Ok(Message::Frame(id, _)) if !worker.copies.hears(peer.into(), id.connection) => {}
         Ok(Message::Frame(id, frame)) => match worker.copies.receive((now, leased), peer, frame) {
             Ok(refused) => {
                 let bytes = Arc::new(ack(id, &refused));

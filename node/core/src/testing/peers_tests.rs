@@ -3,6 +3,7 @@
 mod answers;
 mod awaiting;
 mod cases;
+mod late;
 mod promoted;
 mod recovery;
 mod silent;
@@ -204,6 +205,14 @@ fn settle(owner: &mut Worker, copy: &mut Worker) {
     }
 }
 
+/// The connection breaks, and another stands: all that is under way is lost, unless it is late.
+fn reconnect(owner: &mut Worker, copy: &mut Worker) {
+    owner.cluster(ClusterEvent::PeerLost(COPY));
+    copy.cluster(ClusterEvent::PeerLost(OWNER));
+    owner.cluster(ClusterEvent::PeerConnected(COPY));
+    copy.cluster(ClusterEvent::PeerConnected(OWNER));
+}
+
 fn is_granted(replies: &[Reply], of: u64) -> bool {
     matches!(replies, [Reply::Granted { id, .. }] if *id == of)
 }
@@ -382,6 +391,10 @@ fn no_bytes_of_a_peer_break_a_worker() {
                 2 => bytes.truncate(at + 1),
                 _ => bytes.insert(at, rng.draw() as u8),
             }
+        }
+        if let [0, connection, ..] = &mut bytes[..] {
+            // After a frame of a later one nobody would look at any other.
+            *connection = 0;
         }
         for worker in [&mut copy, &mut owner] {
             worker.hears(if round % 2 == 0 { OWNER } else { COPY }, &[bytes.clone()]);

@@ -85,6 +85,11 @@ impl Machine {
         self.worker.copies.link_count()
     }
 
+    /// Of how many workers it knows by which connection they have sent frames.
+    pub fn peers_of_copies(&self) -> usize {
+        self.worker.copies.heard_count()
+    }
+
     /// Looks at all inner invariants.
     ///
     /// # Errors

@@ -136,7 +136,7 @@ fn every_copy_is_asked_to_show_what_an_answer_shows() {
 }
 
 /// An owner whose cell has come to its last number, with a hold, and its copy.
-fn at_the_last_number() -> (Worker, Worker, Vec<u8>) {
+pub(super) fn at_the_last_number() -> (Worker, Worker, Vec<u8>) {
     let (mut owner, mut copy) = (Worker::new(OWNER, None), Worker::new(COPY, None));
     owner.become_all(&membership(2, OWNER, &[]));
     let key = key_in(&owner, CELLS[0], 0);
@@ -154,7 +154,7 @@ fn at_the_last_number() -> (Worker, Worker, Vec<u8>) {
     (owner, copy, key)
 }
 
-fn are_equal(owner: &Worker, copy: &Worker) -> bool {
+pub(super) fn are_equal(owner: &Worker, copy: &Worker) -> bool {
     CELLS
         .iter()
         .all(|&cell| owner.machine.contents(cell, false) == copy.machine.contents(cell, true))

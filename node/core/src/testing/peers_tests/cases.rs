@@ -65,55 +65,6 @@ fn nothing_is_synced_by_what_an_earlier_attachment_acknowledged() {
     assert!(said.is_empty(), "said before attachment 9 had anything: {said:?}");
 }
 
-/// An answered grant, a whole cell of before it that comes late, and the owner dies: what the copy
-/// says to another who asks.
-fn a_late_whole_cell(mutant: Option<Mutant>) -> Vec<Reply> {
-    let (mut owner, mut copy) = pair(mutant);
-    let keys: Vec<Vec<u8>> = (0..5).map(|n| key_in(&owner, CELLS[0], n)).collect();
-    // Makes the owner send it whole.
-    copy.cluster(ClusterEvent::Lease(Time(0)));
-    owner.acquire(7, &keys[0], Wait::No);
-    copy.hears(OWNER, &owner.messages());
-    owner.hears(COPY, &copy.messages());
-    copy.cluster(ClusterEvent::Lease(Time::NEVER));
-    owner.hears(COPY, &copy.messages()); // ready
-    copy.hears(OWNER, &owner.messages()); // offer
-    owner.hears(COPY, &copy.messages()); // needs whole
-    let late = owner.messages(); // whole, by a connection that breaks
-    owner.cluster(ClusterEvent::PeerLost(COPY));
-    copy.cluster(ClusterEvent::PeerLost(OWNER));
-    owner.cluster(ClusterEvent::PeerConnected(COPY));
-    copy.cluster(ClusterEvent::PeerConnected(OWNER));
-    settle(&mut owner, &mut copy);
-    owner.answers();
-    let answered = owner.acquire(7, &keys[1], Wait::No);
-    settle(&mut owner, &mut copy);
-    assert!(is_granted(&owner.answers(), answered));
-    // A lapse of the copy's lease: it misses an op, and sees the next.
-    copy.cluster(ClusterEvent::Lease(Time(0)));
-    owner.acquire(7, &keys[2], Wait::No);
-    copy.hears(OWNER, &owner.messages());
-    copy.cluster(ClusterEvent::Lease(Time::NEVER));
-    owner.acquire(7, &keys[3], Wait::No);
-    copy.hears(OWNER, &owner.messages());
-    // What was under way on the old connection comes.
-    copy.hears(OWNER, &late);
-    // The owner dies.
-    copy.become_all(&membership(3, COPY, &[]));
-    copy.hello(8, 1);
-    copy.answers();
-    copy.acquire(8, &keys[1], Wait::No);
-    copy.answers()
-}
-
-#[test]
-fn a_late_whole_cell_takes_no_answered_ops_away() {
-    let answers = a_late_whole_cell(None);
-    assert!(!matches!(answers[..], [Reply::Granted { .. }]), "granted twice: {answers:?}");
-    let answers = a_late_whole_cell(Some(Mutant::TakesLateWhole));
-    assert!(matches!(answers[..], [Reply::Granted { .. }]), "not noticed: {answers:?}");
-}
-
 #[test]
 fn what_follows_the_last_number_is_copied() {
     let (mut owner, mut copy) = (Worker::new(OWNER, None), Worker::new(COPY, None));

@@ -83,8 +83,7 @@ fn an_acknowledgement_by_an_earlier_connection_is_none() {
     let id = owner.acquire(7, b"key", Wait::No);
     copy.hears(OWNER, &owner.messages());
     let late = copy.messages();
-    owner.cluster(ClusterEvent::PeerLost(COPY));
-    owner.cluster(ClusterEvent::PeerConnected(COPY));
+    reconnect(&mut owner, &mut copy);
     owner.hears(COPY, &late);
     assert_eq!(owner.answers(), []);
     settle(&mut owner, &mut copy);

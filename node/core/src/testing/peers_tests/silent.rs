@@ -35,8 +35,7 @@ fn a_copy_that_says_nothing_is_reported_while_something_waits_for_it() {
     assert!(matches!(times[..], [2500..2700, 3000..3350]), "{times:?}");
     // It answers: the frame is known to have come, and all is well.
     settle(&mut owner, &mut copy);
-    owner.cluster(ClusterEvent::PeerLost(COPY));
-    owner.cluster(ClusterEvent::PeerConnected(COPY));
+    reconnect(&mut owner, &mut copy);
     settle(&mut owner, &mut copy);
     assert!(is_granted(&owner.answers(), id));
     assert_eq!(run_until(&mut owner, 5000), []);
