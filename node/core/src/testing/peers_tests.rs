@@ -24,6 +24,7 @@ use std::time::Duration;
 
 const OWNER: PeerWorker = PeerWorker { node: NodeId(1), boot: BootId(1), worker: 0 };
 const COPY: PeerWorker = PeerWorker { node: NodeId(2), boot: BootId(2), worker: 0 };
+const THIRD: PeerWorker = PeerWorker { node: NodeId(3), boot: BootId(3), worker: 0 };
 const CELLS: [CellId; 2] = [CellId(0), CellId(1)];
 
 fn member(peer: PeerWorker) -> Member {
@@ -39,6 +40,19 @@ fn membership(epoch: u32, owner: PeerWorker, backups: &[PeerWorker]) -> Membersh
         learner: None,
         grace: None,
     }
+}
+
+fn client() -> Identity {
+    Identity {
+        namespace: Namespace::default(),
+        name: "client".to_owned(),
+        access: Access::User,
+        ttl_max: limits::TTL_MAX,
+    }
+}
+
+fn operator() -> Identity {
+    Identity { name: "operator".to_owned(), access: Access::Operator, ..client() }
 }
 
 /// A worker of a node, and what it has said and not been asked for yet.
@@ -90,18 +104,21 @@ impl Worker {
         self.run(Event::Cluster(event));
     }
 
+    fn become_one(&mut self, cell: CellId, its: &Membership) {
+        let changed = [(cell, Some(its.clone()))];
+        self.cluster(ClusterEvent::Memberships { changed: &changed, version: its.since });
+    }
+
     fn become_all(&mut self, its: &Membership) {
         let changed = CELLS.map(|cell| (cell, Some(its.clone())));
         self.cluster(ClusterEvent::Memberships { changed: &changed, version: its.since });
     }
 
     fn hello(&mut self, session: u8, incarnation: u64) {
-        let identity = Identity {
-            namespace: Namespace::default(),
-            name: "client".to_owned(),
-            access: Access::User,
-            ttl_max: limits::TTL_MAX,
-        };
+        self.open(session, incarnation, &client());
+    }
+
+    fn open(&mut self, session: u8, incarnation: u64, identity: &Identity) {
         let hello = Hello {
             protocol: PROTOCOL,
             session: SessionId([session; 16]),
@@ -111,7 +128,7 @@ impl Worker {
             label: "",
         };
         let conn = ConnId(u64::from(session));
-        self.run(Event::Opened { conn, identity: &identity, hello });
+        self.run(Event::Opened { conn, identity, hello });
     }
 
     fn ask(&mut self, session: u8, key: &[u8], operation: Operation<'_>) -> u64 {
@@ -160,6 +177,15 @@ impl Worker {
             other => panic!("{other:?}"),
         };
         messages.map(bytes).collect()
+    }
+
+    /// The messages for one of several peers since this was last asked.
+    fn messages_for(&mut self, peer: PeerWorker) -> Vec<Vec<u8>> {
+        self.flush();
+        self.take(|said| match said {
+            Action::Peer { peer: to, bytes } if *to == peer => Some(bytes.to_vec()),
+            _ => None,
+        })
     }
 
     fn hears(&mut self, peer: PeerWorker, messages: &[Vec<u8>]) {
@@ -211,6 +237,28 @@ fn reconnect(owner: &mut Worker, copy: &mut Worker) {
     copy.cluster(ClusterEvent::PeerLost(OWNER));
     owner.cluster(ClusterEvent::PeerConnected(COPY));
     copy.cluster(ClusterEvent::PeerConnected(OWNER));
+}
+
+/// An owner and both of its copies, which have heard nothing yet.
+fn three() -> (Worker, Worker, Worker) {
+    let mut owner = Worker::new(OWNER, None);
+    owner.cluster(ClusterEvent::Node { node: THIRD.node, boot: THIRD.boot, workers: 1 });
+    owner.cluster(ClusterEvent::PeerConnected(THIRD));
+    owner.hello(7, 1);
+    (owner, Worker::new(COPY, None), Worker::new(THIRD, None))
+}
+
+/// What an owner has for one of its copies comes, and so does what that says to it.
+fn goes_round(owner: &mut Worker, copy: &mut Worker, peer: PeerWorker) {
+    copy.hears(OWNER, &owner.messages_for(peer));
+    owner.hears(peer, &copy.messages());
+}
+
+fn settle_three(owner: &mut Worker, copy: &mut Worker, third: &mut Worker) {
+    for _ in 0..5 {
+        goes_round(owner, copy, COPY);
+        goes_round(owner, third, THIRD);
+    }
 }
 
 fn is_granted(replies: &[Reply], of: u64) -> bool {

@@ -3,30 +3,6 @@
 use super::*;
 use lockring_proto::Push;
 
-fn become_one(worker: &mut Worker, cell: CellId, its: &Membership) {
-    let changed = [(cell, Some(its.clone()))];
-    worker.cluster(ClusterEvent::Memberships { changed: &changed, version: its.since });
-}
-
-fn operator(it: &mut Worker, session: u8) {
-    let identity = Identity {
-        namespace: Namespace::default(),
-        name: "operator".to_owned(),
-        access: Access::Operator,
-        ttl_max: limits::TTL_MAX,
-    };
-    let hello = Hello {
-        protocol: PROTOCOL,
-        session: SessionId([session; 16]),
-        incarnation: 1,
-        ttl_ms: 10_000,
-        ring_version: 1,
-        label: "",
-    };
-    let conn = ConnId(u64::from(session));
-    it.run(Event::Opened { conn, identity: &identity, hello });
-}
-
 /// What clients were told: ids of answers, 0 for an end.
 fn told(it: &mut Worker) -> Vec<u64> {
     it.take(|said| match said {
@@ -39,7 +15,7 @@ fn told(it: &mut Worker) -> Vec<u64> {
 #[test]
 fn what_waits_for_a_cell_anew_leaves_in_its_order() {
     let (mut owner, mut copy) = pair(None);
-    operator(&mut owner, 9);
+    owner.open(9, 1, &operator());
     let keys: Vec<Vec<u8>> = (0..2).map(|n| key_in(&owner, CELLS[0], n)).collect();
     copy.cluster(ClusterEvent::Lease(Time(0)));
     let first = owner.acquire(7, &keys[0], Wait::No);
@@ -60,7 +36,7 @@ fn what_waits_for_a_cell_anew_leaves_in_its_order() {
 #[test]
 fn what_is_looked_at_anew_leaves_in_its_order() {
     let (mut owner, mut copy) = pair(None);
-    operator(&mut owner, 9);
+    owner.open(9, 1, &operator());
     let key = key_in(&owner, CELLS[0], 0);
     owner.cluster(ClusterEvent::Lease(Time(1000)));
     let granted = owner.acquire(7, &key, Wait::No);
@@ -79,42 +55,22 @@ fn what_is_looked_at_anew_leaves_in_its_order() {
 
 #[test]
 fn every_copy_is_asked_to_show_what_an_answer_shows() {
-    const THIRD: PeerWorker = PeerWorker { node: NodeId(3), boot: BootId(3), worker: 0 };
-    let (mut owner, mut copy) = (Worker::new(OWNER, None), Worker::new(COPY, None));
-    let mut third = Worker::new(THIRD, None);
-    owner.cluster(ClusterEvent::Node { node: THIRD.node, boot: THIRD.boot, workers: 1 });
-    owner.cluster(ClusterEvent::PeerConnected(THIRD));
-    copy.cluster(ClusterEvent::Node { node: THIRD.node, boot: THIRD.boot, workers: 1 });
-    third.cluster(ClusterEvent::PeerConnected(OWNER));
+    let (mut owner, mut copy, mut third) = three();
     let its = membership(2, OWNER, &[COPY, THIRD]);
     for it in [&mut owner, &mut copy, &mut third] {
-        become_one(it, CELLS[0], &its);
+        it.become_one(CELLS[0], &its);
     }
     for it in [&mut owner, &mut copy] {
-        become_one(it, CELLS[1], &membership(2, OWNER, &[COPY]));
+        it.become_one(CELLS[1], &membership(2, OWNER, &[COPY]));
     }
-    let goes_round = |owner: &mut Worker, one: &mut Worker, peer: PeerWorker| {
-        let for_it = owner.take(|said| match said {
-            Action::Peer { peer: to, bytes } if *to == peer => Some(bytes.to_vec()),
-            _ => None,
-        });
-        one.hears(OWNER, &for_it);
-        let acks = one.messages();
-        owner.hears(peer, &acks);
-    };
-    owner.hello(7, 1);
     let (key, other) = (key_in(&owner, CELLS[0], 0), key_in(&owner, CELLS[1], 0));
     let id = owner.acquire(7, &key, Wait::No);
-    for _ in 0..5 {
-        owner.flush();
-        goes_round(&mut owner, &mut copy, COPY);
-        goes_round(&mut owner, &mut third, THIRD);
-    }
+    settle_three(&mut owner, &mut copy, &mut third);
     assert!(is_granted(&owner.answers(), id));
     // The log drops the third, and has the copy follow the owner, who is taken for dead. Only the
     // copy knows. There the hold is ended by force, and the key is another's.
-    become_one(&mut copy, CELLS[0], &membership(3, COPY, &[]));
-    operator(&mut copy, 9);
+    copy.become_one(CELLS[0], &membership(3, COPY, &[]));
+    copy.open(9, 1, &operator());
     copy.ask(9, &key, Operation::Force { namespace: "" });
     copy.hello(8, 1);
     copy.answers();
@@ -129,7 +85,6 @@ fn every_copy_is_asked_to_show_what_an_answer_shows() {
     for _ in 0..5 {
         goes_round(&mut owner, &mut third, THIRD);
         goes_round(&mut owner, &mut copy, COPY);
-        owner.flush();
     }
     let answers = owner.answers();
     assert!(!answers.iter().any(|it| it.id() == id), "held twice: {answers:?}");
@@ -211,7 +166,7 @@ fn a_hold_under_no_fence_at_all_is_reclaimed_and_copied() {
 #[test]
 fn an_order_by_force_is_not_carried_out_by_two_owners() {
     let (mut owner, _) = pair(None);
-    operator(&mut owner, 9);
+    owner.open(9, 1, &operator());
     let key = key_in(&owner, CELLS[0], 0);
     let granted = owner.acquire(7, &key, Wait::No);
     let released = owner.acquire(7, &key_in(&owner, CELLS[0], 1), Wait::No);

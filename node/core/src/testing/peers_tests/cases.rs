@@ -2,11 +2,6 @@
 
 use super::*;
 
-fn become_one(worker: &mut Worker, cell: CellId, its: &Membership) {
-    let changed = [(cell, Some(its.clone()))];
-    worker.cluster(ClusterEvent::Memberships { changed: &changed, version: its.since });
-}
-
 #[test]
 fn an_answer_of_all_cells_outlives_the_copy_that_it_waits_for() {
     let (mut owner, mut copy) = pair(None);
@@ -38,8 +33,8 @@ fn nothing_is_synced_by_what_an_earlier_attachment_acknowledged() {
     };
     for it in [&mut owner, &mut copy] {
         // The lane stays, as there is another cell.
-        become_one(it, CELLS[1], &membership(2, OWNER, &[COPY]));
-        become_one(it, CELLS[0], &learner(5));
+        it.become_one(CELLS[1], &membership(2, OWNER, &[COPY]));
+        it.become_one(CELLS[0], &learner(5));
     }
     owner.hello(7, 1);
     let (one, two) = (key_in(&owner, CELLS[0], 0), key_in(&owner, CELLS[0], 1));
@@ -54,11 +49,11 @@ fn nothing_is_synced_by_what_an_earlier_attachment_acknowledged() {
     let late_ack = copy.messages();
     assert!(!owner.said.iter().any(|it| matches!(it, Action::Synced { .. })));
     // The log detaches it, the owner answers alone, and the log attaches it anew.
-    become_one(&mut owner, CELLS[0], &membership(2, OWNER, &[]));
+    owner.become_one(CELLS[0], &membership(2, OWNER, &[]));
     owner.answers();
     let id = owner.acquire(7, &two, Wait::No);
     assert!(is_granted(&owner.answers(), id), "granted alone");
-    become_one(&mut owner, CELLS[0], &learner(9));
+    owner.become_one(CELLS[0], &learner(9));
     let _not_delivered = owner.messages();
     owner.hears(COPY, &late_ack);
     let said: Vec<_> = owner.said.iter().filter(|it| matches!(it, Action::Synced { .. })).collect();
@@ -86,29 +81,15 @@ fn what_follows_the_last_number_is_copied() {
     assert_eq!(owner.machine.contents(CELLS[0], false), copy.machine.contents(CELLS[0], true));
 }
 
-fn hello_in(it: &mut Worker, namespace: &str, session: u8) {
-    let identity = Identity {
-        namespace: Namespace::new(namespace).unwrap(),
-        name: "client".to_owned(),
-        access: Access::User,
-        ttl_max: limits::TTL_MAX,
-    };
-    let hello = Hello {
-        protocol: PROTOCOL,
-        session: SessionId([session; 16]),
-        incarnation: 1,
-        ttl_ms: 10_000,
-        ring_version: 1,
-        label: "",
-    };
-    it.run(Event::Opened { conn: ConnId(u64::from(session)), identity: &identity, hello });
+fn of_namespace(namespace: &str) -> Identity {
+    Identity { namespace: Namespace::new(namespace).unwrap(), ..client() }
 }
 
 #[test]
 fn a_session_id_in_two_namespaces_is_two_sessions() {
     let (mut owner, mut copy) = pair(None);
-    hello_in(&mut owner, "one", 9);
-    hello_in(&mut copy, "two", 9);
+    owner.open(9, 1, &of_namespace("one"));
+    copy.open(9, 1, &of_namespace("two"));
     for n in 0..6 {
         owner.acquire(9, format!("key {n}").as_bytes(), Wait::No);
     }
@@ -117,7 +98,7 @@ fn a_session_id_in_two_namespaces_is_two_sessions() {
     copy.become_all(&membership(3, COPY, &[]));
     copy.machine.audit().unwrap();
     // Somebody else in the namespace of the holder.
-    hello_in(&mut copy, "one", 10);
+    copy.open(10, 1, &of_namespace("one"));
     copy.acquire(10, b"key 0", Wait::No);
     let answers = copy.answers();
     assert!(!matches!(answers[..], [Reply::Granted { .. }]), "granted twice: {answers:?}");
@@ -191,21 +172,7 @@ fn links_that_died_while_nobody_told_of_them_are_forgotten() {
 #[test]
 fn a_session_id_of_two_identities_is_two_sessions() {
     let (mut owner, mut copy) = pair(None);
-    let identity = Identity {
-        namespace: Namespace::default(),
-        name: "other".to_owned(),
-        access: Access::User,
-        ttl_max: limits::TTL_MAX,
-    };
-    let hello = Hello {
-        protocol: PROTOCOL,
-        session: SessionId([7; 16]),
-        incarnation: 1,
-        ttl_ms: 10_000,
-        ring_version: 1,
-        label: "",
-    };
-    copy.run(Event::Opened { conn: ConnId(7), identity: &identity, hello });
+    copy.open(7, 1, &Identity { name: "other".to_owned(), ..client() });
     owner.acquire(7, b"key", Wait::No);
     settle(&mut owner, &mut copy);
     owner.answers();
@@ -229,7 +196,7 @@ fn one_of_two(worker: u16) -> (PeerWorker, Worker) {
     it.cluster(ClusterEvent::Node { node, boot, workers: 1 });
     it.cluster(ClusterEvent::Node { node: NodeId(1), boot: BootId(1), workers: 2 });
     it.cluster(ClusterEvent::PeerConnected(COPY));
-    become_one(&mut it, CellId(worker), &membership(2, OWNER, &[COPY]));
+    it.become_one(CellId(worker), &membership(2, OWNER, &[COPY]));
     (its, it)
 }
 
@@ -285,22 +252,8 @@ fn who_is_queued_in_a_grace_that_goes_to_a_copy_is_granted_after_it() {
 #[test]
 fn an_end_by_force_is_told_when_the_copy_knows_it() {
     let (mut owner, mut copy) = pair(None);
-    let operator = Identity {
-        namespace: Namespace::default(),
-        name: "operator".to_owned(),
-        access: Access::Operator,
-        ttl_max: limits::TTL_MAX,
-    };
-    let hello = Hello {
-        protocol: PROTOCOL,
-        session: SessionId([9; 16]),
-        incarnation: 1,
-        ttl_ms: 10_000,
-        ring_version: 1,
-        label: "",
-    };
     let granted = owner.acquire(7, b"key", Wait::No);
-    owner.run(Event::Opened { conn: ConnId(9), identity: &operator, hello });
+    owner.open(9, 1, &operator());
     let forced = owner.ask(9, b"key", Operation::Force { namespace: "" });
     let pushes =
         |it: &Worker| it.said.iter().filter(|said| matches!(said, Action::Push { .. })).count();
@@ -314,44 +267,21 @@ fn an_end_by_force_is_told_when_the_copy_knows_it() {
     owner.acquire(7, b"other", Wait::No);
     settle(&mut owner, &mut copy);
     owner.said.clear();
-    owner.run(Event::Opened { conn: ConnId(9), identity: &operator, hello });
+    owner.open(9, 1, &operator());
     owner.ask(9, b"other", Operation::Force { namespace: "" });
     owner.become_all(&membership(3, COPY, &[]));
     assert!(matches!(owner.answers()[..], [Reply::Refused { .. }]));
     assert_eq!(pushes(&owner), 0);
 }
 
-/// What a worker has for one of its peers.
-fn messages_for(it: &mut Worker, peer: PeerWorker) -> Vec<Vec<u8>> {
-    it.take(|said| match said {
-        Action::Peer { peer: to, bytes } if *to == peer => Some(bytes.to_vec()),
-        _ => None,
-    })
-}
-
 #[test]
 fn an_answer_waits_for_a_copy_that_refuses_its_cell_in_an_earlier_frame() {
-    const THIRD: PeerWorker = PeerWorker { node: NodeId(3), boot: BootId(3), worker: 0 };
-    let (mut owner, mut copy) = (Worker::new(OWNER, None), Worker::new(COPY, None));
-    let mut third = Worker::new(THIRD, None);
-    owner.cluster(ClusterEvent::Node { node: THIRD.node, boot: THIRD.boot, workers: 1 });
-    owner.cluster(ClusterEvent::PeerConnected(THIRD));
-    third.cluster(ClusterEvent::PeerConnected(OWNER));
+    let (mut owner, mut copy, mut third) = three();
     let its = membership(2, OWNER, &[COPY, THIRD]);
     for it in [&mut owner, &mut copy, &mut third] {
         it.become_all(&its);
     }
-    let goes_round = |owner: &mut Worker, one: &mut Worker, peer: PeerWorker| {
-        one.hears(OWNER, &messages_for(owner, peer));
-        let acks = one.messages();
-        owner.hears(peer, &acks);
-    };
-    for _ in 0..5 {
-        owner.flush();
-        goes_round(&mut owner, &mut copy, COPY);
-        goes_round(&mut owner, &mut third, THIRD);
-    }
-    owner.hello(7, 1);
+    settle_three(&mut owner, &mut copy, &mut third);
     copy.cluster(ClusterEvent::Lease(Time(0)));
     let (one, other) = (key_in(&owner, CELLS[0], 0), key_in(&owner, CELLS[1], 0));
     owner.acquire(7, &one, Wait::No);
@@ -364,12 +294,8 @@ fn an_answer_waits_for_a_copy_that_refuses_its_cell_in_an_earlier_frame() {
     goes_round(&mut owner, &mut copy, COPY);
     assert_eq!(owner.answers(), [], "one of the copies has nothing of it");
     copy.cluster(ClusterEvent::Lease(Time::NEVER));
-    for _ in 0..5 {
-        owner.hears(COPY, &copy.messages());
-        owner.flush();
-        goes_round(&mut owner, &mut copy, COPY);
-        goes_round(&mut owner, &mut third, THIRD);
-    }
+    owner.hears(COPY, &copy.messages());
+    settle_three(&mut owner, &mut copy, &mut third);
     assert_eq!(owner.answers().len(), 3);
 }
 

@@ -67,7 +67,6 @@ fn what_a_dead_link_has_left_is_freed_by_the_next_owner() {
 
 #[test]
 fn an_arrival_waits_for_the_copies_that_stay() {
-    const THIRD: PeerWorker = PeerWorker { node: NodeId(3), boot: BootId(3), worker: 0 };
     let mut owner = Worker::new(OWNER, None);
     owner.cluster(ClusterEvent::Node { node: THIRD.node, boot: THIRD.boot, workers: 1 });
     owner.become_all(&membership(5, OWNER, &[COPY, THIRD]));
