@@ -90,6 +90,63 @@ fn every_copy_is_asked_to_show_what_an_answer_shows() {
     assert!(!answers.iter().any(|it| it.id() == id), "held twice: {answers:?}");
 }
 
+#[test]
+fn an_answer_waits_for_what_a_copy_was_sent_anew_while_another_was_slow() {
+    let (mut owner, mut copy, mut third) = three();
+    for it in [&mut owner, &mut copy, &mut third] {
+        it.become_all(&membership(2, OWNER, &[COPY, THIRD]));
+    }
+    settle_three(&mut owner, &mut copy, &mut third);
+    let id = owner.acquire(7, b"key", Wait::No);
+    let slow = owner.messages_for(THIRD);
+    // One refuses the frame, and is sent the whole cell, which is under way.
+    copy.cluster(ClusterEvent::Lease(Time(0)));
+    goes_round(&mut owner, &mut copy, COPY);
+    copy.cluster(ClusterEvent::Lease(Time::NEVER));
+    owner.hears(COPY, &copy.messages());
+    goes_round(&mut owner, &mut copy, COPY);
+    let whole = owner.messages_for(COPY);
+    assert_eq!(whole.len(), 1);
+    third.hears(OWNER, &slow);
+    owner.hears(THIRD, &third.messages());
+    assert_eq!(owner.answers(), [], "one of the copies has nothing of it");
+    copy.hears(OWNER, &whole);
+    owner.hears(COPY, &copy.messages());
+    assert!(is_granted(&owner.answers(), id));
+}
+
+#[test]
+fn what_was_to_leave_past_the_lease_is_for_the_next_owner_to_answer() {
+    let (mut owner, mut copy) = pair(None);
+    owner.cluster(ClusterEvent::Lease(Time(1000)));
+    let id = owner.acquire(7, b"key", Wait::No);
+    owner.now = Time(2000);
+    settle(&mut owner, &mut copy);
+    owner.become_all(&membership(3, COPY, &[OWNER]));
+    owner.cluster(ClusterEvent::Lease(Time::NEVER));
+    let answers = owner.answers();
+    assert!(matches!(answers[..], [Reply::Moved { id: of, .. }] if of == id), "{answers:?}");
+}
+
+#[test]
+fn a_learner_that_was_waited_for_is_so_after_every_entry() {
+    let (mut owner, mut copy) = (Worker::new(OWNER, None), Worker::new(COPY, None));
+    let its = Membership { learner: Some(member(COPY)), ..membership(2, OWNER, &[]) };
+    for it in [&mut owner, &mut copy] {
+        it.become_all(&its);
+    }
+    settle(&mut owner, &mut copy);
+    owner.hello(7, 1);
+    // It may be a member by an entry that its owner has not applied yet.
+    owner.become_all(&its);
+    let id = owner.acquire(7, b"key", Wait::No);
+    let frames = owner.messages();
+    assert_eq!(owner.answers(), []);
+    copy.hears(OWNER, &frames);
+    owner.hears(COPY, &copy.messages());
+    assert!(is_granted(&owner.answers(), id));
+}
+
 /// An owner whose cell has come to its last number, with a hold, and its copy.
 pub(super) fn at_the_last_number() -> (Worker, Worker, Vec<u8>) {
     let (mut owner, mut copy) = (Worker::new(OWNER, None), Worker::new(COPY, None));

@@ -69,6 +69,17 @@ fn a_ring_that_does_not_come_is_waited_for_once() {
 }
 
 #[test]
+fn who_has_waited_in_vain_does_not_wait_for_less() {
+    let mut it = without_cells();
+    assert_eq!(it.give(7, &[of_version(1, 5)]), 0);
+    it.walk(Time(0).after(PATIENCE));
+    assert_eq!((paused(&mut it), resumed(&mut it)), (vec![ConnId(7)], vec![ConnId(7)]));
+    let requests = [of_version(1, 5), of_version(2, 3), of_version(3, 4), of_version(4, 5)];
+    assert_eq!((it.give(7, &requests), paused(&mut it)), (4, vec![]));
+    assert!(it.answers().iter().all(|it| matches!(it, Reply::Moved { version: 2, .. })));
+}
+
+#[test]
 fn alone_a_node_waits_for_nobody() {
     let config = Config { others: CELLS.into_iter().collect(), ..config(Limits::default()) };
     let machine = Machine::new(config, Time(0));

@@ -114,6 +114,21 @@ fn at_the_last_number_a_late_whole_cell_takes_nothing_away() {
 }
 
 #[test]
+fn a_cell_that_can_be_taken_again_is_offered_by_the_next_connection() {
+    let (mut owner, mut copy) = pair(None);
+    copy.cluster(ClusterEvent::Lease(Time(0)));
+    let id = owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    copy.cluster(ClusterEvent::Lease(Time::NEVER));
+    assert_eq!(copy.messages().len(), 1, "it says that it can take it, and nobody hears it");
+    settle(&mut owner, &mut copy);
+    assert_eq!(owner.answers(), []);
+    reconnect(&mut owner, &mut copy);
+    settle(&mut owner, &mut copy);
+    assert!(is_granted(&owner.answers(), id));
+}
+
+#[test]
 fn connections_of_processes_that_are_over_are_forgotten() {
     let (mut owner, mut copy) = pair(None);
     owner.acquire(7, b"key", Wait::No);

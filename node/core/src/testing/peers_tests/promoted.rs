@@ -55,14 +55,45 @@ fn what_a_dead_link_has_left_is_freed_by_the_next_owner() {
     owner.give(7, &[Request::Goodbye { id: 600 }]);
     copy.hears(OWNER, &owner.messages());
     promoted(&mut copy);
-    for _ in 0..4 {
-        copy.run(Event::Tick);
-    }
-    let held = CELLS.map(|cell| copy.machine.contents(cell, false).1.len());
-    assert_eq!(held, [0, 0]);
+    assert!(frees_all(&mut copy));
     copy.hello(7, 2);
     let id = copy.acquire(7, b"key", Wait::No);
     assert!(is_granted(&copy.answers(), id));
+}
+
+/// Whether all is freed by the next ticks, without a lease that ends.
+fn frees_all(it: &mut Worker) -> bool {
+    for _ in 0..4 {
+        it.run(Event::Tick);
+    }
+    CELLS.into_iter().all(|cell| it.machine.contents(cell, false).1.is_empty())
+}
+
+#[test]
+fn a_copy_that_comes_after_a_death_knows_of_it() {
+    let (mut owner, mut copy) = (Worker::new(OWNER, None), Worker::new(COPY, None));
+    owner.become_all(&membership(2, OWNER, &[]));
+    owner.hello(7, 1);
+    owner.acquire(7, b"key", Wait::No);
+    owner.give(7, &[Request::Goodbye { id: 600 }]);
+    for it in [&mut owner, &mut copy] {
+        it.become_all(&membership(2, OWNER, &[COPY]));
+    }
+    settle(&mut owner, &mut copy);
+    assert_eq!(copy.machine.links_of_copies(), 1);
+    promoted(&mut copy);
+    assert!(frees_all(&mut copy));
+}
+
+#[test]
+fn an_owner_that_was_a_copy_for_a_while_knows_who_had_died() {
+    let (mut owner, _) = pair(None);
+    owner.acquire(7, b"key", Wait::No);
+    owner.give(7, &[Request::Goodbye { id: 600 }]);
+    owner.become_all(&membership(3, COPY, &[OWNER]));
+    assert_eq!(owner.machine.links_of_copies(), 1);
+    owner.become_all(&membership(4, OWNER, &[]));
+    assert!(frees_all(&mut owner));
 }
 
 #[test]

@@ -161,6 +161,66 @@ fn quotas_let_in_what_is_reclaimed_and_nothing_beside_it() {
     owner.machine.audit().unwrap();
 }
 
+fn permits(permits: u32) -> Claim {
+    Claim::Permits { permits, capacity: 3 }
+}
+
+#[test]
+fn what_the_dead_have_left_bars_nobody() {
+    let mut owner = recovering();
+    owner.hello(8, 1);
+    owner.hello(9, 1);
+    reclaim(&mut owner, 8, b"key", (fence(2, 9), 80, Claim::EXCLUSIVE));
+    reclaim(&mut owner, 8, b"permits", (fence(2, 9), 81, permits(2)));
+    reclaim(&mut owner, 9, b"permits", (fence(2, 8), 90, permits(1)));
+    let confirmed = |it: &&Reply| is_confirmed(std::slice::from_ref(it));
+    assert_eq!(owner.answers().iter().filter(confirmed).count(), 3);
+    // It is dead at once; what it has is freed by and by.
+    owner.give(8, &[Request::Goodbye { id: 600 }]);
+    owner.answers();
+    for (key, claim) in [(b"key".as_slice(), Claim::EXCLUSIVE), (b"permits", permits(1))] {
+        let request = owner.id + 100;
+        reclaim(&mut owner, 7, key, (fence(1, 1), request, claim));
+        assert!(is_confirmed(&owner.answers()), "the dead bar {claim:?}");
+    }
+    owner.ask(9, b"permits", Operation::Confirm { fence: fence(2, 8) });
+    assert!(is_confirmed(&owner.answers()));
+    owner.machine.audit().unwrap();
+}
+
+#[test]
+fn who_does_not_get_in_outranks_nobody() {
+    let mut owner = recovering();
+    owner.hello(8, 1);
+    reclaim(&mut owner, 8, b"permits", (fence(2, 9), 80, permits(2)));
+    reclaim(&mut owner, 8, b"permits", (fence(1, 1), 81, permits(1)));
+    owner.said.clear();
+    // The higher leaves it no room, whatever becomes of the lower.
+    reclaim(&mut owner, 7, b"permits", (fence(1, 5), 70, permits(2)));
+    assert!(matches!(owner.answers()[..], [Reply::NotHeld { .. }]));
+    owner.ask(8, b"permits", Operation::Confirm { fence: fence(1, 1) });
+    assert!(is_confirmed(&owner.answers()));
+    // With room for it, it takes the place of the lower.
+    reclaim(&mut owner, 7, b"permits", (fence(1, 5), 70, permits(1)));
+    assert!(is_confirmed(&owner.answers()));
+}
+
+#[test]
+fn who_knows_an_epoch_before_the_one_of_a_grace_is_sent_on() {
+    let mut owner = recovering();
+    owner.become_all(&taken_over(5, OWNER, &[]));
+    let is_sent_on = |owner: &mut Worker, session, version| {
+        owner.id += 1;
+        let operation = Operation::Inspect { namespace: "" };
+        owner.give(session, &[Request::Keyed { id: owner.id, version, operation, key: b"key" }]);
+        matches!(owner.answers()[..], [Reply::Moved { .. }])
+    };
+    assert_eq!([3, 4, 5].map(|version| is_sent_on(&mut owner, 7, version)), [true, true, false]);
+    owner.walk(Time(0).after(GRACE));
+    owner.hello(8, 1);
+    assert_eq!([3, 4, 5].map(|version| is_sent_on(&mut owner, 8, version)), [true, true, false]);
+}
+
 #[test]
 fn a_hold_that_outranks_many_makes_room_over_several_turns() {
     const MANY: u64 = 500;
