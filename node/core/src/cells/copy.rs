@@ -22,7 +22,6 @@ use crate::mutant::mutant;
 use lockring_proto::{Fence, SessionId, Time};
 use lockring_ring::{AttachId, BootId, CellId, Epoch, NamespaceSeed, RingVersion};
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Who a shadow is, for the time when it gets a lease.
@@ -396,23 +395,16 @@ impl Copies {
         self.locks.drop_link(link);
     }
 
-    /// A process names no link any more.
+    /// A process is over: nothing new comes from it.
     pub(crate) fn is_over(&mut self, boot: BootId) {
         // While a cell is still its, what is late of it is not to be taken for what is next.
         self.heard.retain(|life, _| life.boot != boot || self.owners.contains_key(life));
-        let first = LinkOrigin { by: WorkerLife { boot, worker: 0 }, number: 0 };
-        let last = LinkOrigin { by: WorkerLife { boot, worker: u16::MAX }, number: u64::MAX };
-        self.end_links(first..=last);
     }
 
-    /// A worker names no link any more.
+    /// A worker names no link any more: those that are not used go, others once they are not.
     fn ended(&mut self, by: WorkerLife) {
-        self.end_links(LinkOrigin { by, number: 0 }..=LinkOrigin { by, number: u64::MAX });
-    }
-
-    /// These links are not named any more: those that are not used go, others once they are not.
-    fn end_links(&mut self, which: RangeInclusive<LinkOrigin>) {
-        let links = self.links.range(which);
+        let all = LinkOrigin { by, number: 0 }..=LinkOrigin { by, number: u64::MAX };
+        let links = self.links.range(all);
         for link in links.map(|(_, &link)| link).collect::<Vec<_>>() {
             self.shadows.get_mut(&link).expect("a link has a shadow").gone = true;
             self.forget(link);
