@@ -6,7 +6,7 @@
 //! void by the loss of a node.
 
 use super::cell::{Cell, Loss};
-use super::entry::{BATCH_CELLS_MAX, CellChange, Entry, Index, Replicas, Step};
+use super::entry::{BATCH_CELLS_MAX, CellChange, Entry, Index, NodeSpec, Replicas, Step};
 use super::state::{Life, NodeState, State, Status};
 use lockring_proto::Time;
 use lockring_ring::{AttachId, CellId, Change, NodeId, Placement, RingVersion, plan};
@@ -22,6 +22,9 @@ const STUCK: Duration = Duration::from_secs(30);
 
 /// How long two nodes of which one did not hear the other are not tried again.
 const SHUNNED: Duration = Duration::from_secs(10);
+
+/// Cells for its weight are compared in parts of so many.
+const SHARE: u64 = 1 << 20;
 
 /// Which cells come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -197,26 +200,60 @@ impl Runner {
         rests: impl Fn(&(CellId, &Cell)) -> bool,
         mut traffic: Traffic,
     ) -> Vec<CellChange> {
+        let is_open = |node: NodeId| state.nodes().get(&node).is_some_and(NodeState::is_open);
+        let may_attach = |from, to| self.may_attach(state, from, to);
         let of = |(id, cell): (CellId, &'_ Cell)| {
             let target = *self.targets.get(usize::from(id.0))?;
-            let step = next_step(cell, target, |from, to| self.may_attach(state, from, to))?;
+            let step = next_step(cell, target, is_open, may_attach)?;
             Some((urgency(state, cell, target), id, step))
         };
         let mut steps: Vec<(Urgency, CellId, Aim)> =
             state.cells().filter(rests).filter_map(of).collect();
         steps.sort_by_key(|(urgency, id, _)| (*urgency, *id));
+        let mut loads = None;
         let admitted = steps.into_iter().filter_map(|(_, id, aim)| {
             let cell = state.cell(id)?;
-            let step = match aim {
-                Aim::Copy(to) if traffic.admits(cell.owner.node, to) => {
-                    Step::Attach(to, state.nodes()[&to].spec.process.boot)
+            let to = match aim {
+                Aim::Step(step) => return Some(change(id, cell, step)),
+                Aim::Copy(to) => traffic.admits(cell.owner.node, to).then_some(to)?,
+                Aim::StandIn => {
+                    let loads = loads.get_or_insert_with(|| loads_of(state));
+                    let to = self.stand_in(state, cell, loads, &mut traffic)?;
+                    *loads.entry(to).or_default() += 1;
+                    to
                 }
-                Aim::Copy(_) => return None,
-                Aim::Step(step) => step,
             };
-            Some(change(id, cell, step))
+            let boot = state.nodes()[&to].spec.process.boot;
+            Some(change(id, cell, Step::Attach(to, boot)))
         });
         admitted.collect()
+    }
+
+    /// Who gets a copy in place of a target that cannot: of the nodes that can, one that does not
+    /// fail with the owner if there is such a one, and of these the one with the fewest cells for
+    /// its weight.
+    fn stand_in(
+        &self,
+        state: &State,
+        cell: &Cell,
+        loads: &BTreeMap<NodeId, u64>,
+        traffic: &mut Traffic,
+    ) -> Option<NodeId> {
+        let owner = cell.owner.node;
+        let near = state.nodes().get(&owner)?;
+        let is_in = |node| cell.members().any(|member| member.node == node);
+        let can = |(node, known): &(&NodeId, &NodeState)| {
+            known.is_open() && !is_in(**node) && self.may_attach(state, owner, **node)
+        };
+        let rank = |(&node, known): (&NodeId, &NodeState)| {
+            let load = loads.get(&node).copied().unwrap_or_default();
+            let share = load * SHARE / u64::from(known.spec.weight);
+            let (spec, beside) = (&known.spec, &near.spec);
+            (domain(spec) == domain(beside), spec.host == beside.host, share, node)
+        };
+        let mut ranks: Vec<_> = state.nodes().iter().filter(can).map(rank).collect();
+        ranks.sort_unstable();
+        ranks.into_iter().map(|(.., node)| node).find(|&node| traffic.admits(owner, node))
     }
 
     fn may_attach(&self, state: &State, from: NodeId, to: NodeId) -> bool {
@@ -229,42 +266,73 @@ fn change(cell: CellId, state: &Cell, step: Step) -> CellChange {
     CellChange { cell, revision: state.revision, step }
 }
 
+/// What a node fails with: its zone, and the nodes of its host where no zone is known.
+fn domain(spec: &NodeSpec) -> (bool, &str) {
+    (spec.zone.is_some(), spec.zone.as_ref().unwrap_or(&spec.host))
+}
+
+/// How many cells each node has a part in.
+fn loads_of(state: &State) -> BTreeMap<NodeId, u64> {
+    let mut loads = BTreeMap::new();
+    for member in state.cells().flat_map(|(_, cell)| cell.members()) {
+        *loads.entry(member.node).or_default() += 1;
+    }
+    loads
+}
+
 /// What a cell needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Aim {
     /// A copy at this node.
     Copy(NodeId),
+    /// A copy anywhere: where it shall be, it cannot be now.
+    StandIn,
     /// This.
     Step(Step),
 }
 
 /// What leads a cell towards its target: first who is missing becomes a backup, then the owner is
 /// changed, at last who is not wanted any more is dropped.
+///
+/// A target that cannot be attached, as the owner and it do not hear each other, is waited for with
+/// whatever copy there is, and nobody moves to and fro meanwhile: a cell without one gets one
+/// elsewhere, which stays until the target has its own, and an owner that has to go hands over to
+/// the copy it has.
 fn next_step(
     cell: &Cell,
     target: Placement,
+    is_open: impl Fn(NodeId) -> bool,
     may_attach: impl Fn(NodeId, NodeId) -> bool,
 ) -> Option<Aim> {
     if cell.loss.is_some() {
         return None;
     }
     let owner = cell.owner.node;
+    let backups = || cell.backups.iter().map(|backup| backup.node);
     let wanted = |node: NodeId| node == target.owner || Some(node) == target.backup;
-    if let Some(learner) = cell.learner {
-        return (!wanted(learner.node)).then_some(Aim::Step(Step::Detach));
+    let (must_go, lasting) = (!is_open(owner), backups().find(|&node| is_open(node)));
+    let is_bare = lasting.is_none() && (target.backup.is_some() || must_go);
+    if let Some(learner) = cell.learner.map(|learner| learner.node) {
+        let helps = wanted(learner) || (is_bare && is_open(learner));
+        return (!helps).then_some(Aim::Step(Step::Detach));
     }
-    let is_in = |node: NodeId| owner == node || cell.backups.iter().any(|b| b.node == node);
-    let extra = cell.backups.iter().map(|backup| backup.node).find(|node| !wanted(*node));
-    let missing = [target.backup, Some(target.owner)].into_iter().flatten().find(|&n| !is_in(n));
-    match missing {
+    let is_in = |node: NodeId| owner == node || backups().any(|backup| backup == node);
+    // Who does not stay anyhow goes first.
+    let extra = backups().filter(|&node| !wanted(node)).min_by_key(|&node| is_open(node));
+    let drop_extra = || extra.map(|node| Aim::Step(Step::Drop(node)));
+    let switch = |to: NodeId| cell.grace.is_none().then_some(Aim::Step(Step::Switch(to)));
+    let missing = || [target.backup, Some(target.owner)].into_iter().flatten();
+    let missing = || missing().filter(|&node| !is_in(node));
+    match missing().find(|&node| may_attach(owner, node)) {
         // Two backups are the most: the one that is not wanted makes room.
-        Some(_) if cell.backups.len() > 1 => extra.map(|node| Aim::Step(Step::Drop(node))),
-        Some(node) => may_attach(owner, node).then_some(Aim::Copy(node)),
-        None if owner != target.owner && cell.grace.is_none() => {
-            Some(Aim::Step(Step::Switch(target.owner)))
-        }
-        None if owner != target.owner => None,
-        None => extra.map(|node| Aim::Step(Step::Drop(node))),
+        _ if missing().next().is_some() && cell.backups.len() > 1 => drop_extra(),
+        Some(node) => Some(Aim::Copy(node)),
+        None if owner != target.owner && is_in(target.owner) => switch(target.owner),
+        None if missing().next().is_none() => drop_extra(),
+        None if is_bare => Some(Aim::StandIn),
+        None if must_go => lasting.and_then(switch),
+        None if target.backup.is_none() => drop_extra(),
+        None => None,
     }
 }
 

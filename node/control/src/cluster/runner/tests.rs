@@ -1,5 +1,7 @@
 //! The runner over a log that takes everything at once.
 
+mod cuts;
+
 use super::*;
 use crate::cluster::{NodeSpec, Process};
 use crate::testing::Rules;
@@ -32,8 +34,12 @@ impl Run {
     }
 
     fn join(&mut self, boot: u64) {
-        let process = process(boot);
-        let spec = NodeSpec { weight: 1, zone: None, host: boot.to_string(), process };
+        self.join_in(boot, None);
+    }
+
+    fn join_in(&mut self, boot: u64, zone: Option<&str>) {
+        let (process, zone) = (process(boot), zone.map(str::to_owned));
+        let spec = NodeSpec { weight: 1, zone, host: boot.to_string(), process };
         self.put(&Entry::Join(spec));
     }
 
