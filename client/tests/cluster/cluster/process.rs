@@ -159,6 +159,8 @@ pub struct Host {
     /// What it begins a log with, of a cluster that has lost one.
     pub founding: Option<Floors>,
     pub process: Option<Process>,
+    /// The last process of its data directory.
+    pub last: Option<BootId>,
 }
 
 impl Host {
@@ -166,7 +168,7 @@ impl Host {
         let ppm = *rng.pick(&[-10_000, -3_000, 0, 0, 5_000, 10_000]);
         let clock = RateClock::new(rng.range(1, 1_000_000_000), ppm);
         let limits = Limits { expiry_slice: 8, turn_price: 40, ..Limits::default() };
-        Self { id, clock, limits, founding: None, process: None }
+        Self { id, clock, limits, founding: None, process: None, last: None }
     }
 
     pub fn is_running(&self, now: Time) -> bool {
@@ -176,6 +178,7 @@ impl Host {
     /// A process begins.
     pub fn start(&mut self, now: Time, spec: NodeSpec, state: State, mutant: Option<Mutant>) {
         let shown = self.clock.shows(now);
+        let after = self.last.replace(spec.process.boot);
         let (boot, count) = (spec.process.boot, spec.process.workers);
         let life = Life { node: self.id, boot };
         let founding = match self.founding {
@@ -187,7 +190,7 @@ impl Host {
         let workers = (0..count).map(worker).collect();
         self.process = Some(Process {
             life,
-            control: Control::new(shown, self.id, spec, founding, state),
+            control: Control::new(shown, self.id, (spec, after), founding, state),
             workers,
             history: None,
             tick_at: Time::NEVER,

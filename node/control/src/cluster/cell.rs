@@ -13,7 +13,8 @@ const BACKUPS_MAX: usize = 2;
 pub enum Loss {
     /// Its owner, the only copy, is taken for dead, and may run on until its lease ends.
     Down,
-    /// Its owner's process is known to be over: its node has started another.
+    /// Its owner's process is known to be over: its node has started another in the same data
+    /// directory, which only one process can have.
     Over,
     /// The log began anew: whoever served it may run on.
     Unknown,
@@ -155,8 +156,8 @@ impl Cell {
         if is_life(&self.owner, node, boot) && self.loss.is_none() {
             self.succeed(loss, mutant);
         }
-        // An earlier process of the node is over when the node has started another.
-        if self.owner.node == node && self.loss == Some(Loss::Down) {
+        // Of a process that was taken for dead it may be known later.
+        if is_life(&self.owner, node, boot) && self.loss == Some(Loss::Down) {
             self.loss = Some(loss);
         }
     }

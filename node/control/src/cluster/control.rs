@@ -11,7 +11,7 @@ use super::outbox::Outbox;
 use super::state::{Life, State};
 use super::ttl::{NodeTtl, Statement};
 use lockring_proto::Time;
-use lockring_ring::{CellId, NodeId};
+use lockring_ring::{BootId, CellId, NodeId};
 use std::time::Duration;
 
 /// A heartbeat, which is a renewal of the lease too, so often.
@@ -38,6 +38,10 @@ impl Workers {
 pub struct Control {
     me: Life,
     spec: NodeSpec,
+    /// The process that is over as this one has its data directory.
+    after: Option<BootId>,
+    /// The node is no more, or another process is it: nothing is done any more.
+    is_over: bool,
     /// What begins the log, if this node finds it empty.
     founding: Entry,
     state: State,
@@ -53,12 +57,22 @@ pub struct Control {
 
 impl Control {
     /// That of a process which begins now: of this node, over a log with this initial state. If
-    /// it leads a log without entries, it begins that with `founding`.
-    pub fn new(now: Time, node: NodeId, spec: NodeSpec, founding: Entry, state: State) -> Self {
+    /// it leads a log without entries, it begins that with `founding`. `after` is the last process
+    /// that had this very data directory, whose lock shows that it is over; nobody's, if the
+    /// directory may be a copy.
+    pub fn new(
+        now: Time,
+        node: NodeId,
+        (spec, after): (NodeSpec, Option<BootId>),
+        founding: Entry,
+        state: State,
+    ) -> Self {
         let workers = usize::from(spec.process.workers);
         Self {
             me: Life { node, boot: spec.process.boot },
             spec,
+            after,
+            is_over: false,
             founding,
             state,
             workers: Workers { told: Index(0), applied: vec![Index(0); workers] },
@@ -84,6 +98,9 @@ impl Control {
 
     /// Takes in what has happened.
     pub fn handle(&mut self, now: Time, event: Event, out: &mut Vec<Action>) {
+        if self.is_over {
+            return;
+        }
         match event {
             Event::Log(event) => self.log(now, event, out),
             Event::Received(from, message) => self.received(now, from, message, out),
@@ -91,11 +108,16 @@ impl Control {
             Event::Worker(worker, event) => self.worker(now, worker, event, out),
             Event::Tick => {}
         }
-        self.look(now, out);
+        if !self.is_over {
+            self.look(now, out);
+        }
     }
 
     /// When [`Event::Tick`] is due.
     pub fn next_deadline(&self) -> Time {
+        if self.is_over {
+            return Time::NEVER;
+        }
         let lead = self.lead.as_ref().map_or(Time::NEVER, Lead::look_at);
         self.heartbeat_at.min(lead)
     }
@@ -135,7 +157,7 @@ impl Control {
         if index <= self.state.applied() {
             return;
         }
-        let was_there = self.state.nodes().contains_key(&self.me.node);
+        let was = self.standing();
         let version = self.state.version();
         let applied = self.state.apply(index, entry);
         self.outbox.committed(entry);
@@ -152,7 +174,7 @@ impl Control {
                 out.push(Action::Count(Fact::FalseSuspicion));
             }
         }
-        self.is_there(was_there, out);
+        self.ends(was, out);
     }
 
     /// A snapshot stands for many entries: whatever they did in between, workers are told what is.
@@ -161,7 +183,7 @@ impl Control {
             return;
         }
         state.mutant = self.state.mutant;
-        let was_there = self.state.nodes().contains_key(&self.me.node);
+        let was = self.standing();
         self.state = state;
         let index = self.state.applied();
         self.workers.told = index;
@@ -172,12 +194,21 @@ impl Control {
         if let Some(lead) = &mut self.lead {
             lead.applied(now, term, &self.state);
         }
-        self.is_there(was_there, out);
+        self.ends(was, out);
     }
 
-    /// Says so when the node has been removed.
-    fn is_there(&self, was_there: bool, out: &mut Vec<Action>) {
-        if was_there && !self.state.nodes().contains_key(&self.me.node) {
+    /// Whether the node is there, and whether this process is it.
+    fn standing(&self) -> (bool, bool) {
+        let node = self.state.nodes().get(&self.me.node);
+        (node.is_some(), node.is_some_and(|node| node.spec.process.boot == self.me.boot))
+    }
+
+    /// Says so when the node has been removed, or another process has begun as it. If this one
+    /// began anew as well, they would take the node from each other for ever.
+    fn ends(&mut self, (was_there, was_it): (bool, bool), out: &mut Vec<Action>) {
+        let (is_there, is_it) = self.standing();
+        if (was_there && !is_there) || (was_it && !is_it) {
+            self.is_over = true;
             out.push(Action::Removed);
         }
     }
@@ -315,7 +346,12 @@ impl Control {
     fn ask_for_all(&mut self, now: Time, out: &mut Vec<Action>) {
         let applied = self.workers.least(self.state.applied());
         let mut entries = self.facts.entries(now, &self.state, self.me, applied);
-        entries.extend(self.facts.own(now, &self.state, &self.spec.process, self.me.node));
+        entries.extend(self.facts.own(
+            now,
+            &self.state,
+            (&self.spec.process, self.after),
+            self.me.node,
+        ));
         entries.extend(self.ttl.entry(now));
         // One that has not applied all there is knows nothing of who founded it.
         if self.lead.as_ref().is_some_and(Lead::is_ready) && self.state.cells().next().is_none() {

@@ -107,10 +107,13 @@ pub enum Entry {
     Boot {
         /// The node.
         node: NodeId,
-        /// The life that is over.
+        /// The life that the log had last.
         before: BootId,
         /// The one that begins.
         process: Process,
+        /// That one is surely over. Of a copied data directory it is not: until its lease has
+        /// ended it may answer.
+        is_over: bool,
     },
     /// A process is taken for dead.
     Down(NodeId, BootId),

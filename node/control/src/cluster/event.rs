@@ -156,7 +156,8 @@ pub enum Action {
         /// That time, from now back.
         window: Duration,
     },
-    /// The node is none of the cluster's any more.
+    /// The node is none of the cluster's any more, or another process has begun as it: this one
+    /// is to end.
     Removed,
     /// Count this.
     Count(Fact),

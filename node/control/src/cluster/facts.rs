@@ -5,7 +5,7 @@ use super::entry::{BATCH_CELLS_MAX, CellChange, Entry, Index, Process, Step};
 use super::event::WorkerEvent;
 use super::state::{Life, State, Status};
 use lockring_proto::Time;
-use lockring_ring::{AttachId, CellId, Epoch, NodeId};
+use lockring_ring::{AttachId, BootId, CellId, Epoch, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -75,14 +75,15 @@ impl Facts {
         &mut self,
         now: Time,
         state: &State,
-        process: &Process,
+        (process, after): (&Process, Option<BootId>),
         me: NodeId,
     ) -> Option<Entry> {
         let known = state.nodes().get(&me)?;
         let before = known.spec.process.boot;
         let entry = match known.status {
             _ if before != process.boot => {
-                Entry::Boot { node: me, before, process: process.clone() }
+                let is_over = after == Some(before);
+                Entry::Boot { node: me, before, process: process.clone(), is_over }
             }
             Status::Down => Entry::Up(me, process.boot),
             Status::Up => return None,
@@ -131,7 +132,7 @@ fn step(cell: &Cell, said: Said) -> Option<Step> {
 mod tests {
     use super::*;
     use crate::cluster::{NodeSpec, Process};
-    use lockring_ring::{BootId, CellBits};
+    use lockring_ring::CellBits;
 
     const ME: Life = Life { node: NodeId(1), boot: BootId(1) };
     const OTHER: Life = Life { node: NodeId(2), boot: BootId(2) };
@@ -199,10 +200,17 @@ mod tests {
     fn a_process_that_the_log_has_wrong_says_so() {
         let (mut state, mut facts) = (two(), Facts::default());
         let own = |facts: &mut Facts, state: &State, ms: u64, boot| {
-            facts.own(Time(ms * 1000), state, &process(boot), ME.node)
+            facts.own(Time(ms * 1000), state, (&process(boot), Some(ME.boot)), ME.node)
         };
         assert_eq!(own(&mut facts, &state, 0, 1), None);
-        let boot = Entry::Boot { node: ME.node, before: BootId(1), process: process(9) };
+        let boot = |is_over| {
+            let (node, before, process) = (ME.node, BootId(1), process(9));
+            Entry::Boot { node, before, process, is_over }
+        };
+        let of_a_copy =
+            Facts::default().own(Time(0), &state, (&process(9), Some(BootId(7))), ME.node);
+        assert_eq!(of_a_copy, Some(boot(false)), "that one may run on");
+        let boot = boot(true);
         assert_eq!(own(&mut facts, &state, 0, 9), Some(boot.clone()));
         assert_eq!(own(&mut facts, &state, 199, 9), None, "not at once again");
         put(&mut state, &boot);

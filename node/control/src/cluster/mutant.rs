@@ -12,6 +12,8 @@ pub enum Mutant {
     LearnerPromoted,
     /// A node that starts anew keeps the cells of the process before.
     BootIgnored,
+    /// A start is taken for the end of the process before, which may run on elsewhere.
+    BootIsAnEnd,
     /// The wait after a lost cell leaves out what a deposed owner may still have confirmed.
     GraceWithoutLease,
     /// A log that begins anew counts ring versions from the start.

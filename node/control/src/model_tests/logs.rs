@@ -69,7 +69,7 @@ impl Change {
             Self::Up(it) => Entry::Up(it.id(), it.boot()),
             Self::Boot(it) => {
                 let before = state.nodes()[&it.id()].spec.process.boot;
-                Entry::Boot { node: it.id(), before, process: spec(it).process }
+                Entry::Boot { node: it.id(), before, process: spec(it).process, is_over: true }
             }
             Self::Cell(revision, its) => {
                 let step = match its {

@@ -24,7 +24,7 @@ struct Node {
 impl Node {
     fn new(mutant: Option<Mutant>) -> Self {
         let state = State::new(CellBits::new(1).unwrap()).with_mutant(mutant);
-        let control = Control::new(at(0), NodeId(1), spec(1), Entry::Join(spec(1)), state);
+        let control = Control::new(at(0), NodeId(1), (spec(1), None), Entry::Join(spec(1)), state);
         Self { control, index: 0 }
     }
 
@@ -89,6 +89,48 @@ fn proposes(actions: &[Action]) -> Vec<&Entry> {
     proposed.collect()
 }
 
+fn boot(node: u32, before: u64, boot: u64) -> Entry {
+    let (node, before, process) = (NodeId(node), BootId(before), spec(boot).process);
+    Entry::Boot { node, before, process, is_over: false }
+}
+
+/// Two processes over one data directory and a copy of it: they would else take the node from each
+/// other for ever.
+#[test]
+fn a_process_in_whose_place_another_has_begun_ends() {
+    for is_told_whole in [false, true] {
+        let mut node = Node::new(None);
+        node.tell(0, LogEvent::Follows(NodeId(2)));
+        node.commit(0, Entry::Join(spec(1)));
+        node.commit(0, Entry::Join(spec(2)));
+        let mut state = node.control.state().clone();
+        let told = if is_told_whole {
+            state.apply(Index(3), &boot(1, 1, 9));
+            node.tell(0, LogEvent::Restored { term: Term(1), state: Box::new(state) })
+        } else {
+            node.commit(0, boot(1, 1, 9))
+        };
+        assert!(told.contains(&Action::Removed), "{told:?}");
+        let asks = |it: &Action| matches!(it, Action::Send(_, Message::Propose(_)));
+        assert!(!told.iter().any(asks), "{told:?}");
+        assert_eq!(node.handle(5000, Event::Tick), [], "it asks for nothing more");
+        assert_eq!(node.control.next_deadline(), Time::NEVER);
+    }
+}
+
+/// One that the log never had says so, whatever it has.
+#[test]
+fn a_process_that_begins_is_none_in_whose_place_another_is() {
+    let mut node = Node::new(None);
+    node.tell(0, LogEvent::Follows(NodeId(2)));
+    node.commit(0, Entry::Join(spec(7)));
+    node.commit(0, Entry::Join(spec(2)));
+    let asked = node.commit(300, boot(1, 7, 8));
+    let asked = [asked, node.handle(600, Event::Tick)].concat();
+    let begins = Action::Send(NodeId(2), Message::Propose(boot(1, 8, 1)));
+    assert!(asked.contains(&begins), "{asked:?}");
+}
+
 #[test]
 fn a_log_is_founded_by_its_first_leader_once_it_knows_that_it_is_empty() {
     let mut node = Node::new(None);
@@ -130,7 +172,7 @@ fn workers_are_told_what_is_theirs_and_a_snapshot_tells_it_whole() {
 fn a_lease_covers_what_the_node_has_become_and_what_was_taken_from_it() {
     let mut node = Node::leading(None);
     assert_eq!(node.bound(2), Some(Index(3)), "its own entry");
-    let boot = Entry::Boot { node: NodeId(2), before: BootId(2), process: spec(9).process };
+    let boot = boot(2, 2, 9);
     node.commit(0, boot.clone());
     assert_eq!(Node::leading(None).bound(9), None, "no process of the log's");
     let mut node = Node::leading(None);
@@ -300,7 +342,7 @@ fn a_round_of_an_earlier_term_confirms_nothing_of_a_later_one() {
 /// A node with the id 1 that leads two, of which it has all of these cells.
 fn leading_cells(bits: u8) -> Node {
     let state = State::new(CellBits::new(bits).unwrap());
-    let control = Control::new(at(0), NodeId(1), spec(1), Entry::Join(spec(1)), state);
+    let control = Control::new(at(0), NodeId(1), (spec(1), None), Entry::Join(spec(1)), state);
     let mut node = Node { control, index: 0 };
     node.tell(0, LogEvent::Elected { term: Term(1), before: None });
     for entry in [Entry::Blank, Entry::Join(spec(1)), Entry::Join(spec(2))] {

@@ -153,7 +153,12 @@ fn lost_cells_are_taken_over_when_no_lease_of_their_owner_can_run() {
     assert_eq!(run.rules.seen["taken over"], u64::from(CELLS));
     // A process that is known to be over is not waited for.
     run.leases_over = false;
-    run.put(&Entry::Boot { node: NodeId(1), before: BootId(1), process: process(9) });
+    run.put(&Entry::Boot {
+        node: NodeId(1),
+        before: BootId(1),
+        process: process(9),
+        is_over: true,
+    });
     run.converge();
     assert!(run.state().cells().all(|(_, cell)| cell.owner.boot == BootId(9)));
 }
@@ -190,7 +195,12 @@ fn a_learner_that_is_stuck_is_given_up_and_tried_again_later() {
 #[test]
 fn a_cell_in_its_grace_gets_a_copy_and_no_other_owner() {
     let mut run = Run::new(1);
-    run.put(&Entry::Boot { node: NodeId(1), before: BootId(1), process: process(9) });
+    run.put(&Entry::Boot {
+        node: NodeId(1),
+        before: BootId(1),
+        process: process(9),
+        is_over: true,
+    });
     let entries = run.look();
     entries.iter().for_each(|entry| run.put(entry));
     run.join(2);

@@ -63,8 +63,12 @@ impl State {
             Entry::Blank => true,
             Entry::Join(spec) => self.join(index, spec, &mut applied),
             Entry::Recover(spec, floors) => self.recover(index, spec, floors, &mut applied),
-            Entry::Boot { node, before, process } => {
-                self.boot(index, (*node, *before), process, &mut applied)
+            Entry::Boot { node, before, process, is_over } => {
+                let loss = match *is_over || self.mutant == Some(Mutant::BootIsAnEnd) {
+                    true => Loss::Over,
+                    false => Loss::Down,
+                };
+                self.boot(index, (*node, *before), process, loss, &mut applied)
             }
             Entry::Down(node, boot) => self.down(index, (*node, *boot), &mut applied),
             Entry::Up(node, boot) => self.up(index, (*node, *boot), &mut applied),
@@ -179,6 +183,7 @@ impl State {
         index: Index,
         (id, before): (NodeId, BootId),
         process: &Process,
+        loss: Loss,
         applied: &mut Applied,
     ) -> bool {
         let stands = |node: &&mut NodeState| node.spec.process.boot == before;
@@ -190,7 +195,7 @@ impl State {
         (node.status, node.revision, self.planned) = (Status::Up, index, index);
         applied.addresses = true;
         if self.mutant != Some(Mutant::BootIgnored) {
-            self.lose(id, before, Loss::Over, applied);
+            self.lose(id, before, loss, applied);
         }
         true
     }

@@ -126,7 +126,12 @@ fn the_loss_of_a_node_promotes_drops_and_loses_by_one_entry() {
     assert_eq!(log.cell().owner.node, NodeId(2));
     log.put(Entry::Down(NodeId(3), BootId(30)));
     log.copy_at(1);
-    log.put(Entry::Boot { node: NodeId(1), before: BootId(10), process: process(11) });
+    log.put(Entry::Boot {
+        node: NodeId(1),
+        before: BootId(10),
+        process: process(11),
+        is_over: true,
+    });
     assert!(log.cell().backups.is_empty());
     let lost = log.state().cell(CellId(1)).unwrap();
     assert_eq!((lost.loss, lost.owner.boot), (Some(Loss::Over), BootId(10)));
@@ -155,10 +160,34 @@ fn a_lost_cell_is_taken_over_by_a_process_that_is_up_and_opens_after_the_grace()
     assert_eq!(log.cell().grace, None);
 }
 
+/// A copy of a data directory is no proof that whoever has the other one has ended.
+#[test]
+fn a_process_may_run_on_though_another_has_begun_as_its_node() {
+    let mut log = Written::with_nodes(2);
+    let boot = |before, boot, is_over| {
+        let (before, process) = (BootId(before), process(boot));
+        Entry::Boot { node: NodeId(1), before, process, is_over }
+    };
+    log.put(boot(10, 11, false));
+    assert_eq!(log.cell().loss, Some(Loss::Down), "until its lease has ended");
+    assert!(log.put(Entry::Up(NodeId(1), BootId(10))).void, "it is none of the log's any more");
+    log.put(boot(11, 12, true));
+    assert_eq!(log.cell().loss, Some(Loss::Down), "that was another process");
+    let mut log = Written::with_nodes(2);
+    log.put(Entry::Down(NodeId(1), BootId(10)));
+    log.put(boot(10, 11, true));
+    assert_eq!(log.cell().loss, Some(Loss::Over), "as is known later");
+}
+
 #[test]
 fn a_node_that_was_always_alone_owes_nothing_to_an_owner_that_was_deposed() {
     let mut log = Written::with_nodes(1);
-    log.put(Entry::Boot { node: NodeId(1), before: BootId(10), process: process(11) });
+    log.put(Entry::Boot {
+        node: NodeId(1),
+        before: BootId(10),
+        process: process(11),
+        is_over: true,
+    });
     assert!(log.step(Step::Takeover(NodeId(1), BootId(11))));
     assert_eq!(log.cell().grace, Some(Duration::from_millis(10_100)));
 }
@@ -171,6 +200,7 @@ fn what_comes_again_or_late_is_void() {
         node: NodeId(2),
         before: BootId(before),
         process: process(boot),
+        is_over: true,
     };
     assert!(!log.put(boot(20, 21)).void && log.put(boot(20, 21)).void);
     assert!(!log.put(boot(21, 22)).void && log.put(boot(20, 21)).void);
@@ -326,7 +356,9 @@ fn any_entry(rng: &mut Rng, state: &State, old: &State, boots: &mut u64) -> Entr
     let ttl = rng.range(10, 30) as u32 * SECOND;
     match rng.range(0, 30) {
         0 if nodes.len() < 5 => Entry::Join(spec(fresh())),
-        1 => Entry::Boot { node, before: boot, process: process(fresh()) },
+        1 => {
+            Entry::Boot { node, before: boot, process: process(fresh()), is_over: rng.percent(50) }
+        }
         2 => Entry::Down(node, boot),
         3 | 4 => Entry::Up(node, boot),
         5 => Entry::Leave(node),

@@ -135,8 +135,8 @@ impl Checks {
     /// An owner that the log has deposed may answer for T at most, so that its successor knows for
     /// how long it has to honour what clients believe; and not at all once its cell was taken over.
     pub fn stale_owners(&mut self, now: Time, hosts: &BTreeMap<NodeId, Host>) {
-        for host in hosts.values().filter(|host| host.is_running(now)) {
-            let Some(process) = &host.process else { continue };
+        let all = hosts.values().flat_map(|host| host.running(now).map(move |it| (host, it)));
+        for (host, process) in all {
             if !process.has_lease(host.shown(now)) {
                 continue;
             }
@@ -189,8 +189,8 @@ impl Checks {
 /// Whoever would answer for the cell confirms the session, the stalest owner first: its client
 /// knows no better.
 fn confirm(now: Time, session: &mut Session, hosts: &BTreeMap<NodeId, Host>) {
-    let answers = hosts.values().filter(|host| host.is_running(now)).filter_map(|host| {
-        let process = host.process.as_ref()?;
+    let all = hosts.values().flat_map(|host| host.running(now).map(move |it| (host, it)));
+    let answers = all.filter_map(|(host, process)| {
         let epoch = process.serves(session.cell)?;
         process.has_lease(host.shown(now)).then_some(epoch)
     });

@@ -59,7 +59,7 @@ impl World {
 
     fn fault(&mut self) {
         let node = self.any_host();
-        match self.rng.range(0, 28) {
+        match self.rng.range(0, 29) {
             0..3 => {
                 self.ends(node);
                 self.checks.count("crash");
@@ -92,6 +92,7 @@ impl World {
             22 if self.rng.percent(20) => self.log_is_lost(),
             23 | 24 => self.workers_are_stuck(node),
             25..28 => self.log_lags(),
+            28 => self.is_cloned(node),
             _ => {}
         }
     }

@@ -143,9 +143,24 @@ pub struct Host {
     /// It begins the log anew, with these floors.
     pub founding: Option<Floors>,
     pub process: Option<Running>,
+    /// The last process of its data directory.
+    pub last: Option<BootId>,
+    /// One that runs on, hears nobody and is not heard, while another is the node from a copy of
+    /// the data directory.
+    pub former: Option<Running>,
 }
 
 impl Host {
+    pub fn new(id: NodeId, clock: Clock, founding: Option<Floors>) -> Self {
+        Self { id, clock, founding, process: None, last: None, former: None }
+    }
+
+    /// All that would answer a client.
+    pub fn running(&self, now: Time) -> impl Iterator<Item = &Running> {
+        let all = self.process.iter().chain(&self.former);
+        all.filter(move |process| process.stopped_until <= now)
+    }
+
     pub fn is_running(&self, now: Time) -> bool {
         self.process.as_ref().is_some_and(|process| process.stopped_until <= now)
     }
@@ -157,11 +172,11 @@ impl Host {
     /// A process begins.
     pub fn start(&mut self, now: Time, boot: BootId, founding: Option<Entry>, state: State) {
         let shown = self.shown(now);
-        let spec = spec(boot);
+        let (spec, after) = (spec(boot), self.last.replace(boot));
         let workers = (0..spec.process.workers).map(|_| Worker::default()).collect();
         let founding = founding.unwrap_or_else(|| Entry::Join(spec.clone()));
         self.process = Some(Running {
-            control: Control::new(shown, self.id, spec, founding, state),
+            control: Control::new(shown, self.id, (spec, after), founding, state),
             life: Life { node: self.id, boot },
             workers,
             lease: Time(0),

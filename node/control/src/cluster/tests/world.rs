@@ -120,7 +120,7 @@ impl World {
         let boot = boot.unwrap_or_else(|| self.fresh_boot());
         let clock = Clock::any(&mut self.rng);
 
-        self.hosts.insert(id, Host { id, clock, founding: None, process: None });
+        self.hosts.insert(id, Host::new(id, clock, None));
         if id != NodeId(1) && !self.log.votes(id) {
             self.log.add_learner(id);
         }
@@ -502,7 +502,7 @@ impl World {
         let boot = self.fresh_boot();
         let clock = Clock::any(&mut self.rng);
         let founding = Some(floors);
-        self.hosts.insert(founder, Host { id: founder, clock, founding, process: None });
+        self.hosts.insert(founder, Host::new(founder, clock, founding));
         self.start(founder, boot, Some(Entry::Recover(spec(boot), floors)));
         for _ in 0..self.rng.range(1, 4) {
             self.wants_to_join();
@@ -533,6 +533,20 @@ impl World {
         {
             self.log.crash(node);
         }
+    }
+
+    /// A process begins in a copy of a node's data directory, and has its address. The one before
+    /// runs on, cut off.
+    pub fn is_cloned(&mut self, node: NodeId) {
+        let boot = self.fresh_boot();
+        let is_there = self.checks.rules.state().nodes().contains_key(&node);
+        let host = self.hosts.get_mut(&node).filter(|host| host.founding.is_none() && is_there);
+        let Some(host) = host.filter(|host| host.process.is_some()) else { return };
+        (host.former, host.last) = (host.process.take(), None);
+        self.log.crash(node);
+        self.log.restart(node);
+        self.start(node, boot, None);
+        self.checks.count("cloned");
     }
 
     fn restart(&mut self, node: NodeId) {
