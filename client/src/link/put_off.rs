@@ -3,22 +3,28 @@
 use super::pending::Pending;
 use super::query::Query;
 use super::{Link, NotGranted, Outcome, Shared};
-use crate::claims::State;
-use lockring_proto::Time;
+use crate::claims::{ClaimRecord, State};
+use lockring_proto::{SessionId, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// How soon a request that was refused for now only is sent again.
-const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// How soon a request that was refused for now only is sent again at the latest; doubled each time
+/// that it is refused again.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
 
-/// How long a claim or a query is sent again though its worker says that the cell is another's,
-/// and no ring says whose. What workers know of a new ring is no further apart.
+/// The longest of these pauses.
+const RETRY_MAX: Duration = Duration::from_millis(500);
+
+/// How long a claim that does not wait, or a query, is sent again though its worker says that the
+/// cell is another's, and no ring says whose. What workers know of a new ring is no further apart.
 const UNSERVED_MAX: Duration = Duration::from_secs(2);
 
 /// A request that its worker cannot serve at present.
 #[derive(Clone, Debug)]
 pub(super) struct PutOff {
     reason: NotGranted,
+    /// How often it was refused before.
+    times: u32,
     /// Sent again then; a new connection sends it in any case.
     again: Time,
     /// The caller hears the reason then.
@@ -30,6 +36,16 @@ pub(super) struct PutOff {
 impl PutOff {
     fn due(&self) -> Time {
         self.again.min(self.until)
+    }
+
+    /// When it is sent again, if it is refused now. Sessions that are refused together do not come
+    /// back together; what is of one session does, as its callers expect to be served in the order
+    /// in which they have asked.
+    fn retry_at(&self, now: Time, session: SessionId) -> Time {
+        let longest = RETRY_FIRST.saturating_mul(1 << self.times.min(8)).min(RETRY_MAX);
+        let micros = longest.as_micros() as u64;
+        let random = mix(session, self.times);
+        now.after(Duration::from_micros(micros - random % (micros / 2)))
     }
 }
 
@@ -99,32 +115,45 @@ impl Link {
         reason: NotGranted,
     ) {
         let claim = &shared.claims[slot];
-        let until = match claim.deadline {
-            Time::NEVER => claim.asked.after(shared.config.unreachable_after),
-            _ => Time::NEVER,
-        };
-        let put_off = PutOff { reason, again: now.after(RETRY_AFTER), until, asked: false };
-        self.put_off.insert(claim.id, put_off);
+        let (id, until) = (claim.id, waited_out(shared, now, claim));
+        self.try_later(shared, now, id, (reason, until));
     }
 
     /// The worker says that the cell is another's, and the newest ring that anybody knows gives it
-    /// to this one. Who claims or asks does so for a while; what is to end has to end, wherever.
+    /// to this one. Who waits goes on waiting, and who does not does so for a while; what is to end
+    /// has to end, wherever.
     pub(super) fn unserved(&mut self, shared: &Shared, now: Time, id: u64) {
         let until = match self.pending.get(id) {
             Some(&(Pending::Claim(slot) | Pending::Waiting(slot))) => {
-                match shared.claims[slot].state {
+                let claim = &shared.claims[slot];
+                match claim.state {
+                    State::Acquiring if claim.waits => waited_out(shared, now, claim),
                     State::Acquiring | State::Confirming { .. } => now.after(UNSERVED_MAX),
-                    _ => self.patience_of(shared, &shared.claims[slot]).unwrap_or(Time::NEVER),
+                    _ => self.patience_of(shared, claim).unwrap_or(Time::NEVER),
                 }
             }
             Some(Pending::Query(_)) => now.after(UNSERVED_MAX),
             Some(Pending::Reclaim { .. }) => Time::NEVER,
             _ => return,
         };
-        let again = now.after(RETRY_AFTER);
-        let fresh = PutOff { reason: NotGranted::Moved, again, until, asked: false };
-        let known = self.put_off.remove(id).unwrap_or(fresh);
-        self.put_off.insert(id, PutOff { again, asked: false, ..known });
+        self.try_later(shared, now, id, (NotGranted::Moved, until));
+    }
+
+    /// A request is sent again after a pause, and given up when its time is over, which began when
+    /// it was refused first.
+    fn try_later(
+        &mut self,
+        shared: &Shared,
+        now: Time,
+        id: u64,
+        (reason, until): (NotGranted, Time),
+    ) {
+        let mut it = match self.put_off.remove(id) {
+            Some(known) => PutOff { reason, times: known.times + 1, asked: false, ..known },
+            None => PutOff { reason, times: 0, again: now, until, asked: false },
+        };
+        it.again = it.retry_at(now, shared.config.session);
+        self.put_off.insert(id, it);
     }
 
     pub(super) fn serve_put_off(&mut self, shared: &mut Shared, now: Time) {
@@ -134,7 +163,7 @@ impl Link {
                 // Without a connection the next one sends it. A copy that is not answered may yet
                 // be carried out, and its answer be one to the next: there is one at a time.
                 let is_sent = !self.parked.contains(id) && !put_off.asked;
-                let again = now.after(RETRY_AFTER);
+                let again = now.after(RETRY_MAX);
                 let asked = put_off.asked || is_sent;
                 self.put_off.insert(id, PutOff { again, asked, ..put_off });
                 if is_sent {
@@ -169,4 +198,20 @@ impl Link {
             _ => Outcome::Moved { token },
         });
     }
+}
+
+/// Until when a claim that waits is tried: its wait may have an end of its own.
+fn waited_out(shared: &Shared, now: Time, claim: &ClaimRecord) -> Time {
+    match claim.deadline {
+        Time::NEVER => now.after(shared.config.unreachable_after),
+        _ => Time::NEVER,
+    }
+}
+
+/// A number that is another one for each session, and each time.
+fn mix(session: SessionId, times: u32) -> u64 {
+    let of = |bytes: &[u8]| bytes.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
+    let (low, high) = session.0.split_at(8);
+    let mixed = (of(low) ^ of(high).rotate_left(times)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed >> 32
 }

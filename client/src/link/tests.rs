@@ -156,7 +156,7 @@ fn a_node_that_stops_is_waited_out_by_who_waits() {
     link.tick(at(300));
     assert_eq!(acquires(&mut link).len(), 2);
     // Without a wait of its own the limit for contact holds.
-    link.tick(at(3001));
+    link.tick(at(3002));
     assert_eq!(told(&mut link), [(3, Some(NotGranted::Refused(refusal)))]);
     connect(&mut link, at(4000), at(4001), true);
     let (id, key) = acquires(&mut link).remove(0);

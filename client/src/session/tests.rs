@@ -10,6 +10,7 @@ use lockring_ring::{CellBits, Epoch, NodeId, RingTable, RingVersion};
 
 mod answers;
 mod moving;
+mod retries;
 mod rings;
 mod searching;
 mod world;
