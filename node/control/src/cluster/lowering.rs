@@ -109,9 +109,9 @@ impl Lowering {
 
     fn begin(&mut self, now: Time, state: &State, window: Duration) -> Vec<Want> {
         let longest = state.longest();
-        let may_fall = longest.ttl > TTL_DEFAULT && can_be_said(state);
         let is_due = now >= self.rests_until || longest.intent.is_some();
-        if !may_fall || !is_due {
+        // In this order: the last walks over all cells, and this is asked on each event.
+        if !is_due || longest.ttl <= TTL_DEFAULT || !can_be_said(state) {
             return Vec::new();
         }
         self.number += 1;
