@@ -81,7 +81,7 @@ impl Session {
     }
 
     pub(super) fn is_outdone_by_itself(&self, at: LinkId) -> bool {
-        self.contacts[at.index()].dialling.incarnation() < self.at_large()
+        self.contacts[at.index()].dialling.incarnation() < self.to_outdo(at)
     }
 
     /// The highest incarnation of hellos that any worker may yet have had.
@@ -91,8 +91,8 @@ impl Session {
         sent.max().unwrap_or(0).max(self.astray)
     }
 
-    /// The highest incarnation that the worker may have heard of to whom the next hello of a link
-    /// comes: if that may be anybody, all that were ever sent.
+    /// The highest incarnation that the worker may have heard of to whom a hello of a link comes:
+    /// if that may be anybody, all that were ever sent.
     pub(super) fn to_outdo(&self, at: LinkId) -> u64 {
         if !self.contacts[at.index()].is_search() {
             return self.at_large();

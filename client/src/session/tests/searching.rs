@@ -168,3 +168,17 @@ fn a_session_is_not_replaced_by_its_own_search() {
         assert!(has_ended(&mut world), "another process has taken it up");
     }
 }
+
+#[test]
+fn a_search_may_be_outdone_by_the_sessions_own_links() {
+    let mut world = World::of(1, 30_000);
+    let own = world.at(1);
+    alone(&mut world);
+    let link = search(&mut world, at(9000)).expect("the seeds are tried");
+    let by_seed = incarnation(&mut world, link);
+    // Both come to the same worker, the later hello first.
+    assert!(incarnation(&mut world, own) > by_seed);
+    hears(&mut world, link, &superseded());
+    assert!(!has_ended(&mut world), "its own hello was later");
+    assert!(incarnation(&mut world, link) > by_seed);
+}
