@@ -245,7 +245,7 @@ fn clean_runs_keep_every_promise() {
 }
 
 /// Which bug is shrunk if none is named.
-const USUAL: &str = "AcksOldEpoch";
+const USUAL: &str = "DeposedForgets";
 
 /// `SIM_SHRINK=7` shrinks that seed, `SIM_MUTANT=OpTwice` beside it one with a bug.
 #[test]

@@ -191,7 +191,9 @@ impl Run {
                 return Some(format!("{:?} still has {left:?}", client.session));
             }
         }
-        self.stage.cluster.is_at_rest(&self.stage.hub).err()
+        let living = self.stage.clients.iter().map(|client| client.session).collect();
+        let left = || self.stage.cluster.hold_of_the_dead(&living);
+        self.stage.cluster.is_at_rest(&self.stage.hub).err().or_else(left)
     }
 
     /// Everybody holds something and is at rest, for long enough that both sides compare; then

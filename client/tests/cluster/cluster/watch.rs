@@ -11,7 +11,7 @@ use super::process::bits;
 use super::turns::At;
 use crate::hub::Hub;
 use crate::keys::Keys;
-use lockring_control::cluster::{NodeState, Replicas, Status};
+use lockring_control::cluster::{Cell, NodeState, Replicas, Status};
 use lockring_core::Time;
 use lockring_core::testing::{Ending, Fact, Hold, KeyId, Note, Noted};
 use lockring_proto::{Claim, Fence, Operation, Reply, Request, SessionId};
@@ -248,6 +248,17 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// A hold that an owner keeps for a session that is over. Each promotion prolongs it by the TTL
+    /// and a node's lease, as nobody knows when the session was heard last.
+    pub fn hold_of_the_dead(&self, living: &BTreeSet<SessionId>) -> Option<String> {
+        let of_cell = |(id, cell): (CellId, &Cell)| {
+            let (_, holders) = self.copy_of(id, &cell.owner)?;
+            let (session, fence) = holders.into_iter().find(|hold| !living.contains(&hold.0))?;
+            Some(format!("{session:?} is over, and has {fence} of {id}"))
+        };
+        self.rules.state().cells().find_map(of_cell)
     }
 
     /// At rest every copy has what its owner has.
