@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use crate::claims::LinkId;
-use lockring_proto::{ListCursor, Time};
+use lockring_proto::{ListCursor, Refusal, RefusalKind, Reply, Time};
 
 /// A query that is unanswered.
 #[derive(Debug)]
@@ -21,6 +21,14 @@ pub(crate) struct Asked {
 impl Asked {
     pub(crate) fn cell(&self) -> Option<u16> {
         self.cell
+    }
+
+    /// Whether an order was perhaps carried out though this refuses it: its worker was deposed
+    /// before it could say so.
+    pub(super) fn may_have_run(&self, reply: &Reply) -> bool {
+        let is_deposed = |refusal: &Refusal| refusal.kind == RefusalKind::Unavailable;
+        matches!(self.query, Query::Force(_))
+            && matches!(reply, Reply::Refused { refusal, .. } if is_deposed(refusal))
     }
 
     /// Its worker is none any more.

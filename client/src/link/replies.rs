@@ -429,6 +429,10 @@ impl Link {
             _ => {}
         };
         match self.pending.remove(id) {
+            Some(Pending::Query(query)) if query.may_have_run(&reply) => {
+                self.put_off.remove(id);
+                shared.outcomes.push(Outcome::NoAnswer { token: query.token, link: self.id });
+            }
             Some(Pending::Query(query)) => {
                 self.put_off.remove(id);
                 if let Some(version) = version_of(&reply) {
@@ -440,6 +444,8 @@ impl Link {
             // A renewal or compare that was refused: the next one tries again.
             Some(Pending::Renew { sent }) => {
                 (self.times.renewing, self.times.renewed) = (None, sent);
+                let again = self.settles_again(shared, sent);
+                self.times.settle_at = self.times.settle_at.or(again);
             }
             Some(Pending::Compare { .. }) => self.compares.answered(),
             Some(Pending::GetRing { .. }) => shared.fetch.is_refused(self.id, id),
@@ -447,7 +453,7 @@ impl Link {
         }
     }
 
-    /// The request was not executed. It is sent again by the ring that says where.
+    /// The cell is another's: the request is sent again by the ring that says whose.
     fn moved(&mut self, shared: &mut Shared, now: Time, id: u64, version: u64) {
         let has_cell = match self.pending.get(id) {
             Some(Pending::Query(query)) => query.cell().is_some(),

@@ -64,14 +64,16 @@ pub enum Reply {
         version: u64,
     },
     /// This node does not own the key's cell, or owned it anew after the sender's ring version.
-    /// Nothing was executed.
+    /// Nothing was executed, unless the cell has left it since the request came: what it had done
+    /// and not answered yet may then be with the next owner or not. It can be asked again there.
     Moved {
         /// Request id.
         id: u64,
         /// Ring version of the node: route again by at least this one.
         version: u64,
     },
-    /// Refused; nothing was changed.
+    /// Refused; nothing was changed. A release by force that is refused as
+    /// `Unavailable` may have been executed: its cell has left the node since.
     Refused {
         /// Request id.
         id: u64,

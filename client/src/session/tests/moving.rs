@@ -4,7 +4,10 @@ use super::world::{Heard, KEY, World, is_lost, until};
 use super::{at, busy, hears};
 use crate::link::{Loss, Outcome, Place, Query};
 use crate::session::{ClientMutant, Dial, ReceiveError};
-use lockring_proto::{Digest, Fence, HelloReply, HoldId, LostReason, Push, Reply, Welcome, codec};
+use lockring_proto::{
+    Digest, Fence, HelloReply, HoldId, LostReason, Push, Refusal, RefusalKind, Reply, Welcome,
+    codec,
+};
 use lockring_ring::Epoch;
 
 #[test]
@@ -154,6 +157,39 @@ fn ends_that_nobody_serves_yet_are_sent_until_somebody_does() {
     world.says(2, &Reply::Released { id: release, version: 2 });
     world.says(2, &Reply::Cancelled { id: cancel, version: 2 });
     assert_eq!(world.told(), [Outcome::Released { token: 1 }, Outcome::Cancelled { token: 2 }]);
+}
+
+#[test]
+fn an_order_by_force_that_a_deposed_owner_refuses_may_have_been_carried_out() {
+    for (kind, is_sure) in [(RefusalKind::Unavailable, false), (RefusalKind::Denied, true)] {
+        let mut world = World::of(2, 10_000);
+        let key = Place { namespace: String::new(), key: KEY.to_vec() };
+        world.session.query(world.now, 9, Query::Force(key));
+        let Some(&Heard::Force { id }) = world.got(1).last() else { panic!("it is sent") };
+        let refusal = Box::new(Refusal { kind, message: "no".to_owned() });
+        let refused = Reply::Refused { id, refusal };
+        world.says(1, &refused);
+        let link = world.at(1);
+        let answer = Outcome::Answer { token: 9, reply: refused };
+        let told = if is_sure { answer } else { Outcome::NoAnswer { token: 9, link } };
+        assert!(world.told().contains(&told), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_renewal_that_is_refused_leaves_what_has_come_to_be_settled_soon() {
+    let mut world = World::of(2, 10_000);
+    world.holds(KEY);
+    world.log.moves(world.cell(KEY), 2);
+    world.takes_ring();
+    world.tick(0);
+    let id = world.renewal(2);
+    let refusal = Refusal { kind: RefusalKind::Quota, message: "no".to_owned() };
+    world.says(2, &Reply::Refused { id, refusal: Box::new(refusal) });
+    world.tick(100);
+    assert!(!world.got(2).iter().any(|heard| matches!(heard, Heard::Renew { .. })), "at once");
+    world.tick(100);
+    world.renewal(2);
 }
 
 #[test]

@@ -34,6 +34,15 @@ fn search(world: &mut World, until: Time) -> Option<LinkId> {
     None
 }
 
+/// A session of one node that is alone, the link to that node, and one by the seeds.
+fn searching() -> (World, LinkId, LinkId) {
+    let mut world = World::of(1, 30_000);
+    let own = world.at(1);
+    alone(&mut world);
+    let link = search(&mut world, at(9000)).expect("the seeds are tried");
+    (world, own, link)
+}
+
 /// The incarnation of the hello that a link sends.
 fn incarnation(world: &mut World, link: LinkId) -> u64 {
     world.session.connected(world.now, link);
@@ -171,10 +180,7 @@ fn a_session_is_not_replaced_by_its_own_search() {
 
 #[test]
 fn a_search_may_be_outdone_by_the_sessions_own_links() {
-    let mut world = World::of(1, 30_000);
-    let own = world.at(1);
-    alone(&mut world);
-    let link = search(&mut world, at(9000)).expect("the seeds are tried");
+    let (mut world, own, link) = searching();
     let by_seed = incarnation(&mut world, link);
     // Both come to the same worker, the later hello first.
     assert!(incarnation(&mut world, own) > by_seed);
