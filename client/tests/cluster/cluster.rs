@@ -13,14 +13,12 @@ use crate::keys::Keys;
 use crate::ring::{id_of, node_of};
 use crate::way::{Way, parts_of};
 pub use cases::CASES;
-use lockring_control::cluster::{
-    Entry, Event as Control, Floors, Life, Mutant as ControlMutant, State,
-};
-use lockring_control::testing::{LogModel, Rules};
+use lockring_control::cluster::{Entry, Event as Control, Life, Mutant as ControlMutant, State};
+use lockring_control::testing::{LogModel, Rules, floors_above};
 use lockring_core::testing::{Fact, KeyId};
 use lockring_core::{Machine, Mutant, PeerWorker, Time};
 use lockring_proto::Fence;
-use lockring_ring::{AttachId, BootId, CellId, Epoch, Membership, NodeId, RingVersion};
+use lockring_ring::{BootId, CellId, Membership, NodeId};
 use process::{Came, Host, Process, bits, spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -174,14 +172,7 @@ impl Cluster {
             hub.ring.knows(node, false);
         }
         let founder = NodeId(last.0 + 10);
-        let most = state.cells().map(|(_, cell)| cell.epoch.0).max().unwrap_or_default();
-        let floors = Floors {
-            epoch: Epoch(most + 1),
-            version: RingVersion(state.version().0 + 5),
-            node: founder,
-            attach: AttachId(1 << 40),
-            longest_ttl: state.longest().ttl,
-        };
+        let floors = floors_above(&state, founder);
         self.log = self.log.recovered(founder);
         self.lost = survivor;
         if let Some(survivor) = survivor {

@@ -33,8 +33,9 @@ pub enum Step {
 pub enum Event {
     /// A frame is due.
     Frame { way: Way, stream: Stream, bytes: Vec<u8>, held: bool },
-    /// A client notices that a connection is gone.
-    ClientNotices { way: Way },
+    /// A client notices that a connection is gone; `superseded`: its worker says that another
+    /// hello of the session has replaced it.
+    ClientNotices { way: Way, superseded: bool },
     /// The connection stands.
     Stands { way: Way },
     /// Nobody welcomed the client on it for too long.
@@ -169,8 +170,18 @@ impl Hub {
         self.net.cut(self.now, way.conn);
         self.fact(&Fact::Hung { conn: way.conn });
         let node_notices = Duration::from_micros(self.rng.range(0, 2_500_000));
-        self.soon(client_notices, Event::ClientNotices { way });
+        self.soon(client_notices, Event::ClientNotices { way, superseded: false });
         self.soon(node_notices, Event::Node(NodeEvent::Notices { way }));
+    }
+
+    /// A worker ends a connection: what it has said before arrives, then the end.
+    pub fn hang_up(&mut self, way: Way, superseded: bool) {
+        self.fact(&Fact::Hung { conn: way.conn });
+        if let Some(due) = self.net.send(self.now, way.conn, Stream::Replies) {
+            let event = Event::ClientNotices { way, superseded };
+            self.plan(due.after(Duration::from_millis(1)), event);
+        }
+        self.soon(Duration::from_secs(2), Event::Node(NodeEvent::Notices { way }));
     }
 
     /// Nothing comes from one end to the other for a while.

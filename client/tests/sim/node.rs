@@ -16,7 +16,8 @@ use facts::{Asked, Reader, account, freed, says_fresh, tell_answers};
 use lockring_control::Event as Control;
 use lockring_core::testing::{Fact, KeyId, RateClock, Stream};
 use lockring_core::{
-    Action, Config, ConnId, Event as Input, Identity, Limits, LinkIndex, Machine, Mutant, Time,
+    Action, CloseReason, Config, ConnId, Event as Input, Identity, Limits, LinkIndex, Machine,
+    Mutant, Time,
 };
 use lockring_proto::{Hello, RefusalKind, Reply, Request, RingHistory, SessionId, codec};
 use lockring_ring::{CellId, RingTable};
@@ -543,7 +544,7 @@ impl Node {
                 let Some(peer) = worker.peers.get(&conn) else { return };
                 codec::encode_frame(&*reply, &mut bytes);
                 hub.send(peer.way, Stream::Replies, &bytes, at);
-                self.hang_up(hub, index, conn);
+                self.hang_up(hub, index, conn, false);
             }
             Action::Reply { conn, reply } => self.send(hub, index, conn, &reply, at),
             Action::Push { conn, push } => {
@@ -551,7 +552,9 @@ impl Node {
                 codec::encode_frame(&push, &mut bytes);
                 hub.send(peer.way, Stream::Pushes, &bytes, at);
             }
-            Action::Close { conn, .. } => self.hang_up(hub, index, conn),
+            Action::Close { conn, reason } => {
+                self.hang_up(hub, index, conn, reason == CloseReason::Superseded);
+            }
             Action::SendRing { conn, id, known } => {
                 for reply in self.history.answers(id, known) {
                     if matches!(&reply, Reply::Ring { chunk, .. } if chunk.base.is_some()) {
@@ -583,15 +586,11 @@ impl Node {
         }
     }
 
-    /// The worker ends a connection: what it has said before arrives, then the end. The peer stays
-    /// known until its end is noticed, so that what it still sends reaches the machine.
-    fn hang_up(&mut self, hub: &mut Hub, index: u16, conn: ConnId) {
-        let Some(peer) = self.workers[index as usize].peers.get(&conn) else { return };
-        let way = peer.way;
-        hub.fact(&Fact::Hung { conn });
-        if let Some(due) = hub.net.send(hub.now, conn, Stream::Replies) {
-            hub.plan(due.after(Duration::from_millis(1)), Event::ClientNotices { way });
+    /// The worker ends a connection. The peer stays known until its end is noticed, so that what it
+    /// still sends reaches the machine.
+    fn hang_up(&mut self, hub: &mut Hub, index: u16, conn: ConnId, superseded: bool) {
+        if let Some(peer) = self.workers[index as usize].peers.get(&conn) {
+            hub.hang_up(peer.way, superseded);
         }
-        hub.soon(Duration::from_secs(2), Event::Node(NodeEvent::Notices { way }));
     }
 }

@@ -49,12 +49,13 @@ impl Stage {
                     self.frame(way, stream, bytes);
                 }
             }
-            Event::ClientNotices { way } => {
+            Event::ClientNotices { way, superseded } => {
                 let client = &mut clients[way.client];
                 if client.life == way.life && client.is_paused(hub) {
-                    hub.plan(client.paused_until(), Event::ClientNotices { way });
+                    let event = Event::ClientNotices { way, superseded };
+                    hub.plan(client.paused_until(), event);
                 } else if client.life == way.life && !client.down {
-                    client.loses(hub, cluster, way);
+                    client.loses(hub, cluster, way, superseded);
                 }
             }
             Event::Stands { way } => {

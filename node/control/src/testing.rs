@@ -5,6 +5,22 @@ mod conformance;
 mod log;
 mod rules;
 
+use crate::cluster::{Floors, State};
+use lockring_ring::{AttachId, Epoch, NodeId, RingVersion};
+
+/// What a log begins with that follows a lost one: nothing that this state has given is given
+/// again.
+pub fn floors_above(lost: &State, founder: NodeId) -> Floors {
+    let most = lost.cells().map(|(_, cell)| cell.epoch.0).max().unwrap_or_default();
+    Floors {
+        epoch: Epoch(most + 1),
+        version: RingVersion(lost.version().0 + 5),
+        node: founder,
+        attach: AttachId(1 << 40),
+        longest_ttl: lost.longest().ttl,
+    }
+}
+
 pub use conformance::{TestLog, conforms};
 pub use log::{LogModel, ModelCluster};
 pub use rules::{Rules, Seen};

@@ -9,7 +9,7 @@ use crate::ring::{id_of, node_of};
 use crate::way::{Way, number_of, parts_of};
 use lockring_control::cluster::{Event as Control, Life, WorkerEvent};
 use lockring_core::testing::{Fact, Stream};
-use lockring_core::{Action, ClusterEvent, ConnId, Event as Input, Identity, Time};
+use lockring_core::{Action, CloseReason, ClusterEvent, ConnId, Event as Input, Identity, Time};
 use lockring_proto::{Hello, Push, Reply, Request, SessionId, codec};
 use std::time::Duration;
 
@@ -327,7 +327,7 @@ impl Cluster {
                 let Some(client) = worker.clients.get(&conn) else { return };
                 codec::encode_frame(&*reply, &mut bytes);
                 hub.send(client.way, Stream::Replies, &bytes, when);
-                self.hang_up(hub, at, conn);
+                self.hang_up(hub, at, conn, false);
             }
             Action::Reply { conn, reply } => self.answer(hub, keys, at, (conn, &reply), when),
             Action::Push { conn, push } => {
@@ -335,7 +335,9 @@ impl Cluster {
                 codec::encode_frame(&push, &mut bytes);
                 hub.send(client.way, Stream::Pushes, &bytes, when);
             }
-            Action::Close { conn, .. } => self.hang_up(hub, at, conn),
+            Action::Close { conn, reason } => {
+                self.hang_up(hub, at, conn, reason == CloseReason::Superseded);
+            }
             Action::SendRing { conn, id, known } => {
                 let process = self.process(at.0).expect("it has just run");
                 let answers = process.history.as_ref().map(|history| history.answers(id, known));
@@ -398,17 +400,13 @@ impl Cluster {
         hub.send(way, Stream::Replies, &bytes, when);
     }
 
-    /// The worker ends a connection: what it has said before arrives, then the end. The client
-    /// stays known until its end is noticed, so that what it still sends reaches the machine.
-    fn hang_up(&mut self, hub: &mut Hub, at: At, conn: ConnId) {
-        let Some(worker) = self.worker(at) else { return };
-        let Some(client) = worker.clients.get(&conn) else { return };
-        let way = client.way;
-        hub.fact(&Fact::Hung { conn });
-        if let Some(due) = hub.net.send(hub.now, conn, Stream::Replies) {
-            hub.plan(due.after(Duration::from_millis(1)), Event::ClientNotices { way });
+    /// The worker ends a connection. The client stays known until its end is noticed, so that what
+    /// it still sends reaches the machine.
+    fn hang_up(&mut self, hub: &mut Hub, at: At, conn: ConnId, superseded: bool) {
+        let client = self.worker(at).and_then(|worker| worker.clients.get(&conn));
+        if let Some(client) = client {
+            hub.hang_up(client.way, superseded);
         }
-        hub.soon(Duration::from_secs(2), Event::Node(NodeEvent::Notices { way }));
     }
 
     /// A worker has something to say to its control plane, after a while.

@@ -362,21 +362,29 @@ impl Client {
         })
     }
 
-    /// A connection is gone, as far as this side knows.
-    pub fn loses(&mut self, hub: &mut Hub, cluster: &Cluster, way: Way) {
+    /// A connection is gone, as far as this side knows; `superseded`: its worker says that another
+    /// hello has replaced it.
+    pub fn loses(&mut self, hub: &mut Hub, cluster: &Cluster, way: Way, superseded: bool) {
         let now = self.local(hub);
         let side = self.side(way.link);
         if side.way.is_some_and(|known| known.conn == way.conn) {
             hub.cut(way, Duration::ZERO);
             side.way = None;
-            self.links.down(now, way.link);
+            // A late hello of the process before may replace one that has taken its session up: a
+            // known limit, which runs are not to end by.
+            if superseded && !self.past.successor {
+                hub.reach("connections replaced by another hello");
+                self.links.superseded(now, way.link);
+            } else {
+                self.links.down(now, way.link);
+            }
             self.after(hub, cluster);
         }
     }
 
     pub fn unwelcome(&mut self, hub: &mut Hub, cluster: &Cluster, way: Way) {
         if !self.links.is_up(way.link) {
-            self.loses(hub, cluster, way);
+            self.loses(hub, cluster, way, false);
         }
     }
 
@@ -411,7 +419,7 @@ impl Client {
             // The welcome of a process that is over by now.
             Err(ReceiveError::Unexpected(_)) => {
                 hub.reach("welcomes that nobody waits for");
-                return self.loses(hub, cluster, way);
+                return self.loses(hub, cluster, way, false);
             }
             Err(error) => panic!("the node speaks the wire: {error}"),
         };

@@ -2,9 +2,9 @@
 
 use super::world::{Due, Setup, World, initial};
 use crate::cluster::*;
-use crate::testing::Seen;
+use crate::testing::{Seen, floors_above};
 use lockring_proto::Time;
-use lockring_ring::{AttachId, Epoch, NodeId, RingVersion, plan};
+use lockring_ring::{NodeId, plan};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -199,14 +199,7 @@ impl World {
         }
         let founder = NodeId(last.0 + 10);
         self.net.lost = Some(survivor);
-        let most = state.cells().map(|(_, cell)| cell.epoch.0).max().unwrap_or_default();
-        let floors = Floors {
-            epoch: Epoch(most + 1),
-            version: RingVersion(state.version().0 + 5),
-            node: founder,
-            attach: AttachId(1 << 40),
-            longest_ttl: state.longest().ttl,
-        };
+        let floors = floors_above(&state, founder);
         self.log = self.log.recovered(founder);
         self.log.add_learner(survivor);
         self.log.crash(survivor);
