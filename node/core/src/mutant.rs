@@ -84,6 +84,22 @@ pub enum Mutant {
     CompareRecovering,
     /// A renewal says that all cells have arrived, also those whose copies are not equal yet.
     SettledWhileSyncing,
+    /// A dead link of the owner before lives on when its cell is taken in.
+    DeadLinkRevived,
+    /// A frame does not name the cells that were only read.
+    RoundWithoutCells,
+    /// A learner is called equal before it has what was executed before it was waited for.
+    SyncedEarly,
+    /// A new owner grants nothing to who is queued until somebody leaves.
+    NoSweep,
+    /// Who is inherited has lost its request ids.
+    HandoffForgetsRequests,
+    /// Who is queued is not inherited.
+    HandoffDropsWaiters,
+    /// The counter of a cell that is taken in begins anew.
+    CounterRestarts,
+    /// A deposed owner tells clients of ends that its copies do not know of.
+    DeposedTells,
     /// A retry makes its claim young again, and no op says so.
     ChangeBesideTheDoor,
 }

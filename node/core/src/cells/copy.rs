@@ -540,6 +540,7 @@ impl Copies {
     ) -> Option<Change<'a>> {
         let link = |number| self.links.get(&LinkOrigin { by, number }).copied();
         let now = now.since(Time(0));
+        let other = if mutant!(self, HandoffForgetsRequests) { 1 << 47 } else { 0 };
         Some(match *change {
             NamedChange::Granted { link: by, request, source, age } => {
                 let source = match source {
@@ -550,15 +551,16 @@ impl Copies {
                     }
                 };
                 let since = now.saturating_sub(age);
-                Change::Granted { link: link(by)?, request, source, since }
+                Change::Granted { link: link(by)?, request: request | other, source, since }
             }
             NamedChange::Ended { fence, cause } => Change::Ended { fence, cause },
             NamedChange::Queued { link: by, request, key, claim, age, patience } => {
                 let since = now.saturating_sub(age);
-                Change::Queued { link: link(by)?, request, key, claim, since, patience }
+                let (link, request) = (link(by)?, request | other);
+                Change::Queued { link, request, key, claim, since, patience }
             }
             NamedChange::Left { link: by, request, cause } => {
-                Change::Left { link: link(by)?, request, cause }
+                Change::Left { link: link(by)?, request: request | other, cause }
             }
         })
     }

@@ -339,7 +339,8 @@ impl Rounds {
         if copy.learner {
             copy.waited = !unwaited;
             let lane = self.lanes[at.0].as_mut().expect("a copy has a lane");
-            let until = lane.newest().unwrap_or(0);
+            let early = mutant!(self, SyncedEarly);
+            let until = lane.newest().filter(|_| !early).unwrap_or(0);
             lane.covering.insert((until, cell, copy.member.attach));
         }
         if copied.copies.iter().all(|copy| copy.phase == Phase::InSync) {

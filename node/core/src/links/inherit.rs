@@ -23,13 +23,14 @@ impl Links {
         let lease = counted(shadow.ttl);
         let deadline = self.lease_now(now).after(lease);
         let known = self.sessions.get(&shadow.session).copied();
-        if let Some(link) = known.filter(|&link| !shadow.dead && self.is_of(link, shadow)) {
+        let dead = shadow.dead && !mutant!(self, DeadLinkRevived);
+        if let Some(link) = known.filter(|&link| !dead && self.is_of(link, shadow)) {
             let its = &mut self.links.get_mut(link).lease;
             its.deadline = its.deadline.max(deadline);
             return link;
         }
         let link = self.begin_without_conn(shadow, deadline, locks);
-        if !shadow.dead && known.is_none() {
+        if !dead && known.is_none() {
             self.sessions.insert(shadow.session, link);
         }
         link

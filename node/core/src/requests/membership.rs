@@ -50,9 +50,15 @@ fn look_again(worker: &Worker, turn: &mut Turn<'_>, answer: Withheld) {
     // What shows all of a link, and waited at this cell, is this worker's to answer all the same.
     if answer.cell().is_some_and(|cell| worker.cells.role(cell) == Role::None) {
         // An end that was to be pushed is for the new owner to tell, if it has it.
-        if let Telling::Reply(reply) = answer.telling {
-            let version = worker.version.0;
-            turn.answer(answer.conn, Shows::Nothing, || elsewhere(&reply, version));
+        match answer.telling {
+            Telling::Reply(reply) => {
+                let version = worker.version.0;
+                turn.answer(answer.conn, Shows::Nothing, || elsewhere(&reply, version));
+            }
+            Telling::Push(push) if mutant!(worker, DeposedTells) => {
+                turn.act(Action::Push { conn: answer.conn, push });
+            }
+            Telling::Push(_) => {}
         }
         return;
     }
@@ -207,6 +213,9 @@ fn take_in(
         let link =
             *here.entry(shadow).or_insert_with(|| links.inherit(now, copies.shadow(shadow), locks));
         let place = locks.place(locks.seed_of(link), key).expect("a key of this worker's cell");
+        if mutant!(copies, HandoffDropsWaiters) && matches!(op.change, Change::Queued { .. }) {
+            return;
+        }
         let op = Op { change: from_now(op.change.with_link(link), now), ..op };
         stats.moved_in(&op.change);
         if let Err(unfit) = locks.replay(cell, place.tag, &op) {
@@ -216,20 +225,24 @@ fn take_in(
             queued.push(locks.last_entry(link).expect("a waiter was made"));
         }
     });
-    locks.set_last(cell, copies.locks().last(cell));
+    if !mutant!(copies, CounterRestarts) {
+        locks.set_last(cell, copies.locks().last(cell));
+    }
     for waiter in queued {
         let entry = locks.entry(waiter);
         let (link, record) = (entry.link, entry.record);
         locks.answer_on(waiter, links.conn(link).unwrap_or_default());
         queues.wait(locks.deadline(waiter), waiter);
         // A copy may have an end without the grant that followed.
-        queues.go_on(record);
+        if !mutant!(copies, NoSweep) {
+            queues.go_on(record);
+        }
     }
     let mut was: BTreeMap<LinkIndex, Vec<LinkOrigin>> = BTreeMap::new();
     for (shadow, link) in here {
         let shadow = worker.copies.shadow(shadow);
         was.entry(link).or_default().push(shadow.called);
-        if shadow.dead {
+        if shadow.dead && !mutant!(worker, DeadLinkRevived) {
             worker.end_link(turn, link, Death::Expired);
         }
     }

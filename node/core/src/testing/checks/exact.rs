@@ -120,7 +120,10 @@ impl Check for Exact {
             Fact::Released { session, token } => {
                 let begun = self.giving.remove(&(session, token)).unwrap_or(at);
                 if let Some(hold) = book.holds.get(&(session, token)) {
-                    self.ends(hold, End::Released { begun, told: at });
+                    // A client that has not heard of an end by force may have taken it up again.
+                    let forced = End::Unknown { from: Time(0) };
+                    let released = End::Released { begun, told: at };
+                    self.ends(hold, if hold.forced { forced } else { released });
                 }
             }
             Fact::Lost { session, token, .. } | Fact::NotHeld { session, token, .. } => {

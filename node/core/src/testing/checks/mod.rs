@@ -21,7 +21,7 @@ pub use listing::Listing;
 pub use news::News;
 pub use requests::{Cancels, Linear, Once, Releases, Routing};
 pub use rest::{Conservation, Rest};
-pub use waiters::{DeadSessions, Fifo, Waiters};
+pub use waiters::{DeadSessions, Fifo, Passed, Waiters};
 
 use super::recorder::Check;
 
@@ -48,6 +48,7 @@ pub fn all() -> Vec<Box<dyn Check>> {
         Box::new(DeadSessions),
         Box::new(Waiters::default()),
         Box::new(Fifo::default()),
+        Box::new(Passed::default()),
         Box::new(Attention::default()),
         Box::new(Conservation),
         Box::new(Rest),
@@ -68,6 +69,7 @@ pub fn of_clusters() -> Vec<Box<dyn Check>> {
         Box::new(Exact::default()),
         Box::new(Releases::default()),
         Box::new(Once::default()),
+        Box::new(Passed::default()),
         Box::new(Rest),
     ]
 }

@@ -3,7 +3,7 @@
 use crate::Time;
 use crate::testing::recorder::{Book, Check, Key};
 use crate::testing::{Fact, KeyId, Token};
-use lockring_proto::{Claim, SessionId};
+use lockring_proto::{Claim, Fence, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// I8: nothing is granted to a session whose lease has ended.
@@ -200,6 +200,91 @@ impl Check for Fifo {
     }
 }
 
+/// I11 as clients see it, whoever owns the cell by then: who knows to be queued gets a lower fence
+/// than anybody who has asked since.
+#[derive(Default)]
+pub struct Passed {
+    asked: BTreeMap<(SessionId, Token), (Time, KeyId)>,
+    queued: BTreeMap<KeyId, Line>,
+    /// Who has asked and was granted since the first of a queue knew of that.
+    granted: BTreeMap<KeyId, Vec<(Time, Fence, SessionId)>>,
+}
+
+impl Passed {
+    fn leaves(&mut self, name: (SessionId, Token)) -> Option<(Time, KeyId, Option<Time>)> {
+        let (asked, key) = self.asked.remove(&name)?;
+        let line = self.queued.get_mut(&key);
+        let knew = line.and_then(|line| line.remove(&name)).map(|(knew, _)| knew);
+        if self.queued.get(&key).is_none_or(BTreeMap::is_empty) {
+            self.granted.remove(&key);
+        }
+        Some((asked, key, knew))
+    }
+
+    fn held(&mut self, name: (SessionId, Token), fence: Fence) -> Result<(), String> {
+        let Some(&(_, key)) = self.asked.get(&name) else { return Ok(()) };
+        let since = self.granted.get(&key).cloned().unwrap_or_default();
+        let Some((asked, _, knew)) = self.leaves(name) else { return Ok(()) };
+        let passed = |its: &&(Time, Fence, SessionId)| {
+            knew.is_some_and(|knew| knew < its.0 && its.1 < fence)
+        };
+        if let Some(its) = since.iter().find(passed) {
+            return Err(format!(
+                "{name:?}, queued since {knew:?}, has {fence:?} of {key:?}: {its:?}"
+            ));
+        }
+        if self.queued.get(&key).is_some_and(|line| !line.is_empty()) {
+            self.granted.entry(key).or_default().push((asked, fence, name.0));
+        }
+        Ok(())
+    }
+
+    /// Whatever was queued is asked for anew.
+    fn forget(&mut self, is_gone: impl Fn(KeyId, SessionId) -> bool) {
+        for (&key, line) in &mut self.queued {
+            line.retain(|&(session, _), _| !is_gone(key, session));
+            if line.is_empty() {
+                self.granted.remove(&key);
+            }
+        }
+    }
+}
+
+impl Check for Passed {
+    fn rule(&self) -> &'static str {
+        "I11 nobody is passed"
+    }
+
+    fn see(&mut self, at: Time, fact: &Fact, _: &Book) -> Result<(), String> {
+        match *fact {
+            Fact::Booted { ref keys } => self.forget(|key, _| keys.contains(&key)),
+            Fact::Asked { session, token, key, .. } => {
+                self.asked.insert((session, token), (at, key));
+            }
+            Fact::InLine { session, token, request } => {
+                if let Some(&(_, key)) = self.asked.get(&(session, token)) {
+                    let line = self.queued.entry(key).or_default();
+                    let known = line.entry((session, token)).or_insert((at, request));
+                    if known.1 != request {
+                        *known = (at, request);
+                    }
+                }
+            }
+            Fact::Held { session, token, fence, .. } => {
+                return self.held((session, token), fence);
+            }
+            Fact::NotGranted { session, token } | Fact::Undoing { session, token, .. } => {
+                self.leaves((session, token));
+            }
+            Fact::Anew { session, .. } | Fact::Crashed { session, .. } => {
+                self.forget(|_, its| its == session);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,6 +327,19 @@ mod tests {
         let good = then(&[left(A, 1), granted(A, 1)]);
         tells_apart(Fifo::default, &good, &then(&[left(B, 2), granted(B, 2)]));
         tells_apart(Fifo::default, &good, &then(&[granted(B, 3)]));
+    }
+
+    #[test]
+    fn who_is_passed_though_it_knew_to_be_queued_is_refused() {
+        let knows = |session| Fact::InLine { session, token: T, request: 1 };
+        let bad = [asked(A), knows(A), asked(B), held(B, 2), held(A, 3)];
+        let good = [asked(A), asked(B), knows(A), held(B, 2), held(A, 3)];
+        tells_apart(Passed::default, &good, &bad);
+        // The news of grants may come in any order.
+        let good = [asked(A), knows(A), asked(B), held(B, 3), held(A, 2)];
+        tells_apart(Passed::default, &good, &bad);
+        let good = [asked(A), knows(A), booted(), asked(B), held(B, 2), held(A, 3)];
+        tells_apart(Passed::default, &good, &bad);
     }
 
     #[test]
