@@ -141,6 +141,10 @@ impl Link {
         }
         if reclaim > 0 {
             claim.tenure.reclaim = 0;
+            #[cfg(feature = "testing")]
+            if shared.mutant == Some(super::ClientMutant::ReclaimsReleased) {
+                return None;
+            }
             self.forget(reclaim);
             return None;
         }

@@ -70,6 +70,8 @@ pub enum ClientMutant {
     CreditSyncing,
     /// A fresh welcome ends what has come from another link too.
     FreshDropsMovedIn,
+    /// What was released is reclaimed, if the owner had not answered yet that it is.
+    ReclaimsReleased,
 }
 
 /// What a session is made with.

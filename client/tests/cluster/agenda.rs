@@ -1,9 +1,9 @@
 //! What happens to the nodes of a run.
 
 use crate::way::Way;
-use lockring_control::cluster::{Life, Message, RoundId, WorkerEvent};
+use lockring_control::cluster::{Entry, Life, Message, RoundId, WorkerEvent};
 use lockring_core::testing::Stream;
-use lockring_core::{ConnId, PeerWorker};
+use lockring_core::{ConnId, PeerWorker, Time};
 use lockring_ring::NodeId;
 
 /// A connection between two workers. The first has dialled.
@@ -49,6 +49,12 @@ pub enum NodeEvent {
     Snapshot,
     /// A process of a node begins.
     Restart { node: NodeId },
+    /// A process of a node ends.
+    Ends { node: NodeId },
+    /// Somebody asks whoever leads for an entry.
+    Asked { entry: Entry },
+    /// A client and the nodes do not hear each other until then.
+    CutOff { client: usize, until: Time },
     /// A connection of two workers stands.
     PeerStands { way: PeerWay },
     /// A message between workers is due.

@@ -15,14 +15,15 @@ use crate::way::{Way, parts_of};
 pub use cases::CASES;
 use lockring_control::cluster::{Entry, Event as Control, Life, Mutant as ControlMutant, State};
 use lockring_control::testing::{LogModel, Rules, floors_above};
-use lockring_core::testing::{Fact, KeyId};
+use lockring_core::testing::{End, Fact, KeyId};
 use lockring_core::{Machine, Mutant, PeerWorker, Time};
 use lockring_proto::Fence;
 use lockring_ring::{BootId, CellId, Membership, NodeId};
 use process::{Came, Host, Process, bits, spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use watch::{Watch, cell_of};
+use watch::Watch;
+pub use watch::cell_of;
 
 const BEAT: Duration = Duration::from_millis(50);
 
@@ -262,6 +263,14 @@ impl Cluster {
         }
     }
 
+    /// The workers of a node do by no new entry until then.
+    pub fn is_stuck(&mut self, node: NodeId, until: Time) {
+        let process = self.hosts.get_mut(&node).and_then(|host| host.process.as_mut());
+        if let Some(process) = process {
+            process.stuck_until = until;
+        }
+    }
+
     /// The wall clock of a node's host jumps forward. No decision may depend on it.
     pub fn wall_clock_jumps(&mut self, node: NodeId, by: Duration) {
         let process = self.hosts.get_mut(&node).and_then(|host| host.process.as_mut());
@@ -378,6 +387,22 @@ impl Cluster {
             }
             NodeEvent::Snapshot => self.log.take_snapshot(),
             NodeEvent::Restart { node } => self.restart(hub, node),
+            NodeEvent::Ends { node } => {
+                hub.reach("node crashes");
+                self.ends(hub, node);
+            }
+            NodeEvent::Asked { entry } => {
+                if let Some(leader) = self.log.leader() {
+                    self.control(hub, leader, Control::Asked(entry));
+                }
+            }
+            NodeEvent::CutOff { client, until } => {
+                let span = until.since(hub.now);
+                for node in hub.ring.all() {
+                    hub.cut_way(End::Client(client), End::Node(node), span);
+                    hub.cut_way(End::Node(node), End::Client(client), span);
+                }
+            }
             NodeEvent::PeerStands { way } => self.stands(hub, way),
             NodeEvent::PeerFrame { way, stream, bytes, held } => {
                 self.frame_is_due(hub, (way, stream), bytes, held);

@@ -4,62 +4,124 @@ use crate::agenda::NodeEvent;
 use crate::cluster::Cluster;
 use crate::hub::{Event, Hub};
 use crate::ring::node_of;
-use crate::run::Run;
+use crate::scenes;
 use crate::stage::Stage;
 use lockring_control::cluster::{Entry, Replicas};
 use lockring_core::Time;
-use lockring_core::testing::End;
+use lockring_core::testing::{End, Rng};
 use lockring_ring::NodeId;
+use std::ops::Range;
 use std::time::Duration;
 
-/// Something goes wrong.
-pub fn strike(run: &mut Run) {
-    match run.stage.hub.rng.range(0, 100) {
-        0..40 => strike_clients(&mut run.stage),
-        40..90 => strike_nodes(&mut run.stage),
-        _ => strike_log(&mut run.stage),
+/// By their numbers, those that may join included.
+pub const ALL_NODES: Range<usize> = 0..40;
+
+/// A kind of fault: how many of a thousand are of it, and what happens.
+type Kind = (u64, fn(&mut Stage));
+
+const KINDS: [Kind; 35] = [
+    (70, |stage| {
+        let whom = any_client(stage);
+        stage.clients[whom].cut(&mut stage.hub);
+    }),
+    (15, Stage::cut_all),
+    (50, cut_off_from_one),
+    (15, cut_off_from_all),
+    (35, cut_a_way),
+    (35, pause_client),
+    (35, kill_client),
+    (15, |stage| {
+        let whom = any_client(stage);
+        stage.leave(whom);
+    }),
+    (70, Stage::force_one),
+    (65, crash),
+    (65, pause),
+    (35, isolate),
+    (18, split),
+    (35, cut_pair),
+    (35, |stage| {
+        stage.hub.reach("all connections of a node to peers broken");
+        let node = any_host(stage);
+        stage.cluster.break_wires_of(&mut stage.hub, node);
+    }),
+    (70, wish),
+    (18, alone_with),
+    (35, do_by_nothing_new),
+    (5, |stage| {
+        let down = millis(&mut stage.hub, 50, 3000);
+        restart_all(stage, down);
+    }),
+    (18, |stage| {
+        stage.hub.reach("slow networks");
+        let (until, by) = (soon(&mut stage.hub, 50, 1500), millis(&mut stage.hub, 1, 200));
+        stage.hub.net.slow_down(until, by);
+    }),
+    (35, |stage| {
+        let node = any_host(stage);
+        stage.cluster.is_gone_for_good(&mut stage.hub, node);
+    }),
+    (18, |stage| {
+        stage.hub.reach("wall clock jumps");
+        let (node, by) = (any_host(stage), millis(&mut stage.hub, 100, 20_000));
+        stage.cluster.wall_clock_jumps(node, by);
+    }),
+    (7, |stage| stage.cluster.log_is_lost(&mut stage.hub)),
+    (25, |stage| stage.cluster.wind_any_counter(&mut stage.hub)),
+    (33, |stage| stage.cluster.elect_any(&mut stage.hub)),
+    (16, break_store),
+    (16, |stage| {
+        stage.cluster.log.take_snapshot();
+    }),
+    (8, |stage| stage.cluster.slow_until = soon(&mut stage.hub, 100, 3000)),
+    (25, lag),
+    (8, scenes::memory_is_lost),
+    (8, scenes::switched_in_the_dark),
+    (8, scenes::left_behind),
+    (8, scenes::hears_late),
+    (8, scenes::switched_to_one_that_lags),
+    (8, scenes::changes_in_a_grace),
+];
+
+/// The first kind of fault that is a scene.
+const SCENES: u64 = 29;
+
+/// How many faults of a run are of which kind.
+pub struct Temper([u64; KINDS.len()]);
+
+impl Temper {
+    /// Two runs of three have favourites, one in most of them. What takes several faults of a kind
+    /// in a short time is rare where all kinds are equally frequent (swarm testing: Groce and
+    /// others, 2012).
+    pub fn new(rng: &mut Rng) -> Self {
+        let mut parts = KINDS.map(|(part, _)| part);
+        let favourites = *rng.pick(&[0, 0, 1, 1, 1, 2, 4]);
+        for _ in 0..favourites {
+            let first = if rng.percent(50) { 0 } else { SCENES };
+            let kind = rng.range(first, KINDS.len() as u64) as usize;
+            parts[kind] = 2500 / favourites;
+        }
+        Self(parts)
+    }
+
+    /// Something goes wrong.
+    pub fn strike(&self, stage: &mut Stage) {
+        let mut at = stage.hub.rng.range(0, self.0.iter().sum());
+        for (&part, (_, strike)) in self.0.iter().zip(KINDS) {
+            if at < part {
+                return strike(stage);
+            }
+            at -= part;
+        }
     }
 }
 
-fn millis(hub: &mut Hub, low: u64, high: u64) -> Duration {
+pub fn millis(hub: &mut Hub, low: u64, high: u64) -> Duration {
     Duration::from_millis(hub.rng.range(low, high))
 }
 
-fn strike_clients(stage: &mut Stage) {
-    let count = stage.clients.len() as u64;
-    let whom = stage.hub.rng.range(0, count) as usize;
-    let node = stage.hub.ring.any_node(&mut stage.hub.rng);
-    let span = millis(&mut stage.hub, 50, 6000);
-    match stage.hub.rng.range(0, 20) {
-        0..4 => stage.clients[whom].cut(&mut stage.hub),
-        4 => stage.cut_all(),
-        5..8 => {
-            stage.hub.reach("clients cut off from a node");
-            stage.clients[whom].cut_off(&mut stage.hub, node..node + 1, span);
-        }
-        8 => {
-            stage.hub.reach("clients cut off from all nodes");
-            stage.clients[whom].cut_off(&mut stage.hub, 0..node_of(NodeId(40)), span);
-        }
-        9 | 10 => {
-            stage.hub.reach("ways between client and node cut");
-            let (client, node) = (End::Client(whom), End::Node(node));
-            let (from, to) =
-                if stage.hub.rng.percent(50) { (client, node) } else { (node, client) };
-            stage.hub.cut_way(from, to, span);
-        }
-        11..13 => {
-            stage.hub.reach("client pauses");
-            let span = millis(&mut stage.hub, 10, 4000);
-            stage.clients[whom].pause(&stage.hub, span);
-        }
-        13 | 14 => {
-            let down = millis(&mut stage.hub, 0, 1000);
-            stage.kill(whom, down);
-        }
-        15 => stage.leave(whom),
-        _ => stage.force_one(),
-    }
+pub fn soon(hub: &mut Hub, low: u64, high: u64) -> Time {
+    hub.now.after(millis(hub, low, high))
 }
 
 fn any_host(stage: &mut Stage) -> NodeId {
@@ -67,61 +129,95 @@ fn any_host(stage: &mut Stage) -> NodeId {
     *stage.hub.rng.pick(&all)
 }
 
-fn soon(hub: &mut Hub, low: u64, high: u64) -> Time {
-    hub.now.after(millis(hub, low, high))
+fn any_client(stage: &mut Stage) -> usize {
+    stage.hub.rng.range(0, stage.clients.len() as u64) as usize
 }
 
-fn strike_nodes(stage: &mut Stage) {
+fn cut_off_from_one(stage: &mut Stage) {
+    stage.hub.reach("clients cut off from a node");
+    let (whom, span) = (any_client(stage), millis(&mut stage.hub, 50, 6000));
+    let node = stage.hub.ring.any_node(&mut stage.hub.rng);
+    stage.clients[whom].cut_off(&mut stage.hub, node..node + 1, span);
+}
+
+fn cut_off_from_all(stage: &mut Stage) {
+    stage.hub.reach("clients cut off from all nodes");
+    let (whom, span) = (any_client(stage), millis(&mut stage.hub, 50, 6000));
+    stage.clients[whom].cut_off(&mut stage.hub, ALL_NODES, span);
+}
+
+fn cut_a_way(stage: &mut Stage) {
+    stage.hub.reach("ways between client and node cut");
+    let (whom, span) = (any_client(stage), millis(&mut stage.hub, 50, 6000));
+    let node = stage.hub.ring.any_node(&mut stage.hub.rng);
+    let (client, node) = (End::Client(whom), End::Node(node));
+    let (from, to) = if stage.hub.rng.percent(50) { (client, node) } else { (node, client) };
+    stage.hub.cut_way(from, to, span);
+}
+
+fn pause_client(stage: &mut Stage) {
+    stage.hub.reach("client pauses");
+    let (whom, span) = (any_client(stage), millis(&mut stage.hub, 10, 4000));
+    stage.clients[whom].pause(&stage.hub, span);
+}
+
+fn kill_client(stage: &mut Stage) {
+    let (whom, down) = (any_client(stage), millis(&mut stage.hub, 0, 1000));
+    stage.kill(whom, down);
+}
+
+fn crash(stage: &mut Stage) {
+    let node = any_host(stage);
+    let most = if stage.hub.rng.percent(50) { 300 } else { 6000 };
+    let down = millis(&mut stage.hub, 20, most);
+    crashes(stage, node, down);
+}
+
+/// A process ends, and another begins after a while.
+pub fn crashes(stage: &mut Stage, node: NodeId, down: Duration) {
+    let Stage { hub, cluster, .. } = stage;
+    hub.reach("node crashes");
+    cluster.ends(hub, node);
+    hub.soon(down, Event::Node(NodeEvent::Restart { node }));
+}
+
+fn pause(stage: &mut Stage) {
+    let (node, span) = (any_host(stage), millis(&mut stage.hub, 50, 5000));
+    let Stage { hub, cluster, .. } = stage;
+    let worker = hub.rng.percent(40).then(|| hub.rng.range(0, 4) as usize);
+    hub.reach(if worker.is_some() { "worker pauses" } else { "node pauses" });
+    cluster.pause(hub, node, worker, span);
+}
+
+fn do_by_nothing_new(stage: &mut Stage) {
+    let (node, until) = (any_host(stage), soon(&mut stage.hub, 300, 6000));
+    stage.hub.reach("workers that do by nothing new");
+    stage.cluster.is_stuck(node, until);
+}
+
+fn break_store(stage: &mut Stage) {
     let node = any_host(stage);
     let Stage { hub, cluster, .. } = stage;
-    match hub.rng.range(0, 28) {
-        27 if hub.rng.percent(40) => cluster.log_is_lost(hub),
-        0..4 => {
-            hub.reach("node crashes");
-            cluster.ends(hub, node);
-            let most = if hub.rng.percent(50) { 300 } else { 6000 };
-            let down = millis(hub, 20, most);
-            hub.soon(down, Event::Node(NodeEvent::Restart { node }));
-        }
-        4..8 => {
-            let span = millis(hub, 50, 5000);
-            let worker = hub.rng.percent(40).then(|| hub.rng.range(0, 4) as usize);
-            hub.reach(if worker.is_some() { "worker pauses" } else { "node pauses" });
-            cluster.pause(hub, node, worker, span);
-        }
-        8..10 => isolate(hub, cluster, node),
-        10 => split(hub, cluster),
-        11..13 => cut_pair(stage),
-        13 | 14 => {
-            hub.reach("all connections of a node to peers broken");
-            cluster.break_wires_of(hub, node);
-        }
-        15..19 => wish(hub, cluster, node),
-        19 => alone_with(stage, node),
-        20 | 21 => {
+    hub.reach("storage errors");
+    cluster.log.break_store(node);
+    cluster.news(hub, node);
+    let span = millis(hub, 100, 3000);
+    hub.soon(span, Event::Node(NodeEvent::Mended { node }));
+}
+
+fn lag(stage: &mut Stage) {
+    let Stage { hub, cluster, .. } = stage;
+    hub.reach("logs that lag");
+    let nodes: Vec<NodeId> = cluster.hosts.keys().copied().collect();
+    for node in nodes {
+        if hub.rng.percent(50) {
             let until = soon(hub, 300, 6000);
-            hub.reach("workers that do by nothing new");
-            let host = cluster.hosts.get_mut(&node);
-            if let Some(process) = host.and_then(|host| host.process.as_mut()) {
-                process.stuck_until = until;
+            cluster.lags.insert(node, until);
+            if hub.rng.percent(50) {
+                // What it has missed it is told at once.
+                hub.plan(until, Event::Node(NodeEvent::Snapshot));
             }
         }
-        24 | 25 => cluster.is_gone_for_good(hub, node),
-        26 => {
-            hub.reach("wall clock jumps");
-            let by = millis(hub, 100, 20_000);
-            cluster.wall_clock_jumps(node, by);
-        }
-        22 if hub.rng.percent(30) => {
-            let down = millis(hub, 50, 3000);
-            restart_all(stage, down);
-        }
-        23 => {
-            hub.reach("slow networks");
-            let (until, by) = (soon(hub, 50, 1500), millis(hub, 1, 200));
-            hub.net.slow_down(until, by);
-        }
-        _ => cluster.wind_any_counter(hub),
     }
 }
 
@@ -138,7 +234,9 @@ pub fn restart_all(stage: &mut Stage, down: Duration) {
 }
 
 /// An operator wants the cluster changed.
-fn wish(hub: &mut Hub, cluster: &mut Cluster, node: NodeId) {
+fn wish(stage: &mut Stage) {
+    let node = any_host(stage);
+    let Stage { hub, cluster, .. } = stage;
     match hub.rng.range(0, 5) {
         0 if cluster.hosts.len() < 7 => cluster.wants_to_join(hub),
         0..3 => {
@@ -167,26 +265,24 @@ fn wish(hub: &mut Hub, cluster: &mut Cluster, node: NodeId) {
 }
 
 /// A client hears one node alone, which may be deposed meanwhile: neither hears of that.
-fn alone_with(stage: &mut Stage, node: NodeId) {
+fn alone_with(stage: &mut Stage) {
+    let node = any_host(stage);
     let Stage { hub, cluster, clients, .. } = stage;
     hub.reach("clients alone with a node that nobody hears");
     let until = soon(hub, 2000, 9000);
     let of = hub.rng.range(0, 2);
-    let others: Vec<NodeId> = cluster.hosts.keys().copied().filter(|&it| it != node).collect();
-    for &other in &others {
-        cut(hub, cluster, (other, node), until, of);
-        cut(hub, cluster, (node, other), until, of);
-    }
+    isolate_both_ways(hub, cluster, node, until, of);
     let whom = hub.rng.range(0, clients.len() as u64) as usize;
     let span = until.since(hub.now);
-    for other in others {
-        let other = node_of(other);
+    for other in hub.ring.all().into_iter().filter(|&other| other != node_of(node)) {
         clients[whom].cut_off(hub, other..other + 1, span);
     }
 }
 
 /// Nobody hears a node, or it hears nobody, or both: its control plane, its workers, or both.
-fn isolate(hub: &mut Hub, cluster: &mut Cluster, node: NodeId) {
+fn isolate(stage: &mut Stage) {
+    let node = any_host(stage);
+    let Stage { hub, cluster, .. } = stage;
     let until = soon(hub, 200, 7000);
     let (deaf, mute) = *hub.rng.pick(&[(true, true), (true, true), (true, false), (false, true)]);
     let of = hub.rng.range(0, 3);
@@ -202,6 +298,15 @@ fn isolate(hub: &mut Hub, cluster: &mut Cluster, node: NodeId) {
     }
 }
 
+/// A node and all others do not hear each other: control planes (1), workers (2), or both (0).
+pub fn isolate_both_ways(hub: &mut Hub, cluster: &mut Cluster, node: NodeId, until: Time, of: u64) {
+    let others: Vec<NodeId> = cluster.hosts.keys().copied().filter(|&it| it != node).collect();
+    for other in others {
+        cut(hub, cluster, (other, node), until, of);
+        cut(hub, cluster, (node, other), until, of);
+    }
+}
+
 /// Cuts a way of control planes (1), of workers (2), or both (0).
 fn cut(hub: &mut Hub, cluster: &mut Cluster, (from, to): (NodeId, NodeId), until: Time, of: u64) {
     if of != 2 {
@@ -214,7 +319,8 @@ fn cut(hub: &mut Hub, cluster: &mut Cluster, (from, to): (NodeId, NodeId), until
 }
 
 /// Two sides do not hear each other.
-fn split(hub: &mut Hub, cluster: &mut Cluster) {
+fn split(stage: &mut Stage) {
+    let Stage { hub, cluster, .. } = stage;
     hub.reach("splits");
     let until = soon(hub, 500, 7000);
     let of = hub.rng.range(0, 3);
@@ -257,39 +363,6 @@ fn cut_pair(stage: &mut Stage) {
         for one in [owner, backup] {
             cut(hub, cluster, (one, other), until, of);
             cut(hub, cluster, (other, one), until, of);
-        }
-    }
-}
-
-fn strike_log(stage: &mut Stage) {
-    let node = any_host(stage);
-    let Stage { hub, cluster, .. } = stage;
-    match hub.rng.range(0, 12) {
-        0..4 => cluster.elect_any(hub),
-        4 | 5 => {
-            hub.reach("storage errors");
-            cluster.log.break_store(node);
-            cluster.news(hub, node);
-            let span = millis(hub, 100, 3000);
-            hub.soon(span, Event::Node(NodeEvent::Mended { node }));
-        }
-        6 | 7 => {
-            cluster.log.take_snapshot();
-        }
-        8 => cluster.slow_until = soon(hub, 100, 3000),
-        _ => {
-            hub.reach("logs that lag");
-            let nodes: Vec<NodeId> = cluster.hosts.keys().copied().collect();
-            for node in nodes {
-                if hub.rng.percent(50) {
-                    let until = soon(hub, 300, 6000);
-                    cluster.lags.insert(node, until);
-                    if hub.rng.percent(50) {
-                        // What it has missed it is told at once.
-                        hub.plan(until, Event::Node(NodeEvent::Snapshot));
-                    }
-                }
-            }
         }
     }
 }

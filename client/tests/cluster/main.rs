@@ -31,6 +31,7 @@ mod mutants;
 mod quiet;
 mod ring;
 mod run;
+mod scenes;
 mod shrink;
 mod slices;
 #[path = "../sim/stage.rs"]
@@ -53,7 +54,7 @@ const WHOLE: u64 = 100;
 
 /// What a set of runs must have reached beside the cases: a promise that was never at stake was not
 /// kept.
-const MUST_REACH: [&str; 107] = [
+const MUST_REACH: [&str; 113] = [
     "all connections of a node to peers broken",
     "answers held by a cut",
     "answers to what has ended meanwhile",
@@ -62,11 +63,15 @@ const MUST_REACH: [&str; 107] = [
     "broken connections",
     "broken connections of peers",
     "cancels",
+    "cells lost whose holders have bad connections",
+    "cells switched to workers that do by nothing new",
+    "cells switched while owner and holder are apart",
     "cells taken over",
     "claims at another worker",
     "client crashes",
     "client pauses",
     "clients alone with a node that nobody hears",
+    "clients alone with an owner that only its copies hear",
     "clients at several nodes at once",
     "clients cut off from a node",
     "clients cut off from all nodes",
@@ -103,6 +108,8 @@ const MUST_REACH: [&str; 107] = [
     "hellos refused",
     "hellos to a node without contact",
     "hellos without an incarnation",
+    "holders cut off from cells that are lost",
+    "holders that hear late of a switch",
     "holds",
     "holds lapsed",
     "holds lost by force",
@@ -115,8 +122,8 @@ const MUST_REACH: [&str; 107] = [
     "learner of an old epoch cleared",
     "leases that grew",
     "links that are over",
-    "logs that lag",
     "logs lost",
+    "logs that lag",
     "lost cell",
     "messages of peers lost",
     "new ring version",

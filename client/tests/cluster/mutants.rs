@@ -21,7 +21,7 @@ const fn client(mutant: Client) -> Bug {
 }
 
 /// Name, bug, seed.
-pub const ALL: [(&str, Bug, Option<u64>); 42] = [
+pub const ALL: [(&str, Bug, Option<u64>); 55] = [
     ("AnswerBeforeRound", core(Core::AnswerBeforeRound), Some(0)),
     ("OneOfTwoCopies", core(Core::OneOfTwoCopies), Some(1)),
     ("AnswerPastLease", core(Core::AnswerPastLease), Some(0)),
@@ -36,6 +36,18 @@ pub const ALL: [(&str, Bug, Option<u64>); 42] = [
     ("LowerFenceWins", core(Core::LowerFenceWins), None),
     ("CompareRecovering", core(Core::CompareRecovering), None),
     ("SettledWhileSyncing", core(Core::SettledWhileSyncing), None),
+    ("DeadLinkRevived", core(Core::DeadLinkRevived), None),
+    ("RoundWithoutCells", core(Core::RoundWithoutCells), None),
+    ("SyncedEarly", core(Core::SyncedEarly), None),
+    ("NoSweep", core(Core::NoSweep), None),
+    ("HandoffForgetsRequests", core(Core::HandoffForgetsRequests), None),
+    ("HandoffDropsWaiters", core(Core::HandoffDropsWaiters), None),
+    ("CounterRestarts", core(Core::CounterRestarts), None),
+    ("DeposedTells", core(Core::DeposedTells), None),
+    ("DropsCopyAlone", core(Core::DropsCopyAlone), None),
+    ("NoSyncRound", core(Core::NoSyncRound), None),
+    ("LearnerNotWaited", core(Core::LearnerNotWaited), None),
+    ("CompareAcrossVersions", core(Core::CompareAcrossVersions), None),
     ("GrantWithoutSessionCheck", core(Core::GrantWithoutSessionCheck), None),
     ("NamesakeHold", core(Core::NamesakeHold), Some(0)),
     ("ReleaseWithoutFence", core(Core::ReleaseWithoutFence), Some(4)),
@@ -64,4 +76,5 @@ pub const ALL: [(&str, Bug, Option<u64>); 42] = [
     ("CreditUnknownRing", client(Client::CreditUnknownRing), None),
     ("CreditSyncing", client(Client::CreditSyncing), None),
     ("FreshDropsMovedIn", client(Client::FreshDropsMovedIn), None),
+    ("ReclaimsReleased", client(Client::ReclaimsReleased), None),
 ];

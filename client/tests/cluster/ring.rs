@@ -30,9 +30,13 @@ impl ClusterRing {
         }
     }
 
+    /// All of the nodes.
+    pub fn all(&self) -> Vec<usize> {
+        self.nodes.iter().copied().collect()
+    }
+
     /// Any of the nodes.
     pub fn any_node(&self, rng: &mut Rng) -> usize {
-        let nodes: Vec<usize> = self.nodes.iter().copied().collect();
-        *rng.pick(&nodes)
+        *rng.pick(&self.all())
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::client::{Client, State};
 use crate::cluster::{Bugs, Cluster};
-use crate::faults::strike;
+use crate::faults::Temper;
 use crate::hub::Hub;
 use crate::keys::Keys;
 use crate::ring::ClusterRing;
@@ -96,12 +96,13 @@ impl Run {
             Hub::new(Rng::new(seed), ClusterRing::default(), checks::of_clusters(), verbose);
         let keys = Keys::new(count, 0);
         let cluster = Cluster::new(&mut hub, &keys, nodes, bug.nodes);
+        let long_holds = *hub.rng.pick(&[2, 2, 4, 8]);
         let clients = (0..count)
             .map(|index| {
                 let part = if index == 0 { Part::Operator } else { Part::Worker };
                 let mut rng = hub.rng.fork();
                 let mut workload = Workload::new(part, &mut rng);
-                workload.ttls = ttls;
+                (workload.ttls, workload.long_holds) = (ttls, long_holds);
                 Client::new(index, rng, workload, bug.client, false)
             })
             .collect();
@@ -124,7 +125,7 @@ impl Run {
     /// what they are, does not depend on those that are left out.
     fn chaos(&mut self, seed: u64, strikes: &BTreeSet<u64>) {
         let mut rng = Rng::new(!seed);
-        let mean = rng.range(100, 2500);
+        let (temper, mean) = (Temper::new(&mut rng), rng.range(100, 2500));
         let (begun, mut faults) = (self.stage.hub.now, 0);
         let least = Duration::from_millis(rng.range(6_000, 15_000));
         loop {
@@ -145,7 +146,7 @@ impl Run {
                 let mut its = rng.fork();
                 if strikes.contains(&faults) {
                     std::mem::swap(&mut self.stage.hub.rng, &mut its);
-                    strike(self);
+                    temper.strike(&mut self.stage);
                     std::mem::swap(&mut self.stage.hub.rng, &mut its);
                 }
                 faults += 1;

@@ -27,6 +27,8 @@ pub struct Workload {
     hoarded: usize,
     /// Nothing new is asked for any more.
     pub closing: bool,
+    /// How many of a hundred holds are kept for longer than a TTL.
+    pub long_holds: u64,
     /// TTLs that sessions ask for, in milliseconds, unless that is left to chance.
     pub ttls: Option<&'static [u64]>,
 }
@@ -45,7 +47,7 @@ impl Workload {
             Part::Hoarder => 1,
             Part::Operator => 0,
         };
-        Self { part, slots, rests: 0, hoarded: 0, closing: false, ttls: None }
+        Self { part, slots, rests: 0, hoarded: 0, closing: false, long_holds: 2, ttls: None }
     }
 
     /// The first steps of a new life.
@@ -105,7 +107,7 @@ impl Workload {
         match self.part {
             Part::Hoarder => None,
             _ if slot == KEEPER => Some(ttl * rng.range(1, 6) as u32),
-            _ if rng.percent(2) => Some(ttl + micros(rng, 500_000)),
+            _ if rng.percent(self.long_holds) => Some(ttl + micros(rng, 500_000)),
             _ => Some(micros(rng, 25_000)),
         }
     }

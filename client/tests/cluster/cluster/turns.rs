@@ -260,7 +260,7 @@ impl Cluster {
             && !requests.is_empty()
         {
             let namespace = client.identity.namespace.as_str().to_owned();
-            self.watch.asks(keys, (session, &namespace), &requests);
+            self.watch.asks(keys, (session, &namespace), (hub.now, at), &requests);
             let cost = requests.len() as u32;
             let event = Input::Requests { conn, link, requests: &requests };
             let taken = self.take(hub, keys, at, event, cost);

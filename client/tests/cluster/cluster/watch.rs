@@ -2,7 +2,8 @@
 //! clients see only what follows from them.
 //!
 //! - P2: whatever an answer shows is in the memory of every member that is there.
-//! - P5: nobody answers in an epoch before every member that is there has taken it in.
+//! - P5: nobody answers in an epoch before every member that is there has taken it in, and nobody
+//!   what came when somebody had answered in a later one.
 //! - P7: what a client believes to hold is in the memory of every member.
 //! - I4: no owner, by the log and within its lease, lets a hold expire that its client believes in.
 
@@ -15,7 +16,7 @@ use lockring_control::cluster::{Cell, NodeState, Replicas, Status};
 use lockring_core::Time;
 use lockring_core::testing::{Ending, Fact, Hold, KeyId, Note, Noted};
 use lockring_proto::{Claim, Fence, Operation, Reply, Request, SessionId};
-use lockring_ring::{CellId, Member, NamespaceSeed, NodeId, hash_key};
+use lockring_ring::{CellId, Epoch, Member, NamespaceSeed, NodeId, hash_key};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What has to be remembered for it.
@@ -37,6 +38,10 @@ pub struct Watch {
     pub(super) last_release: Option<(NodeId, Time)>,
     /// When a grant of each cell was answered last.
     granted: BTreeMap<CellId, Time>,
+    /// When requests came to a worker, the first time, and of which cell they are.
+    came: BTreeMap<(SessionId, u64, At), (CellId, Time)>,
+    /// The last epoch of each cell in which anything was answered, and since when.
+    epochs: BTreeMap<CellId, (Epoch, Time)>,
 }
 
 #[derive(Clone, Copy)]
@@ -57,10 +62,13 @@ impl Watch {
         &mut self,
         keys: &Keys,
         (session, namespace): (SessionId, &str),
+        (now, at): (Time, At),
         requests: &[Request<'_>],
     ) {
         for request in requests {
             let Request::Keyed { id, operation, key, .. } = request else { continue };
+            let cell = cell_of(keys, keys.id_named(namespace, key));
+            self.came.entry((session, *id, at)).or_insert((cell, now));
             let asking = match *operation {
                 Operation::Acquire { claim, .. } => {
                     Asking::Acquires(keys.id_named(namespace, key), claim)
@@ -122,6 +130,9 @@ impl Cluster {
         {
             self.count_renewal(hub, process, at.1);
         }
+        if !matches!(reply, Reply::Moved { .. } | Reply::Refused { .. } | Reply::Inspected { .. }) {
+            self.check_epoch(hub, at, session, reply.id());
+        }
         let asking = self.watch.asked.get(&(session, reply.id())).copied();
         match (reply, asking) {
             (&Reply::Granted { id, fence, .. }, Some(Asking::Acquires(key, claim))) => {
@@ -177,6 +188,27 @@ impl Cluster {
             if let Some(what) = what {
                 return hub.accuse("I4 nothing expires that is believed", what);
             }
+        }
+    }
+
+    /// P5 for any answer that shows a cell.
+    fn check_epoch(&mut self, hub: &mut Hub, at: At, session: SessionId, id: u64) {
+        let Some(&(cell, came)) = self.watch.came.get(&(session, id, at)) else { return };
+        let process = self.hosts.get(&at.0.node).and_then(|host| host.process.as_ref());
+        let Some((is, _)) = process.and_then(|its| its.worker_of(cell).cells.get(&cell)) else {
+            return;
+        };
+        let epoch = is.epoch;
+        let last = self.watch.epochs.entry(cell).or_insert((epoch, hub.now));
+        if epoch > last.0 {
+            *last = (epoch, hub.now);
+        } else if epoch < last.0 && last.1 < came {
+            let what = format!(
+                "{at:?} answers {id} of {session:?}, come at {came}, by {epoch:?} of {cell}, of \
+                 which {:?} was answered at {}",
+                last.0, last.1
+            );
+            hub.accuse("P5 nobody answers for a cell that another answers for", what);
         }
     }
 
