@@ -9,6 +9,7 @@ use crate::locks::CellIndex;
 use lockring_proto::{Push, Reply, Time};
 use lockring_ring::AttachId;
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
 /// While a peer has this much before it, nothing new is taken on.
@@ -41,11 +42,42 @@ pub(crate) struct Withheld {
     pub(super) order: u64,
 }
 
-/// Puts an answer among others in their order: some may come from elsewhere, where they waited for
-/// longer, and an end is not to be told before the grant.
-pub(super) fn put_in_order(answers: &mut Vec<Withheld>, answer: Withheld) {
-    let at = answers.iter().rposition(|before| before.order < answer.order);
-    answers.insert(at.map_or(0, |before| before + 1), answer);
+/// Answers that wait for the same. Some come from elsewhere, where they waited for longer: all are
+/// put in their order when they go on, as an end is not to be told before the grant.
+#[derive(Clone, Default)]
+pub(super) struct Answers(Vec<Withheld>);
+
+impl Answers {
+    #[inline]
+    pub(super) fn push(&mut self, answer: Withheld) {
+        self.0.push(answer);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// All of them, in their order.
+    pub(super) fn into_order(mut self) -> Vec<Withheld> {
+        self.0.sort_by_key(|answer| answer.order);
+        self.0
+    }
+
+    /// Takes out those that `is_it`, in no order.
+    fn extract(&mut self, is_it: impl Fn(&Withheld) -> bool, out: &mut Vec<Withheld>) {
+        out.extend(self.0.extract_if(.., |answer| is_it(answer)));
+    }
+}
+
+/// As what they are together, however they have come.
+impl fmt::Debug for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.clone().into_order()).finish()
+    }
 }
 
 impl Withheld {
@@ -61,7 +93,7 @@ pub(super) struct SentFrame {
     pub(super) number: u64,
     /// The cells that it names.
     pub(super) cells: Vec<CellIndex>,
-    pub(super) answers: Vec<Withheld>,
+    pub(super) answers: Answers,
     records: Vec<u8>,
 }
 
@@ -113,7 +145,7 @@ pub(super) struct Lane {
     number: u64,
     bytes: Vec<u8>,
     cells: Vec<CellIndex>,
-    answers: Vec<Withheld>,
+    answers: Answers,
     /// Cells that answers show, some of which may not be named in the frame yet.
     shown: Vec<CellIndex>,
     sent: VecDeque<SentFrame>,
@@ -140,7 +172,7 @@ impl Lane {
             number: 1,
             bytes,
             cells: Vec::new(),
-            answers: Vec::new(),
+            answers: Answers::default(),
             shown: Vec::new(),
             sent: VecDeque::new(),
             sent_bytes: 0,
@@ -236,7 +268,7 @@ impl Lane {
         if let Some(cell) = answer.cell {
             self.show(cell);
         }
-        put_in_order(&mut self.answers, answer);
+        self.answers.push(answer);
     }
 
     /// An answer shows a cell: the copy is to say by the frame that is being filled that it is
@@ -260,7 +292,7 @@ impl Lane {
         }
         match self.sent.binary_search_by_key(&number, |round| round.number) {
             Ok(at) => {
-                put_in_order(&mut self.sent[at].answers, answer);
+                self.sent[at].answers.push(answer);
                 None
             }
             Err(_) => Some(answer),
@@ -311,15 +343,15 @@ impl Lane {
         Some(round)
     }
 
-    /// Takes out what waits here and `is_it`, in its order.
+    /// Takes out what waits here and `is_it`, in no order.
     pub(super) fn take_answers(
         &mut self,
         is_it: impl Fn(&Withheld) -> bool,
         out: &mut Vec<Withheld>,
     ) {
         for round in &mut self.sent {
-            out.extend(round.answers.extract_if(.., |answer| is_it(answer)));
+            round.answers.extract(&is_it, out);
         }
-        out.extend(self.answers.extract_if(.., |answer| is_it(answer)));
+        self.answers.extract(&is_it, out);
     }
 }

@@ -18,7 +18,7 @@ mod silent;
 mod tell;
 
 use super::frame::{LinkOrigin, WorkerLife};
-use super::lane::{Lane, LaneIndex, Telling, Withheld, put_in_order};
+use super::lane::{Answers, Lane, LaneIndex, Telling, Withheld};
 use super::message::{FrameId, Refusal};
 use crate::event::{Action, CloseReason, ConnId, LinkIndex, PeerWorker};
 use crate::links::Links;
@@ -241,7 +241,8 @@ impl Rounds {
         if let Some((at, cell)) = self.first_astray() {
             let copied = self.copied(cell).expect("a cell with copies");
             let copy = copied.copies.iter_mut().find(|copy| copy.lane == at);
-            return put_in_order(&mut copy.expect("it is astray").parked, answer);
+            copy.expect("it is astray").parked.push(answer);
+            return;
         }
         self.leave(now, answer, out);
     }
@@ -264,7 +265,7 @@ impl Rounds {
         };
         let Some(copy) = copy else { return lane.wait_for(number, answer) };
         if !copy.follows() {
-            put_in_order(&mut copy.parked, answer);
+            copy.parked.push(answer);
             return None;
         }
         // It may have been sent the cell anew since, with all that was executed by then.
@@ -305,7 +306,7 @@ impl Rounds {
                 None => self.is_accepted(cell, at, number),
             }
         }
-        for answer in round.answers {
+        for answer in round.answers.into_order() {
             // Those of cells that were refused wait for what these are sent anew.
             if let Some(answer) = self.wait_for_again(at, number, answer) {
                 self.advance(now, answer, out);
@@ -479,7 +480,7 @@ impl Rounds {
         let &CopyOf { member, peer, learner } = copy;
         if let Some(before) = known.iter().find(|before| before.member == member) {
             let waited = before.waited || !learner;
-            return CopyAt { learner, waited, parked: Vec::new(), ..before.clone() };
+            return CopyAt { learner, waited, parked: Answers::default(), ..before.clone() };
         }
         let lane = self.lane_to(peer);
         CopyAt {
@@ -491,7 +492,7 @@ impl Rounds {
             since: 0,
             refused: 0,
             entered: (0, 0),
-            parked: Vec::new(),
+            parked: Answers::default(),
         }
     }
 
@@ -535,7 +536,7 @@ impl Rounds {
         let mut taken = Vec::new();
         for &cell in cells {
             for copy in self.copied(cell).into_iter().flat_map(|copied| &mut copied.copies) {
-                taken.append(&mut copy.parked);
+                taken.append(&mut std::mem::take(&mut copy.parked).into_order());
             }
         }
         for lane in self.lanes.iter_mut().flatten() {
@@ -560,6 +561,7 @@ impl Rounds {
         self.next_connection = self.next_connection.max(lane.connection() + 1);
         let mut left = Vec::new();
         lane.take_answers(|_| true, &mut left);
+        left.sort_by_key(|answer| answer.order);
         for answer in left {
             self.advance(now, answer, out);
         }

@@ -3,6 +3,7 @@
 mod answers;
 mod awaiting;
 mod cases;
+mod costs;
 mod late;
 mod promoted;
 mod recovery;
@@ -18,7 +19,10 @@ use lockring_proto::{
     Claim, Fence, Hello, Namespace, Operation, PROTOCOL, Reply, Request, SessionId, Time, Wait,
     limits,
 };
-use lockring_ring::{AttachId, BootId, CellId, Epoch, Member, Membership, NodeId, RingVersion};
+use lockring_ring::{
+    AttachId, BootId, CellBits, CellId, Epoch, Member, Membership, NamespaceSeed, NodeId,
+    RingVersion,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The copies of a cell that this worker owns.
 
 use crate::cells::frame::{CellNews, CellPart, LinkOrigin};
-use crate::cells::lane::{LaneIndex, Withheld};
+use crate::cells::lane::{Answers, LaneIndex};
 use crate::event::LinkIndex;
 use lockring_proto::Fence;
 use lockring_ring::{CellId, Epoch, Member, RingVersion};
@@ -38,7 +38,7 @@ pub(super) struct CopyAt {
     /// The last frame that names the cell, and where in it.
     pub(super) entered: (u64, u16),
     /// Answers that wait until it is sent the cell anew.
-    pub(super) parked: Vec<Withheld>,
+    pub(super) parked: Answers,
 }
 
 impl CopyAt {

@@ -211,7 +211,7 @@ fn sent(copied: &mut Copied, at: usize, lane: &mut Lane, (cell, position): (Cell
         lane.astray.sent = number;
     }
     (copy.phase, copy.since, copy.entered) = (Phase::Sent, number, (number, position));
-    for answer in std::mem::take(&mut copy.parked) {
+    for answer in std::mem::take(&mut copy.parked).into_order() {
         lane.wait(answer);
     }
 }
