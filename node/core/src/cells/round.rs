@@ -76,6 +76,8 @@ pub(crate) struct Rounds {
     overdue: Vec<Withheld>,
     /// How many answers there were, each with its place.
     answered: u64,
+    /// How many of them wait for copies that do not follow.
+    parked: usize,
     silence: Silence,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) mutant: Option<crate::Mutant>,
@@ -94,6 +96,7 @@ impl Rounds {
             syncing: BTreeSet::new(),
             overdue: Vec::new(),
             answered: 0,
+            parked: 0,
             silence: Silence::default(),
             #[cfg(any(test, feature = "testing"))]
             mutant: None,
@@ -118,13 +121,7 @@ impl Rounds {
     /// Whether nothing new is to be taken on: a peer has much before it, or many answers wait for
     /// copies that do not follow.
     pub(crate) fn are_full(&self) -> bool {
-        let parked = |cell: &CellIndex| {
-            let copied = self.cells.get(cell.0 as usize).and_then(Option::as_deref);
-            copied.map_or(0, |its| its.copies.iter().map(|copy| copy.parked.len()).sum())
-        };
-        self.lanes.iter().flatten().any(|lane| {
-            lane.is_full() || lane.astray.cells.iter().map(parked).sum::<usize>() > PARKED_MAX
-        })
+        self.parked > PARKED_MAX || self.lanes.iter().flatten().any(Lane::is_full)
     }
 
     /// The last ring version, up to this one, of which all cells that it gave to this worker have
@@ -242,6 +239,7 @@ impl Rounds {
             let copied = self.copied(cell).expect("a cell with copies");
             let copy = copied.copies.iter_mut().find(|copy| copy.lane == at);
             copy.expect("it is astray").parked.push(answer);
+            self.parked += 1;
             return;
         }
         self.leave(now, answer, out);
@@ -266,6 +264,7 @@ impl Rounds {
         let Some(copy) = copy else { return lane.wait_for(number, answer) };
         if !copy.follows() {
             copy.parked.push(answer);
+            self.parked += 1;
             return None;
         }
         // It may have been sent the cell anew since, with all that was executed by then.
@@ -539,6 +538,7 @@ impl Rounds {
                 taken.append(&mut std::mem::take(&mut copy.parked).into_order());
             }
         }
+        self.parked -= taken.len();
         for lane in self.lanes.iter_mut().flatten() {
             lane.take_answers(is_it, &mut taken);
         }

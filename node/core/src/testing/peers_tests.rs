@@ -59,6 +59,10 @@ fn operator() -> Identity {
     Identity { name: "operator".to_owned(), access: Access::Operator, ..client() }
 }
 
+fn config_of(its: PeerWorker) -> Config {
+    Config { node: its.node.0, boot: its.boot.0, ..config(Limits::default()) }
+}
+
 /// A worker of a node, and what it has said and not been asked for yet.
 struct Worker {
     machine: Machine,
@@ -78,12 +82,11 @@ impl Worker {
     }
 
     fn made(its: PeerWorker, mutant: Option<Mutant>, limits: Limits) -> Self {
-        let config = Config {
-            node: its.node.0,
-            boot: its.boot.0,
-            others: CELLS.into_iter().collect(),
-            ..config(limits)
-        };
+        let others = CELLS.into_iter().collect();
+        Self::of(its, mutant, Config { others, limits, ..config_of(its) })
+    }
+
+    fn of(its: PeerWorker, mutant: Option<Mutant>, config: Config) -> Self {
         let machine = Machine::new(config, Time(0)).with_mutant(mutant);
         let mut it =
             Self { machine, now: Time(0), said: Vec::new(), links: BTreeMap::new(), id: 0 };

@@ -147,7 +147,7 @@ impl Rounds {
             }
         }
         frame::put_end(lane.bytes(), usize::from(position));
-        sent(copied, at, lane, (cell, position));
+        self.parked -= sent(copied, at, lane, (cell, position));
     }
 
     /// All of a cell.
@@ -168,7 +168,7 @@ impl Rounds {
             frame::put_op(lane.bytes(), &head, &op.change, Some(op.number));
         });
         frame::put_end(lane.bytes(), usize::from(position));
-        sent(copied, at, lane, (cell, position));
+        self.parked -= sent(copied, at, lane, (cell, position));
     }
 }
 
@@ -202,8 +202,13 @@ fn tell_link(lane: &mut Lane, links: &Links, locks: &Locks, link: LinkIndex) {
     lane.tell(link);
 }
 
-/// A copy was sent what makes it equal.
-fn sent(copied: &mut Copied, at: usize, lane: &mut Lane, (cell, position): (CellIndex, u16)) {
+/// A copy was sent what makes it equal. Says how many answers have waited for that.
+fn sent(
+    copied: &mut Copied,
+    at: usize,
+    lane: &mut Lane,
+    (cell, position): (CellIndex, u16),
+) -> usize {
     let number = lane.number();
     lane.astray.cells.remove(&cell);
     let copy = &mut copied.copies[at];
@@ -211,9 +216,12 @@ fn sent(copied: &mut Copied, at: usize, lane: &mut Lane, (cell, position): (Cell
         lane.astray.sent = number;
     }
     (copy.phase, copy.since, copy.entered) = (Phase::Sent, number, (number, position));
-    for answer in std::mem::take(&mut copy.parked).into_order() {
+    let parked = std::mem::take(&mut copy.parked).into_order();
+    let count = parked.len();
+    for answer in parked {
         lane.wait(answer);
     }
+    count
 }
 
 fn link_of(change: &Change<'_>) -> Option<LinkIndex> {

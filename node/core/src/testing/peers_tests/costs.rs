@@ -51,3 +51,34 @@ fn answers_that_waited_for_several_cells_go_on_together_in_no_more_time_each() {
     // The square of it would be 32 times as much. The many find memory slower than the few.
     assert!(many < few * 16, "{few:?} for 32 times 1000, {many:?} for 32000 at once");
 }
+
+/// How long a thousand requests take at an owner of so many cells, whose copy refuses all of them.
+fn asked_astray(bits: u8) -> Duration {
+    let bits = CellBits::new(bits).expect("few enough");
+    let all: Vec<CellId> = (0..bits.cells()).map(|cell| CellId(cell as u16)).collect();
+    let its = membership(2, OWNER, &[COPY]);
+    let changed: Vec<_> = all.iter().map(|&cell| (cell, Some(its.clone()))).collect();
+    let [mut owner, mut copy] = [OWNER, COPY].map(|its| {
+        let others = all.iter().copied().collect();
+        let mut it = Worker::of(its, None, Config { cell_bits: bits, others, ..config_of(its) });
+        let version = RingVersion(2);
+        it.cluster(ClusterEvent::Memberships { changed: &changed, version });
+        it
+    });
+    copy.cluster(ClusterEvent::Lease(Time(0)));
+    settle(&mut owner, &mut copy);
+    owner.hello(7, 1);
+    let begun = Instant::now();
+    for key in 0..1000_u32 {
+        owner.acquire(7, &key.to_be_bytes(), Wait::No);
+    }
+    let took = begun.elapsed();
+    assert_eq!(owner.answers(), []);
+    took
+}
+
+#[test]
+fn a_request_costs_the_same_however_many_cells_a_copy_has_refused() {
+    let (few, many) = (time(1, || asked_astray(4)), time(1, || asked_astray(12)));
+    assert!(many < few * 8, "{few:?} with 16 cells, {many:?} with 4096");
+}
