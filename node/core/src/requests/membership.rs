@@ -7,13 +7,14 @@
 //! Serving, Recovering -- deposed --> None, Learner or Backup
 //! ```
 
+use super::force::may_be_forced;
 use crate::cells::{CopyOf, LinkOrigin, Recovery, Role, Shows, Telling, Withheld};
 use crate::event::{Action, LinkIndex, PeerWorker};
 use crate::locks::{CellIndex, Change, Death, EntryIndex, Op, Source};
 use crate::mutant::mutant;
 use crate::turn::Turn;
 use crate::worker::Worker;
-use lockring_proto::{Refusal, RefusalKind, Reply, Time};
+use lockring_proto::{Reply, Time};
 use lockring_ring::{BootId, CellId, Member, Membership, NodeId, RingVersion};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -66,17 +67,13 @@ fn look_again(worker: &Worker, turn: &mut Turn<'_>, answer: Withheld) {
     rounds.again(now, answer, out);
 }
 
-/// What a client hears instead of an answer that is the new owner's to give. An order by force
-/// names no hold: given to that one again, it could end what came after the hold that was meant.
+/// What a client hears instead of an answer that is the new owner's to give.
 fn elsewhere(reply: &Reply, version: u64) -> Reply {
     let id = reply.id();
-    if !matches!(reply, Reply::Forced { .. }) {
-        return Reply::Moved { id, version };
+    match reply {
+        Reply::Forced { .. } => may_be_forced(id),
+        _ => Reply::Moved { id, version },
     }
-    let message = "the key went to another node before the order was safe there: it may have been \
-                   carried out; look with `inspect`, and repeat it if needed";
-    let kind = RefusalKind::Unavailable;
-    Reply::Refused { id, refusal: Box::new(Refusal { kind, message: message.to_owned() }) }
 }
 
 fn become_member(

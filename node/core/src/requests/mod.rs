@@ -208,7 +208,10 @@ fn run_any(
                 Some(place) => run_keyed(worker, turn, context, operation, (place, key)),
                 None if awaits(worker, turn, context, (place, version)) => Progress::More,
                 None => {
-                    refuse_moved(worker, turn, context);
+                    match operation {
+                        Operation::Force { .. } => force::moved(worker, turn, context),
+                        _ => refuse_moved(worker, turn, context),
+                    }
                     Progress::Done
                 }
             };

@@ -236,3 +236,28 @@ fn an_order_by_force_is_not_carried_out_by_two_owners() {
     assert!(matches!(of(released), Reply::Moved { .. }), "{answers:?}");
     assert!(matches!(of(forced), Reply::Refused { .. }), "{answers:?}");
 }
+
+#[test]
+fn an_order_by_force_that_is_half_carried_out_is_not_sent_on_either() {
+    let limits = Limits { turn_price: 40, ..Limits::default() };
+    let mut owner = Worker::with_limits(OWNER, limits);
+    owner.become_all(&membership(2, OWNER, &[COPY]));
+    owner.hello(7, 1);
+    owner.open(9, 1, &operator());
+    let key = key_in(&owner, CELLS[0], 0);
+    for _ in 0..100 {
+        owner.ask(7, &key, Operation::Acquire { claim: Claim::SHARED, wait: Wait::No });
+    }
+    let operation = Operation::Force { namespace: "" };
+    let [order, next] =
+        [200, 201].map(|id| Request::Keyed { id, version: 2, operation, key: &key });
+    assert_eq!(owner.give(9, std::slice::from_ref(&order)), 0, "there is more than one turn to do");
+    owner.become_all(&membership(3, COPY, &[]));
+    owner.answers();
+    assert_eq!(owner.give(9, &[order]), 1);
+    let answers = owner.answers();
+    assert!(matches!(answers[..], [Reply::Refused { id: 200, .. }]), "{answers:?}");
+    // Another one has not begun.
+    owner.give(9, &[next]);
+    assert!(matches!(owner.answers()[..], [Reply::Moved { id: 201, .. }]));
+}
