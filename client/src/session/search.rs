@@ -92,12 +92,12 @@ impl Session {
     }
 
     /// The highest incarnation that the worker may have heard of to whom a hello of a link comes:
-    /// if that may be anybody, all that were ever sent.
+    /// if that may be anybody, all that were ever sent, or given to a hello without one.
     pub(super) fn to_outdo(&self, at: LinkId) -> u64 {
         if !self.contacts[at.index()].is_search() {
             return self.at_large();
         }
-        let sent = self.contacts.iter().map(|one| one.dialling.incarnation());
-        sent.max().unwrap_or(0).max(self.astray)
+        let of = |one: &Contact| one.dialling.incarnation().max(one.link.incarnation());
+        self.contacts.iter().map(of).max().unwrap_or(0).max(self.astray)
     }
 }

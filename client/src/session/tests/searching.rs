@@ -4,7 +4,7 @@ use super::at;
 use super::world::{Heard, KEY, World};
 use crate::link::{Loss, Outcome};
 use crate::router::WorkerId;
-use crate::session::{Dial, LinkId};
+use crate::session::{Contact, Dial, LinkId};
 use lockring_proto::{
     Hello, HelloReply, Refusal, RefusalKind, Reply, RingChunk, Time, Welcome, codec,
 };
@@ -187,4 +187,30 @@ fn a_search_may_be_outdone_by_the_sessions_own_links() {
     hears(&mut world, link, &superseded());
     assert!(!has_ended(&mut world), "its own hello was later");
     assert!(incarnation(&mut world, link) > by_seed);
+}
+
+/// The worker numbers the hellos of a process that has taken the session up: what the search makes
+/// of it there is told by nobody until it is welcomed.
+#[test]
+fn a_session_that_was_taken_up_is_not_replaced_by_its_own_search() {
+    for is_welcomed in [false, true] {
+        let mut world = World::of(1, 30_000);
+        world.session.shared.config.taken_up = true;
+        let own = world.at(1);
+        let config = world.session.shared.config.clone();
+        world.session.contacts[own.index()] = Contact::new(own, Some(FIRST), &config, world.now);
+        assert!(world.session.next_dial(world.now).is_some());
+        assert_eq!(incarnation(&mut world, own), 0);
+        let met = Welcome { incarnation: 8, ..world_welcome(&world) };
+        hears(&mut world, own, &HelloReply::Welcome(met));
+        alone(&mut world);
+        let link = search(&mut world, at(9000)).expect("the seeds are tried");
+        assert_eq!(incarnation(&mut world, link), 0, "it may meet one that nobody has told of");
+        // It comes to the same worker, which counts on.
+        if is_welcomed {
+            let met = Welcome { incarnation: 9, fresh: false, ..world_welcome(&world) };
+            hears(&mut world, link, &HelloReply::Welcome(met));
+        }
+        assert!(incarnation(&mut world, own) > 9, "it would be refused");
+    }
 }
