@@ -72,8 +72,12 @@ impl Session {
 
     /// A worker says that another hello of the session has replaced that of a link. That may have
     /// been one of this very process, which was to meet anybody: then the link says hello again.
-    /// If not, another process has taken the session up, and it is over here.
+    /// If not, another process has taken the session up, and it is over here. Of a link that is
+    /// over it says nothing: its hello was to be outdone.
     pub fn superseded(&mut self, now: Time, at: LinkId) {
+        if self.contacts[at.index()].is_over() {
+            return;
+        }
         if !self.is_outdone_by_itself(at) {
             return self.end(now, Loss::Superseded);
         }

@@ -214,3 +214,20 @@ fn a_session_that_was_taken_up_is_not_replaced_by_its_own_search() {
         assert!(incarnation(&mut world, own) > 9, "it would be refused");
     }
 }
+
+/// A worker welcomes the one and closes the connection of the other at once: both come together.
+#[test]
+fn a_search_that_is_over_is_not_missed_when_it_is_superseded() {
+    let mut world = World::of(1, 30_000);
+    let (claim, ..) = world.holds(KEY);
+    let own = world.at(1);
+    alone(&mut world);
+    let link = search(&mut world, at(9000)).expect("the seeds are tried");
+    let by_seed = incarnation(&mut world, link);
+    assert!(incarnation(&mut world, own) > by_seed);
+    let met = world.welcome(own, false);
+    hears(&mut world, own, &HelloReply::Welcome(met));
+    world.session.superseded(world.now, link);
+    assert!(!has_ended(&mut world), "its own hello was later");
+    assert!(world.session.is_held(claim));
+}
