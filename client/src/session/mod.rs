@@ -420,11 +420,14 @@ impl Session {
             self.note_company(now);
         } else if let (true, Some(refusal)) = (contact.link.is_down(), contact.link.turned_away()) {
             let refusal = refusal.clone();
+            // Who is met while those of the ring are silent may be no node of theirs.
+            let is_stranger = contact.is_search() && self.shared.ring.is_some();
             self.down(now, at);
-            let passes = matches!(
-                refusal.kind,
-                RefusalKind::Draining | RefusalKind::Quota | RefusalKind::Unavailable
-            );
+            let passes = match refusal.kind {
+                RefusalKind::Draining | RefusalKind::Quota | RefusalKind::Unavailable => true,
+                RefusalKind::Superseded => false,
+                _ => is_stranger,
+            };
             if passes {
                 self.shared.outcomes.push(Outcome::TurnedAway { link: at, refusal });
             } else if refusal.kind != RefusalKind::Superseded || !self.is_outdone_by_itself(at) {

@@ -11,7 +11,7 @@ const ALONE_FOR: Duration = Duration::from_secs(3);
 
 impl Contact {
     /// It is dialled where the user said, and may meet anybody.
-    fn is_search(&self) -> bool {
+    pub(super) fn is_search(&self) -> bool {
         !self.is_over() && self.link.worker().is_none()
     }
 }

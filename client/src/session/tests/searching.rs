@@ -231,3 +231,24 @@ fn a_search_that_is_over_is_not_missed_when_it_is_superseded() {
     assert!(!has_ended(&mut world), "its own hello was later");
     assert!(world.session.is_held(claim));
 }
+
+/// Whoever is met by a search may be none of the cluster, or not one that this session can talk to:
+/// those who have what it holds may be back any moment.
+#[test]
+fn who_refuses_a_search_ends_nothing() {
+    let mut world = World::of(1, 30_000);
+    let (claim, ..) = world.holds(KEY);
+    let own = world.at(1);
+    alone(&mut world);
+    let link = search(&mut world, at(9000)).expect("the seeds are tried");
+    incarnation(&mut world, link);
+    let (kind, message) = (RefusalKind::Protocol, "another version".to_owned());
+    let refusal = Refusal { kind, message };
+    hears(&mut world, link, &HelloReply::Refused(refusal.clone()));
+    let told = world.told();
+    assert!(told.contains(&Outcome::TurnedAway { link, refusal }), "{told:?}");
+    incarnation(&mut world, own);
+    let met = world.welcome(own, false);
+    hears(&mut world, own, &HelloReply::Welcome(met));
+    assert!(world.session.is_held(claim));
+}
