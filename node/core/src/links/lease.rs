@@ -91,12 +91,13 @@ impl Links {
         (self.links.len() > 0).then(|| self.clock.last_seen.after(BEAT))
     }
 
-    /// Counts the lease of a link anew from the receipt of what it sent.
+    /// Counts the lease of a link anew from the receipt of what it sent. One that runs for longer,
+    /// as its client may still hear an owner before, stays as it is.
     #[inline]
     pub(crate) fn renew(&mut self, now: Time, link: LinkIndex) {
         let lease_now = self.lease_now(now);
         let lease = &mut self.links.get_mut(link).lease;
-        lease.deadline = lease_now.after(limits::honoured(lease.ttl));
+        lease.deadline = lease.deadline.max(lease_now.after(limits::honoured(lease.ttl)));
     }
 
     pub(crate) fn is_in_lease(&self, now: Time, link: LinkIndex) -> bool {

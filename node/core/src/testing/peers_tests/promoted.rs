@@ -46,6 +46,31 @@ fn what_comes_to_a_link_that_is_there_makes_its_lease_longer() {
     assert!(matches!(copy.answers()[..], [Reply::Busy { .. }]), "it may still be believed in");
 }
 
+/// The client may not know that the cell has moved, and go on hearing the owner before: then what
+/// it says here of its own accord makes nothing shorter.
+#[test]
+fn a_renewal_after_a_promotion_makes_no_lease_shorter() {
+    let (mut owner, mut copy) = pair(None);
+    copy.hello(7, 1);
+    // So that it is kept.
+    copy.acquire(7, b"other", Wait::No);
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    copy.walk(Time(1_000_000));
+    promoted(&mut copy);
+    copy.walk(Time(1_100_000));
+    assert_eq!(copy.give(7, &[Request::Renew { id: 600 }]), 1);
+    copy.answers();
+    // The owner before has answered the last renewal as its lease ended, 3 s after the promotion.
+    copy.walk(Time(1_000_000).after(limits::inherited(Duration::from_secs(10))));
+    copy.hello(8, 1);
+    copy.acquire(8, b"key", Wait::No);
+    assert!(matches!(copy.answers()[..], [Reply::Busy { .. }]), "it may still be believed in");
+    copy.walk(Time(15_000_000));
+    let id = copy.acquire(8, b"key", Wait::No);
+    assert!(is_granted(&copy.answers(), id));
+}
+
 #[test]
 fn what_a_dead_link_has_left_is_freed_by_the_next_owner() {
     let (mut owner, mut copy) = pair(None);
