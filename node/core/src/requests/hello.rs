@@ -79,12 +79,13 @@ pub(crate) fn longest_ttl_is(worker: &mut Worker, turn: &mut Turn<'_>, ttl: Dura
     }
 }
 
-/// Refuses the sessions that wait for a longer TTL.
+/// Refuses the sessions that wait for a longer TTL. What a link has from an owner before stays
+/// until its lease ends: it is believed in.
 pub(crate) fn ttl_failed(worker: &mut Worker, turn: &mut Turn<'_>, why: &str) {
     for (conn, link, begun_for_this) in worker.links.give_up_waiting() {
         let reply = Box::new(refusal(RefusalKind::Unavailable, why));
         turn.act(Action::Refuse { conn, reply });
-        if begun_for_this {
+        if begun_for_this && !worker.locks.was_used(link) {
             worker.end_link(turn, link, Death::Left);
         }
     }

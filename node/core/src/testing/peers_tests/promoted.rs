@@ -144,3 +144,31 @@ fn an_acknowledgement_by_an_earlier_connection_is_none() {
     settle(&mut owner, &mut copy);
     assert!(is_granted(&owner.answers(), id));
 }
+
+/// A session that waits for a longer TTL to be agreed has nothing, unless it has that from others.
+#[test]
+fn who_is_refused_a_ttl_keeps_what_came_from_the_owner_before() {
+    let (mut owner, _) = pair(None);
+    let longest_ttl = Duration::from_secs(5);
+    let others = CELLS.into_iter().collect();
+    let mut copy = Worker::of(COPY, None, Config { longest_ttl, others, ..config_of(COPY) });
+    for it in [&mut owner, &mut copy] {
+        it.become_all(&membership(3, OWNER, &[COPY]));
+    }
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    assert_eq!(owner.answers().len(), 1);
+    copy.hello(7, 1);
+    assert!(copy.links.is_empty(), "it waits");
+    copy.become_all(&membership(4, COPY, &[]));
+    copy.run(Event::TtlFailed("nobody leads"));
+    for _ in 0..4 {
+        copy.run(Event::Tick);
+    }
+    copy.run(Event::LongestTtl(Duration::from_secs(10)));
+    copy.hello(8, 1);
+    copy.answers();
+    copy.acquire(8, b"key", Wait::No);
+    let answers = copy.answers();
+    assert!(matches!(answers[..], [Reply::Busy { .. }]), "it is believed in: {answers:?}");
+}
