@@ -136,8 +136,8 @@ impl Links {
             name: identity.name.as_str().into(),
             label: hello.label.into(),
         };
-        let before =
-            Before { spared_until: None, taken_up: false, leaving: None, waiters_from: conn };
+        let taken_up = hello.incarnation == 0;
+        let before = Before { spared_until: None, taken_up, leaving: None, waiters_from: conn };
         let link = self.links.insert(Link {
             who,
             incarnation: hello.incarnation.max(1),

@@ -25,8 +25,12 @@ impl Links {
         let known = self.sessions.get(&shadow.session).copied();
         let dead = shadow.dead && !mutant!(self, DeadLinkRevived);
         if let Some(link) = known.filter(|&link| !dead && self.is_of(link, shadow)) {
-            let its = &mut self.links.get_mut(link).lease;
+            let Link { lease: its, before, .. } = self.links.get_mut(link);
             its.deadline = its.deadline.max(deadline);
+            if before.taken_up {
+                // It may be the process before that has it, as the owner before knew.
+                before.spared_until = before.spared_until.max(Some(its.deadline));
+            }
             return link;
         }
         let link = self.begin_without_conn(shadow, deadline, locks);

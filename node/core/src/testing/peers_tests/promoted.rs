@@ -172,3 +172,29 @@ fn who_is_refused_a_ttl_keeps_what_came_from_the_owner_before() {
     let answers = copy.answers();
     assert!(matches!(answers[..], [Reply::Busy { .. }]), "it is believed in: {answers:?}");
 }
+
+/// The owner before has known of two processes of the session, and this one has met the second.
+#[test]
+fn a_successor_that_leaves_the_next_owner_leaves_what_the_process_before_may_believe_in() {
+    let (mut owner, mut copy) = pair(None);
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    owner.answers();
+    owner.hello(7, 0);
+    copy.hello(7, 0);
+    promoted(&mut copy);
+    copy.give(7, &[Request::Goodbye { id: 600 }]);
+    for _ in 0..4 {
+        copy.run(Event::Tick);
+    }
+    copy.hello(8, 1);
+    copy.answers();
+    copy.acquire(8, b"key", Wait::No);
+    let answers = copy.answers();
+    assert!(matches!(answers[..], [Reply::Busy { .. }]), "it is believed in: {answers:?}");
+    copy.walk(Time(13_500_000));
+    copy.hello(9, 1);
+    let id = copy.acquire(9, b"key", Wait::No);
+    assert!(is_granted(&copy.answers(), id));
+    copy.machine.audit().unwrap();
+}
