@@ -103,6 +103,7 @@ impl Run {
                 let mut rng = hub.rng.fork();
                 let mut workload = Workload::new(part, &mut rng);
                 (workload.ttls, workload.long_holds) = (ttls, long_holds);
+                workload.longest = Duration::from_secs(20);
                 Client::new(index, rng, workload, bug.client, false)
             })
             .collect();

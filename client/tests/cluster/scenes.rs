@@ -122,8 +122,15 @@ pub fn left_behind(stage: &mut Stage) {
     let until = soon(&mut stage.hub, 1500, 4000);
     isolate_both_ways(&mut stage.hub, &mut stage.cluster, scene.owner, until, 1);
     let (owner, span) = (node_of(scene.owner), until.since(stage.hub.now));
+    let is_deaf = stage.hub.rng.percent(50);
     for node in stage.hub.ring.all().into_iter().filter(|&node| node != owner) {
-        stage.clients[scene.client].cut_off(&mut stage.hub, node..node + 1, span);
+        if is_deaf {
+            // The others hear what it cannot know that they have heard.
+            let span = span + Duration::from_millis(scene.ttl(stage).min(12_000));
+            stage.hub.cut_way(End::Node(node), End::Client(scene.client), span);
+        } else {
+            stage.clients[scene.client].cut_off(&mut stage.hub, node..node + 1, span);
+        }
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Workload {
     pub closing: bool,
     /// How many of a hundred holds are kept for longer than a TTL.
     pub long_holds: u64,
+    /// If TTLs are long, holds and rests are shorter: of this much.
+    pub longest: Duration,
     /// TTLs that sessions ask for, in milliseconds, unless that is left to chance.
     pub ttls: Option<&'static [u64]>,
 }
@@ -47,7 +49,16 @@ impl Workload {
             Part::Hoarder => 1,
             Part::Operator => 0,
         };
-        Self { part, slots, rests: 0, hoarded: 0, closing: false, long_holds: 2, ttls: None }
+        Self {
+            part,
+            slots,
+            rests: 0,
+            hoarded: 0,
+            closing: false,
+            long_holds: 2,
+            longest: Duration::MAX,
+            ttls: None,
+        }
     }
 
     /// The first steps of a new life.
@@ -107,7 +118,7 @@ impl Workload {
         match self.part {
             Part::Hoarder => None,
             _ if slot == KEEPER => Some(ttl * rng.range(1, 6) as u32),
-            _ if rng.percent(self.long_holds) => Some(ttl + micros(rng, 500_000)),
+            _ if rng.percent(self.long_holds) => Some(ttl.min(self.longest) + micros(rng, 500_000)),
             _ => Some(micros(rng, 25_000)),
         }
     }
@@ -120,7 +131,7 @@ impl Workload {
         if slot != KEEPER && self.rests > 0 {
             // All tasks rest for a while, so that the session is at rest.
             self.rests -= 1;
-            return Some(ttl * 2);
+            return Some((ttl * 2).min(self.longest));
         }
         Some(micros(rng, 40_000))
     }

@@ -84,6 +84,8 @@ pub enum Mutant {
     CompareRecovering,
     /// A renewal says that all cells have arrived, also those whose copies are not equal yet.
     SettledWhileSyncing,
+    /// What a client says ends the longer lease that goes on from the owner before.
+    RenewalShortens,
     /// A dead link of the owner before lives on when its cell is taken in.
     DeadLinkRevived,
     /// A frame does not name the cells that were only read.

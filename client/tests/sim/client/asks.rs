@@ -26,7 +26,8 @@ impl Client {
         self.asked.next_token += 1;
         let token = self.asked.next_token;
         let now = self.local(hub);
-        hub.fact(&Fact::Asked { session: self.session, token: Token(token), key, claim });
+        let (session, patient) = (self.session, wait.is_none());
+        hub.fact(&Fact::Asked { session, token: Token(token), key, claim, patient });
         let ask = Ask { token, key: keys.bytes(key), wanted: claim, wait };
         let named = self.links.acquire(now, &ask);
         if self.links.request_of(named).is_some_and(|id| id >> 32 == 1) {

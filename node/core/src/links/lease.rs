@@ -96,8 +96,10 @@ impl Links {
     #[inline]
     pub(crate) fn renew(&mut self, now: Time, link: LinkIndex) {
         let lease_now = self.lease_now(now);
+        let shortens = mutant!(self, RenewalShortens);
         let lease = &mut self.links.get_mut(link).lease;
-        lease.deadline = lease.deadline.max(lease_now.after(limits::honoured(lease.ttl)));
+        let before = if shortens { Time(0) } else { lease.deadline };
+        lease.deadline = before.max(lease_now.after(limits::honoured(lease.ttl)));
     }
 
     pub(crate) fn is_in_lease(&self, now: Time, link: LinkIndex) -> bool {

@@ -80,8 +80,8 @@ pub enum Fact {
     /// A lease ended that was good until `lease_end`, while a frame that had come at `unread` lay
     /// in the socket.
     Overlooked { unread: Time, lease_end: Time },
-    /// A client asked for a key.
-    Asked { session: SessionId, token: Token, key: KeyId, claim: Claim },
+    /// A client asked for a key, and waits for it: for so long as it takes, if `patient`.
+    Asked { session: SessionId, token: Token, key: KeyId, claim: Claim, patient: bool },
     /// A client learnt that its claim is queued, by request `request`.
     InLine { session: SessionId, token: Token, request: u64 },
     /// A client learnt that it holds a key.

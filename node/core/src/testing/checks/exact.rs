@@ -99,7 +99,7 @@ impl Check for Exact {
 
     fn see(&mut self, at: Time, fact: &Fact, book: &Book) -> Result<(), String> {
         match *fact {
-            Fact::Asked { session, token, key, claim } => {
+            Fact::Asked { session, token, key, claim, .. } => {
                 self.asked.insert((session, token), at);
                 if claim != Claim::EXCLUSIVE {
                     self.shared.insert(key);

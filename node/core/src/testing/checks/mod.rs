@@ -89,7 +89,7 @@ pub(crate) mod history {
     pub(crate) const T: Token = Token(1);
 
     pub(crate) fn asked(session: SessionId) -> Fact {
-        Fact::Asked { session, token: T, key: K, claim: X }
+        Fact::Asked { session, token: T, key: K, claim: X, patient: true }
     }
 
     pub(crate) fn granted(session: SessionId, fence: u64) -> Fact {

@@ -200,11 +200,11 @@ impl Check for Fifo {
     }
 }
 
-/// I11 as clients see it, whoever owns the cell by then: who knows to be queued gets a lower fence
-/// than anybody who has asked since.
+/// I11 as clients see it, whoever owns the cell by then: who knows to be queued, for so long as it
+/// takes, gets a lower fence than anybody who has asked since.
 #[derive(Default)]
 pub struct Passed {
-    asked: BTreeMap<(SessionId, Token), (Time, KeyId)>,
+    asked: BTreeMap<(SessionId, Token), (Time, KeyId, bool)>,
     queued: BTreeMap<KeyId, Line>,
     /// Who has asked and was granted since the first of a queue knew of that.
     granted: BTreeMap<KeyId, Vec<(Time, Fence, SessionId)>>,
@@ -212,7 +212,7 @@ pub struct Passed {
 
 impl Passed {
     fn leaves(&mut self, name: (SessionId, Token)) -> Option<(Time, KeyId, Option<Time>)> {
-        let (asked, key) = self.asked.remove(&name)?;
+        let (asked, key, _) = self.asked.remove(&name)?;
         let line = self.queued.get_mut(&key);
         let knew = line.and_then(|line| line.remove(&name)).map(|(knew, _)| knew);
         if self.queued.get(&key).is_none_or(BTreeMap::is_empty) {
@@ -222,7 +222,7 @@ impl Passed {
     }
 
     fn held(&mut self, name: (SessionId, Token), fence: Fence) -> Result<(), String> {
-        let Some(&(_, key)) = self.asked.get(&name) else { return Ok(()) };
+        let Some(&(_, key, _)) = self.asked.get(&name) else { return Ok(()) };
         let since = self.granted.get(&key).cloned().unwrap_or_default();
         let Some((asked, _, knew)) = self.leaves(name) else { return Ok(()) };
         let passed = |its: &&(Time, Fence, SessionId)| {
@@ -258,11 +258,11 @@ impl Check for Passed {
     fn see(&mut self, at: Time, fact: &Fact, _: &Book) -> Result<(), String> {
         match *fact {
             Fact::Booted { ref keys } => self.forget(|key, _| keys.contains(&key)),
-            Fact::Asked { session, token, key, .. } => {
-                self.asked.insert((session, token), (at, key));
+            Fact::Asked { session, token, key, patient, .. } => {
+                self.asked.insert((session, token), (at, key, patient));
             }
             Fact::InLine { session, token, request } => {
-                if let Some(&(_, key)) = self.asked.get(&(session, token)) {
+                if let Some(&(_, key, true)) = self.asked.get(&(session, token)) {
                     let line = self.queued.entry(key).or_default();
                     let known = line.entry((session, token)).or_insert((at, request));
                     if known.1 != request {
