@@ -21,7 +21,7 @@ const fn client(mutant: Client) -> Bug {
 }
 
 /// Name, bug, seed.
-pub const ALL: [(&str, Bug, Option<u64>); 56] = [
+pub const ALL: [(&str, Bug, Option<u64>); 57] = [
     ("AnswerBeforeRound", core(Core::AnswerBeforeRound), Some(0)),
     ("OneOfTwoCopies", core(Core::OneOfTwoCopies), Some(1)),
     ("AnswerPastLease", core(Core::AnswerPastLease), Some(0)),
@@ -37,6 +37,7 @@ pub const ALL: [(&str, Bug, Option<u64>); 56] = [
     ("CompareRecovering", core(Core::CompareRecovering), None),
     ("SettledWhileSyncing", core(Core::SettledWhileSyncing), None),
     ("RenewalShortens", core(Core::RenewalShortens), None),
+    ("ServesInPart", core(Core::ServesInPart), None),
     ("DeadLinkRevived", core(Core::DeadLinkRevived), None),
     ("RoundWithoutCells", core(Core::RoundWithoutCells), None),
     ("SyncedEarly", core(Core::SyncedEarly), None),

@@ -132,7 +132,8 @@ pub enum ClusterEvent<'a> {
         /// Workers, a power of two.
         workers: u16,
     },
-    /// Entries of the control log have changed who owns and copies these cells.
+    /// Entries of the control log have changed who owns and copies these cells. They are taken in
+    /// slices, and done by when the last is taken.
     Memberships {
         /// What they are now; none: this process has no part in the cell any more.
         changed: &'a [(CellId, Option<Membership>)],

@@ -85,10 +85,11 @@ impl Machine {
 
     /// Takes in one event and appends every effect to `out`. `now` never goes back.
     ///
-    /// Says how many of the requests of an [`Event::Requests`] were taken; of any other event, 0.
-    /// The rest is to be given again, before anything else of that connection and after everybody
-    /// else had a turn; if the connection is paused, when it is to go on. What was not taken may
-    /// have been worked on: each turn goes further.
+    /// Says how many of the requests of an [`Event::Requests`] were taken, or of the cells of
+    /// [`ClusterEvent::Memberships`](crate::ClusterEvent::Memberships); of any other event, 0. The
+    /// rest is to be given again, before anything else of that connection, or of the control
+    /// plane, and after everybody else had a turn; if the connection is paused, when it is to go
+    /// on. What was not taken may have been worked on: each turn goes further.
     pub fn handle(&mut self, now: Time, event: Event<'_>, out: &mut Vec<Action>) -> usize {
         let Self { worker, rounds, plan, telling_drain } = self;
         worker.stats.stalls += u64::from(worker.links.observe(now));
@@ -111,7 +112,7 @@ impl Machine {
             Event::EpochRaised { cell, epoch, version } => {
                 epoch_raised(worker, cell, epoch, version);
             }
-            Event::Cluster(event) => peers::happened(worker, turn, event),
+            Event::Cluster(event) => taken = peers::happened(worker, turn, event),
             Event::Drain => {
                 worker.draining = true;
                 *telling_drain = Some(0);

@@ -86,6 +86,8 @@ pub enum Mutant {
     SettledWhileSyncing,
     /// What a client says ends the longer lease that goes on from the owner before.
     RenewalShortens,
+    /// Who asks for a cell is served before all of the entry that gave it is taken.
+    ServesInPart,
     /// A dead link of the owner before lives on when its cell is taken in.
     DeadLinkRevived,
     /// A frame does not name the cells that were only read.

@@ -36,6 +36,8 @@ pub(crate) const PER_ORPHAN: u32 = 2;
 pub(crate) const PER_FORCED: u32 = 2;
 /// A holder or waiter that is told: its entry and its link lie anywhere.
 pub(crate) const PER_TOLD: u32 = 2;
+/// A key of a cell that comes or goes.
+pub(crate) const PER_MOVED: u32 = 2;
 /// Slots of memory that a listing looks at.
 pub(crate) const LOOKS_PER_PRICE: usize = 4;
 /// The ring has up to some hundred kilobytes: more than a turn, so it is the last of one.

@@ -11,6 +11,7 @@ use lockring_control::cluster::{Event as Control, Life, WorkerEvent};
 use lockring_core::testing::{Fact, Stream};
 use lockring_core::{Action, CloseReason, ClusterEvent, ConnId, Event as Input, Identity, Time};
 use lockring_proto::{Hello, Push, Reply, Request, SessionId, codec};
+use lockring_ring::{CellId, Membership};
 use std::time::Duration;
 
 /// Simulated cost of an event, and of each request in it.
@@ -136,7 +137,6 @@ impl Cluster {
                 }
             }
             Order::Memberships { index, whole, mut cells, version } => {
-                let now = hub.now;
                 let Some(worker) = self.worker(at) else { return };
                 if whole {
                     let named = |cell| cells.iter().any(|&(its, _)| its == cell);
@@ -144,23 +144,28 @@ impl Cluster {
                     let gone: Vec<_> = gone.map(|&cell| (cell, None)).collect();
                     cells.extend(gone);
                 }
-                for (cell, is) in &cells {
-                    let before = worker.cells.remove(cell);
-                    if let (Some((was, _)), Some(is)) = (&before, is)
-                        && (whole && is.epoch > was.epoch || is.epoch.0 > was.epoch.0 + 1)
-                    {
-                        hub.reach("case 12: a worker is told of many entries at once");
-                    }
-                    if let Some(is) = is {
-                        let same = before.filter(|(was, _)| was.epoch == is.epoch);
-                        let since = same.map_or(now, |(_, since)| since);
-                        worker.cells.insert(*cell, (is.clone(), since));
-                    }
+                let before: Vec<_> =
+                    cells.iter().map(|(cell, _)| worker.cells.get(cell).cloned()).collect();
+                self.does_by(hub, at, whole, &cells);
+                let changed = ClusterEvent::Memberships { changed: &cells, version };
+                let taken = self.take(hub, keys, at, Input::Cluster(changed), 0);
+                let rest = cells.split_off(taken);
+                if rest.is_empty() {
+                    let applied = WorkerEvent::Applied(index);
+                    return self.control(hub, at.0.node, Control::Worker(at.1.into(), applied));
                 }
-                let event = ClusterEvent::Memberships { changed: &cells, version };
-                self.turn(hub, keys, at, Input::Cluster(event), 0);
-                let applied = WorkerEvent::Applied(index);
-                self.control(hub, at.0.node, Control::Worker(at.1.into(), applied));
+                hub.reach("entries taken in slices");
+                let after = if hub.rng.percent(70) { 0 } else { hub.rng.range(0, 40_000) };
+                let due = hub.now.after(Duration::from_micros(after));
+                if let Some(worker) = self.worker(at) {
+                    for ((cell, _), was) in rest.iter().zip(before.into_iter().skip(taken)) {
+                        worker.cells.remove(cell);
+                        worker.cells.extend(was.map(|was| (*cell, was)));
+                    }
+                    // Nothing of the control plane comes between.
+                    let rest = Order::Memberships { index, whole: false, cells: rest, version };
+                    worker.orders.push_front((due, rest));
+                }
             }
             Order::Lease(until) => {
                 if let Some(worker) = self.worker(at) {
@@ -172,6 +177,31 @@ impl Cluster {
             Order::TtlFailed(why) => self.turn(hub, keys, at, Input::TtlFailed(&why), 0),
             Order::State { round, window } => self.states(hub, at, (round, window)),
             Order::Ring(version) => self.tell_clients(hub, at, version.0),
+        }
+    }
+
+    /// A worker does by these entries from now on.
+    fn does_by(
+        &mut self,
+        hub: &mut Hub,
+        at: At,
+        whole: bool,
+        cells: &[(CellId, Option<Membership>)],
+    ) {
+        let now = hub.now;
+        let Some(worker) = self.worker(at) else { return };
+        for (cell, is) in cells {
+            let before = worker.cells.remove(cell);
+            if let (Some((was, _)), Some(is)) = (&before, is)
+                && (whole && is.epoch > was.epoch || is.epoch.0 > was.epoch.0 + 1)
+            {
+                hub.reach("case 12: a worker is told of many entries at once");
+            }
+            if let Some(is) = is {
+                let same = before.filter(|(was, _)| was.epoch == is.epoch);
+                let since = same.map_or(now, |(_, since)| since);
+                worker.cells.insert(*cell, (is.clone(), since));
+            }
         }
     }
 

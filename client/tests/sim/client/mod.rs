@@ -565,7 +565,8 @@ impl Client {
             side.valid = valid;
             // The last instant at which it surely believes.
             let until = Time(self.host.clock.real(valid).0.saturating_sub(1));
-            let honoured = cluster.honours_until(worker, self.session);
+            // Of a link that has just begun nothing is believed yet.
+            let honoured = cluster.honours_until(worker, self.session).filter(|_| until >= hub.now);
             hub.fact(&Fact::Believes { session: self.session, worker, until, honoured });
         }
     }

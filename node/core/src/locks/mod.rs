@@ -162,6 +162,11 @@ impl Locks {
         self.layout
     }
 
+    /// How many keys of a cell are in use.
+    pub(crate) fn keys_in(&self, cell: CellIndex) -> usize {
+        self.cells[cell.0 as usize].table.len()
+    }
+
     /// What the requests of a cell are measured by.
     #[inline(always)]
     pub(crate) fn standing(&self, cell: CellIndex) -> &Standing {

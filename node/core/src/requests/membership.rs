@@ -12,23 +12,35 @@ use crate::cells::{CopyOf, LinkOrigin, Recovery, Role, Shows, Telling, Withheld}
 use crate::event::{Action, LinkIndex, PeerWorker};
 use crate::locks::{CellIndex, Change, Death, EntryIndex, Op, Source};
 use crate::mutant::mutant;
-use crate::turn::Turn;
+use crate::turn::{PER_MOVED, Turn};
 use crate::worker::Worker;
 use lockring_proto::{Reply, Time};
 use lockring_ring::{BootId, CellId, Member, Membership, NodeId, RingVersion};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Entries have been applied that changed these cells, as of a version of the ring.
+/// Entries have been applied that changed these cells, as of a version of the ring: how many of
+/// them were taken. A slice has room for the first at least, whatever is in it.
+///
+/// Until the last is taken, this worker is one of the version before: of the cells that it has
+/// given away already it says so, and who asks for those that it has got by now waits.
 pub(crate) fn applied(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
     changed: &[(CellId, Option<Membership>)],
     version: RingVersion,
-) {
-    worker.version = worker.version.max(version);
+) -> usize {
     let layout = worker.locks.layout();
-    let ours = changed.iter().filter_map(|(cell, its)| Some((layout.find(*cell)?, its.as_ref())));
+    let mut taken = 0;
+    for (cell, _) in changed {
+        if taken > 0 && turn.slice_is_over() {
+            break;
+        }
+        turn.charge(1 + layout.find(*cell).map_or(0, |cell| price(worker, cell)));
+        taken += 1;
+    }
+    let (first, rest) = changed.split_at(taken);
+    let ours = first.iter().filter_map(|(cell, its)| Some((layout.find(*cell)?, its.as_ref())));
     let ours: Vec<(CellIndex, Option<&Membership>)> = ours.collect();
     let cells: BTreeSet<CellIndex> = ours.iter().map(|&(cell, _)| cell).collect();
     let waiting = turn.rounds().0.take_answers(&cells);
@@ -38,10 +50,21 @@ pub(crate) fn applied(
     for answer in waiting {
         look_again(worker, turn, answer);
     }
+    if !rest.is_empty() {
+        return taken;
+    }
+    worker.version = worker.version.max(version);
     let (now, (rounds, out)) = (turn.now, turn.rounds());
     for peer in rounds.unused_peers() {
         rounds.drop_lane(now, peer, out);
     }
+    taken
+}
+
+/// What it may cost to take a cell in, or to give it out.
+fn price(worker: &Worker, cell: CellIndex) -> u32 {
+    let keys = worker.locks.keys_in(cell).max(worker.copies.locks().keys_in(cell));
+    u32::try_from(keys).unwrap_or(u32::MAX).saturating_mul(PER_MOVED)
 }
 
 /// An answer that waited in a cell that has changed: it waits for whoever has a copy now, or is for

@@ -159,6 +159,7 @@ fn run(
 ) -> Progress {
     // Nearly all requests are one of two. What holds for others too is told apart by one look.
     if let (&Request::Keyed { version, operation, key, .. }, Some(place)) = (request, place)
+        && (version <= turn.version || mutant!(worker, ServesInPart))
         && is_plain(worker, context.id, place, version, key)
     {
         match operation {
@@ -247,7 +248,9 @@ fn served(worker: &Worker, place: Option<Place>, version: u64) -> Option<Place> 
         Role::Serving | Role::Recovering { .. } => place.filter(|place| {
             let standing = worker.locks.standing(place.cell);
             let since = worker.cells.since(place.cell, standing);
-            version >= since.0 || mutant!(worker, NoVersionFence)
+            // Of an entry that is taken in part what has come is not served yet.
+            let whole = since <= worker.version || mutant!(worker, ServesInPart);
+            whole && version >= since.0 || mutant!(worker, NoVersionFence)
         }),
     }
 }
@@ -261,7 +264,8 @@ fn awaits(
     (place, version): (Option<Place>, u64),
 ) -> bool {
     // No ring gives a worker the cell of another, and alone there is nobody to tell of one.
-    let may_come = place.is_some() && version > worker.version.0 && !worker.peers.is_empty();
+    let is_told = || !worker.peers.is_empty() || worker.cells.role_at(place) != Role::None;
+    let may_come = place.is_some() && version > worker.version.0 && is_told();
     let wait = may_come.then(|| worker.awaiting.wait(turn.now, context.conn, version)).flatten();
     if wait == Some(Wait::Begins) {
         turn.act(Action::Pause(context.conn));

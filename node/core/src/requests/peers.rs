@@ -9,8 +9,8 @@ use lockring_proto::Time;
 use lockring_ring::BootId;
 use std::sync::Arc;
 
-/// Something happens to the cluster.
-pub(crate) fn happened(worker: &mut Worker, turn: &mut Turn<'_>, event: ClusterEvent<'_>) {
+/// Something happens to the cluster. Says how many cells were taken of those that have changed.
+pub(crate) fn happened(worker: &mut Worker, turn: &mut Turn<'_>, event: ClusterEvent<'_>) -> usize {
     let (now, (rounds, out)) = (turn.now, turn.rounds());
     match event {
         ClusterEvent::Node { node, boot, workers } => {
@@ -20,13 +20,16 @@ pub(crate) fn happened(worker: &mut Worker, turn: &mut Turn<'_>, event: ClusterE
                 worker.copies.is_over(life);
             }
         }
-        ClusterEvent::Memberships { changed, version } => applied(worker, turn, changed, version),
+        ClusterEvent::Memberships { changed, version } => {
+            return applied(worker, turn, changed, version);
+        }
         ClusterEvent::Lease(until) => lease(worker, turn, until),
         ClusterEvent::PeerConnected(peer) => rounds.connected(peer, out),
         ClusterEvent::PeerLost(peer) => rounds.disconnected(peer),
         ClusterEvent::Peer { peer, bytes } => heard(worker, turn, peer, bytes),
         ClusterEvent::Flush => rounds.flush(&worker.links, &worker.locks, now, out),
     }
+    0
 }
 
 /// Until then the node may answer. Cells that were refused for want of that can be taken.

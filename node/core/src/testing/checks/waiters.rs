@@ -208,6 +208,8 @@ pub struct Passed {
     queued: BTreeMap<KeyId, Line>,
     /// Who has asked and was granted since the first of a queue knew of that.
     granted: BTreeMap<KeyId, Vec<(Time, Fence, SessionId)>>,
+    /// Until when sessions believe that their workers know them.
+    believed: BTreeMap<(SessionId, u16), Time>,
 }
 
 impl Passed {
@@ -221,10 +223,24 @@ impl Passed {
         Some((asked, key, knew))
     }
 
-    fn held(&mut self, name: (SessionId, Token), fence: Fence) -> Result<(), String> {
+    /// Whether any worker may have forgotten a session after it knew to be queued.
+    fn has_lapsed(&self, session: SessionId, knew: Time, now: Time) -> bool {
+        let mut its = self.believed.range((session, 0)..=(session, u16::MAX));
+        its.any(|(_, &until)| knew <= until && until < now)
+    }
+
+    fn believes(&mut self, of: (SessionId, u16), until: Time, now: Time) {
+        let before = self.believed.insert(of, until);
+        if before.is_some_and(|before| before < now) {
+            self.forget(|_, its| its == of.0);
+        }
+    }
+
+    fn held(&mut self, name: (SessionId, Token), fence: Fence, now: Time) -> Result<(), String> {
         let Some(&(_, key, _)) = self.asked.get(&name) else { return Ok(()) };
         let since = self.granted.get(&key).cloned().unwrap_or_default();
         let Some((asked, _, knew)) = self.leaves(name) else { return Ok(()) };
+        let knew = knew.filter(|&knew| !self.has_lapsed(name.0, knew, now));
         let passed = |its: &&(Time, Fence, SessionId)| {
             knew.is_some_and(|knew| knew < its.0 && its.1 < fence)
         };
@@ -258,6 +274,9 @@ impl Check for Passed {
     fn see(&mut self, at: Time, fact: &Fact, _: &Book) -> Result<(), String> {
         match *fact {
             Fact::Booted { ref keys } => self.forget(|key, _| keys.contains(&key)),
+            Fact::Believes { session, worker, until, .. } => {
+                self.believes((session, worker), until, at);
+            }
             Fact::Asked { session, token, key, patient, .. } => {
                 self.asked.insert((session, token), (at, key, patient));
             }
@@ -271,7 +290,7 @@ impl Check for Passed {
                 }
             }
             Fact::Held { session, token, fence, .. } => {
-                return self.held((session, token), fence);
+                return self.held((session, token), fence, at);
             }
             Fact::NotGranted { session, token } | Fact::Undoing { session, token, .. } => {
                 self.leaves((session, token));
@@ -340,6 +359,9 @@ mod tests {
         tells_apart(Passed::default, &good, &bad);
         let good = [asked(A), knows(A), booted(), asked(B), held(B, 2), held(A, 3)];
         tells_apart(Passed::default, &good, &bad);
+        // Whose lease has ended may have been forgotten.
+        let lapsed = |ms| [&[believes(A, ms)], &bad[..]].concat();
+        tells_apart(Passed::default, &lapsed(4), &lapsed(9));
     }
 
     #[test]
