@@ -159,6 +159,9 @@ pub struct Session {
     /// The highest incarnation of hellos that were sent before the link had a worker, and were not
     /// answered, or of links that are over: any worker may yet have had them.
     astray: u64,
+    /// Hellos without an incarnation of links that had no worker yet, of which nobody has said
+    /// which one they were given.
+    blind: u64,
     /// Since when no link is up, once one was.
     alone_since: Option<Time>,
     closing: Option<Closing>,
@@ -176,6 +179,7 @@ impl Session {
             seed: None,
             random: random | 1,
             astray: 0,
+            blind: 0,
             alone_since: None,
             closing: None,
             over: false,
@@ -333,6 +337,7 @@ impl Session {
         let Contact { link, dialling, .. } = &mut self.contacts[at.index()];
         let incarnation = dialling.stands(link.incarnation(), outdone, self.shared.config.taken_up);
         link.greet(&mut self.shared, now, incarnation);
+        self.blind += u64::from(incarnation == 0 && self.contacts[at.index()].is_search());
     }
 
     /// No connection could be had.

@@ -65,7 +65,8 @@ impl Session {
         let contact = &mut self.contacts[at.index()];
         (contact.stage, contact.gone) = (Stage::Over, true);
         // A hello of it may yet arrive, and must not outdo those of later links.
-        self.astray = self.astray.max(contact.dialling.incarnation());
+        let its = contact.dialling.incarnation().max(contact.link.incarnation());
+        self.astray = self.astray.max(its);
         contact.link.is_gone(&mut self.shared, now);
         self.shared.outcomes.push(Outcome::LinkOver { link: at });
     }
@@ -84,8 +85,13 @@ impl Session {
         self.down(now, at);
     }
 
-    pub(super) fn is_outdone_by_itself(&self, at: LinkId) -> bool {
-        self.contacts[at.index()].dialling.incarnation() < self.to_outdo(at)
+    pub(super) fn is_outdone_by_itself(&mut self, at: LinkId) -> bool {
+        let its = self.contacts[at.index()].dialling.incarnation();
+        if its >= self.to_outdo(at) {
+            // A hello without an incarnation is given a later one than any that its worker knows.
+            self.astray = self.astray.max(its.saturating_add(std::mem::take(&mut self.blind)));
+        }
+        its < self.to_outdo(at)
     }
 
     /// The highest incarnation of hellos that any worker may yet have had.

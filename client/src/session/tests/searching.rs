@@ -215,6 +215,41 @@ fn a_session_that_was_taken_up_is_not_replaced_by_its_own_search() {
     }
 }
 
+/// The hello without an incarnation comes after the own link's, and is given a later one.
+#[test]
+fn a_session_that_was_taken_up_outlives_a_search_that_overtakes_it() {
+    for is_welcomed in [false, true] {
+        let mut world = World::of(1, 30_000);
+        world.session.shared.config.taken_up = true;
+        let own = world.at(1);
+        let config = world.session.shared.config.clone();
+        world.session.contacts[own.index()] = Contact::new(own, Some(FIRST), &config, world.now);
+        assert!(world.session.next_dial(world.now).is_some());
+        assert_eq!(incarnation(&mut world, own), 0);
+        let met = Welcome { incarnation: 8, ..world_welcome(&world) };
+        hears(&mut world, own, &HelloReply::Welcome(met));
+        alone(&mut world);
+        let link = search(&mut world, at(9000)).expect("the seeds are tried");
+        assert_eq!(incarnation(&mut world, link), 0);
+        let sent = incarnation(&mut world, own);
+        if is_welcomed {
+            let met = Welcome { incarnation: sent + 1, fresh: false, ..world_welcome(&world) };
+            hears(&mut world, link, &HelloReply::Welcome(met));
+        } else {
+            world.session.down(world.now, link);
+        }
+        world.session.superseded(world.now, own);
+        assert!(!has_ended(&mut world), "it was the session's own search");
+        let again = incarnation(&mut world, own);
+        assert!(again > sent + 1, "it would be refused");
+        // A second one is not: another process has begun.
+        if !is_welcomed {
+            world.session.superseded(world.now, own);
+            assert!(has_ended(&mut world));
+        }
+    }
+}
+
 /// A worker welcomes the one and closes the connection of the other at once: both come together.
 #[test]
 fn a_search_that_is_over_is_not_missed_when_it_is_superseded() {
