@@ -89,3 +89,33 @@ fn alone_a_node_waits_for_nobody() {
     assert_eq!(it.give(7, &[of_version(1, 3)]), 1);
     assert!(matches!(it.answers()[..], [Reply::Moved { .. }]));
 }
+
+/// Two cells come by one entry, each by a slice of its own, and a request for the first comes
+/// between.
+#[test]
+fn a_cell_is_served_once_all_of_the_entry_that_gave_it_is_taken() {
+    for mutant in [None, Some(Mutant::ServesInPart)] {
+        let limits = Limits { expiry_slice: 1, ..Limits::default() };
+        let mut it = Worker::made(OWNER, mutant, limits);
+        it.hello(7, 1);
+        it.said.clear();
+        let its = membership(3, OWNER, &[]);
+        let changed = CELLS.map(|cell| (cell, Some(its.clone())));
+        let event = |changed| ClusterEvent::Memberships { changed, version: its.since };
+        assert_eq!(it.run(Event::Cluster(event(&changed))), 1);
+        let key = key_in(&it, CELLS[0], 0);
+        let operation = Operation::Acquire { claim: Claim::EXCLUSIVE, wait: Wait::No };
+        let requests = [Request::Keyed { id: 1, version: 3, operation, key: &key }];
+        let is_served = it.give(7, &requests) == 1;
+        assert_eq!(is_served, mutant.is_some(), "no answer names the version that gave it");
+        assert_eq!(paused(&mut it).is_empty(), is_served);
+        assert_eq!(it.run(Event::Cluster(event(&changed[1..]))), 1);
+        it.walk(it.now);
+        assert_eq!(resumed(&mut it).is_empty(), is_served);
+        it.give(7, &requests);
+        let answered = |said: &Action| {
+            matches!(said, Action::Reply { reply: Reply::Granted { version: 3, .. }, .. })
+        };
+        assert!(it.said.iter().any(answered), "{:?}", it.said);
+    }
+}
