@@ -112,13 +112,21 @@ impl Worker {
     }
 
     fn become_one(&mut self, cell: CellId, its: &Membership) {
-        let changed = [(cell, Some(its.clone()))];
-        self.cluster(ClusterEvent::Memberships { changed: &changed, version: its.since });
+        self.become_of(&[cell], its);
     }
 
     fn become_all(&mut self, its: &Membership) {
-        let changed = CELLS.map(|cell| (cell, Some(its.clone())));
-        self.cluster(ClusterEvent::Memberships { changed: &changed, version: its.since });
+        self.become_of(&CELLS, its);
+    }
+
+    /// All slices at once.
+    fn become_of(&mut self, cells: &[CellId], its: &Membership) {
+        let changed: Vec<_> = cells.iter().map(|&cell| (cell, Some(its.clone()))).collect();
+        let mut rest = &changed[..];
+        while !rest.is_empty() {
+            let part = ClusterEvent::Memberships { changed: rest, version: its.since };
+            rest = &rest[self.run(Event::Cluster(part))..];
+        }
     }
 
     fn hello(&mut self, session: u8, incarnation: u64) {

@@ -57,12 +57,10 @@ fn asked_astray(bits: u8) -> Duration {
     let bits = CellBits::new(bits).expect("few enough");
     let all: Vec<CellId> = (0..bits.cells()).map(|cell| CellId(cell as u16)).collect();
     let its = membership(2, OWNER, &[COPY]);
-    let changed: Vec<_> = all.iter().map(|&cell| (cell, Some(its.clone()))).collect();
-    let [mut owner, mut copy] = [OWNER, COPY].map(|its| {
+    let [mut owner, mut copy] = [OWNER, COPY].map(|me| {
         let others = all.iter().copied().collect();
-        let mut it = Worker::of(its, None, Config { cell_bits: bits, others, ..config_of(its) });
-        let version = RingVersion(2);
-        it.cluster(ClusterEvent::Memberships { changed: &changed, version });
+        let mut it = Worker::of(me, None, Config { cell_bits: bits, others, ..config_of(me) });
+        it.become_of(&all, &its);
         it
     });
     copy.cluster(ClusterEvent::Lease(Time(0)));
