@@ -120,6 +120,8 @@ struct Contact {
     /// The ring has no such worker, or it is left to its lease: nobody is dialled.
     gone: bool,
     stage: Stage,
+    /// Its last hello had no incarnation, nor had it a worker, and nobody has answered.
+    blind: bool,
 }
 
 /// What a number of a link is good for.
@@ -135,7 +137,7 @@ enum Stage {
 impl Contact {
     fn new(id: LinkId, worker: Option<WorkerId>, config: &SessionConfig, now: Time) -> Self {
         let link = Link::new(id, worker, config, now);
-        Self { link, dialling: Dialling::new(now), gone: false, stage: Stage::InUse }
+        Self { link, dialling: Dialling::new(now), gone: false, stage: Stage::InUse, blind: false }
     }
 
     /// Nothing is sent or heard on it any more.
@@ -337,7 +339,9 @@ impl Session {
         let Contact { link, dialling, .. } = &mut self.contacts[at.index()];
         let incarnation = dialling.stands(link.incarnation(), outdone, self.shared.config.taken_up);
         link.greet(&mut self.shared, now, incarnation);
-        self.blind += u64::from(incarnation == 0 && self.contacts[at.index()].is_search());
+        let contact = &mut self.contacts[at.index()];
+        contact.blind = incarnation == 0 && contact.is_search();
+        self.blind += u64::from(contact.blind);
     }
 
     /// No connection could be had.
@@ -418,6 +422,10 @@ impl Session {
     /// What has come of a hello, if it is answered.
     fn greeted(&mut self, now: Time, at: LinkId) {
         let contact = &mut self.contacts[at.index()];
+        let is_answered = contact.link.is_up() || contact.link.turned_away().is_some();
+        if is_answered && std::mem::take(&mut contact.blind) {
+            self.blind = self.blind.saturating_sub(1);
+        }
         if let (true, Some(welcome)) = (contact.link.is_up(), contact.link.welcome()) {
             self.seed.get_or_insert_with(|| NamespaceSeed::of(&welcome.namespace));
             contact.dialling.welcomed(now);

@@ -19,7 +19,7 @@ pub const ALL_NODES: Range<usize> = 0..40;
 /// A kind of fault: how many of a thousand are of it, and what happens.
 type Kind = (u64, fn(&mut Stage));
 
-const KINDS: [Kind; 35] = [
+const KINDS: [Kind; 29] = [
     (70, |stage| {
         let whom = any_client(stage);
         stage.clients[whom].cut(&mut stage.hub);
@@ -75,6 +75,10 @@ const KINDS: [Kind; 35] = [
     }),
     (8, |stage| stage.cluster.slow_until = soon(&mut stage.hub, 100, 3000)),
     (25, lag),
+];
+
+/// The same, of several that belong together.
+const SCENES: [Kind; 6] = [
     (8, scenes::memory_is_lost),
     (8, scenes::switched_in_the_dark),
     (8, scenes::left_behind),
@@ -83,31 +87,28 @@ const KINDS: [Kind; 35] = [
     (8, scenes::changes_in_a_grace),
 ];
 
-/// The first kind of fault that is a scene.
-const SCENES: u64 = 29;
-
 /// How many faults of a run are of which kind.
-pub struct Temper([u64; KINDS.len()]);
+pub struct Temper(Vec<Kind>);
 
 impl Temper {
     /// Two runs of three have favourites, one in most of them. What takes several faults of a kind
     /// in a short time is rare where all kinds are equally frequent (swarm testing: Groce and
     /// others, 2012).
     pub fn new(rng: &mut Rng) -> Self {
-        let mut parts = KINDS.map(|(part, _)| part);
+        let mut kinds = [&KINDS[..], &SCENES].concat();
         let favourites = *rng.pick(&[0, 0, 1, 1, 1, 2, 4]);
         for _ in 0..favourites {
-            let first = if rng.percent(50) { 0 } else { SCENES };
-            let kind = rng.range(first, KINDS.len() as u64) as usize;
-            parts[kind] = 2500 / favourites;
+            let first = if rng.percent(50) { 0 } else { KINDS.len() as u64 };
+            let kind = rng.range(first, kinds.len() as u64) as usize;
+            kinds[kind].0 = 2500 / favourites;
         }
-        Self(parts)
+        Self(kinds)
     }
 
     /// Something goes wrong.
     pub fn strike(&self, stage: &mut Stage) {
-        let mut at = stage.hub.rng.range(0, self.0.iter().sum());
-        for (&part, (_, strike)) in self.0.iter().zip(KINDS) {
+        let mut at = stage.hub.rng.range(0, self.0.iter().map(|(part, _)| part).sum());
+        for &(part, strike) in &self.0 {
             if at < part {
                 return strike(stage);
             }

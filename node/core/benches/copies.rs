@@ -118,9 +118,13 @@ impl Pair {
             grace: None,
         };
         let changed: Vec<_> = cells(bits).map(|cell| (cell, Some(its.clone()))).collect();
-        let event = ClusterEvent::Memberships { changed: &changed, version: RingVersion(2) };
         for machine in [Some(&mut self.owner), self.copy.as_mut()].into_iter().flatten() {
-            machine.handle(NOW, Event::Cluster(event), &mut self.actions);
+            let mut rest = &changed[..];
+            while !rest.is_empty() {
+                let part = ClusterEvent::Memberships { changed: rest, version: RingVersion(2) };
+                let taken = machine.handle(NOW, Event::Cluster(part), &mut self.actions);
+                rest = &rest[taken..];
+            }
         }
     }
 

@@ -72,8 +72,8 @@ pub enum Reply {
         /// Ring version of the node: route again by at least this one.
         version: u64,
     },
-    /// Refused; nothing was changed. A release by force that is refused as
-    /// `Unavailable` may have been executed: its cell has left the node since.
+    /// Refused; nothing was changed. A release by force that is refused as `Unavailable` may have
+    /// been executed: its cell has left the node since.
     Refused {
         /// Request id.
         id: u64,

@@ -2,6 +2,7 @@
 
 use super::at;
 use super::world::{Heard, KEY, World};
+use crate::claims::ClaimRef;
 use crate::link::{Loss, Outcome};
 use crate::router::WorkerId;
 use crate::session::{Contact, Dial, LinkId};
@@ -34,13 +35,34 @@ fn search(world: &mut World, until: Time) -> Option<LinkId> {
     None
 }
 
-/// A session of one node that is alone, the link to that node, and one by the seeds.
-fn searching() -> (World, LinkId, LinkId) {
-    let mut world = World::of(1, 30_000);
+/// A session of one node is alone: the link to that node, and one by the seeds.
+fn searching(mut world: World) -> (World, LinkId, LinkId) {
     let own = world.at(1);
     alone(&mut world);
     let link = search(&mut world, at(9000)).expect("the seeds are tried");
     (world, own, link)
+}
+
+/// The same, with a hold.
+fn searching_with_a_hold() -> (World, LinkId, LinkId, ClaimRef) {
+    let mut world = World::of(1, 30_000);
+    let (claim, ..) = world.holds(KEY);
+    let (world, own, link) = searching(world);
+    (world, own, link, claim)
+}
+
+/// A session that another process has begun, of one node, welcomed there as the eighth.
+fn taken_up(worker: Option<WorkerId>) -> (World, LinkId) {
+    let mut world = World::of(1, 30_000);
+    world.session.shared.config.taken_up = true;
+    let own = world.at(1);
+    let met = Welcome { incarnation: 8, ..world.welcome(own, true) };
+    let config = world.session.shared.config.clone();
+    world.session.contacts[own.index()] = Contact::new(own, worker, &config, world.now);
+    assert!(world.session.next_dial(world.now).is_some());
+    assert_eq!(incarnation(&mut world, own), 0);
+    hears(&mut world, own, &HelloReply::Welcome(met));
+    (world, own)
 }
 
 /// The incarnation of the hello that a link sends.
@@ -180,7 +202,7 @@ fn a_session_is_not_replaced_by_its_own_search() {
 
 #[test]
 fn a_search_may_be_outdone_by_the_sessions_own_links() {
-    let (mut world, own, link) = searching();
+    let (mut world, own, link) = searching(World::of(1, 30_000));
     let by_seed = incarnation(&mut world, link);
     // Both come to the same worker, the later hello first.
     assert!(incarnation(&mut world, own) > by_seed);
@@ -194,17 +216,7 @@ fn a_search_may_be_outdone_by_the_sessions_own_links() {
 #[test]
 fn a_session_that_was_taken_up_is_not_replaced_by_its_own_search() {
     for is_welcomed in [false, true] {
-        let mut world = World::of(1, 30_000);
-        world.session.shared.config.taken_up = true;
-        let own = world.at(1);
-        let config = world.session.shared.config.clone();
-        world.session.contacts[own.index()] = Contact::new(own, Some(FIRST), &config, world.now);
-        assert!(world.session.next_dial(world.now).is_some());
-        assert_eq!(incarnation(&mut world, own), 0);
-        let met = Welcome { incarnation: 8, ..world_welcome(&world) };
-        hears(&mut world, own, &HelloReply::Welcome(met));
-        alone(&mut world);
-        let link = search(&mut world, at(9000)).expect("the seeds are tried");
+        let (mut world, own, link) = searching(taken_up(Some(FIRST)).0);
         assert_eq!(incarnation(&mut world, link), 0, "it may meet one that nobody has told of");
         // It comes to the same worker, which counts on.
         if is_welcomed {
@@ -219,17 +231,7 @@ fn a_session_that_was_taken_up_is_not_replaced_by_its_own_search() {
 #[test]
 fn a_session_that_was_taken_up_outlives_a_search_that_overtakes_it() {
     for is_welcomed in [false, true] {
-        let mut world = World::of(1, 30_000);
-        world.session.shared.config.taken_up = true;
-        let own = world.at(1);
-        let config = world.session.shared.config.clone();
-        world.session.contacts[own.index()] = Contact::new(own, Some(FIRST), &config, world.now);
-        assert!(world.session.next_dial(world.now).is_some());
-        assert_eq!(incarnation(&mut world, own), 0);
-        let met = Welcome { incarnation: 8, ..world_welcome(&world) };
-        hears(&mut world, own, &HelloReply::Welcome(met));
-        alone(&mut world);
-        let link = search(&mut world, at(9000)).expect("the seeds are tried");
+        let (mut world, own, link) = searching(taken_up(Some(FIRST)).0);
         assert_eq!(incarnation(&mut world, link), 0);
         let sent = incarnation(&mut world, own);
         if is_welcomed {
@@ -243,21 +245,23 @@ fn a_session_that_was_taken_up_outlives_a_search_that_overtakes_it() {
         let again = incarnation(&mut world, own);
         assert!(again > sent + 1, "it would be refused");
         // A second one is not: another process has begun.
-        if !is_welcomed {
-            world.session.superseded(world.now, own);
-            assert!(has_ended(&mut world));
-        }
+        world.session.superseded(world.now, own);
+        assert!(has_ended(&mut world), "welcomed: {is_welcomed}");
     }
+}
+
+/// Its first hello might have met anybody, but was answered.
+#[test]
+fn a_session_that_was_taken_up_may_be_taken_up_again() {
+    let (mut world, own) = taken_up(None);
+    world.session.superseded(world.now, own);
+    assert!(has_ended(&mut world));
 }
 
 /// A worker welcomes the one and closes the connection of the other at once: both come together.
 #[test]
 fn a_search_that_is_over_is_not_missed_when_it_is_superseded() {
-    let mut world = World::of(1, 30_000);
-    let (claim, ..) = world.holds(KEY);
-    let own = world.at(1);
-    alone(&mut world);
-    let link = search(&mut world, at(9000)).expect("the seeds are tried");
+    let (mut world, own, link, claim) = searching_with_a_hold();
     let by_seed = incarnation(&mut world, link);
     assert!(incarnation(&mut world, own) > by_seed);
     let met = world.welcome(own, false);
@@ -271,11 +275,7 @@ fn a_search_that_is_over_is_not_missed_when_it_is_superseded() {
 /// those who have what it holds may be back any moment.
 #[test]
 fn who_refuses_a_search_ends_nothing() {
-    let mut world = World::of(1, 30_000);
-    let (claim, ..) = world.holds(KEY);
-    let own = world.at(1);
-    alone(&mut world);
-    let link = search(&mut world, at(9000)).expect("the seeds are tried");
+    let (mut world, own, link, claim) = searching_with_a_hold();
     incarnation(&mut world, link);
     let (kind, message) = (RefusalKind::Protocol, "another version".to_owned());
     let refusal = Refusal { kind, message };

@@ -57,6 +57,11 @@ impl Answers {
         self.0.is_empty()
     }
 
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// All of them, in their order.
     pub(super) fn into_order(mut self) -> Vec<Withheld> {
         self.0.sort_by_key(|answer| answer.order);

@@ -42,8 +42,11 @@ pub(crate) fn applied(
     let (first, rest) = changed.split_at(taken);
     let ours = first.iter().filter_map(|(cell, its)| Some((layout.find(*cell)?, its.as_ref())));
     let ours: Vec<(CellIndex, Option<&Membership>)> = ours.collect();
-    let cells: BTreeSet<CellIndex> = ours.iter().map(|&(cell, _)| cell).collect();
-    let waiting = turn.rounds().0.take_answers(&cells);
+    // Nothing waits in a cell that was not this worker's, and the look is at all that waits.
+    let is_had = |&(cell, _): &(CellIndex, _)| worker.cells.role(cell) != Role::None;
+    let had: BTreeSet<CellIndex> =
+        ours.iter().filter(|its| is_had(its)).map(|&(cell, _)| cell).collect();
+    let waiting = if had.is_empty() { Vec::new() } else { turn.rounds().0.take_answers(&had) };
     for (cell, membership) in ours {
         become_member(worker, turn, cell, membership);
     }

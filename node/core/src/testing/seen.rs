@@ -95,7 +95,8 @@ impl Machine {
     /// # Errors
     /// With what does not add up.
     pub fn audit(&self) -> Result<(), String> {
-        audit::audit(&self.worker)
+        audit::audit(&self.worker)?;
+        self.rounds.audit()
     }
 
     /// The logical state.

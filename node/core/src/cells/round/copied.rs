@@ -61,6 +61,17 @@ pub(super) struct Copied {
     pub(super) was: BTreeMap<LinkIndex, Vec<LinkOrigin>>,
 }
 
+impl super::Rounds {
+    /// Whether what waits for copies that do not follow is as much as is counted.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        let copies = self.cells.iter().flatten().flat_map(|copied| &copied.copies);
+        let parked: usize = copies.map(|copy| copy.parked.len()).sum();
+        let same = parked == self.parked;
+        same.then_some(()).ok_or_else(|| format!("{parked} wait, and {} are counted", self.parked))
+    }
+}
+
 impl Copied {
     /// Whether every member has acknowledged what makes it equal.
     pub(super) fn members_are_equal(&self) -> bool {

@@ -98,6 +98,14 @@ pub struct Fifo {
 /// Who knows that it is queued: since when, and by which request.
 type Line = BTreeMap<(SessionId, Token), (Time, u64)>;
 
+/// A client learns that it is queued: by a new request it has a new place.
+fn learns(line: &mut Line, name: (SessionId, Token), (at, request): (Time, u64)) {
+    let known = line.entry(name).or_insert((at, request));
+    if known.1 != request {
+        *known = (at, request);
+    }
+}
+
 impl Fifo {
     fn forget(&mut self, session: SessionId, token: Token) {
         if let Some((_, key)) = self.asked.remove(&(session, token))
@@ -178,11 +186,7 @@ impl Check for Fifo {
             }
             Fact::InLine { session, token, request } => {
                 if let Some(&(_, key)) = self.asked.get(&(session, token)) {
-                    let queue = self.queued.entry(key).or_default();
-                    let known = queue.entry((session, token)).or_insert((at, request));
-                    if known.1 != request {
-                        *known = (at, request);
-                    }
+                    learns(self.queued.entry(key).or_default(), (session, token), (at, request));
                 }
             }
             Fact::Held { session, token, key, .. } => {
@@ -282,11 +286,7 @@ impl Check for Passed {
             }
             Fact::InLine { session, token, request } => {
                 if let Some(&(_, key, true)) = self.asked.get(&(session, token)) {
-                    let line = self.queued.entry(key).or_default();
-                    let known = line.entry((session, token)).or_insert((at, request));
-                    if known.1 != request {
-                        *known = (at, request);
-                    }
+                    learns(self.queued.entry(key).or_default(), (session, token), (at, request));
                 }
             }
             Fact::Held { session, token, fence, .. } => {
