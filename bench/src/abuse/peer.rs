@@ -37,6 +37,8 @@ impl Peer {
             incarnation: 1,
             ttl_ms,
             ring_version: 0,
+            ids_after: 0,
+            ids_upto: 0,
             label: "attacker",
         };
         peer.put(&hello);

@@ -4,7 +4,11 @@ use lockring_proto::limits;
 
 /// Numbers the requests of a session, over all of its links: an id is never used twice.
 #[derive(Clone, Debug, Default)]
-pub struct RequestIds(u64);
+pub struct RequestIds {
+    /// They begin above this.
+    after: u64,
+    last: u64,
+}
 
 impl RequestIds {
     /// Those of a session that another process has used before: they begin at a place of their own,
@@ -12,22 +16,31 @@ impl RequestIds {
     pub fn of_successor(random: u64) -> Self {
         const FIRST: u64 = 1 << 30;
         const LAST: u64 = limits::REQUEST_ID_MAX / 2;
-        Self(FIRST + random % (LAST - FIRST))
+        Self::above(FIRST + random % (LAST - FIRST))
     }
 
     /// Ids from a number on, for tests that come near the end of one.
     #[cfg(feature = "testing")]
     pub fn from(first: u64) -> Self {
-        Self(first)
+        Self::above(first)
+    }
+
+    fn above(after: u64) -> Self {
+        Self { after, last: after }
+    }
+
+    /// The number above which they began.
+    pub(crate) fn after(&self) -> u64 {
+        self.after
     }
 
     /// The last one that was given out.
     pub(crate) fn last(&self) -> u64 {
-        self.0
+        self.last
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 += 1;
-        self.0
+        self.last += 1;
+        self.last
     }
 }

@@ -135,7 +135,10 @@ impl Link {
             self.compares.is_unknown = true;
             return;
         }
-        if self.compares.digest.and(self.compares.ended_since_renewal) == theirs {
+        let is_same = self.compares.digest.and(self.compares.ended_since_renewal) == theirs;
+        #[cfg(feature = "testing")]
+        let is_same = is_same && !shared.needless_compares;
+        if is_same {
             self.compares.mismatches = 0;
             return;
         }

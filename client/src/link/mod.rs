@@ -114,6 +114,8 @@ pub(crate) struct Shared {
     pub(crate) outcomes: Vec<Outcome>,
     holds_per_frame: usize,
     #[cfg(feature = "testing")]
+    pub(crate) needless_compares: bool,
+    #[cfg(feature = "testing")]
     pub(crate) mutant: Option<ClientMutant>,
 }
 
@@ -132,6 +134,8 @@ impl Shared {
             lost_early: BTreeMap::new(),
             outcomes: Vec::new(),
             holds_per_frame: limits::HOLDS_PER_FRAME,
+            #[cfg(feature = "testing")]
+            needless_compares: false,
             #[cfg(feature = "testing")]
             mutant: None,
         }
@@ -420,6 +424,8 @@ impl Link {
             incarnation,
             ttl_ms: shared.config.ttl.as_millis() as u64,
             ring_version: shared.version,
+            ids_after: shared.ids.after(),
+            ids_upto: shared.ids.last(),
             label: &shared.config.label,
         };
         codec::encode_frame(&hello, &mut self.out);

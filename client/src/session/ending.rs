@@ -8,15 +8,22 @@ use std::time::Duration;
 /// How long closing waits for the nodes' word.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a goodbye waits for the answers to what was asked before, if several workers have
+/// something of the session: one that hears it lets all go, also what is on its way to another by a
+/// ring that neither may have heard of.
+const GOODBYE_AFTER: Duration = Duration::from_millis(500);
+
 /// A session that is being closed.
 pub(super) struct Closing {
     goodbye: bool,
+    /// Until when a goodbye waits for answers; `None`: it waits no more.
+    waits_until: Option<Time>,
     until: Time,
 }
 
 impl Closing {
-    pub(super) fn until(&self) -> Time {
-        self.until
+    pub(super) fn due(&self) -> Time {
+        self.waits_until.unwrap_or(self.until)
     }
 }
 
@@ -49,7 +56,8 @@ impl Session {
         for Contact { link, .. } in &mut self.contacts {
             link.give_up_waiting(&mut self.shared, now, loss);
         }
-        self.closing = Some(Closing { goodbye, until: now.after(CLOSE_TIMEOUT) });
+        let waits_until = goodbye.then(|| now.after(GOODBYE_AFTER));
+        self.closing = Some(Closing { goodbye, waits_until, until: now.after(CLOSE_TIMEOUT) });
     }
 
     /// Whether it is being closed.
@@ -63,8 +71,14 @@ impl Session {
         if self.over {
             return true;
         }
-        let Some(Closing { goodbye, until }) = self.closing else { return false };
-        if goodbye {
+        let Some(closing) = &mut self.closing else { return false };
+        closing.waits_until = closing.waits_until.filter(|&until| now < until);
+        let (until, waits) = (closing.until, closing.waits_until.is_some());
+        let goodbye = closing.goodbye;
+        let is_owed = |one: &Contact| !one.gone && one.link.is_owed_answers();
+        // A worker that is the only one hears in order.
+        let waits = waits && self.contacts.len() > 1 && self.contacts.iter().any(is_owed);
+        if goodbye && !waits {
             for Contact { link, .. } in &mut self.contacts {
                 link.say_goodbye(&mut self.shared);
             }

@@ -206,6 +206,14 @@ impl Session {
         self
     }
 
+    /// The session, which has its holds compared though both sides agree on them.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn with_needless_compares(mut self, needless: bool) -> Self {
+        self.shared.needless_compares = needless;
+        self
+    }
+
     /// The session, for somebody else to go on with; what is left here has nothing.
     pub(crate) fn take_over(&mut self, now: Time) -> Self {
         let blank = Self::new(self.shared.config.clone(), now, self.random);
@@ -454,7 +462,7 @@ impl Session {
     /// When [`Session::tick`] or [`Session::next_dial`] is due at the latest.
     pub fn next_deadline(&self) -> Option<Time> {
         let waits = self.shared.deadlines.first().map(|&(at, _)| at);
-        let closing = self.closing.as_ref().map(Closing::until);
+        let closing = self.closing.as_ref().map(Closing::due);
         let of_links = self.contacts.iter().filter(|one| !one.is_over()).filter_map(|one| {
             let dial = one.dialling.due().filter(|_| self.needs(one));
             [one.link.next_deadline(), dial].into_iter().flatten().min()

@@ -78,12 +78,13 @@ const KINDS: [Kind; 29] = [
 ];
 
 /// The same, of several that belong together.
-const SCENES: [Kind; 6] = [
+const SCENES: [Kind; 7] = [
     (8, scenes::memory_is_lost),
     (8, scenes::switched_in_the_dark),
     (8, scenes::left_behind),
     (8, scenes::hears_late),
     (8, scenes::switched_to_one_that_lags),
+    (8, scenes::switched_to_one_that_is_paused),
     (8, scenes::changes_in_a_grace),
 ];
 

@@ -97,12 +97,14 @@ impl Run {
         let keys = Keys::new(count, 0);
         let cluster = Cluster::new(&mut hub, &keys, nodes, bug.nodes);
         let long_holds = *hub.rng.pick(&[2, 2, 4, 8]);
+        let needless_compares = hub.rng.percent(20);
         let clients = (0..count)
             .map(|index| {
                 let part = if index == 0 { Part::Operator } else { Part::Worker };
                 let mut rng = hub.rng.fork();
                 let mut workload = Workload::new(part, &mut rng);
                 (workload.ttls, workload.long_holds) = (ttls, long_holds);
+                workload.needless_compares = needless_compares;
                 workload.longest = Duration::from_secs(20);
                 Client::new(index, rng, workload, bug.client, false)
             })

@@ -167,6 +167,17 @@ pub fn switched_to_one_that_lags(stage: &mut Stage) {
     scene.switch(stage);
 }
 
+/// A cell is given to a worker that is paused. What its clients have said meanwhile it looks at
+/// when it has heard of that.
+pub fn switched_to_one_that_is_paused(stage: &mut Stage) {
+    let Some(scene) = Scene::any(stage) else { return };
+    stage.hub.reach("cells switched to workers that are paused");
+    let span = millis(&mut stage.hub, 20, 2500);
+    let Stage { hub, cluster, .. } = stage;
+    cluster.pause(hub, scene.backup, Some(scene.cell.0.into()), span);
+    scene.switch(stage);
+}
+
 /// A cell is lost, and its holder has a bad connection while it can take its hold up again.
 pub fn changes_in_a_grace(stage: &mut Stage) {
     let Some(scene) = Scene::any(stage) else { return };

@@ -3,6 +3,7 @@
 
 mod control;
 mod facts;
+mod reading;
 mod stop;
 
 use crate::agenda::{NodeEvent, Order};
@@ -16,11 +17,11 @@ use facts::{Asked, Reader, account, freed, says_fresh, tell_answers};
 use lockring_control::Event as Control;
 use lockring_core::testing::{Fact, KeyId, RateClock, Stream};
 use lockring_core::{
-    Action, CloseReason, Config, ConnId, Event as Input, Identity, Limits, LinkIndex, Machine,
-    Mutant, Time,
+    Action, CloseReason, Config, ConnId, Event as Input, Identity, Limits, Machine, Mutant, Time,
 };
 use lockring_proto::{Hello, RefusalKind, Reply, Request, RingHistory, SessionId, codec};
 use lockring_ring::{CellId, RingTable};
+use reading::{Came, Peer};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -29,20 +30,6 @@ use std::time::Duration;
 const EVENT: Duration = Duration::from_micros(5);
 const REQUEST: Duration = Duration::from_micros(10);
 const FREED: Duration = Duration::from_micros(300);
-
-/// What came for a worker.
-#[derive(Debug)]
-enum Came {
-    Bytes(Vec<u8>),
-    Closed,
-}
-
-struct Peer {
-    way: Way,
-    identity: Identity,
-    session: Option<SessionId>,
-    link: Option<LinkIndex>,
-}
 
 struct Worker {
     machine: Machine,
@@ -278,7 +265,7 @@ impl Node {
         let Some(worker) = self.workers.get_mut(way.worker as usize).filter(|_| self.up) else {
             return false;
         };
-        let peer = Peer { way, identity, session: None, link: None };
+        let peer = Peer::new(way, identity);
         worker.peers.insert(way.conn, peer);
         true
     }
@@ -306,7 +293,7 @@ impl Node {
     fn arm(&mut self, hub: &mut Hub, index: u16) {
         let worker = &mut self.workers[index as usize];
         let free = worker.busy_until.max(worker.paused_until).max(hub.now);
-        let at = if worker.inbox.is_empty() && worker.orders.is_empty() {
+        let at = if worker.readable().is_none() && worker.orders.is_empty() {
             let deadline = worker.machine.next_deadline().unwrap_or(Time::NEVER);
             self.clock.real(deadline).max(free)
         } else {
@@ -332,7 +319,7 @@ impl Node {
                 self.turn(hub, keys, index, Input::Tick, 0);
             } else if let Some(order) = worker.orders.pop_front() {
                 self.order(hub, keys, index, &order);
-            } else if !worker.inbox.is_empty() {
+            } else if worker.readable().is_some() {
                 self.read(hub, keys, index);
             } else if due {
                 self.turn(hub, keys, index, Input::Tick, 0);
@@ -355,7 +342,7 @@ impl Node {
     /// Reads all that has come on the connection that came first, as the real worker does.
     fn read(&mut self, hub: &mut Hub, keys: &Keys, index: u16) {
         let worker = &mut self.workers[index as usize];
-        let Some(&(arrived, conn, _)) = worker.inbox.front() else { return };
+        let Some((arrived, conn)) = worker.readable() else { return };
         let waited = hub.now.since(arrived.max(worker.paused_until));
         hub.fact(&Fact::Read { waited });
         let mut came = Vec::new();
@@ -569,6 +556,11 @@ impl Node {
                 self.control(hub, Control::TtlAsked { worker, ttl, by });
             }
             Action::WantEpoch(cell) => self.control(hub, Control::EpochAsked(cell)),
+            Action::Pause(conn) => {
+                hub.reach("requests of a newer ring");
+                worker.read_from(conn, Time::NEVER);
+            }
+            Action::Resume(conn) => worker.read_from(conn, hub.now),
             other => unreachable!("for nodes that know each other: {other:?}"),
         }
     }

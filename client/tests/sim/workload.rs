@@ -33,6 +33,8 @@ pub struct Workload {
     pub longest: Duration,
     /// TTLs that sessions ask for, in milliseconds, unless that is left to chance.
     pub ttls: Option<&'static [u64]>,
+    /// Holds are compared though both sides agree on them.
+    pub needless_compares: bool,
 }
 
 /// The slot that keeps keys of the client's own.
@@ -58,6 +60,7 @@ impl Workload {
             long_holds: 2,
             longest: Duration::MAX,
             ttls: None,
+            needless_compares: false,
         }
     }
 

@@ -94,6 +94,8 @@ impl Pair {
             incarnation: 1,
             ttl_ms: 10_000,
             ring_version: 1,
+            ids_after: 0,
+            ids_upto: 0,
             label: "bench",
         };
         owner.handle(

@@ -67,6 +67,8 @@ impl Bench {
             incarnation: 1,
             ttl_ms: 10_000,
             ring_version: 1,
+            ids_after: 0,
+            ids_upto: 0,
             label: "bench",
         };
         let mut actions = Vec::new();

@@ -79,7 +79,7 @@ impl Machine {
                 worker.cells.recover(cell, standing, (opens_at, Recovery::Restart));
             }
         }
-        let rounds = Rounds::new((&worker.config).into());
+        let rounds = Rounds::new((&worker.config).into(), worker.version);
         Self { worker, rounds, plan: Vec::new(), telling_drain: None }
     }
 

@@ -40,6 +40,8 @@ pub enum Mutant {
     CompareAcrossVersions,
     /// A process that takes a session up frees holds in which the one before may still believe.
     SuccessorFrees,
+    /// Who takes a session up loses its place in queues that come from an owner before.
+    TakesQueueForOthers,
     /// Ends and changes of queues take no number of their cell's counter.
     Uncounted,
     /// A session's long TTL is confirmed before it is durable.
@@ -86,8 +88,10 @@ pub enum Mutant {
     SettledWhileSyncing,
     /// What a client says ends the longer lease that goes on from the owner before.
     RenewalShortens,
-    /// Who asks for a cell is served before all of the entry that gave it is taken.
-    ServesInPart,
+    /// A renewal is answered as if cells had arrived that an entry taken in part took away.
+    SettledInPart,
+    /// A request of a newer ring than the worker knows is carried out, if the cell is the worker's.
+    ServesByOlderRing,
     /// A dead link of the owner before lives on when its cell is taken in.
     DeadLinkRevived,
     /// A frame does not name the cells that were only read.

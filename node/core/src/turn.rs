@@ -110,6 +110,11 @@ impl<'a> Turn<'a> {
         self.rounds.settled(self.version)
     }
 
+    /// The newest ring that this worker has heard of: not all that it changes may be taken yet.
+    pub(crate) fn newest(&self) -> u64 {
+        self.version.max(self.rounds.newest().0)
+    }
+
     /// What answers wait for, and the actions. Whoever changes it has answers look at it anew.
     pub(crate) fn rounds(&mut self) -> (&mut Rounds, &mut Vec<Action>) {
         self.withholds = true;

@@ -17,6 +17,10 @@ pub struct Hello<'a> {
     pub ttl_ms: u64,
     /// The ring version the client has; 0 if none.
     pub ring_version: u64,
+    /// The process that asks has numbered its requests of this session from above this
+    pub ids_after: u64,
+    /// up to this so far. A worker to which a cell has come may have some of them in its queues.
+    pub ids_upto: u64,
     /// Who this is, for people: at most [`crate::limits::LABEL_BYTES_MAX`] bytes.
     pub label: &'a str,
 }

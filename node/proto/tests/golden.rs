@@ -39,9 +39,11 @@ fn hellos() -> Vec<Golden> {
                 incarnation: 2,
                 ttl_ms: 10_000,
                 ring_version: 300,
+                ids_after: 7,
+                ids_upto: 9,
                 label: "web-1",
             }),
-            "1e013031323334353637383961626364656602fb1027fb2c01057765622d31",
+            "20013031323334353637383961626364656602fb1027fb2c010709057765622d31",
         ),
         row(
             "welcome",

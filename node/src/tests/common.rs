@@ -48,6 +48,8 @@ pub fn hello(session: u8) -> Hello<'static> {
         incarnation: 1,
         ttl_ms: 10_000,
         ring_version: 0,
+        ids_after: 0,
+        ids_upto: 0,
         label: "test",
     }
 }

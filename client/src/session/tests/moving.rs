@@ -9,6 +9,7 @@ use lockring_proto::{
     codec,
 };
 use lockring_ring::Epoch;
+use std::time::Duration;
 
 #[test]
 fn a_hold_that_moves_makes_the_lease_of_others_neither_longer_nor_shorter() {
@@ -332,6 +333,46 @@ fn an_id_that_was_given_up_is_cancelled_where_it_may_be_known() {
             if (target, id) == (old, new)),
         "{got:?}"
     );
+}
+
+/// Node 1 has forgotten nothing of what has moved, and node 2 may not have heard of it yet.
+#[test]
+fn a_goodbye_waits_for_what_was_asked_before_of_another_worker() {
+    for is_answered in [true, false] {
+        let mut world = World::of(2, 10_000);
+        let (claim, fence, _) = world.holds(KEY);
+        world.log.moves(world.cell(KEY), 2);
+        world.takes_ring();
+        (1..=2).for_each(|node| drop(world.got(node)));
+        world.session.release(world.now, claim, 9);
+        world.session.close(world.now, true, Loss::Closed);
+        assert!(!world.session.is_closed(world.now));
+        let is_goodbye = |heard: &Heard| matches!(heard, Heard::Goodbye { .. });
+        let got = world.got(2);
+        assert!(matches!(got[..], [Heard::Release { fence: its, .. }] if its == fence), "{got:?}");
+        assert!(!world.got(1).iter().any(is_goodbye));
+        let Heard::Release { id, .. } = got[0] else { panic!("{got:?}") };
+        if is_answered {
+            world.says(2, &Reply::Released { id, version: 2 });
+        } else {
+            // It walks from one deadline to the next.
+            let begun = world.now;
+            while world.now < begun.after(Duration::from_millis(500)) {
+                assert!(!world.session.is_closed(world.now));
+                assert!(!world.got(1).iter().chain(&world.got(2)).any(is_goodbye));
+                world.now = world.session.next_deadline().expect("it waits");
+                world.tick(0);
+            }
+            assert_eq!(world.now, begun.after(Duration::from_millis(500)));
+        }
+        assert!(!world.session.is_closed(world.now));
+        for node in [1, 2] {
+            let goodbye = world.got(node);
+            let [Heard::Goodbye { id }] = goodbye[..] else { panic!("{goodbye:?}") };
+            world.says(node, &Reply::Goodbye { id });
+        }
+        assert!(world.session.is_closed(world.now));
+    }
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub(super) enum Heard {
     Compare { id: u64, version: u64, holds: Vec<HoldId> },
     GetRing { id: u64, known: u64 },
     Force { id: u64 },
+    Goodbye { id: u64 },
     Other,
 }
 
@@ -47,6 +48,7 @@ pub(super) fn heard(request: &Request<'_>) -> Heard {
             Heard::Compare { id, version, holds: holds.clone() }
         }
         Request::GetRing { id, known } => Heard::GetRing { id, known },
+        Request::Goodbye { id } => Heard::Goodbye { id },
         _ => Heard::Other,
     }
 }

@@ -212,9 +212,10 @@ impl Client {
         let config = config(self.session, self.ttl, &self.identity().name);
         let config = SessionConfig { ids, taken_up: self.past.successor, ..config };
         let links = Session::new(config, self.local(hub), self.rng.draw());
-        let links =
-            links.with_mutant(self.nature.mutant).with_holds_per_frame(self.nature.holds_per_frame);
-        self.links = links;
+        self.links = links
+            .with_mutant(self.nature.mutant)
+            .with_holds_per_frame(self.nature.holds_per_frame)
+            .with_needless_compares(self.workload.needless_compares);
         self.carry(hub);
         for (after, step) in self.workload.begin(&mut self.rng) {
             hub.soon(after, Event::Step { client: index, life, step });

@@ -13,6 +13,7 @@
 //! Wanted <-- refused: needs the whole cell ------   Wanted -- whole cell --> Sent
 //! ```
 
+mod arrival;
 mod copied;
 mod silent;
 mod tell;
@@ -24,6 +25,7 @@ use crate::event::{Action, CloseReason, ConnId, LinkIndex, PeerWorker};
 use crate::links::Links;
 use crate::locks::{CellIndex, Locks};
 use crate::mutant::mutant;
+use arrival::Newest;
 use copied::{Copied, CopyAt, Phase};
 use lockring_proto::{Reply, Time};
 use lockring_ring::{AttachId, Epoch, Member, RingVersion};
@@ -79,12 +81,13 @@ pub(crate) struct Rounds {
     /// How many of them wait for copies that do not follow.
     parked: usize,
     silence: Silence,
+    newest: Newest,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) mutant: Option<crate::Mutant>,
 }
 
 impl Rounds {
-    pub(crate) fn new(me: WorkerLife) -> Self {
+    pub(crate) fn new(me: WorkerLife, version: RingVersion) -> Self {
         Self {
             me,
             cells: Vec::new(),
@@ -98,6 +101,7 @@ impl Rounds {
             answered: 0,
             parked: 0,
             silence: Silence::default(),
+            newest: Newest::new(version),
             #[cfg(any(test, feature = "testing"))]
             mutant: None,
         }
@@ -122,13 +126,6 @@ impl Rounds {
     /// copies that do not follow.
     pub(crate) fn are_full(&self) -> bool {
         self.parked > PARKED_MAX || self.lanes.iter().flatten().any(Lane::is_full)
-    }
-
-    /// The last ring version, up to this one, of which all cells that it gave to this worker have
-    /// arrived.
-    pub(crate) fn settled(&self, version: u64) -> u64 {
-        let first = self.syncing.first().filter(|_| !mutant!(self, SettledWhileSyncing));
-        first.map_or(version, |&(since, _)| version.min(since.0 - 1))
     }
 
     /// Until when the node may answer.

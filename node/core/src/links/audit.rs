@@ -92,7 +92,8 @@ impl Links {
             fresh: *fresh,
             used: locks.was_used(link),
             goodbye: *goodbye,
-            spared: (before.spared_until, before.leaving, before.taken_up),
+            spared: (before.spared_until, before.taken_up),
+            leaving: before.leaving.as_deref().map(|its| (its.entries, its.its_own)),
         }
     }
 

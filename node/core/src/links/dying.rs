@@ -1,7 +1,7 @@
 //! Links that have ended and have something left, in the order in which it is freed; and links
 //! whose process has left something to be freed.
 
-use super::Links;
+use super::{Leaving, Links};
 use crate::event::{ConnId, LinkIndex};
 use crate::mutant::mutant;
 use lockring_proto::Time;
@@ -144,14 +144,12 @@ impl Links {
     /// they stay until it surely does not, and no longer.
     pub(crate) fn leave(&mut self, link: LinkIndex, until: Time, entries: u32) {
         self.end_lease_at(link, until);
-        self.let_waiters_go(link, ConnId(u64::MAX), entries);
+        self.let_waiters_go(link, Leaving { from: ConnId(u64::MAX), its_own: (0, 0), entries });
     }
 
-    /// Waiters that were asked for on a connection before `from` have no owner any more: this many
-    /// entries are to be looked at for them.
-    pub(super) fn let_waiters_go(&mut self, link: LinkIndex, from: ConnId, entries: u32) {
-        let before = &mut self.links.get_mut(link).before;
-        (before.leaving, before.waiters_from) = (Some(entries), from);
+    /// Waiters of a process before have no owner any more, and are looked for.
+    pub(super) fn let_waiters_go(&mut self, link: LinkIndex, leaving: Leaving) {
+        self.links.get_mut(link).before.leaving = Some(Box::new(leaving));
         self.leaving.insert(link);
     }
 
@@ -167,19 +165,24 @@ impl Links {
     /// Counts an entry of a link that is looked at for that; `false`: there is none any more.
     pub(crate) fn look_at_leaving(&mut self, link: LinkIndex, has_entry: bool) -> bool {
         let leaving = &mut self.links.get_mut(link).before.leaving;
-        let left = leaving.filter(|&left| left > 0 && has_entry);
-        *leaving = left.map(|left| left - 1);
-        if left.is_none() {
-            self.leaving.remove(&link);
+        let left = leaving.as_mut().filter(|leaving| leaving.entries > 0 && has_entry);
+        if let Some(left) = left {
+            left.entries -= 1;
+            return true;
         }
-        left.is_some()
+        *leaving = None;
+        self.leaving.remove(&link);
+        false
     }
 
     /// Whether a waiter of a link that was last asked for on this connection is of a process that
     /// said goodbye, or whose session another has taken up: its grant would be held for nobody.
-    pub(crate) fn is_nobodys(&self, link: LinkIndex, asked_on: ConnId) -> bool {
-        let before = &self.links.get(link).before;
-        before.leaving.is_some() && asked_on < before.waiters_from
+    pub(crate) fn is_nobodys(&self, link: LinkIndex, request: u64, asked_on: ConnId) -> bool {
+        self.links.get(link).before.leaving.as_deref().is_some_and(|leaving| {
+            let (after, upto) = leaving.its_own;
+            let is_its_own = after < request && request <= upto;
+            asked_on < leaving.from && (!is_its_own || mutant!(self, TakesQueueForOthers))
+        })
     }
 
     pub(crate) fn frees_without_bound(&self) -> bool {

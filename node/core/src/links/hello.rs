@@ -1,7 +1,7 @@
 //! How a link begins, and how a connection takes one up.
 
 use super::lease::Lease;
-use super::{Before, Link, Links, Who, amounts};
+use super::{Before, Leaving, Link, Links, Who, amounts};
 use crate::amounts::Amounts;
 use crate::config::{Config, Limits};
 use crate::event::{ConnId, Identity, LinkIndex};
@@ -103,7 +103,8 @@ impl Links {
         if hello.incarnation == 0 {
             known.incarnation += 1;
             // The process before is cut off here: nobody would hear of a grant to it.
-            self.let_waiters_go(link, conn, entries);
+            let its_own = (hello.ids_after, hello.ids_upto);
+            self.let_waiters_go(link, Leaving { from: conn, its_own, entries });
         } else {
             known.incarnation = hello.incarnation;
         }
@@ -137,7 +138,7 @@ impl Links {
             label: hello.label.into(),
         };
         let taken_up = hello.incarnation == 0;
-        let before = Before { spared_until: None, taken_up, leaving: None, waiters_from: conn };
+        let before = Before { spared_until: None, taken_up, leaving: None };
         let link = self.links.insert(Link {
             who,
             incarnation: hello.incarnation.max(1),

@@ -4,7 +4,7 @@ use super::lease::Lease;
 use super::{Before, Link, Links, Who};
 use crate::amounts::Amounts;
 use crate::cells::Shadow;
-use crate::event::{Access, ConnId, LinkIndex};
+use crate::event::{Access, LinkIndex};
 use crate::locks::slab::NIL;
 use crate::locks::{Definition, Locks};
 use crate::mutant::mutant;
@@ -70,8 +70,7 @@ impl Links {
             name: shadow.name.clone(),
             label: shadow.label.clone(),
         };
-        let waiters_from = ConnId::default();
-        let before = Before { spared_until: None, taken_up: false, leaving: None, waiters_from };
+        let before = Before { spared_until: None, taken_up: false, leaving: None };
         let link = self.links.insert(Link {
             who,
             incarnation: 0,

@@ -60,10 +60,19 @@ struct Before {
     /// A process has taken the session up from another. From then on whoever comes back may be
     /// either of them: the one before, whose hello was under way, numbers its connections too.
     taken_up: bool,
-    /// Waiters asked for on a connection before `waiters_from` have no owner any more: this many
-    /// entries are still to be looked at for them.
-    leaving: Option<u32>,
-    waiters_from: ConnId,
+    /// Waiters without an owner are looked for.
+    leaving: Option<Box<Leaving>>,
+}
+
+/// Waiters asked for on a connection before `from` have no owner any more.
+#[derive(Clone)]
+struct Leaving {
+    from: ConnId,
+    /// Those under ids above the first of these, and up to the second, are of the process in force:
+    /// they have come from an owner before, of whom it had asked them.
+    its_own: (u64, u64),
+    /// Entries that are still to be looked at.
+    entries: u32,
 }
 
 /// A release by force of more holders than a turn ends.

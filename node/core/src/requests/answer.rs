@@ -29,7 +29,7 @@ pub(super) fn refuse_draining(worker: &mut Worker, turn: &mut Turn<'_>, context:
 /// The key is to be asked for elsewhere, or by a newer ring.
 pub(super) fn refuse_moved(worker: &mut Worker, turn: &mut Turn<'_>, context: RequestContext) {
     worker.stats.moved += 1;
-    let version = turn.version;
+    let version = turn.newest();
     turn.answer(context.conn, Shows::Nothing, || Reply::Moved { id: context.id, version });
 }
 

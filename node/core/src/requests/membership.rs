@@ -15,7 +15,7 @@ use crate::mutant::mutant;
 use crate::turn::{PER_MOVED, Turn};
 use crate::worker::Worker;
 use lockring_proto::{Reply, Time};
-use lockring_ring::{BootId, CellId, Member, Membership, NodeId, RingVersion};
+use lockring_ring::{CellId, Member, Membership, RingVersion};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -31,12 +31,15 @@ pub(crate) fn applied(
     version: RingVersion,
 ) -> usize {
     let layout = worker.locks.layout();
+    turn.rounds().0.begins(version, worker.version);
     let mut taken = 0;
-    for (cell, _) in changed {
+    for (cell, its) in changed {
         if taken > 0 && turn.slice_is_over() {
             break;
         }
-        turn.charge(1 + layout.find(*cell).map_or(0, |cell| price(worker, cell)));
+        let its = its.as_ref();
+        let price = layout.find(*cell).map_or(0, |cell| price(worker, turn, cell, its));
+        turn.charge(1 + price);
         taken += 1;
     }
     let (first, rest) = changed.split_at(taken);
@@ -58,14 +61,30 @@ pub(crate) fn applied(
     }
     worker.version = worker.version.max(version);
     let (now, (rounds, out)) = (turn.now, turn.rounds());
+    rounds.is_whole();
     for peer in rounds.unused_peers() {
         rounds.drop_lane(now, peer, out);
     }
     taken
 }
 
-/// What it may cost to take a cell in, or to give it out.
-fn price(worker: &Worker, cell: CellIndex) -> u32 {
+/// What it may cost to take a cell in, to give it out, or to offer it to copies. That one has lost
+/// a copy costs nothing: when a node is gone, that has happened to many.
+fn price(
+    worker: &Worker,
+    turn: &mut Turn<'_>,
+    cell: CellIndex,
+    membership: Option<&Membership>,
+) -> u32 {
+    let goes_on = |its: &&Membership| {
+        is_mine(worker, &its.owner) && worker.cells.attach(cell) == Some(its.owner.attach)
+    };
+    if let Some(its) = membership.filter(goes_on)
+        && worker.cells.role(cell) != Role::None
+        && turn.rounds().0.follow(cell, its.epoch, its.copies())
+    {
+        return 0;
+    }
     let keys = worker.locks.keys_in(cell).max(worker.copies.locks().keys_in(cell));
     u32::try_from(keys).unwrap_or(u32::MAX).saturating_mul(PER_MOVED)
 }
@@ -79,7 +98,7 @@ fn look_again(worker: &Worker, turn: &mut Turn<'_>, answer: Withheld) {
         // An end that was to be pushed is for the new owner to tell, if it has it.
         match answer.telling {
             Telling::Reply(reply) => {
-                let version = worker.version.0;
+                let version = turn.newest();
                 turn.answer(answer.conn, Shows::Nothing, || elsewhere(&reply, version));
             }
             Telling::Push(push) if mutant!(worker, DeposedTells) => {
@@ -102,17 +121,21 @@ fn elsewhere(reply: &Reply, version: u64) -> Reply {
     }
 }
 
+/// Whether a member is this worker's node, in this life.
+fn is_mine(worker: &Worker, member: &Member) -> bool {
+    (member.node.0, member.boot.0) == (worker.config.node, worker.config.boot)
+}
+
 fn become_member(
     worker: &mut Worker,
     turn: &mut Turn<'_>,
     cell: CellIndex,
     membership: Option<&Membership>,
 ) {
-    let (node, boot) = (NodeId(worker.config.node), BootId(worker.config.boot));
-    let is_me = |member: &&Member| (member.node, member.boot) == (node, boot);
-    if let Some(membership) = membership.filter(|its| is_me(&&its.owner)) {
+    if let Some(membership) = membership.filter(|its| is_mine(worker, &its.owner)) {
         return own(worker, turn, cell, membership);
     }
+    let is_me = |member: &&Member| is_mine(worker, member);
     let copied = membership.and_then(|its| Some((its, *its.copies().find(is_me)?)));
     if worker.cells.role(cell) != Role::None {
         if copied.is_some() && !mutant!(worker, DeposedForgets) {

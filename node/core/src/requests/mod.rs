@@ -159,7 +159,7 @@ fn run(
 ) -> Progress {
     // Nearly all requests are one of two. What holds for others too is told apart by one look.
     if let (&Request::Keyed { version, operation, key, .. }, Some(place)) = (request, place)
-        && (version <= turn.version || mutant!(worker, ServesInPart))
+        && (version <= turn.version || mutant!(worker, ServesByOlderRing))
         && is_plain(worker, context.id, place, version, key)
     {
         match operation {
@@ -248,15 +248,16 @@ fn served(worker: &Worker, place: Option<Place>, version: u64) -> Option<Place> 
         Role::Serving | Role::Recovering { .. } => place.filter(|place| {
             let standing = worker.locks.standing(place.cell);
             let since = worker.cells.since(place.cell, standing);
-            // Of an entry that is taken in part what has come is not served yet.
-            let whole = since <= worker.version || mutant!(worker, ServesInPart);
-            whole && version >= since.0 || mutant!(worker, NoVersionFence)
+            // An answer names the ring by which it is given. By an older one than that of the
+            // request it may seem to be of a time before the cell was here.
+            let is_known = version <= worker.version.0 || mutant!(worker, ServesByOlderRing);
+            is_known && version >= since.0 || mutant!(worker, NoVersionFence)
         }),
     }
 }
 
-/// Whether a request for a cell that is not this worker's is to wait, as its sender knows a newer
-/// ring, which the worker may be told of any moment.
+/// Whether a request that is not served is to wait, as its sender knows a newer ring, which the
+/// worker may be told of any moment.
 fn awaits(
     worker: &mut Worker,
     turn: &mut Turn<'_>,

@@ -147,6 +147,8 @@ impl World {
             incarnation,
             ttl_ms: 1000,
             ring_version: 1,
+            ids_after: 0,
+            ids_upto: 0,
             label: "",
         };
         self.handle(Event::Opened { conn, identity: &identity, hello });

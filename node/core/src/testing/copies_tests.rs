@@ -443,13 +443,13 @@ fn nothing_that_was_answered_is_lost() {
 
 /// The bugs, each with a seed that notices it: the first, as of when it was written down.
 const KILLERS: [(Mutant, u64); 7] = [
-    (Mutant::GraceCutShort, 4),
-    (Mutant::AnswerBeforeRound, 0),
-    (Mutant::OneOfTwoCopies, 13),
-    (Mutant::AcksOldEpoch, 12987),
-    (Mutant::CountersCompared, 58),
-    (Mutant::OpTwice, 101),
-    (Mutant::DeposedForgets, 1),
+    (Mutant::GraceCutShort, 5),
+    (Mutant::AnswerBeforeRound, 1),
+    (Mutant::OneOfTwoCopies, 23),
+    (Mutant::AcksOldEpoch, 22394),
+    (Mutant::CountersCompared, 185),
+    (Mutant::OpTwice, 250),
+    (Mutant::DeposedForgets, 6),
 ];
 
 /// `COPIES_SEEDS=20000 cargo test -p lockring-core copies` looks for the first seed of each.

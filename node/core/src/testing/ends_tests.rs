@@ -95,6 +95,8 @@ fn hello(rng: &mut Rng) -> Hello<'static> {
         incarnation: number(rng),
         ttl_ms: number(rng),
         ring_version: number(rng),
+        ids_after: number(rng),
+        ids_upto: number(rng),
         label: "",
     }
 }

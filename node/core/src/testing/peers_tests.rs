@@ -134,12 +134,24 @@ impl Worker {
     }
 
     fn open(&mut self, session: u8, incarnation: u64, identity: &Identity) {
+        self.open_with(session, (incarnation, 0, 0), identity);
+    }
+
+    /// A hello of a process that has asked under ids above one, and up to the other.
+    fn open_with(
+        &mut self,
+        session: u8,
+        (incarnation, ids_after, ids_upto): (u64, u64, u64),
+        identity: &Identity,
+    ) {
         let hello = Hello {
             protocol: PROTOCOL,
             session: SessionId([session; 16]),
             incarnation,
             ttl_ms: 10_000,
             ring_version: 1,
+            ids_after,
+            ids_upto,
             label: "",
         };
         let conn = ConnId(u64::from(session));
@@ -148,7 +160,8 @@ impl Worker {
 
     fn ask(&mut self, session: u8, key: &[u8], operation: Operation<'_>) -> u64 {
         self.id += 1;
-        let requests = [Request::Keyed { id: self.id, version: 99, operation, key }];
+        let version = self.machine.version().0;
+        let requests = [Request::Keyed { id: self.id, version, operation, key }];
         self.give(session, &requests);
         self.id
     }

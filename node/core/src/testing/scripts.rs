@@ -38,6 +38,7 @@ struct Conn {
     id: ConnId,
     link: Option<LinkIndex>,
     seed: NamespaceSeed,
+    waits: bool,
 }
 
 struct World {
@@ -384,10 +385,12 @@ impl World {
             incarnation: words.number("inc", 0),
             ttl_ms: words.span("ttl").unwrap_or(Duration::from_secs(10)).as_millis() as u64,
             ring_version: 0,
+            ids_after: 0,
+            ids_upto: 0,
             label: &label,
         };
         words.end();
-        let conn = Conn { id: ConnId(self.conns.len() as u64), link: None, seed };
+        let conn = Conn { id: ConnId(self.conns.len() as u64), link: None, seed, waits: false };
         let identity = Identity { namespace, name: identity, access, ttl_max };
         let event = Event::Opened { conn: conn.id, identity: &identity, hello };
         self.conns.insert(name.to_owned(), conn);
@@ -427,7 +430,11 @@ impl World {
             if rest.is_empty() {
                 return;
             }
-            let _infallible = writeln!(out, "  ... {} left for the next turn", rest.len());
+            if let Some(at) = self.machine.next_deadline().filter(|_| self.conns[name].waits) {
+                self.walk(at, out);
+            } else {
+                let _infallible = writeln!(out, "  ... {} left for the next turn", rest.len());
+            }
         }
     }
 
@@ -457,6 +464,10 @@ impl World {
             if let Action::Welcome { conn, link, .. } = action {
                 let known = self.conns.values_mut().find(|known| known.id == conn);
                 known.expect("an open connection").link = Some(link);
+            }
+            if let Action::Pause(conn) | Action::Resume(conn) = action {
+                let known = self.conns.values_mut().find(|known| known.id == conn);
+                known.expect("an open connection").waits = matches!(action, Action::Pause(_));
             }
             let _infallible = writeln!(out, "  {}", self.told(&action));
         }

@@ -106,9 +106,11 @@ pub struct LinkView {
     pub used: bool,
     /// A goodbye to answer.
     pub goodbye: Option<(ConnId, u64)>,
-    /// Until when holds of a process before may be believed, entries to look at after a goodbye
-    /// that spared them, and whether a process has taken the session up from another.
-    pub spared: (Option<Time>, Option<u32>, bool),
+    /// Until when holds of a process before may be believed, and whether a process has taken the
+    /// session up from another.
+    pub spared: (Option<Time>, bool),
+    /// Entries to look at for waiters of a process before, and which ids are not its.
+    pub leaving: Option<(u32, (u64, u64))>,
 }
 
 pub(super) fn view(worker: &Worker) -> View {

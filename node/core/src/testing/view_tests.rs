@@ -98,6 +98,8 @@ impl World {
             incarnation,
             ttl_ms: 10_000,
             ring_version: 1,
+            ids_after: 0,
+            ids_upto: 0,
             label: "",
         };
         self.run(Event::Opened { conn: ConnId(conn), identity: &identity, hello });

@@ -3,6 +3,7 @@
 use crate::cells::frame::{CellNews, CellPart, LinkOrigin};
 use crate::cells::lane::{Answers, LaneIndex};
 use crate::event::LinkIndex;
+use crate::locks::CellIndex;
 use lockring_proto::Fence;
 use lockring_ring::{CellId, Epoch, Member, RingVersion};
 use smallvec::SmallVec;
@@ -69,6 +70,22 @@ impl super::Rounds {
         let parked: usize = copies.map(|copy| copy.parked.len()).sum();
         let same = parked == self.parked;
         same.then_some(()).ok_or_else(|| format!("{parked} wait, and {} are counted", self.parked))
+    }
+}
+
+impl super::Rounds {
+    /// Whether the owner of a cell, under this epoch, has nothing to tell these copies anew.
+    pub(crate) fn follow<'a>(
+        &self,
+        cell: CellIndex,
+        epoch: Epoch,
+        mut members: impl Iterator<Item = &'a Member>,
+    ) -> bool {
+        let Some(copied) = self.cells.get(cell.0 as usize).and_then(Option::as_deref) else {
+            return members.next().is_none();
+        };
+        let is_copy = |its: &Member| copied.copies.iter().any(|copy| copy.member == *its);
+        copied.epoch == epoch && members.all(is_copy)
     }
 }
 

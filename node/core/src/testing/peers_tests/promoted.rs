@@ -203,3 +203,44 @@ fn a_successor_that_leaves_the_next_owner_leaves_what_the_process_before_may_bel
     assert!(is_granted(&copy.answers(), id));
     copy.machine.audit().unwrap();
 }
+
+/// A process has taken a session up, and asked; the cell moves, and it comes along.
+fn keeps_its_place(mutant: Option<Mutant>) -> bool {
+    let (mut owner, mut copy) = pair(mutant);
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    let [Reply::Granted { fence, .. }] = owner.answers()[..] else { panic!("it is free") };
+    owner.hello(8, 1);
+    owner.acquire(8, b"key", Wait::Forever);
+    settle(&mut owner, &mut copy);
+    owner.open_with(8, (0, 1000, 1000), &client());
+    owner.id = 1000;
+    let its = owner.acquire(8, b"key", Wait::Forever);
+    owner.hello(9, 1);
+    let of_next = owner.acquire(9, b"key", Wait::Forever);
+    settle(&mut owner, &mut copy);
+    promoted(&mut copy);
+    copy.open_with(8, (0, 1000, its), &client());
+    copy.hello(7, 1);
+    copy.hello(9, 1);
+    for _ in 0..4 {
+        copy.run(Event::Tick);
+    }
+    copy.ask(7, b"key", Operation::Release { fence });
+    copy.machine.audit().unwrap();
+    copy.answers();
+    // What was asked before a connection stood is asked again on it.
+    copy.id = its - 1;
+    copy.acquire(8, b"key", Wait::Forever);
+    let is_its = is_granted(&copy.answers(), its);
+    copy.id = of_next - 1;
+    copy.acquire(9, b"key", Wait::Forever);
+    assert_eq!(is_granted(&copy.answers(), of_next), !is_its);
+    is_its
+}
+
+#[test]
+fn who_has_taken_a_session_up_keeps_its_place_at_the_next_owner() {
+    assert!(keeps_its_place(None));
+    assert!(!keeps_its_place(Some(Mutant::TakesQueueForOthers)));
+}

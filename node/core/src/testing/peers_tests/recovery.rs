@@ -232,7 +232,8 @@ fn a_hold_that_outranks_many_makes_room_over_several_turns() {
     owner.said.clear();
     let (fence, request, claim) = (fence(1, MANY + 1), 1, Claim::EXCLUSIVE);
     let operation = Operation::Reclaim { fence, request, claim };
-    let requests = [Request::Keyed { id: 900, version: 99, operation, key: b"key" }];
+    let version = owner.machine.version().0;
+    let requests = [Request::Keyed { id: 900, version, operation, key: b"key" }];
     let mut turns = 0;
     while owner.answers().is_empty() {
         owner.give(8, &requests);
