@@ -234,7 +234,11 @@ impl Cluster {
             &Heard::Lost(peer) => ClusterEvent::PeerLost(peer),
             Heard::Said(peer, bytes) => ClusterEvent::Peer { peer: *peer, bytes },
         };
+        let before = self.worker(at).map(|worker| worker.machine.copied()).unwrap_or_default();
         self.turn(hub, keys, at, Input::Cluster(event), 0);
+        if let &Heard::Said(peer, _) = heard {
+            self.check_taken(hub, at, peer, &before);
+        }
     }
 
     /// Reads all that has come on the connection that came first, as the real worker does.

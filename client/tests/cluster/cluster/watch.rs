@@ -2,10 +2,15 @@
 //! clients see only what follows from them.
 //!
 //! - P2: whatever an answer shows is in the memory of every member that is there.
+//! - P3: a copy takes in ops of the owner alone, by the entries that it does by, and within its
+//!   node's lease.
 //! - P5: nobody answers in an epoch before every member that is there has taken it in, and nobody
 //!   what came when somebody had answered in a later one.
 //! - P7: what a client believes to hold is in the memory of every member.
 //! - I4: no owner, by the log and within its lease, lets a hold expire that its client believes in.
+//!
+//! P1, P4 and P6 are looked at as entries are committed. P8, that nobody is granted what somebody
+//! believes in, and P9, that fences grow, are I1 and I3 of what clients see.
 
 use super::Cluster;
 use super::process::bits;
@@ -13,10 +18,10 @@ use super::turns::At;
 use crate::hub::Hub;
 use crate::keys::Keys;
 use lockring_control::cluster::{Cell, NodeState, Replicas, Status};
-use lockring_core::Time;
 use lockring_core::testing::{Ending, Fact, Hold, KeyId, Note, Noted};
+use lockring_core::{PeerWorker, Time};
 use lockring_proto::{Claim, Fence, Operation, Reply, Request, SessionId};
-use lockring_ring::{CellId, Epoch, Member, NamespaceSeed, NodeId, hash_key};
+use lockring_ring::{CellId, Epoch, Member, Membership, NamespaceSeed, NodeId, hash_key};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What has to be remembered for it.
@@ -239,6 +244,28 @@ impl Cluster {
         }
     }
 
+    /// P3: what a worker has copied after a message, and had before.
+    pub(super) fn check_taken(&self, hub: &mut Hub, at: At, peer: PeerWorker, before: &Copied) {
+        let Some(host) = self.hosts.get(&at.0.node) else { return };
+        let Some(process) = &host.process else { return };
+        let worker = &process.workers[usize::from(at.1)];
+        for (cell, last) in worker.machine.copied() {
+            if before.contains(&(cell, last)) {
+                continue;
+            }
+            let is = worker.cells.get(&cell).map(|(is, _)| is);
+            let of_owner = |its: &&Membership| {
+                (its.owner.node, its.owner.boot) == (peer.node, peer.boot)
+                    && its.epoch >= last.epoch()
+                    && its.copies().any(|copy| process.is_me(copy))
+            };
+            if is.filter(of_owner).is_none() || host.clock.shows(hub.now) >= worker.lease {
+                let what = format!("{at:?} takes {last} of {cell} from {peer:?}: {is:?}");
+                hub.accuse("P3 copies take in what owners send", what);
+            }
+        }
+    }
+
     /// What a member's copy has, if its process is there and it is a copy by what it knows.
     fn copy_of(&self, cell: CellId, member: &Member) -> Option<(Fence, Holders)> {
         let process = self.hosts.get(&member.node)?.process.as_ref()?;
@@ -337,5 +364,8 @@ impl Cluster {
         }
     }
 }
+
+/// The last op of each cell of which a worker has a copy.
+pub(super) type Copied = Vec<(CellId, Fence)>;
 
 type Holders = BTreeSet<(SessionId, Fence)>;

@@ -3,7 +3,7 @@
 use super::replica::Replica;
 use super::rng::Trace;
 use super::{audit, view};
-use crate::locks::{Change, Note, Source};
+use crate::locks::{CellIndex, Change, Note, Source};
 use crate::machine::Machine;
 use crate::worker::Worker;
 use crate::{Mutant, Time};
@@ -80,6 +80,13 @@ impl Machine {
         (of.last(cell), contents)
     }
 
+    /// The cells of which it has a copy, each with the number of the last op that came to it.
+    pub fn copied(&self) -> Vec<(CellId, Fence)> {
+        let copies = &self.worker.copies;
+        let all = (0..self.cells()).map(CellIndex).filter(|&cell| copies.of(cell).is_some());
+        all.map(|cell| (copies.id(cell), copies.locks().last(cell))).collect()
+    }
+
     /// How many links it knows by its copies.
     pub fn links_of_copies(&self) -> usize {
         self.worker.copies.link_count()
@@ -119,7 +126,7 @@ impl Machine {
         } = self;
         let numbers: Vec<_> =
             links.named().map(|(link, turn)| (link, turn, locks.number_of(link))).collect();
-        let every = (0..locks.layout().cells()).map(crate::locks::CellIndex);
+        let every = (0..locks.layout().cells()).map(CellIndex);
         let last: Vec<_> = every.map(|cell| (locks.last(cell), locks.number(cell))).collect();
         let me = (config.node, config.boot);
         let (view, copies) = (self.view(), copies.shown());
@@ -184,7 +191,7 @@ impl Machine {
     /// raised.
     pub fn has_used_up_cell(&self) -> bool {
         let locks = &self.worker.locks;
-        let mut cells = (0..self.cells()).map(crate::locks::CellIndex);
+        let mut cells = (0..self.cells()).map(CellIndex);
         cells.any(|cell| locks.number(cell).counter() >= Fence::COUNTER_LAST)
     }
 
