@@ -38,7 +38,6 @@ impl Peer {
             ttl_ms,
             ring_version: 0,
             ids_after: 0,
-            ids_upto: 0,
             label: "attacker",
         };
         peer.put(&hello);

@@ -16,17 +16,14 @@ impl RequestIds {
     pub fn of_successor(random: u64) -> Self {
         const FIRST: u64 = 1 << 30;
         const LAST: u64 = limits::REQUEST_ID_MAX / 2;
-        Self::above(FIRST + random % (LAST - FIRST))
+        let after = FIRST + random % (LAST - FIRST);
+        Self { after, last: after }
     }
 
     /// Ids from a number on, for tests that come near the end of one.
     #[cfg(feature = "testing")]
     pub fn from(first: u64) -> Self {
-        Self::above(first)
-    }
-
-    fn above(after: u64) -> Self {
-        Self { after, last: after }
+        Self { after: 0, last: first }
     }
 
     /// The number above which they began.

@@ -7,6 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
+/// How long closing waits for the nodes' word.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long the last words of a session whose runtime ended may take; then its lease ends it.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(750);
 
@@ -20,7 +23,7 @@ impl Driver {
             return;
         }
         self.fate.end_leases(Loss::Closed);
-        self.session.close(now, goodbye, Loss::Closed);
+        self.session.close(now, (goodbye, CLOSE_TIMEOUT), Loss::Closed);
         self.closer = done;
     }
 }
@@ -61,7 +64,7 @@ impl Driver {
         for link in session.links() {
             session.down(now, link);
         }
-        session.close(now, goodbye, Loss::RuntimeEnded);
+        session.close(now, (goodbye, FAREWELL_TIMEOUT), Loss::RuntimeEnded);
         if !session.has_last_words(now, goodbye, HEARD_WITHIN) {
             return;
         }

@@ -425,7 +425,6 @@ impl Link {
             ttl_ms: shared.config.ttl.as_millis() as u64,
             ring_version: shared.version,
             ids_after: shared.ids.after(),
-            ids_upto: shared.ids.last(),
             label: &shared.config.label,
         };
         codec::encode_frame(&hello, &mut self.out);

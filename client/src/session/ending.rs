@@ -5,18 +5,12 @@ use crate::link::{Ending, Loss, Outcome};
 use lockring_proto::Time;
 use std::time::Duration;
 
-/// How long closing waits for the nodes' word.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long a goodbye waits for the answers to what was asked before, if several workers have
-/// something of the session: one that hears it lets all go, also what is on its way to another by a
-/// ring that neither may have heard of.
-const GOODBYE_AFTER: Duration = Duration::from_millis(500);
-
 /// A session that is being closed.
 pub(super) struct Closing {
     goodbye: bool,
-    /// Until when a goodbye waits for answers; `None`: it waits no more.
+    /// Until when a goodbye waits for the answers to what was asked before, if several workers have
+    /// something of the session: one that hears it lets all go, also what is on its way to another
+    /// by a ring that neither may have heard of. `None`: it waits no more.
     waits_until: Option<Time>,
     until: Time,
 }
@@ -48,16 +42,18 @@ impl Session {
     }
 
     /// Begins to close. What was asked before is sent before; who still waits is told `loss`.
-    /// `goodbye`: the session ends at the workers too, with all it holds.
-    pub fn close(&mut self, now: Time, goodbye: bool, loss: Loss) {
+    /// `goodbye`: the session ends at the workers too, with all it holds. It is closed after
+    /// `within` at the latest; three quarters of that a crash of an owner may take, whose cells are
+    /// somebody's after that.
+    pub fn close(&mut self, now: Time, (goodbye, within): (bool, Duration), loss: Loss) {
         if self.closing.is_some() {
             return;
         }
         for Contact { link, .. } in &mut self.contacts {
             link.give_up_waiting(&mut self.shared, now, loss);
         }
-        let waits_until = goodbye.then(|| now.after(GOODBYE_AFTER));
-        self.closing = Some(Closing { goodbye, waits_until, until: now.after(CLOSE_TIMEOUT) });
+        let waits_until = goodbye.then(|| now.after(within * 3 / 4));
+        self.closing = Some(Closing { goodbye, waits_until, until: now.after(within) });
     }
 
     /// Whether it is being closed.

@@ -95,7 +95,6 @@ impl Pair {
             ttl_ms: 10_000,
             ring_version: 1,
             ids_after: 0,
-            ids_upto: 0,
             label: "bench",
         };
         owner.handle(

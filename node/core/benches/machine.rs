@@ -68,7 +68,6 @@ impl Bench {
             ttl_ms: 10_000,
             ring_version: 1,
             ids_after: 0,
-            ids_upto: 0,
             label: "bench",
         };
         let mut actions = Vec::new();

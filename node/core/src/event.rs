@@ -133,7 +133,8 @@ pub enum ClusterEvent<'a> {
         workers: u16,
     },
     /// Entries of the control log have changed who owns and copies these cells. They are taken in
-    /// slices, and done by when the last is taken.
+    /// slices, and done by when the last is taken; until then nothing happens by itself. The ring
+    /// of this version can be told to clients before the first is given.
     Memberships {
         /// What they are now; none: this process has no part in the cell any more.
         changed: &'a [(CellId, Option<Membership>)],

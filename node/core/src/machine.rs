@@ -92,6 +92,7 @@ impl Machine {
     /// on. What was not taken may have been worked on: each turn goes further.
     pub fn handle(&mut self, now: Time, event: Event<'_>, out: &mut Vec<Action>) -> usize {
         let Self { worker, rounds, plan, telling_drain } = self;
+        let begun = out.len();
         worker.stats.stalls += u64::from(worker.links.observe(now));
         let turn = &mut Turn::new(now, worker.version, &worker.config.limits, rounds, out);
         let mut taken = 0;
@@ -103,6 +104,7 @@ impl Machine {
                 taken = requests(worker, turn, plan, (conn, link), batch);
             }
             Event::Closed { conn, link } => hello::closed(worker, turn, conn, link),
+            Event::Tick if turn.rounds().0.is_in_part() => {}
             Event::Tick => {
                 tick::tick(worker, turn, plan);
                 tell_drain(worker, turn, telling_drain);
@@ -125,12 +127,22 @@ impl Machine {
         for cell in worker.cells.unsaid() {
             turn.act(Action::WantEpoch(cell));
         }
+        if !worker.awaiting.is_empty() {
+            for action in &out[begun..] {
+                if let &Action::Close { conn, .. } = action {
+                    worker.awaiting.forget(conn);
+                }
+            }
+        }
         taken
     }
 
     /// When [`Event::Tick`] is due at the latest; `None` while nothing can happen by itself.
     pub fn next_deadline(&self) -> Option<Time> {
         let Worker { links, awaiting, queues, cells, config, version, .. } = &self.worker;
+        if self.rounds.is_in_part() {
+            return None;
+        }
         let is_busy = queues.are_due() || self.rounds.are_due() || self.telling_drain.is_some();
         if links.leases_are_due() || is_busy {
             return Some(links.last_seen());

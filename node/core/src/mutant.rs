@@ -40,8 +40,8 @@ pub enum Mutant {
     CompareAcrossVersions,
     /// A process that takes a session up frees holds in which the one before may still believe.
     SuccessorFrees,
-    /// Who takes a session up loses its place in queues that come from an owner before.
-    TakesQueueForOthers,
+    /// What a process before has asked for is taken for that of the one in force.
+    IdsIgnored,
     /// Ends and changes of queues take no number of their cell's counter.
     Uncounted,
     /// A session's long TTL is confirmed before it is durable.

@@ -17,10 +17,10 @@ pub struct Hello<'a> {
     pub ttl_ms: u64,
     /// The ring version the client has; 0 if none.
     pub ring_version: u64,
-    /// The process that asks has numbered its requests of this session from above this
+    /// The process that asks numbers its requests of this session from above this, at most
+    /// [`crate::limits::IDS_PER_PROCESS`] of them; 0 if it has begun the session. What is under
+    /// other numbers is of a process before it.
     pub ids_after: u64,
-    /// up to this so far. A worker to which a cell has come may have some of them in its queues.
-    pub ids_upto: u64,
     /// Who this is, for people: at most [`crate::limits::LABEL_BYTES_MAX`] bytes.
     pub label: &'a str,
 }

@@ -53,7 +53,7 @@ fn length_bombs_are_refused() {
         refuses_request(&bytes(&[4, 1]));
         refuses_request(&bytes(&[4, 1, 0, 3, 50]));
         // A label.
-        let hello = bytes(&[&[1], [7; 16].as_slice(), &[1; 5]].concat());
+        let hello = bytes(&[&[1], [7; 16].as_slice(), &[1; 4]].concat());
         let result = decode_frame::<Hello<'_>>(&hello);
         assert!(matches!(result, Err(FrameError::Malformed { .. })));
         // A namespace, a refusal's message.

@@ -76,18 +76,15 @@ fn refusal() -> impl Strategy<Value = Refusal> {
 }
 
 fn hello() -> impl Strategy<Value = Hello<'static>> {
-    (int16(), any::<[u8; 16]>(), (int(), int(), int()), (int(), int()), text()).prop_map(
-        |(protocol, session, (incarnation, ttl_ms, ring_version), (ids_after, ids_upto), label)| {
-            Hello {
-                protocol,
-                session: SessionId(session),
-                incarnation,
-                ttl_ms,
-                ring_version,
-                ids_after,
-                ids_upto,
-                label: label.leak(),
-            }
+    (int16(), any::<[u8; 16]>(), (int(), int(), int()), int(), text()).prop_map(
+        |(protocol, session, (incarnation, ttl_ms, ring_version), ids_after, label)| Hello {
+            protocol,
+            session: SessionId(session),
+            incarnation,
+            ttl_ms,
+            ring_version,
+            ids_after,
+            label: label.leak(),
         },
     )
 }

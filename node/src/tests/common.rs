@@ -49,7 +49,6 @@ pub fn hello(session: u8) -> Hello<'static> {
         ttl_ms: 10_000,
         ring_version: 0,
         ids_after: 0,
-        ids_upto: 0,
         label: "test",
     }
 }

@@ -345,7 +345,7 @@ fn a_goodbye_waits_for_what_was_asked_before_of_another_worker() {
         world.takes_ring();
         (1..=2).for_each(|node| drop(world.got(node)));
         world.session.release(world.now, claim, 9);
-        world.session.close(world.now, true, Loss::Closed);
+        world.session.close(world.now, (true, Duration::from_secs(2)), Loss::Closed);
         assert!(!world.session.is_closed(world.now));
         let is_goodbye = |heard: &Heard| matches!(heard, Heard::Goodbye { .. });
         let got = world.got(2);
@@ -357,13 +357,13 @@ fn a_goodbye_waits_for_what_was_asked_before_of_another_worker() {
         } else {
             // It walks from one deadline to the next.
             let begun = world.now;
-            while world.now < begun.after(Duration::from_millis(500)) {
+            while world.now < begun.after(Duration::from_millis(1500)) {
                 assert!(!world.session.is_closed(world.now));
                 assert!(!world.got(1).iter().chain(&world.got(2)).any(is_goodbye));
                 world.now = world.session.next_deadline().expect("it waits");
                 world.tick(0);
             }
-            assert_eq!(world.now, begun.after(Duration::from_millis(500)));
+            assert_eq!(world.now, begun.after(Duration::from_millis(1500)));
         }
         assert!(!world.session.is_closed(world.now));
         for node in [1, 2] {

@@ -9,6 +9,9 @@ use lockring_core::testing::{Fact, KeyId, Token};
 use lockring_proto::{Claim, Digest, Reply};
 use std::time::Duration;
 
+/// Within which a session is closed, as the client's driver has it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 impl Client {
     /// Asks for a key. `None`: it does not know the ring yet.
     pub fn ask(
@@ -102,7 +105,7 @@ impl Client {
                 hub.fact(&Fact::Giving { session: self.session, token: Token(token) });
             }
         }
-        self.links.close(now, true, Loss::Closed);
+        self.links.close(now, (true, CLOSE_TIMEOUT), Loss::Closed);
         self.after(hub, cluster);
     }
 

@@ -267,7 +267,6 @@ impl Node {
             ttl_ms: 3_600_000,
             ring_version: 1,
             ids_after: 0,
-            ids_upto: 0,
             label: "",
         };
         let conn = ConnId(u64::from(client) + 1);

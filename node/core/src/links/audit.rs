@@ -93,7 +93,8 @@ impl Links {
             used: locks.was_used(link),
             goodbye: *goodbye,
             spared: (before.spared_until, before.taken_up),
-            leaving: before.leaving.as_deref().map(|its| (its.entries, its.its_own)),
+            ids_after: before.ids_after,
+            leaving: before.leaving.map(|its| (its.entries, its.all)),
         }
     }
 

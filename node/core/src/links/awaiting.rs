@@ -1,8 +1,9 @@
 //! Connections whose next request was routed by a newer ring than this worker knows.
 //!
 //! The worker may be about to be told what the client knows already. So it does not send the client
-//! away at once: the request waits, and everything behind it on its connection. A version that has
-//! not come in time is not waited for by that connection again.
+//! away at once: the request waits, and everything behind it on its connection. If no newer version
+//! has come in time, that connection waits for none before one does: what is behind may be what
+//! keeps its session alive.
 
 use crate::event::ConnId;
 use lockring_proto::Time;
@@ -17,6 +18,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(200);
 struct Awaited {
     version: u64,
     until: Time,
+    /// What the worker knew as the wait began.
+    known: u64,
 }
 
 /// What a wait is about to do.
@@ -37,14 +40,19 @@ pub(crate) struct Awaiting {
 impl Awaiting {
     /// Whether a request that was routed by this version, which is newer than what the worker
     /// knows, is to wait; `None`: it has.
-    pub(crate) fn wait(&mut self, now: Time, conn: ConnId, version: u64) -> Option<Wait> {
-        let before = self.by_conn.get(&conn).filter(|before| version <= before.version);
+    pub(crate) fn wait(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        (version, known): (u64, u64),
+    ) -> Option<Wait> {
+        let before = self.by_conn.get(&conn).filter(|before| before.known == known);
         if let Some(before) = before {
             return (now < before.until).then_some(Wait::Lasts);
         }
         self.end(conn);
         let until = now.after(PATIENCE);
-        self.by_conn.insert(conn, Awaited { version, until });
+        self.by_conn.insert(conn, Awaited { version, until, known });
         self.versions.insert((version, conn));
         self.ends.insert((until, conn));
         Some(Wait::Begins)
@@ -70,13 +78,19 @@ impl Awaiting {
 
     /// It does not wait any more; what it has waited for is remembered.
     fn end(&mut self, conn: ConnId) {
-        if let Some(&Awaited { version, until }) = self.by_conn.get(&conn) {
+        if let Some(&Awaited { version, until, .. }) = self.by_conn.get(&conn) {
             self.versions.remove(&(version, conn));
             self.ends.remove(&(until, conn));
         }
     }
 
-    /// A connection is gone.
+    /// Whether nothing is remembered of any connection.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_conn.is_empty()
+    }
+
+    /// A connection is gone, or is closed.
     pub(crate) fn forget(&mut self, conn: ConnId) {
         if !self.by_conn.is_empty() {
             self.end(conn);

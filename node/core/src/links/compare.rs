@@ -1,6 +1,7 @@
 //! The holds of a link, gathered and sorted, for a compare that goes on over several turns and
 //! frames.
 
+use super::dying::is_its_own;
 use crate::locks::RecordIndex;
 use lockring_proto::HoldId;
 use std::cmp::Reverse;
@@ -16,6 +17,8 @@ pub(crate) struct Part<'a> {
     pub(crate) version: u64,
     /// Holds of later requests are no orphans.
     pub(crate) upto: u64,
+    /// From where on the process numbers its requests: of those before it, it has settled all.
+    pub(crate) ids_after: u64,
     pub(crate) after: Option<HoldId>,
     pub(crate) through: Option<HoldId>,
     pub(crate) holds: &'a [HoldId],
@@ -140,7 +143,8 @@ impl Comparison {
                 let held = self.pop();
                 // Those before the first frame do not concern it.
                 let asked = self.after.is_none_or(|after| ours > after);
-                if asked && held.request <= part.upto {
+                let is_its_own = is_its_own(part.ids_after, held.request);
+                if asked && (held.request <= part.upto || !is_its_own) {
                     return Step::Orphan(held);
                 }
             }

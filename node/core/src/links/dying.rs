@@ -4,7 +4,7 @@
 use super::{Leaving, Links};
 use crate::event::{ConnId, LinkIndex};
 use crate::mutant::mutant;
-use lockring_proto::Time;
+use lockring_proto::{Time, limits};
 use std::collections::{VecDeque, btree_map};
 use std::time::Duration;
 
@@ -97,6 +97,11 @@ impl Dying {
     }
 }
 
+/// Whether a request is of a process that numbers its own from above this, and not of one before.
+pub(crate) fn is_its_own(ids_after: u64, request: u64) -> bool {
+    ids_after == 0 || ids_after < request && request - ids_after <= limits::IDS_PER_PROCESS
+}
+
 impl Links {
     /// A link has no session any more.
     pub(crate) fn begin_dying(&mut self, link: LinkIndex) {
@@ -144,12 +149,12 @@ impl Links {
     /// they stay until it surely does not, and no longer.
     pub(crate) fn leave(&mut self, link: LinkIndex, until: Time, entries: u32) {
         self.end_lease_at(link, until);
-        self.let_waiters_go(link, Leaving { from: ConnId(u64::MAX), its_own: (0, 0), entries });
+        self.let_waiters_go(link, Leaving { all: true, entries });
     }
 
     /// Waiters of a process before have no owner any more, and are looked for.
     pub(super) fn let_waiters_go(&mut self, link: LinkIndex, leaving: Leaving) {
-        self.links.get_mut(link).before.leaving = Some(Box::new(leaving));
+        self.links.get_mut(link).before.leaving = Some(leaving);
         self.leaving.insert(link);
     }
 
@@ -175,14 +180,17 @@ impl Links {
         false
     }
 
-    /// Whether a waiter of a link that was last asked for on this connection is of a process that
-    /// said goodbye, or whose session another has taken up: its grant would be held for nobody.
-    pub(crate) fn is_nobodys(&self, link: LinkIndex, request: u64, asked_on: ConnId) -> bool {
-        self.links.get(link).before.leaving.as_deref().is_some_and(|leaving| {
-            let (after, upto) = leaving.its_own;
-            let is_its_own = after < request && request <= upto;
-            asked_on < leaving.from && (!is_its_own || mutant!(self, TakesQueueForOthers))
-        })
+    /// Whether a waiter of a link is of a process that said goodbye, or whose session another has
+    /// taken up: its grant would be held for nobody.
+    pub(crate) fn is_nobodys(&self, link: LinkIndex, request: u64) -> bool {
+        let before = &self.links.get(link).before;
+        before.leaving.is_some_and(|leaving| leaving.all)
+            || !is_its_own(before.ids_after, request) && !mutant!(self, IdsIgnored)
+    }
+
+    /// From where on the process in force of a link numbers its requests.
+    pub(crate) fn ids_after(&self, link: LinkIndex) -> u64 {
+        self.links.get(link).before.ids_after
     }
 
     pub(crate) fn frees_without_bound(&self) -> bool {

@@ -91,7 +91,9 @@ impl Links {
         let Arrival { conn, identity, hello } = *arrival;
         let known = self.links.get_mut(link);
         let before = &mut known.before;
-        before.taken_up |= hello.incarnation == 0;
+        let is_another = hello.incarnation == 0 || hello.ids_after != before.ids_after;
+        before.ids_after = hello.ids_after;
+        before.taken_up |= is_another;
         if before.taken_up {
             before.spared_until = before.spared_until.max(Some(known.lease.deadline));
         }
@@ -100,13 +102,13 @@ impl Links {
         known.forcing = None;
         known.who.access = identity.access;
         known.who.label = hello.label.into();
-        if hello.incarnation == 0 {
-            known.incarnation += 1;
+        known.incarnation = match hello.incarnation {
+            0 => known.incarnation + 1,
+            its => its,
+        };
+        if is_another {
             // The process before is cut off here: nobody would hear of a grant to it.
-            let its_own = (hello.ids_after, hello.ids_upto);
-            self.let_waiters_go(link, Leaving { from: conn, its_own, entries });
-        } else {
-            known.incarnation = hello.incarnation;
+            self.let_waiters_go(link, Leaving { all: false, entries });
         }
         self.renew(now, link);
     }
@@ -137,8 +139,9 @@ impl Links {
             name: identity.name.as_str().into(),
             label: hello.label.into(),
         };
-        let taken_up = hello.incarnation == 0;
-        let before = Before { spared_until: None, taken_up, leaving: None };
+        let ids_after = hello.ids_after;
+        let taken_up = hello.incarnation == 0 || ids_after > 0;
+        let before = Before { spared_until: None, taken_up, ids_after, leaving: None };
         let link = self.links.insert(Link {
             who,
             incarnation: hello.incarnation.max(1),

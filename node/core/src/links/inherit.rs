@@ -70,7 +70,7 @@ impl Links {
             name: shadow.name.clone(),
             label: shadow.label.clone(),
         };
-        let before = Before { spared_until: None, taken_up: false, leaving: None };
+        let before = Before { spared_until: None, taken_up: false, ids_after: 0, leaving: None };
         let link = self.links.insert(Link {
             who,
             incarnation: 0,

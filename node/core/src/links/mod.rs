@@ -60,17 +60,18 @@ struct Before {
     /// A process has taken the session up from another. From then on whoever comes back may be
     /// either of them: the one before, whose hello was under way, numbers its connections too.
     taken_up: bool,
+    /// From where on the process in force numbers its requests. What is under other ids is of a
+    /// process before it, also what comes along from another owner.
+    ids_after: u64,
     /// Waiters without an owner are looked for.
-    leaving: Option<Box<Leaving>>,
+    leaving: Option<Leaving>,
 }
 
-/// Waiters asked for on a connection before `from` have no owner any more.
-#[derive(Clone)]
+/// Waiters that have no owner any more.
+#[derive(Clone, Copy)]
 struct Leaving {
-    from: ConnId,
-    /// Those under ids above the first of these, and up to the second, are of the process in force:
-    /// they have come from an owner before, of whom it had asked them.
-    its_own: (u64, u64),
+    /// They are all that there are, and not only those of processes before the one in force.
+    all: bool,
     /// Entries that are still to be looked at.
     entries: u32,
 }

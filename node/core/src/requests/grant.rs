@@ -44,13 +44,13 @@ pub(super) fn grant_waiters(worker: &mut Worker, turn: &mut Turn<'_>, spot: Spot
 /// One step: `None` when the head does not fit or nobody is queued.
 fn grant_one(worker: &mut Worker, turn: &mut Turn<'_>, spot: Spot) -> Option<Head> {
     let head = worker.locks.first_waiter(spot.record())?;
-    let &Entry { link, claim, asked_on, request, .. } = worker.locks.entry(head);
+    let &Entry { link, claim, request, .. } = worker.locks.entry(head);
     // Looked at again now: its lease may have ended while it waited.
     let dead = !worker.is_alive(turn, link) && !mutant!(worker, GrantWithoutSessionCheck);
     if dead {
         worker.expire_link(turn, link);
     }
-    if dead || worker.links.is_nobodys(link, request, asked_on) {
+    if dead || worker.links.is_nobodys(link, request) {
         drop_waiter(worker, turn, spot, head, Leaving::Dead);
         if mutant!(worker, SlipPastExpired) {
             slip_in(worker, turn, spot);

@@ -56,14 +56,16 @@ pub(crate) fn applied(
     for answer in waiting {
         look_again(worker, turn, answer);
     }
-    if !rest.is_empty() {
-        return taken;
-    }
-    worker.version = worker.version.max(version);
     let (now, (rounds, out)) = (turn.now, turn.rounds());
-    rounds.is_whole();
-    for peer in rounds.unused_peers() {
-        rounds.drop_lane(now, peer, out);
+    // What is left of a lane to a node that is gone keeps nobody waiting while the rest is taken.
+    if rest.is_empty() || rounds.are_full() {
+        for peer in rounds.unused_peers() {
+            rounds.drop_lane(now, peer, out);
+        }
+    }
+    if rest.is_empty() {
+        rounds.is_whole();
+        worker.version = worker.version.max(version);
     }
     taken
 }

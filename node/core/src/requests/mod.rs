@@ -224,7 +224,8 @@ fn run_any(
             turn.answer(context.conn, Shows::Lease, renewed);
         }
         Request::Compare { version, upto, after, through, ref holds, .. } => {
-            let part = Part { version, upto, after, through, holds };
+            let ids_after = worker.links.ids_after(context.link);
+            let part = Part { version, upto, ids_after, after, through, holds };
             return compare::compare(worker, turn, context, &part);
         }
         Request::GetRing { id, known } => {
@@ -267,7 +268,9 @@ fn awaits(
     // No ring gives a worker the cell of another, and alone there is nobody to tell of one.
     let is_told = || !worker.peers.is_empty() || worker.cells.role_at(place) != Role::None;
     let may_come = place.is_some() && version > worker.version.0 && is_told();
-    let wait = may_come.then(|| worker.awaiting.wait(turn.now, context.conn, version)).flatten();
+    let wait = may_come
+        .then(|| worker.awaiting.wait(turn.now, context.conn, (version, worker.version.0)))
+        .flatten();
     if wait == Some(Wait::Begins) {
         turn.act(Action::Pause(context.conn));
     }

@@ -88,7 +88,7 @@ pub(super) fn free_one_leaving(worker: &mut Worker, turn: &mut Turn<'_>, link: L
     let head = worker.locks.first_entry(link);
     let goes = head.is_some_and(|head| {
         let entry = worker.locks.entry(head);
-        entry.fence.is_none() && worker.links.is_nobodys(link, entry.request, entry.asked_on)
+        entry.fence.is_none() && worker.links.is_nobodys(link, entry.request)
     });
     if !worker.links.look_at_leaving(link, head.is_some()) {
         return;

@@ -148,7 +148,6 @@ impl World {
             ttl_ms: 1000,
             ring_version: 1,
             ids_after: 0,
-            ids_upto: 0,
             label: "",
         };
         self.handle(Event::Opened { conn, identity: &identity, hello });

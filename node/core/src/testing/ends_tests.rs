@@ -96,7 +96,6 @@ fn hello(rng: &mut Rng) -> Hello<'static> {
         ttl_ms: number(rng),
         ring_version: number(rng),
         ids_after: number(rng),
-        ids_upto: number(rng),
         label: "",
     }
 }

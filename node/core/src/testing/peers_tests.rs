@@ -8,6 +8,7 @@ mod late;
 mod promoted;
 mod recovery;
 mod silent;
+mod takeovers;
 
 use super::Rng;
 use super::view_tests::config;
@@ -134,14 +135,14 @@ impl Worker {
     }
 
     fn open(&mut self, session: u8, incarnation: u64, identity: &Identity) {
-        self.open_with(session, (incarnation, 0, 0), identity);
+        self.open_with(session, (incarnation, 0), identity);
     }
 
-    /// A hello of a process that has asked under ids above one, and up to the other.
+    /// A hello of a process that numbers its requests from above this.
     fn open_with(
         &mut self,
         session: u8,
-        (incarnation, ids_after, ids_upto): (u64, u64, u64),
+        (incarnation, ids_after): (u64, u64),
         identity: &Identity,
     ) {
         let hello = Hello {
@@ -151,7 +152,6 @@ impl Worker {
             ttl_ms: 10_000,
             ring_version: 1,
             ids_after,
-            ids_upto,
             label: "",
         };
         let conn = ConnId(u64::from(session));

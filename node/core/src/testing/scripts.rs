@@ -385,8 +385,7 @@ impl World {
             incarnation: words.number("inc", 0),
             ttl_ms: words.span("ttl").unwrap_or(Duration::from_secs(10)).as_millis() as u64,
             ring_version: 0,
-            ids_after: 0,
-            ids_upto: 0,
+            ids_after: words.number("ids", 0),
             label: &label,
         };
         words.end();

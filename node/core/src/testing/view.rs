@@ -109,8 +109,10 @@ pub struct LinkView {
     /// Until when holds of a process before may be believed, and whether a process has taken the
     /// session up from another.
     pub spared: (Option<Time>, bool),
-    /// Entries to look at for waiters of a process before, and which ids are not its.
-    pub leaving: Option<(u32, (u64, u64))>,
+    /// From where on its process numbers its requests.
+    pub ids_after: u64,
+    /// Entries to look at for waiters without an owner, and whether all of them are.
+    pub leaving: Option<(u32, bool)>,
 }
 
 pub(super) fn view(worker: &Worker) -> View {

@@ -99,7 +99,6 @@ impl World {
             ttl_ms: 10_000,
             ring_version: 1,
             ids_after: 0,
-            ids_upto: 0,
             label: "",
         };
         self.run(Event::Opened { conn: ConnId(conn), identity: &identity, hello });

@@ -34,6 +34,12 @@ impl Rounds {
         self.newest.version = version.max(self.newest.version);
     }
 
+    /// Whether one is taken in part. Nothing happens by itself meanwhile: who is granted by what
+    /// has come already would be told of the ring before.
+    pub(crate) fn is_in_part(&self) -> bool {
+        self.newest.settled_before.is_some()
+    }
+
     /// That was the last of them.
     pub(crate) fn is_whole(&mut self) {
         self.newest.settled_before = None;

@@ -84,8 +84,9 @@ impl super::Rounds {
         let Some(copied) = self.cells.get(cell.0 as usize).and_then(Option::as_deref) else {
             return members.next().is_none();
         };
-        let is_copy = |its: &Member| copied.copies.iter().any(|copy| copy.member == *its);
-        copied.epoch == epoch && members.all(is_copy)
+        let follows =
+            |its: &Member| copied.copies.iter().any(|copy| copy.member == *its && copy.follows());
+        copied.epoch == epoch && members.all(follows)
     }
 }
 

@@ -80,7 +80,6 @@ impl Cluster {
             ttl_ms: 3_600_000,
             ring_version: 1,
             ids_after: 0,
-            ids_upto: 0,
             label: "",
         };
         self.run(node, Event::Opened { conn, identity: &identity, hello });
