@@ -20,6 +20,7 @@ mod mutant;
 mod outbox;
 mod runner;
 mod state;
+mod stored;
 mod timing;
 mod ttl;
 
@@ -33,6 +34,10 @@ pub use message::Message;
 #[cfg(any(test, feature = "testing"))]
 pub use mutant::Mutant;
 pub use state::{Applied, Intent, Life, Longest, NodeState, State, Status};
+pub use stored::{
+    Unreadable, entry_from_bytes, entry_to_bytes, message_from_bytes, message_to_bytes,
+    state_from_bytes, state_to_bytes,
+};
 
 #[cfg(test)]
 mod tests;

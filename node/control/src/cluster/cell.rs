@@ -6,7 +6,7 @@ use lockring_ring::{BootId, Epoch, Member, Membership, NodeId, RingVersion};
 use std::time::Duration;
 
 /// Most backups of a cell: two, while it moves.
-const BACKUPS_MAX: usize = 2;
+pub(super) const BACKUPS_MAX: usize = 2;
 
 /// Why a cell has nobody who could serve it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

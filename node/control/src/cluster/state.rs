@@ -1,8 +1,10 @@
 //! What the log's entries make together: the same on every node that has applied as many.
 
 mod apply;
+mod stored;
 
 pub use apply::Applied;
+pub(super) use stored::StoredState;
 
 use super::cell::Cell;
 use super::entry::{Index, NodeSpec, Process, Replicas};
@@ -11,10 +13,13 @@ use lockring_proto::NodeInfo;
 use lockring_proto::limits::{TTL_DEFAULT, honoured, inherited};
 use lockring_ring::{
     AttachId, BootId, CellBits, CellId, Membership, Node, NodeId, Placement, RingNode, RingTable,
-    RingVersion, Run,
+    RingVersion, Run, TableError,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+/// Of a state that entries have made, or that was looked through.
+const SOUND: &str = "every entry leaves a sound ring";
 
 /// One life of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -207,17 +212,22 @@ impl State {
 
     /// The ring as the planner takes it.
     pub fn layout(&self) -> Option<RingTable<Node>> {
-        self.table(|id, node| Node {
+        let table = self.table(|id, node| Node {
             id,
             weight: node.spec.weight,
             zone: node.spec.zone.clone(),
             host: node.spec.host.clone(),
             workers: node.spec.process.workers,
-        })
+        });
+        table.expect(SOUND)
     }
 
     /// The ring as clients are told it.
     pub fn ring(&self) -> Option<RingTable<NodeInfo>> {
+        self.try_ring().expect(SOUND)
+    }
+
+    fn try_ring(&self) -> Result<Option<RingTable<NodeInfo>>, TableError> {
         self.table(|id, node| {
             let Process { boot, workers, addresses } = node.spec.process.clone();
             NodeInfo { id, addresses, workers, boot }
@@ -225,9 +235,12 @@ impl State {
     }
 
     /// The ring, with this of each node; none before one has joined.
-    fn table<N: RingNode>(&self, of: impl Fn(NodeId, &NodeState) -> N) -> Option<RingTable<N>> {
+    fn table<N: RingNode>(
+        &self,
+        of: impl Fn(NodeId, &NodeState) -> N,
+    ) -> Result<Option<RingTable<N>>, TableError> {
         if self.cells.is_empty() {
-            return None;
+            return Ok(None);
         }
         let nodes = self.nodes.iter().map(|(&id, node)| of(id, node)).collect();
         let run = |cell: &Cell| {
@@ -236,8 +249,7 @@ impl State {
             Run { cells: 1, placement: Placement { owner, backup }, epoch, since, takeover }
         };
         let runs: Vec<Run> = self.cells.iter().map(run).collect();
-        let table = RingTable::from_runs(self.version, self.bits, nodes, &runs);
-        Some(table.expect("every entry leaves a sound ring"))
+        RingTable::from_runs(self.version, self.bits, nodes, &runs).map(Some)
     }
 }
 

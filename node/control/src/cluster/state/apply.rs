@@ -45,9 +45,17 @@ impl Applied {
 }
 
 /// Whether a process can be a node's.
-fn is_sound(process: &Process) -> bool {
+pub(super) fn is_sound(process: &Process) -> bool {
     let workers = process.workers;
     process.boot != BootId(0) && workers.is_power_of_two() && workers <= WORKERS_MAX
+}
+
+/// Whether a cluster that begins above these can go on for as long as one that begins with none.
+fn leave_room(floors: &Floors) -> bool {
+    floors.epoch.0 < Epoch::LAST.0 / 2
+        && floors.version.0 < u64::MAX / 2
+        && floors.attach.0 < u64::MAX / 2
+        && floors.node.0 < u32::MAX / 2
 }
 
 impl State {
@@ -120,7 +128,7 @@ impl State {
         floors: &Floors,
         applied: &mut Applied,
     ) -> bool {
-        if !self.cells.is_empty() || !is_sound(&spec.process) {
+        if !self.cells.is_empty() || !is_sound(&spec.process) || !leave_room(floors) {
             return false;
         }
         (self.next_node, self.next_attach) = (floors.node, floors.attach);
