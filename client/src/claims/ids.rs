@@ -14,7 +14,8 @@ impl RequestIds {
     /// Those of a session that another process has used before: they begin at a place of their own,
     /// chosen by `random`. A request under an id of that process's would be taken for its copy.
     pub fn of_successor(random: u64) -> Self {
-        const FIRST: u64 = 1 << 30;
+        // Above those of the process that has begun the session.
+        const FIRST: u64 = limits::IDS_PER_PROCESS;
         const LAST: u64 = limits::REQUEST_ID_MAX / 2;
         let after = FIRST + random % (LAST - FIRST);
         Self { after, last: after }

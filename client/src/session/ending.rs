@@ -46,14 +46,19 @@ impl Session {
     /// `within` at the latest; three quarters of that a crash of an owner may take, whose cells are
     /// somebody's after that.
     pub fn close(&mut self, now: Time, (goodbye, within): (bool, Duration), loss: Loss) {
-        if self.closing.is_some() {
+        let waits_until = now.after(within * 3 / 4);
+        let until = now.after(within);
+        if let Some(closing) = &mut self.closing {
+            // There may be less time than there was.
+            closing.waits_until = closing.waits_until.map(|before| before.min(waits_until));
+            closing.until = closing.until.min(until);
             return;
         }
         for Contact { link, .. } in &mut self.contacts {
             link.give_up_waiting(&mut self.shared, now, loss);
         }
-        let waits_until = goodbye.then(|| now.after(within * 3 / 4));
-        self.closing = Some(Closing { goodbye, waits_until, until: now.after(within) });
+        let waits_until = goodbye.then_some(waits_until);
+        self.closing = Some(Closing { goodbye, waits_until, until });
     }
 
     /// Whether it is being closed.

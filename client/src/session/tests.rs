@@ -9,6 +9,7 @@ use lockring_proto::{
 use lockring_ring::{CellBits, Epoch, NodeId, RingTable, RingVersion};
 
 mod answers;
+mod ending;
 mod moving;
 mod retries;
 mod rings;

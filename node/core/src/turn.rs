@@ -206,6 +206,11 @@ impl<'a> Turn<'a> {
         }
     }
 
+    /// Tells copies that a link is another process's, if they know it.
+    pub(crate) fn link_is_anothers(&mut self, links: &Links, locks: &Locks, link: LinkIndex) {
+        self.rounds.link_is_anothers(links, locks, link);
+    }
+
     /// Tells copies that a link is dead, if they know it.
     pub(crate) fn link_died(&mut self, link: LinkIndex, number: u64, death: Death) {
         self.rounds.link_died(link, number, death);

@@ -6,8 +6,8 @@
 mod shown;
 
 use super::frame::{
-    CellNews, CellPart, Item, LinkNews, LinkOrigin, Malformed, NamedChange, NamedSource, Reader,
-    WorkerLife,
+    CellNews, CellPart, Item, LinkNews, LinkOrigin, Malformed, NamedChange, NamedSource, Process,
+    Reader, WorkerLife,
 };
 use super::message::Refusal;
 use super::standing::Standing;
@@ -33,6 +33,7 @@ pub(crate) struct Shadow {
     pub(crate) name: Box<str>,
     pub(crate) label: Box<str>,
     pub(crate) called: LinkOrigin,
+    pub(crate) process: Process,
     pub(crate) dead: bool,
     /// No owner will name it again.
     gone: bool,
@@ -355,7 +356,8 @@ impl Copies {
         let called = LinkOrigin { by, number: news.number };
         if let Some(link) = self.links.get(&called) {
             // It may have owned no cell that has a copy here for a while.
-            self.shadows.get_mut(link).expect("a link has a shadow").gone = false;
+            let shadow = self.shadows.get_mut(link).expect("a link has a shadow");
+            (shadow.gone, shadow.process) = (false, news.process);
             return;
         }
         let namespace = self.namespace(news.namespace);
@@ -374,6 +376,7 @@ impl Copies {
             name: news.name.into(),
             label: news.label.into(),
             called,
+            process: news.process,
             dead: false,
             gone: false,
             at: namespace,

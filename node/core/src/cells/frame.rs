@@ -26,6 +26,43 @@ pub(crate) struct LinkNews<'a> {
     /// The name in its certificate.
     pub(crate) name: &'a str,
     pub(crate) label: &'a str,
+    pub(crate) process: Process,
+}
+
+/// The process of a session, as a worker has heard of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process {
+    /// From where on it numbers its requests. What is under other ids is of a process before it,
+    /// also what comes along from another owner.
+    pub(crate) ids_after: u64,
+    /// It, or one before it, has taken the session up from another. From then on whoever comes back
+    /// may be any of them: one before, whose hello was under way, numbers its connections too.
+    pub(crate) taken_up: bool,
+}
+
+impl Process {
+    /// Of whom nothing was heard.
+    pub(crate) const UNHEARD: Self = Self { ids_after: u64::MAX, taken_up: false };
+
+    pub(crate) fn is_heard(self) -> bool {
+        self.ids_after != Self::UNHEARD.ids_after
+    }
+
+    /// What is known once another owner has said whom it has heard.
+    #[must_use]
+    pub(crate) fn and(self, other: Self) -> Self {
+        let taken_up = self.taken_up || other.taken_up;
+        if !other.is_heard() || other.ids_after == self.ids_after {
+            return Self { taken_up, ..self };
+        }
+        let ids_after = match (self.is_heard(), self.taken_up, other.taken_up) {
+            (false, ..) | (true, false, true) => other.ids_after,
+            (true, _, false) => self.ids_after,
+            // Who came last, the next hello says.
+            (true, true, true) => Self::UNHEARD.ids_after,
+        };
+        Self { ids_after, taken_up: taken_up || self.is_heard() }
+    }
 }
 
 /// The name of a link that no other ever has: ops name these, never sessions.
@@ -209,6 +246,8 @@ pub(crate) fn put_link(out: &mut Vec<u8>, link: &LinkNews<'_>) {
     for text in [link.namespace, link.name, link.label] {
         put_bytes(out, text.as_bytes());
     }
+    put(out, link.process.ids_after.wrapping_add(1));
+    out.push(u8::from(link.process.taken_up));
 }
 
 pub(crate) fn put_dead(out: &mut Vec<u8>, number: u64, death: Death) {
@@ -448,6 +487,10 @@ impl<'a> Reader<'a> {
                 namespace: self.text(limits::NAMESPACE_BYTES_MAX)?,
                 name: self.text(usize::MAX)?,
                 label: self.text(limits::LABEL_BYTES_MAX)?,
+                process: Process {
+                    ids_after: self.number()?.wrapping_sub(1),
+                    taken_up: self.byte()? != 0,
+                },
             }),
             DEAD => {
                 let number = self.number()?;

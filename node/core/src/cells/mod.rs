@@ -11,7 +11,7 @@ mod seen;
 pub(crate) mod standing;
 
 pub(crate) use copy::{Copies, Shadow};
-pub(crate) use frame::{LinkNews, LinkOrigin};
+pub(crate) use frame::{LinkNews, LinkOrigin, Process};
 pub(crate) use lane::{Telling, Withheld};
 pub(crate) use message::{Message, ack, message, ready};
 pub(crate) use role::{Cells, Recovery, Role};

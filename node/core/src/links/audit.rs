@@ -92,8 +92,8 @@ impl Links {
             fresh: *fresh,
             used: locks.was_used(link),
             goodbye: *goodbye,
-            spared: (before.spared_until, before.taken_up),
-            ids_after: before.ids_after,
+            spared: (before.spared_until, before.process.taken_up),
+            ids_after: before.process.ids_after,
             leaving: before.leaving.map(|its| (its.entries, its.all)),
         }
     }

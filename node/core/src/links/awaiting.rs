@@ -1,8 +1,8 @@
 //! Connections whose next request was routed by a newer ring than this worker knows.
 //!
 //! The worker may be about to be told what the client knows already. So it does not send the client
-//! away at once: the request waits, and everything behind it on its connection. If no newer version
-//! has come in time, that connection waits for none before one does: what is behind may be what
+//! away at once: the request waits, and everything behind it on its connection. If the version has
+//! not come in time, that connection waits for none before it does: what is behind may be what
 //! keeps its session alive.
 
 use crate::event::ConnId;
@@ -18,8 +18,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(200);
 struct Awaited {
     version: u64,
     until: Time,
-    /// What the worker knew as the wait began.
-    known: u64,
 }
 
 /// What a wait is about to do.
@@ -46,13 +44,13 @@ impl Awaiting {
         conn: ConnId,
         (version, known): (u64, u64),
     ) -> Option<Wait> {
-        let before = self.by_conn.get(&conn).filter(|before| before.known == known);
+        let before = self.by_conn.get(&conn).filter(|before| known < before.version);
         if let Some(before) = before {
             return (now < before.until).then_some(Wait::Lasts);
         }
         self.end(conn);
         let until = now.after(PATIENCE);
-        self.by_conn.insert(conn, Awaited { version, until, known });
+        self.by_conn.insert(conn, Awaited { version, until });
         self.versions.insert((version, conn));
         self.ends.insert((until, conn));
         Some(Wait::Begins)
@@ -78,7 +76,7 @@ impl Awaiting {
 
     /// It does not wait any more; what it has waited for is remembered.
     fn end(&mut self, conn: ConnId) {
-        if let Some(&Awaited { version, until, .. }) = self.by_conn.get(&conn) {
+        if let Some(&Awaited { version, until }) = self.by_conn.get(&conn) {
             self.versions.remove(&(version, conn));
             self.ends.remove(&(until, conn));
         }

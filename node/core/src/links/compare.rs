@@ -2,6 +2,7 @@
 //! frames.
 
 use super::dying::is_its_own;
+use crate::cells::Process;
 use crate::locks::RecordIndex;
 use lockring_proto::HoldId;
 use std::cmp::Reverse;
@@ -17,8 +18,8 @@ pub(crate) struct Part<'a> {
     pub(crate) version: u64,
     /// Holds of later requests are no orphans.
     pub(crate) upto: u64,
-    /// From where on the process numbers its requests: of those before it, it has settled all.
-    pub(crate) ids_after: u64,
+    /// Whose list it is.
+    pub(crate) process: Process,
     pub(crate) after: Option<HoldId>,
     pub(crate) through: Option<HoldId>,
     pub(crate) holds: &'a [HoldId],
@@ -143,8 +144,9 @@ impl Comparison {
                 let held = self.pop();
                 // Those before the first frame do not concern it.
                 let asked = self.after.is_none_or(|after| ours > after);
-                let is_its_own = is_its_own(part.ids_after, held.request);
-                if asked && (held.request <= part.upto || !is_its_own) {
+                // Under a later id than that of the compare, the process has asked for nothing yet.
+                let is_of_another = held.request > id && !is_its_own(part.process, held.request);
+                if asked && (held.request <= part.upto || is_of_another) {
                     return Step::Orphan(held);
                 }
             }

@@ -1,7 +1,8 @@
 //! Links that have ended and have something left, in the order in which it is freed; and links
 //! whose process has left something to be freed.
 
-use super::{Leaving, Links};
+use super::{Leaving, Link, Links};
+use crate::cells::Process;
 use crate::event::{ConnId, LinkIndex};
 use crate::mutant::mutant;
 use lockring_proto::{Time, limits};
@@ -97,9 +98,11 @@ impl Dying {
     }
 }
 
-/// Whether a request is of a process that numbers its own from above this, and not of one before.
-pub(crate) fn is_its_own(ids_after: u64, request: u64) -> bool {
-    ids_after == 0 || ids_after < request && request - ids_after <= limits::IDS_PER_PROCESS
+/// Whether a request is in the range of a process. Of one that was not heard all are.
+pub(crate) fn is_its_own(process: Process, request: u64) -> bool {
+    let after = process.ids_after;
+    let is_in_range = after < request && request - after <= limits::IDS_PER_PROCESS;
+    !process.is_heard() || is_in_range
 }
 
 impl Links {
@@ -180,17 +183,28 @@ impl Links {
         false
     }
 
-    /// Whether a waiter of a link is of a process that said goodbye, or whose session another has
-    /// taken up: its grant would be held for nobody.
-    pub(crate) fn is_nobodys(&self, link: LinkIndex, request: u64) -> bool {
-        let before = &self.links.get(link).before;
-        before.leaving.is_some_and(|leaving| leaving.all)
-            || !is_its_own(before.ids_after, request) && !mutant!(self, IdsIgnored)
+    /// Whether a waiter of a link that was last asked for on this connection is of a process that
+    /// said goodbye, or whose session another has taken up: its grant would be held for nobody.
+    /// What is asked for on the connection in force is its process's, also past the end of its
+    /// range.
+    pub(crate) fn is_nobodys(&self, link: LinkIndex, request: u64, asked_on: ConnId) -> bool {
+        let Link { before, conn, .. } = self.links.get(link);
+        let is_of_another = *conn != Some(asked_on)
+            && !is_its_own(before.process, request)
+            && !mutant!(self, IdsIgnored);
+        is_of_another || before.leaving.is_some_and(|leaving| leaving.all)
     }
 
-    /// From where on the process in force of a link numbers its requests.
-    pub(crate) fn ids_after(&self, link: LinkIndex) -> u64 {
-        self.links.get(link).before.ids_after
+    /// On which connection a waiter that has come with a cell is answered: that of its process, if
+    /// there is one.
+    pub(crate) fn answered_on(&self, link: LinkIndex, request: u64) -> ConnId {
+        let Link { before, conn, .. } = self.links.get(link);
+        conn.filter(|_| is_its_own(before.process, request)).unwrap_or_default()
+    }
+
+    /// Whose a link is.
+    pub(crate) fn process(&self, link: LinkIndex) -> Process {
+        self.links.get(link).before.process
     }
 
     pub(crate) fn frees_without_bound(&self) -> bool {

@@ -3,6 +3,7 @@
 use super::lease::Lease;
 use super::{Before, Leaving, Link, Links, Who, amounts};
 use crate::amounts::Amounts;
+use crate::cells::Process;
 use crate::config::{Config, Limits};
 use crate::event::{ConnId, Identity, LinkIndex};
 use crate::locks::slab::NIL;
@@ -80,21 +81,24 @@ impl Links {
         Ok(())
     }
 
-    /// A connection takes up a link, which has this many rich holds and waiters.
+    /// A connection takes up a link, which has this many rich holds and waiters; whether it is of
+    /// another process than before.
     pub(crate) fn resume(
         &mut self,
         now: Time,
         link: LinkIndex,
         arrival: &Arrival<'_>,
         entries: u32,
-    ) {
+    ) -> bool {
         let Arrival { conn, identity, hello } = *arrival;
         let known = self.links.get_mut(link);
         let before = &mut known.before;
-        let is_another = hello.incarnation == 0 || hello.ids_after != before.ids_after;
-        before.ids_after = hello.ids_after;
-        before.taken_up |= is_another;
-        if before.taken_up {
+        let (process, ids_after) = (before.process, hello.ids_after);
+        let is_first = process == Process::UNHEARD && ids_after == 0;
+        let is_same = ids_after == process.ids_after || is_first;
+        let is_another = hello.incarnation == 0 || !is_same;
+        before.process = Process { ids_after, taken_up: process.taken_up || is_another };
+        if before.process.taken_up {
             before.spared_until = before.spared_until.max(Some(known.lease.deadline));
         }
         known.conn = Some(conn);
@@ -111,6 +115,7 @@ impl Links {
             self.let_waiters_go(link, Leaving { all: false, entries });
         }
         self.renew(now, link);
+        is_another
     }
 
     /// A new link.
@@ -141,7 +146,8 @@ impl Links {
         };
         let ids_after = hello.ids_after;
         let taken_up = hello.incarnation == 0 || ids_after > 0;
-        let before = Before { spared_until: None, taken_up, ids_after, leaving: None };
+        let process = Process { ids_after, taken_up };
+        let before = Before { spared_until: None, process, leaving: None };
         let link = self.links.insert(Link {
             who,
             incarnation: hello.incarnation.max(1),

@@ -13,11 +13,17 @@ use lockring_ring::NamespaceSeed;
 
 impl Links {
     /// The link on which what a shadow has goes on: that of its session, or a new one without a
-    /// connection. One that is dead is never that of a session, which may have begun anew.
+    /// connection; and whether it is another process's by that. One that is dead is never that of a
+    /// session, which may have begun anew.
     ///
     /// The owner before may go on answering renewals for as long as a node lease lasts, so that
     /// its clients may believe in their holds for that much longer.
-    pub(crate) fn inherit(&mut self, now: Time, shadow: &Shadow, locks: &mut Locks) -> LinkIndex {
+    pub(crate) fn inherit(
+        &mut self,
+        now: Time,
+        shadow: &Shadow,
+        locks: &mut Locks,
+    ) -> (LinkIndex, bool) {
         let without = mutant!(self, InheritedWithoutNodeLease);
         let counted = if without { limits::honoured } else { limits::inherited };
         let lease = counted(shadow.ttl);
@@ -27,17 +33,19 @@ impl Links {
         if let Some(link) = known.filter(|&link| !dead && self.is_of(link, shadow)) {
             let Link { lease: its, before, .. } = self.links.get_mut(link);
             its.deadline = its.deadline.max(deadline);
-            if before.taken_up {
+            let process = before.process.and(shadow.process);
+            let is_anothers = std::mem::replace(&mut before.process, process) != process;
+            if process.taken_up {
                 // It may be the process before that has it, as the owner before knew.
                 before.spared_until = before.spared_until.max(Some(its.deadline));
             }
-            return link;
+            return (link, is_anothers);
         }
         let link = self.begin_without_conn(shadow, deadline, locks);
         if !dead && known.is_none() {
             self.sessions.insert(shadow.session, link);
         }
-        link
+        (link, false)
     }
 
     /// Whether a link is of the same identity. Sessions are named by their clients, who may name
@@ -70,7 +78,7 @@ impl Links {
             name: shadow.name.clone(),
             label: shadow.label.clone(),
         };
-        let before = Before { spared_until: None, taken_up: false, ids_after: 0, leaving: None };
+        let before = Before { spared_until: None, process: shadow.process, leaving: None };
         let link = self.links.insert(Link {
             who,
             incarnation: 0,

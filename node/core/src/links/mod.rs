@@ -19,7 +19,7 @@ pub(crate) use hello::{Arrival, refusal};
 pub(crate) use lease::Due;
 
 use crate::amounts::Amounts;
-use crate::cells::LinkNews;
+use crate::cells::{LinkNews, Process};
 use crate::config::{Config, Limits};
 use crate::event::{Access, ConnId, LinkIndex};
 use crate::locks::slab::{Slab, SlabValue};
@@ -57,12 +57,8 @@ struct Before {
     /// Another process has taken the session up: the one before it may believe in its holds until
     /// then, on the lease clock, so that they end by an explicit release alone.
     spared_until: Option<Time>,
-    /// A process has taken the session up from another. From then on whoever comes back may be
-    /// either of them: the one before, whose hello was under way, numbers its connections too.
-    taken_up: bool,
-    /// From where on the process in force numbers its requests. What is under other ids is of a
-    /// process before it, also what comes along from another owner.
-    ids_after: u64,
+    /// Whose it is.
+    process: Process,
     /// Waiters without an owner are looked for.
     leaving: Option<Leaving>,
 }
@@ -175,7 +171,7 @@ impl Links {
 
     /// Who a link is, for a copy.
     pub(crate) fn news(&self, link: LinkIndex, number: u64) -> LinkNews<'_> {
-        let Link { who, lease, .. } = self.links.get(link);
+        let Link { who, lease, before, .. } = self.links.get(link);
         LinkNews {
             number,
             session: who.session,
@@ -183,6 +179,7 @@ impl Links {
             namespace: self.books.namespace_name(who.holder.namespace),
             name: &who.name,
             label: &who.label,
+            process: before.process,
         }
     }
 

@@ -18,6 +18,11 @@ enum Head {
 /// Grants from the head of the queue of a key, if it has one, for as long as the head fits. Every
 /// change of a rich key ends here. A slice of the queue at most: the next ticks go on.
 pub(super) fn grant_waiters(worker: &mut Worker, turn: &mut Turn<'_>, spot: Spot) {
+    let since = worker.cells.since(spot.cell(), worker.locks.standing(spot.cell()));
+    if since > worker.version && worker.locks.first_waiter(spot.record()).is_some() {
+        // The entry that gave the cell is taken in part: a grant would name the ring before.
+        return worker.queues.go_on(spot.record());
+    }
     if worker.cells.grace_left(spot.cell(), turn.now).is_some() {
         // Whoever was queued before it began to recover is served as it opens, too.
         if worker.locks.first_waiter(spot.record()).is_some() {
@@ -44,13 +49,13 @@ pub(super) fn grant_waiters(worker: &mut Worker, turn: &mut Turn<'_>, spot: Spot
 /// One step: `None` when the head does not fit or nobody is queued.
 fn grant_one(worker: &mut Worker, turn: &mut Turn<'_>, spot: Spot) -> Option<Head> {
     let head = worker.locks.first_waiter(spot.record())?;
-    let &Entry { link, claim, request, .. } = worker.locks.entry(head);
+    let &Entry { link, claim, asked_on, request, .. } = worker.locks.entry(head);
     // Looked at again now: its lease may have ended while it waited.
     let dead = !worker.is_alive(turn, link) && !mutant!(worker, GrantWithoutSessionCheck);
     if dead {
         worker.expire_link(turn, link);
     }
-    if dead || worker.links.is_nobodys(link, request) {
+    if dead || worker.links.is_nobodys(link, request, asked_on) {
         drop_waiter(worker, turn, spot, head, Leaving::Dead);
         if mutant!(worker, SlipPastExpired) {
             slip_in(worker, turn, spot);

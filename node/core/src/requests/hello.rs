@@ -41,7 +41,9 @@ fn admit(
             worker.links.may_resume(link, arrival)?;
             worker.hang_up(turn, link, CloseReason::Superseded);
             let entries = worker.locks.entry_count(link);
-            worker.links.resume(turn.now, link, arrival, entries);
+            if worker.links.resume(turn.now, link, arrival, entries) {
+                turn.link_is_anothers(&worker.links, &worker.locks, link);
+            }
             worker.stats.resumed_links += 1;
             Ok(link)
         }

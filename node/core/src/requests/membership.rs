@@ -255,11 +255,15 @@ fn take_in(
     let now = turn.now;
     let Worker { locks, links, copies, queues, stats, .. } = worker;
     let mut here: BTreeMap<LinkIndex, LinkIndex> = BTreeMap::new();
+    let mut are_anothers: Vec<LinkIndex> = Vec::new();
     let mut queued: Vec<EntryIndex> = Vec::new();
     copies.locks().rebuild(cell, now, |_, op| {
         let (shadow, key) = named_in(&op.change);
-        let link =
-            *here.entry(shadow).or_insert_with(|| links.inherit(now, copies.shadow(shadow), locks));
+        let link = *here.entry(shadow).or_insert_with(|| {
+            let (link, is_anothers) = links.inherit(now, copies.shadow(shadow), locks);
+            are_anothers.extend(is_anothers.then_some(link));
+            link
+        });
         let place = locks.place(locks.seed_of(link), key).expect("a key of this worker's cell");
         if mutant!(copies, HandoffDropsWaiters) && matches!(op.change, Change::Queued { .. }) {
             return;
@@ -279,12 +283,15 @@ fn take_in(
     for waiter in queued {
         let entry = locks.entry(waiter);
         let (link, record) = (entry.link, entry.record);
-        locks.answer_on(waiter, links.conn(link).unwrap_or_default());
+        locks.answer_on(waiter, links.answered_on(link, entry.request));
         queues.wait(locks.deadline(waiter), waiter);
         // A copy may have an end without the grant that followed.
         if !mutant!(copies, NoSweep) {
             queues.go_on(record);
         }
+    }
+    for link in are_anothers {
+        turn.link_is_anothers(&worker.links, &worker.locks, link);
     }
     let mut was: BTreeMap<LinkIndex, Vec<LinkOrigin>> = BTreeMap::new();
     for (shadow, link) in here {

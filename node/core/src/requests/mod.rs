@@ -224,8 +224,8 @@ fn run_any(
             turn.answer(context.conn, Shows::Lease, renewed);
         }
         Request::Compare { version, upto, after, through, ref holds, .. } => {
-            let ids_after = worker.links.ids_after(context.link);
-            let part = Part { version, upto, ids_after, after, through, holds };
+            let process = worker.links.process(context.link);
+            let part = Part { version, upto, process, after, through, holds };
             return compare::compare(worker, turn, context, &part);
         }
         Request::GetRing { id, known } => {

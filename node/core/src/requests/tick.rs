@@ -30,6 +30,8 @@ pub(crate) fn tick(worker: &mut Worker, turn: &mut Turn<'_>, plan: &mut Vec<Plan
     turn.begin_slice();
     go_on(worker, turn);
     free_leaving(worker, turn);
+    // Of their own: who is taken up again and again keeps nobody from what the dead have left.
+    turn.begin_slice();
     free_dying(worker, turn, plan);
     turn.begin_slice();
     serve_queues(worker, turn);
@@ -88,7 +90,7 @@ pub(super) fn free_one_leaving(worker: &mut Worker, turn: &mut Turn<'_>, link: L
     let head = worker.locks.first_entry(link);
     let goes = head.is_some_and(|head| {
         let entry = worker.locks.entry(head);
-        entry.fence.is_none() && worker.links.is_nobodys(link, entry.request)
+        entry.fence.is_none() && worker.links.is_nobodys(link, entry.request, entry.asked_on)
     });
     if !worker.links.look_at_leaving(link, head.is_some()) {
         return;

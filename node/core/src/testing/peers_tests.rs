@@ -8,6 +8,7 @@ mod late;
 mod promoted;
 mod recovery;
 mod silent;
+mod successors;
 mod takeovers;
 
 use super::Rng;

@@ -64,6 +64,13 @@ impl Rounds {
         }
     }
 
+    /// A link is another process's: who knows it is told anew.
+    pub(crate) fn link_is_anothers(&mut self, links: &Links, locks: &Locks, link: LinkIndex) {
+        for lane in self.lanes.iter_mut().flatten().filter(|lane| lane.is_told(link)) {
+            tell_link(lane, links, locks, link);
+        }
+    }
+
     /// A link is dead.
     pub(crate) fn link_died(&mut self, link: LinkIndex, number: u64, death: Death) {
         for lane in self.lanes.iter_mut().flatten().filter(|lane| lane.is_told(link)) {

@@ -398,3 +398,73 @@ fn nothing_is_remembered_of_connections_that_the_worker_has_closed() {
     it.run(Event::Closed { conn: last, link: it.links[&last] });
     assert!(it.machine.worker.awaiting.is_empty());
 }
+
+/// A process may ask for more than its range has: what is asked for on its connection is its own.
+#[test]
+fn who_has_used_up_its_range_waits_and_holds_on() {
+    let past = 1000 + limits::IDS_PER_PROCESS;
+    let (mut owner, mut copy) = pair(None);
+    let mut settled = |owner: &mut Worker| {
+        settle(owner, &mut copy);
+        owner.answers()
+    };
+    owner.acquire(7, b"key", Wait::No);
+    let [Reply::Granted { fence, .. }] = settled(&mut owner)[..] else { panic!("it is free") };
+    owner.open_with(8, (0, 1000), &client());
+    owner.id = past;
+    let waits = owner.acquire(8, b"key", Wait::Forever);
+    let holds = owner.acquire(8, b"other", Wait::No);
+    settled(&mut owner);
+    owner.ask(7, b"key", Operation::Release { fence });
+    let answers = settled(&mut owner);
+    assert!(answers.iter().any(|reply| is_granted(std::slice::from_ref(reply), waits)));
+    // The process before could believe in nothing. Both grants are under way to this one.
+    for seconds in [6, 12] {
+        owner.walk(Time(seconds * 1_000_000));
+        owner.give(8, &[Request::Renew { id: holds + seconds }]);
+    }
+    let version = owner.machine.version().0;
+    let (after, through, holds) = (None, None, Vec::new());
+    let (id, upto) = (past + 20, past);
+    owner.give(8, &[Request::Compare { id, version, upto, after, through, holds }]);
+    settled(&mut owner);
+    assert_eq!(owner.machine.stats().holds, 2);
+}
+
+/// The process that has begun a session is back, after another had it for a while.
+#[test]
+fn what_another_process_waited_for_is_not_granted_to_the_first_that_is_back() {
+    let (mut owner, mut copy) = pair(None);
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    let [Reply::Granted { fence, .. }] = owner.answers()[..] else { panic!("it is free") };
+    owner.hello(8, 1);
+    owner.open_with(8, (0, limits::IDS_PER_PROCESS), &client());
+    owner.id = limits::IDS_PER_PROCESS;
+    owner.acquire(8, b"key", Wait::Forever);
+    owner.id = 10;
+    owner.hello(9, 1);
+    let next = owner.acquire(9, b"key", Wait::Forever);
+    // On a connection of its own, which the shell numbers above the others.
+    let conn = ConnId(88);
+    let hello = Hello {
+        protocol: PROTOCOL,
+        session: SessionId([8; 16]),
+        incarnation: 9,
+        ttl_ms: 10_000,
+        ring_version: 1,
+        ids_after: 0,
+        label: "",
+    };
+    owner.run(Event::Opened { conn, identity: &client(), hello });
+    settle(&mut owner, &mut copy);
+    owner.answers();
+    owner.ask(7, b"key", Operation::Release { fence });
+    owner.walk(owner.now);
+    settle(&mut owner, &mut copy);
+    let answers = owner.answers();
+    assert!(
+        answers.iter().any(|reply| is_granted(std::slice::from_ref(reply), next)),
+        "{answers:?}"
+    );
+}
