@@ -5,6 +5,8 @@
 //! waits for it hears why after a while, and the node's health says so until a write succeeds.
 
 mod health;
+#[cfg(test)]
+mod raft;
 
 pub use health::Health;
 

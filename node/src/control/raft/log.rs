@@ -1,0 +1,103 @@
+//! Votes and entries.
+
+use super::types::{IoError, LogId, StorageError, Types, Vote};
+use super::writer::{Change, KeptLog, Writer};
+use openraft::storage::{LogFlushed, RaftLogStorage};
+use openraft::{LogState, OptionalSend, RaftLogReader};
+use std::fmt::Debug;
+use std::ops::RangeBounds;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// The log: what is in memory is what is on the disk, or is being written there.
+#[derive(Clone)]
+pub struct LogStore {
+    log: Arc<Mutex<KeptLog>>,
+    writer: Writer,
+}
+
+impl LogStore {
+    pub(super) fn new(log: KeptLog, writer: Writer) -> Self {
+        Self { log: Arc::new(Mutex::new(log)), writer }
+    }
+
+    fn log(&self) -> MutexGuard<'_, KeptLog> {
+        self.log.lock().expect("nobody panics with it")
+    }
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> Result<Vec<openraft::Entry<Types>>, StorageError> {
+        let (from, to) = (range.start_bound().cloned(), range.end_bound().cloned());
+        Ok(self.log().entries.range((from, to)).map(|(_, entry)| entry.clone()).collect())
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
+        let log = self.log();
+        let last = log.entries.last_key_value().map(|(_, entry)| entry.log_id);
+        Ok(LogState { last_purged_log_id: log.purged, last_log_id: last.or(log.purged) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        let written = self.writer.write(Change::Vote(*vote)).await;
+        written.map_err(|error| IoError::write_vote(&error))?;
+        self.log().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        Ok(self.log().vote)
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        let written = self.writer.write(Change::Committed(committed)).await;
+        written.map_err(|error| IoError::write_logs(&error))?;
+        self.log().committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
+        Ok(self.log().committed)
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<Types>,
+    ) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = openraft::Entry<Types>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<_> = entries.into_iter().collect();
+        self.log().entries.extend(entries.iter().map(|entry| (entry.log_id.index, entry.clone())));
+        self.writer.append(entries, callback);
+        Ok(())
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        self.log().entries.split_off(&log_id.index);
+        let written = self.writer.write(Change::Truncate(log_id.index)).await;
+        Ok(written.map_err(|error| IoError::write_logs(&error))?)
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        {
+            let mut log = self.log();
+            log.purged = Some(log_id);
+            log.entries = log.entries.split_off(&(log_id.index + 1));
+        }
+        let written = self.writer.write(Change::Purge(log_id)).await;
+        Ok(written.map_err(|error| IoError::write_logs(&error))?)
+    }
+}
