@@ -50,9 +50,9 @@ pub(super) fn is_sound(process: &Process) -> bool {
     process.boot != BootId(0) && workers.is_power_of_two() && workers <= WORKERS_MAX
 }
 
-/// Whether a cluster that begins above these can go on for as long as one that begins with none.
+/// Whether a cluster can begin above these, and count on. Of epochs an operator may leave few.
 fn leave_room(floors: &Floors) -> bool {
-    floors.epoch.0 < Epoch::LAST.0 / 2
+    floors.epoch < Epoch::LAST
         && floors.version.0 < u64::MAX / 2
         && floors.attach.0 < u64::MAX / 2
         && floors.node.0 < u32::MAX / 2
