@@ -13,6 +13,9 @@
 
 mod record;
 
+#[cfg(test)]
+pub(crate) use record::{sealed, unsealed};
+
 use crate::authority::CA_KEY;
 use crate::data_dir::{self, FileError, SECRET};
 use crate::endpoint::EndpointKeys;

@@ -14,9 +14,9 @@ impl RequestIds {
     /// Those of a session that another process has used before: they begin at a place of their own,
     /// chosen by `random`. A request under an id of that process's would be taken for its copy.
     pub fn of_successor(random: u64) -> Self {
-        // Above those of the process that has begun the session.
-        const FIRST: u64 = limits::IDS_PER_PROCESS;
-        const LAST: u64 = limits::REQUEST_ID_MAX / 2;
+        // The session's ids last for long, wherever among these it begins.
+        const FIRST: u64 = limits::FIRST_PROCESS_IDS;
+        const LAST: u64 = FIRST + FIRST / 2;
         let after = FIRST + random % (LAST - FIRST);
         Self { after, last: after }
     }

@@ -104,7 +104,7 @@ impl Machine {
                 taken = requests(worker, turn, plan, (conn, link), batch);
             }
             Event::Closed { conn, link } => hello::closed(worker, turn, conn, link),
-            Event::Tick if turn.rounds().0.is_in_part() => {}
+            Event::Tick if turn.is_in_part() => {}
             Event::Tick => {
                 tick::tick(worker, turn, plan);
                 tell_drain(worker, turn, telling_drain);

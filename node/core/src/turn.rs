@@ -115,6 +115,12 @@ impl<'a> Turn<'a> {
         self.version.max(self.rounds.newest().0)
     }
 
+    /// Whether an entry that has changed cells is taken in part.
+    #[inline]
+    pub(crate) fn is_in_part(&self) -> bool {
+        self.rounds.is_in_part()
+    }
+
     /// What answers wait for, and the actions. Whoever changes it has answers look at it anew.
     pub(crate) fn rounds(&mut self) -> (&mut Rounds, &mut Vec<Action>) {
         self.withholds = true;

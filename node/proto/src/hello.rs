@@ -18,8 +18,8 @@ pub struct Hello<'a> {
     /// The ring version the client has; 0 if none.
     pub ring_version: u64,
     /// The process that asks numbers its requests of this session from above this, at most
-    /// [`crate::limits::IDS_PER_PROCESS`] of them; 0 if it has begun the session. What is under
-    /// other numbers is of a process before it.
+    /// [`crate::limits::IDS_PER_PROCESS`] of them; 0 if it has begun the session, which may number
+    /// [`crate::limits::FIRST_PROCESS_IDS`]. What is under other numbers is of another process.
     pub ids_after: u64,
     /// Who this is, for people: at most [`crate::limits::LABEL_BYTES_MAX`] bytes.
     pub label: &'a str,

@@ -23,6 +23,9 @@ pub const LABEL_BYTES_MAX: usize = 128;
 /// on the wire, so that a hold's record keeps it whole.
 pub const REQUEST_ID_MAX: u64 = (1 << 48) - 1;
 
+/// Request ids of the process that has begun a session: those of others are above.
+pub const FIRST_PROCESS_IDS: u64 = 1 << 47;
+
 /// Request ids that are one process's of a session that it has taken up, from where it begins on.
 pub const IDS_PER_PROCESS: u64 = 1 << 34;
 

@@ -179,6 +179,7 @@ fn limits_are_those_of_the_code() {
         ("NAMESPACE_BYTES_MAX", NAMESPACE_BYTES_MAX as u64),
         ("LABEL_BYTES_MAX", LABEL_BYTES_MAX as u64),
         ("REQUEST_ID_MAX", REQUEST_ID_MAX),
+        ("FIRST_PROCESS_IDS", FIRST_PROCESS_IDS),
         ("IDS_PER_PROCESS", IDS_PER_PROCESS),
         ("INCARNATION_MAX", INCARNATION_MAX),
         ("CAPACITY_MAX", u64::from(CAPACITY_MAX)),

@@ -170,13 +170,15 @@ pub(super) fn decode_mark(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(unsealed(bytes)?.try_into().ok()?))
 }
 
-fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+/// Bytes with their checksum behind them.
+pub(crate) fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
     let checksum = xxh3_64(&bytes);
     bytes.extend_from_slice(&checksum.to_le_bytes());
     bytes
 }
 
-fn unsealed(bytes: &[u8]) -> Option<&[u8]> {
+/// The bytes, if the checksum is theirs.
+pub(crate) fn unsealed(bytes: &[u8]) -> Option<&[u8]> {
     let (body, checksum) = bytes.split_last_chunk()?;
     (xxh3_64(body) == u64::from_le_bytes(*checksum)).then_some(body)
 }

@@ -543,7 +543,7 @@ impl Copies {
     ) -> Option<Change<'a>> {
         let link = |number| self.links.get(&LinkOrigin { by, number }).copied();
         let now = now.since(Time(0));
-        let other = if mutant!(self, HandoffForgetsRequests) { 1 << 47 } else { 0 };
+        let other = if mutant!(self, HandoffForgetsRequests) { 1 << 46 } else { 0 };
         Some(match *change {
             NamedChange::Granted { link: by, request, source, age } => {
                 let source = match source {

@@ -101,7 +101,8 @@ impl Dying {
 /// Whether a request is in the range of a process. Of one that was not heard all are.
 pub(crate) fn is_its_own(process: Process, request: u64) -> bool {
     let after = process.ids_after;
-    let is_in_range = after < request && request - after <= limits::IDS_PER_PROCESS;
+    let most = if after == 0 { limits::FIRST_PROCESS_IDS } else { limits::IDS_PER_PROCESS };
+    let is_in_range = after < request && request - after <= most;
     !process.is_heard() || is_in_range
 }
 

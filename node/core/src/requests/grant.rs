@@ -18,10 +18,12 @@ enum Head {
 /// Grants from the head of the queue of a key, if it has one, for as long as the head fits. Every
 /// change of a rich key ends here. A slice of the queue at most: the next ticks go on.
 pub(super) fn grant_waiters(worker: &mut Worker, turn: &mut Turn<'_>, spot: Spot) {
-    let since = worker.cells.since(spot.cell(), worker.locks.standing(spot.cell()));
-    if since > worker.version && worker.locks.first_waiter(spot.record()).is_some() {
-        // The entry that gave the cell is taken in part: a grant would name the ring before.
-        return worker.queues.go_on(spot.record());
+    if turn.is_in_part() && has_just_come(worker, spot.cell()) {
+        // A grant would name the ring before: the queue goes on when all has come.
+        if worker.locks.first_waiter(spot.record()).is_some() {
+            worker.queues.go_on(spot.record());
+        }
+        return;
     }
     if worker.cells.grace_left(spot.cell(), turn.now).is_some() {
         // Whoever was queued before it began to recover is served as it opens, too.
@@ -44,6 +46,11 @@ pub(super) fn grant_waiters(worker: &mut Worker, turn: &mut Turn<'_>, spot: Spot
             break;
         }
     }
+}
+
+/// Whether a cell is this worker's by a newer ring than it is of.
+fn has_just_come(worker: &Worker, cell: CellIndex) -> bool {
+    worker.cells.since(cell, worker.locks.standing(cell)) > worker.version
 }
 
 /// One step: `None` when the head does not fit or nobody is queued.

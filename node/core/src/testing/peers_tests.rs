@@ -140,8 +140,14 @@ impl Worker {
     }
 
     /// A hello of a process that numbers its requests from above this.
-    fn open_with(
+    fn open_with(&mut self, session: u8, process: (u64, u64), identity: &Identity) {
+        self.open_on(u64::from(session), session, process, identity);
+    }
+
+    /// The same, on a connection of its own.
+    fn open_on(
         &mut self,
+        conn: u64,
         session: u8,
         (incarnation, ids_after): (u64, u64),
         identity: &Identity,
@@ -155,8 +161,7 @@ impl Worker {
             ids_after,
             label: "",
         };
-        let conn = ConnId(u64::from(session));
-        self.run(Event::Opened { conn, identity, hello });
+        self.run(Event::Opened { conn: ConnId(conn), identity, hello });
     }
 
     fn ask(&mut self, session: u8, key: &[u8], operation: Operation<'_>) -> u64 {

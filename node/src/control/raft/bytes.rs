@@ -2,12 +2,12 @@
 //! on a disk; each value ends with a checksum.
 
 use super::types::{LogId, Membership, Meta, Types, Vote};
+use crate::store::{sealed, unsealed};
 use bincode::config::standard;
 use bincode::{Decode, Encode};
 use lockring_control::cluster::{Unreadable, entry_from_bytes, entry_to_bytes};
 use openraft::{BasicNode, CommittedLeaderId, EntryPayload};
 use std::collections::{BTreeMap, BTreeSet};
-use xxhash_rust::xxh3::xxh3_64;
 
 #[derive(Clone, Copy, Encode, Decode)]
 struct KeptId {
@@ -79,20 +79,20 @@ fn members_to(KeptMembers { configs, nodes }: KeptMembers) -> Members {
 
 pub(super) fn of_vote(vote: &Vote) -> Vec<u8> {
     let openraft::LeaderId { term, node_id: node } = vote.leader_id;
-    sealed(&KeptVote { term, node, committed: vote.committed })
+    kept(&KeptVote { term, node, committed: vote.committed })
 }
 
 pub(super) fn to_vote(bytes: &[u8]) -> Result<Vote, Unreadable> {
-    let KeptVote { term, node, committed } = unsealed(bytes)?;
+    let KeptVote { term, node, committed } = read(bytes)?;
     Ok(if committed { Vote::new_committed(term, node) } else { Vote::new(term, node) })
 }
 
 pub(super) fn of_id(id: LogId) -> Vec<u8> {
-    sealed(&KeptId::from(id))
+    kept(&KeptId::from(id))
 }
 
 pub(super) fn to_id(bytes: &[u8]) -> Result<LogId, Unreadable> {
-    Ok(unsealed::<KeptId>(bytes)?.into())
+    Ok(read::<KeptId>(bytes)?.into())
 }
 
 pub(super) fn of_entry(entry: &openraft::Entry<Types>) -> Vec<u8> {
@@ -101,11 +101,11 @@ pub(super) fn of_entry(entry: &openraft::Entry<Types>) -> Vec<u8> {
         EntryPayload::Normal(entry) => KeptPayload::Normal(entry_to_bytes(entry)),
         EntryPayload::Membership(members) => KeptPayload::Members(members_from(members)),
     };
-    sealed(&KeptEntry { id: entry.log_id.into(), payload })
+    kept(&KeptEntry { id: entry.log_id.into(), payload })
 }
 
 pub(super) fn to_entry(bytes: &[u8]) -> Result<openraft::Entry<Types>, Unreadable> {
-    let KeptEntry { id, payload } = unsealed(bytes)?;
+    let KeptEntry { id, payload } = read(bytes)?;
     let payload = match payload {
         KeptPayload::Blank => EntryPayload::Blank,
         KeptPayload::Normal(bytes) => EntryPayload::Normal(entry_from_bytes(&bytes)?),
@@ -116,7 +116,7 @@ pub(super) fn to_entry(bytes: &[u8]) -> Result<openraft::Entry<Types>, Unreadabl
 
 pub(super) fn of_meta(meta: &Meta) -> Vec<u8> {
     let stored = &meta.last_membership;
-    sealed(&KeptMeta {
+    kept(&KeptMeta {
         last: meta.last_log_id.map(Into::into),
         members_at: stored.log_id().map(Into::into),
         members: members_from(stored.membership()),
@@ -125,7 +125,7 @@ pub(super) fn of_meta(meta: &Meta) -> Vec<u8> {
 }
 
 pub(super) fn to_meta(bytes: &[u8]) -> Result<Meta, Unreadable> {
-    let KeptMeta { last, members_at, members, id } = unsealed(bytes)?;
+    let KeptMeta { last, members_at, members, id } = read(bytes)?;
     Ok(Meta {
         last_log_id: last.map(Into::into),
         last_membership: Membership::new(members_at.map(Into::into), members_to(members)),
@@ -133,17 +133,12 @@ pub(super) fn to_meta(bytes: &[u8]) -> Result<Meta, Unreadable> {
     })
 }
 
-fn sealed(value: &impl Encode) -> Vec<u8> {
-    let mut bytes = bincode::encode_to_vec(value, standard()).expect("memory takes everything");
-    bytes.extend_from_slice(&xxh3_64(&bytes).to_le_bytes());
-    bytes
+fn kept(value: &impl Encode) -> Vec<u8> {
+    sealed(bincode::encode_to_vec(value, standard()).expect("memory takes everything"))
 }
 
-fn unsealed<T: Decode<()>>(bytes: &[u8]) -> Result<T, Unreadable> {
-    let (body, seal) = bytes.split_last_chunk::<8>().ok_or(Unreadable::Garbled)?;
-    if xxh3_64(body).to_le_bytes() != *seal {
-        return Err(Unreadable::Garbled);
-    }
+fn read<T: Decode<()>>(bytes: &[u8]) -> Result<T, Unreadable> {
+    let body = unsealed(bytes).ok_or(Unreadable::Garbled)?;
     match bincode::decode_from_slice(body, standard().with_limit::<{ 64 << 20 }>()) {
         Ok((value, read)) if read == body.len() => Ok(value),
         _ => Err(Unreadable::Garbled),

@@ -71,9 +71,7 @@ impl super::Rounds {
         let same = parked == self.parked;
         same.then_some(()).ok_or_else(|| format!("{parked} wait, and {} are counted", self.parked))
     }
-}
 
-impl super::Rounds {
     /// Whether the owner of a cell, under this epoch, has nothing to tell these copies anew.
     pub(crate) fn follow<'a>(
         &self,

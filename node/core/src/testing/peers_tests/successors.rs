@@ -3,18 +3,11 @@
 use super::promoted::promoted;
 use super::*;
 
-/// As `open_with`, on a connection of its own.
-fn open_on(it: &mut Worker, conn: u64, session: u8, (incarnation, ids_after): (u64, u64)) {
-    let hello = Hello {
-        protocol: PROTOCOL,
-        session: SessionId([session; 16]),
-        incarnation,
-        ttl_ms: 10_000,
-        ring_version: 1,
-        ids_after,
-        label: "",
-    };
-    it.run(Event::Opened { conn: ConnId(conn), identity: &client(), hello });
+/// Where a process that has taken a session up begins to number.
+const SUCCESSOR: u64 = limits::FIRST_PROCESS_IDS + 1000;
+
+fn open_on(it: &mut Worker, conn: u64, session: u8, process: (u64, u64)) {
+    it.open_on(conn, session, process, &client());
 }
 
 fn give_on(it: &mut Worker, conn: u64, requests: &[Request<'_>]) -> usize {
@@ -111,8 +104,8 @@ fn a_waiter_of_a_successor_that_was_outdone_by_who_began_the_session_is_not_gran
     let [Reply::Granted { fence, .. }] = it.answers()[..] else { panic!("it is free") };
     open_on(&mut it, 70, 7, (1, 0));
     ask_on(&mut it, 70, 1, b"other", tries());
-    open_on(&mut it, 71, 7, (0, 1 << 40));
-    ask_on(&mut it, 71, (1 << 40) + 1, b"key", waits());
+    open_on(&mut it, 71, 7, (0, SUCCESSOR));
+    ask_on(&mut it, 71, SUCCESSOR + 1, b"key", waits());
     // It had stood without a word of the node before.
     open_on(&mut it, 72, 7, (3, 0));
     it.hello(10, 1);
@@ -135,8 +128,8 @@ fn a_hold_of_a_successor_that_was_outdone_by_who_began_the_session_is_an_orphan(
     let mut it = alone();
     open_on(&mut it, 70, 7, (1, 0));
     ask_on(&mut it, 70, 1, b"other", tries());
-    open_on(&mut it, 71, 7, (0, 1 << 40));
-    ask_on(&mut it, 71, (1 << 40) + 1, b"key", tries());
+    open_on(&mut it, 71, 7, (0, SUCCESSOR));
+    ask_on(&mut it, 71, SUCCESSOR + 1, b"key", tries());
     open_on(&mut it, 72, 7, (3, 0));
     for id in 2..40 {
         it.walk(it.now.after(Duration::from_secs(3)));
@@ -157,8 +150,8 @@ fn a_hold_of_a_successor_that_was_outdone_by_another_is_an_orphan() {
     let mut it = alone();
     open_on(&mut it, 70, 7, (1, 5000));
     ask_on(&mut it, 70, 5001, b"other", tries());
-    open_on(&mut it, 71, 7, (0, 1 << 40));
-    ask_on(&mut it, 71, (1 << 40) + 1, b"key", tries());
+    open_on(&mut it, 71, 7, (0, SUCCESSOR));
+    ask_on(&mut it, 71, SUCCESSOR + 1, b"key", tries());
     open_on(&mut it, 72, 7, (3, 5000));
     for id in 5002..5040 {
         it.walk(it.now.after(Duration::from_secs(3)));
@@ -192,8 +185,8 @@ fn goodbye_of_who_began(meets: &Meets, its: u64) {
         give_on(&mut copy, 70, &[Request::Renew { id: its + 1 }]);
     }
     // Another takes the session up, and is granted a key.
-    open_on(&mut owner, 71, 7, (0, 1 << 40));
-    ask_on(&mut owner, 71, (1 << 40) + 1, b"key", tries());
+    open_on(&mut owner, 71, 7, (0, SUCCESSOR));
+    ask_on(&mut owner, 71, SUCCESSOR + 1, b"key", tries());
     settle(&mut owner, &mut copy);
     assert!(matches!(owner.answers()[..], [Reply::Granted { .. }]));
     // The owner is gone before its word that the session is another's has come to the first.
@@ -291,8 +284,8 @@ fn who_asks_the_owner_keeps_its_place_whoever_had_met_the_next_owner() {
         open_on(&mut owner, 80, 8, (1, before));
         open_on(&mut copy, 80, 8, (1, before));
         give_on(&mut copy, 80, &[Request::Renew { id: before + 1 }]);
-        open_on(&mut owner, 81, 8, (0, 1 << 40));
-        let its = (1 << 40) + 1;
+        open_on(&mut owner, 81, 8, (0, SUCCESSOR));
+        let its = SUCCESSOR + 1;
         ask_on(&mut owner, 81, its, b"key", waits());
         owner.hello(9, 1);
         ask_on(&mut owner, 9, 2, b"key", waits());
@@ -302,7 +295,7 @@ fn who_asks_the_owner_keeps_its_place_whoever_had_met_the_next_owner() {
             copy.run(Event::Tick);
         }
         // Its hello comes now.
-        open_on(&mut copy, 81, 8, (0, 1 << 40));
+        open_on(&mut copy, 81, 8, (0, SUCCESSOR));
         ask_on(&mut copy, 81, its, b"key", waits());
         copy.hello(7, 1);
         copy.hello(9, 1);
@@ -366,8 +359,8 @@ fn who_waited_before_a_session_was_taken_up_is_not_granted_before_the_hello_come
     ask_on(&mut owner, 80, 1, b"key", waits());
     owner.hello(9, 1);
     ask_on(&mut owner, 9, 1, b"key", waits());
-    open_on(&mut owner, 81, 8, (0, 1 << 40));
-    ask_on(&mut owner, 81, (1 << 40) + 1, b"other", tries());
+    open_on(&mut owner, 81, 8, (0, SUCCESSOR));
+    ask_on(&mut owner, 81, SUCCESSOR + 1, b"other", tries());
     settle(&mut owner, &mut copy);
     promoted(&mut copy);
     copy.hello(7, 1);
@@ -377,8 +370,8 @@ fn who_waited_before_a_session_was_taken_up_is_not_granted_before_the_hello_come
     for _ in 0..4 {
         copy.run(Event::Tick);
     }
-    open_on(&mut copy, 81, 8, (1, 1 << 40));
-    give_on(&mut copy, 81, &[empty_compare((1 << 40) + 3, 3, (1 << 40) + 2)]);
+    open_on(&mut copy, 81, 8, (1, SUCCESSOR));
+    give_on(&mut copy, 81, &[empty_compare(SUCCESSOR + 3, 3, SUCCESSOR + 2)]);
     for _ in 0..4 {
         copy.run(Event::Tick);
     }

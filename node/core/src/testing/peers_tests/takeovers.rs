@@ -375,17 +375,8 @@ fn nothing_is_remembered_of_connections_that_the_worker_has_closed() {
     let (said, links) = (Vec::new(), BTreeMap::new());
     let mut it = Worker { machine, now: Time(0), said, links, id: 0 };
     for incarnation in 1..=100 {
-        let hello = Hello {
-            protocol: PROTOCOL,
-            session: SessionId([7; 16]),
-            incarnation,
-            ttl_ms: 10_000,
-            ring_version: 1,
-            ids_after: 0,
-            label: "",
-        };
         let conn = ConnId(incarnation);
-        it.run(Event::Opened { conn, identity: &client(), hello });
+        it.open_on(incarnation, 7, (incarnation, 0), &client());
         let operation = Operation::Acquire { claim: Claim::EXCLUSIVE, wait: Wait::No };
         let requests = [Request::Keyed { id: 1, version: u64::MAX, operation, key: b"key" }];
         let link = it.links[&conn];
@@ -439,24 +430,14 @@ fn what_another_process_waited_for_is_not_granted_to_the_first_that_is_back() {
     settle(&mut owner, &mut copy);
     let [Reply::Granted { fence, .. }] = owner.answers()[..] else { panic!("it is free") };
     owner.hello(8, 1);
-    owner.open_with(8, (0, limits::IDS_PER_PROCESS), &client());
-    owner.id = limits::IDS_PER_PROCESS;
+    owner.open_with(8, (0, limits::FIRST_PROCESS_IDS), &client());
+    owner.id = limits::FIRST_PROCESS_IDS;
     owner.acquire(8, b"key", Wait::Forever);
     owner.id = 10;
     owner.hello(9, 1);
     let next = owner.acquire(9, b"key", Wait::Forever);
     // On a connection of its own, which the shell numbers above the others.
-    let conn = ConnId(88);
-    let hello = Hello {
-        protocol: PROTOCOL,
-        session: SessionId([8; 16]),
-        incarnation: 9,
-        ttl_ms: 10_000,
-        ring_version: 1,
-        ids_after: 0,
-        label: "",
-    };
-    owner.run(Event::Opened { conn, identity: &client(), hello });
+    owner.open_on(88, 8, (9, 0), &client());
     settle(&mut owner, &mut copy);
     owner.answers();
     owner.ask(7, b"key", Operation::Release { fence });
@@ -467,4 +448,30 @@ fn what_another_process_waited_for_is_not_granted_to_the_first_that_is_back() {
         answers.iter().any(|reply| is_granted(std::slice::from_ref(reply), next)),
         "{answers:?}"
     );
+}
+
+/// Who has begun a session may go on for as long as it likes: past what others have, it is itself.
+#[test]
+fn the_first_process_keeps_its_place_whatever_it_has_asked_for() {
+    let (mut owner, mut copy) = pair(None);
+    owner.acquire(7, b"key", Wait::No);
+    settle(&mut owner, &mut copy);
+    let [Reply::Granted { fence, .. }] = owner.answers()[..] else { panic!("it is free") };
+    owner.hello(8, 1);
+    owner.id = limits::FIRST_PROCESS_IDS - 1;
+    let its = owner.acquire(8, b"key", Wait::Forever);
+    owner.id = 10;
+    owner.hello(9, 1);
+    let behind = owner.acquire(9, b"key", Wait::Forever);
+    // Its connection breaks, and it has not asked again on the next.
+    owner.open_on(88, 8, (9, 0), &client());
+    settle(&mut owner, &mut copy);
+    owner.answers();
+    owner.ask(7, b"key", Operation::Release { fence });
+    owner.walk(owner.now);
+    settle(&mut owner, &mut copy);
+    let answers = owner.answers();
+    assert!(!answers.iter().any(|reply| is_granted(std::slice::from_ref(reply), behind)));
+    let holders = owner.machine.contents(owner.machine.cell_of("default", b"key"), false).1;
+    assert_eq!(holders[&b"key"[..]].0[0].0, SessionId([8; 16]), "{its}: {holders:?}");
 }
