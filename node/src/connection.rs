@@ -221,12 +221,14 @@ impl Session<'_> {
         }
     }
 
-    /// Whether its requests are read and run: it is welcome and not paused, or to be closed.
+    /// Whether its requests are read and run: it is welcome and not paused, and the worker takes
+    /// requests on, or it is to be closed.
     fn may_go_on(&self) -> bool {
         let mut shared = self.shared.borrow_mut();
-        shared
-            .outbox(self.id)
-            .is_some_and(|outbox| outbox.link.is_some() && !outbox.paused || outbox.close.is_some())
+        let waits = shared.takes_nothing_on();
+        shared.outbox(self.id).is_some_and(|outbox| {
+            outbox.link.is_some() && !outbox.paused && !waits || outbox.close.is_some()
+        })
     }
 
     /// Whether answers wait for those of the next turn: packets that are not full cost more than

@@ -57,6 +57,8 @@ pub struct Conns {
     slots: Vec<Option<Conn>>,
     free: Vec<u32>,
     serial: u64,
+    /// Some wait, as nothing more of any is to be run.
+    held_up: bool,
 }
 
 impl Conns {
@@ -94,6 +96,22 @@ impl Conns {
 
     fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
         self.slots.get_mut(slot_of(id) as usize)?.as_mut().filter(|conn| conn.id == id)
+    }
+
+    /// Somebody waits until all go on.
+    pub fn hold_up(&mut self) {
+        self.held_up = true;
+    }
+
+    /// Whether somebody does.
+    pub fn are_held_up(&self) -> bool {
+        self.held_up
+    }
+
+    /// All go on.
+    pub fn go_on(&mut self) {
+        self.held_up = false;
+        self.slots.iter().flatten().for_each(|conn| conn.wake.notify_one());
     }
 
     /// Has every connection closed, as the node stops.

@@ -1,133 +1,282 @@
-//! The control thread: carries out what the control plane decides, away from the workers. What must
-//! be durable is written here.
+//! The control thread: the node's part in its cluster's control plane, away from the workers.
 //!
-//! A write that fails is tried again, with growing pauses, for as long as somebody needs it; who
-//! waits for it hears why after a while, and the node's health says so until a write succeeds.
+//! It feeds the plane with what the log, the workers and the clock say, and carries out what it
+//! asks for. What an entry means for the workers they are told in the order of the entries: first
+//! which processes there are, then the ring, then who holds what.
 
+mod consensus;
 mod health;
-#[cfg(test)]
 mod raft;
+mod stop;
 
 pub use health::Health;
+pub(crate) use raft::state as log_state;
 
-use crate::messages::{Order, WorkerCommand, who};
-use crate::store::Store;
-use lockring_control::{self as control, Action, Entry, Event, State, Statement};
-use lockring_proto::limits::TTL_DEFAULT;
-use lockring_proto::{Time, clock};
+use crate::messages::{Changes, Order, WorkerCommand};
+use crate::store::{Boot, Store, StoreError, Vault};
+use consensus::Consensus;
+use lockring_control::cluster::{
+    Action, Control as Plane, Entry, Event, Fact, Floors, NodeSpec, NodeState, State,
+};
+use lockring_proto::{Shown, clock};
+use lockring_ring::{BootId, CellBits, NodeId, RingVersion};
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use stop::Stop;
+use tokio::sync::mpsc;
+
+/// So many orders are carried out at once.
+const ORDERS_MAX: usize = 1 << 14;
+
+/// What the control thread begins with.
+pub struct Start {
+    /// Held, with the lock of the data directory, as long as the thread runs.
+    pub store: Store,
+    /// The log, as it is on the disk.
+    pub log: Vault,
+    /// log2 of the number of cells.
+    pub bits: CellBits,
+    /// What the process begins from.
+    pub boot: Boot,
+    /// What it says of itself.
+    pub spec: NodeSpec,
+    /// Its workers.
+    pub workers: Vec<mpsc::UnboundedSender<WorkerCommand>>,
+    /// How writing to the disk goes.
+    pub health: Arc<Health>,
+    /// Told once every cell of this process is served.
+    pub serves: std_mpsc::Sender<()>,
+}
 
 /// The control thread's state.
-pub struct Control {
-    store: Store,
+struct Control {
+    plane: Plane,
+    log: Consensus,
     workers: Vec<mpsc::UnboundedSender<WorkerCommand>>,
     health: Arc<Health>,
-    control: control::Control,
-    /// Who waits to hear how the stop was.
-    stopping: Option<oneshot::Sender<bool>>,
+    me: (NodeId, BootId),
+    /// Which processes workers were told of, and which ring.
+    nodes: Vec<(NodeId, BootId, u16)>,
+    ring: RingVersion,
+    /// Whom to tell that everything is served.
+    serves: Option<std_mpsc::Sender<()>>,
+    has_lease: bool,
+    stop: Option<Stop>,
+    /// Nothing follows.
+    is_over: bool,
+}
+
+/// Runs until the node has stopped, or nobody can say anything any more.
+///
+/// # Errors
+/// When the log cannot be begun, or has failed: the node can only end then.
+pub async fn run(start: Start, mut orders: mpsc::UnboundedReceiver<Order>) -> Result<(), String> {
+    let Start { store, log, bits, boot, spec, workers, health, serves } = start;
+    let (tell, committed) = mpsc::unbounded_channel();
+    let me = NodeId(boot.node);
+    let opened = raft::open(log, me, bits, Arc::clone(&health), tell);
+    let (log, machine, writing) = opened.map_err(|error: StoreError| error.to_string())?;
+    let begun = Consensus::start(me, (log, machine), committed, Arc::clone(&health)).await;
+    let (log, mut told) = begun.map_err(|error| error.to_string())?;
+    let founding = founding(&spec, boot.floors);
+    let process = (spec, boot.after);
+    let plane = Plane::new(clock::now(), me, process, founding, State::new(bits));
+    let mut control = Control {
+        plane,
+        log,
+        workers,
+        health,
+        me: (me, boot.boot),
+        nodes: Vec::new(),
+        ring: RingVersion(0),
+        serves: Some(serves),
+        has_lease: false,
+        stop: None,
+        is_over: false,
+    };
+    let mut gathered = Vec::new();
+    while !control.is_over {
+        let wait = control.wakes_in();
+        tokio::select! {
+            biased;
+            count = orders.recv_many(&mut gathered, ORDERS_MAX) => match count {
+                0 => break,
+                _ => control.ordered(gathered.drain(..)),
+            },
+            event = told.recv() => match event {
+                Some(event) => control.handle(Event::Log(event)),
+                None => return Err("the log of the cluster has failed".to_owned()),
+            },
+            () = tokio::time::sleep(wait) => control.handle(Event::Tick),
+        }
+    }
+    let has_stopped = control.log.stop().await;
+    // The next process may open the files once nobody writes.
+    if has_stopped && writing.join().is_err() {
+        tracing::error!("the thread that writes the log had panicked");
+    }
+    drop(store);
+    Ok(())
+}
+
+/// How the log begins if it is empty.
+fn founding(spec: &NodeSpec, floors: Option<Floors>) -> Entry {
+    match floors {
+        Some(floors) => Entry::Recover(spec.clone(), floors),
+        None => Entry::Join(spec.clone()),
+    }
 }
 
 impl Control {
-    /// A control thread's state over an open store, whose state this is.
-    pub fn new(
-        store: Store,
-        state: State,
-        workers: Vec<mpsc::UnboundedSender<WorkerCommand>>,
-        health: Arc<Health>,
-    ) -> Self {
-        let control = control::Control::restored(clock::now(), state, workers.len(), TTL_DEFAULT);
-        Self { store, workers, health, control, stopping: None }
+    fn wakes_in(&self) -> Duration {
+        let now = clock::now();
+        let stop = self.stop.as_ref().map(Stop::until);
+        let next = self.plane.next_deadline();
+        stop.map_or(next, |until| until.min(next)).since(now)
     }
 
-    /// Does one order after the other until told to stop.
-    pub fn run(mut self, inbox: &Receiver<Order>) {
-        loop {
-            let wait = self.control.next_deadline().since(clock::now());
-            let event = match inbox.recv_timeout(wait) {
-                Ok(order) => self.event(order),
-                Err(RecvTimeoutError::Timeout) => Event::Tick,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            let stops = self.stopping.is_some();
-            self.handle(clock::now(), event);
-            if stops {
-                return;
+    fn ordered(&mut self, orders: impl Iterator<Item = Order>) {
+        let (mut said, mut stop) = (Vec::new(), None);
+        for order in orders {
+            match order {
+                Order::Said(worker, event) => said.push((worker, event)),
+                // Nothing comes after it.
+                Order::Stop { held, done } => stop = Some(Stop::new(clock::now(), &held, done)),
             }
+        }
+        self.handle(Event::Workers(said));
+        let Some(stop) = stop else { return };
+        let waits = stop.waits();
+        self.stop = Some(stop);
+        if waits {
+            self.handle(Event::Ended);
+        } else {
+            self.ends(false);
         }
     }
 
-    fn event(&mut self, order: Order) -> Event {
-        match order {
-            Order::RaiseLongestTtl { worker, ttl, by } => Event::TtlAsked { worker, ttl, by },
-            Order::RaiseEpoch(cell) => Event::EpochAsked(cell),
-            Order::Stop { ends, done } => {
-                self.stopping = Some(done);
-                Event::Stopped(ends)
-            }
-        }
-    }
-
-    /// Has the control plane decide, and carries it out, with all that follows at once.
-    fn handle(&mut self, now: Time, event: Event) {
+    /// Has the plane take something in, and carries out what it asks for, with all that follows at
+    /// once.
+    fn handle(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         let mut actions = Vec::new();
         while let Some(event) = events.pop_front() {
-            self.control.handle(now, event, &mut actions);
+            let before = self.plane.state().applied();
+            self.plane.handle(clock::now(), event, &mut actions);
+            if self.plane.state().applied() != before {
+                self.tell_ring();
+            }
             for action in actions.drain(..) {
                 self.act(action, &mut events);
             }
         }
+        self.look();
     }
 
     fn act(&mut self, action: Action, events: &mut VecDeque<Event>) {
         match action {
-            Action::Propose(entry) => events.push_back(self.commit(&entry)),
-            Action::Confirm { worker, ttl } => self.tell(worker, WorkerCommand::LongestTtl(ttl)),
-            Action::Refuse { worker, why } => self.tell(worker, WorkerCommand::TtlFailed(why)),
-            Action::NewEpoch { cell, epoch, version } => {
-                for worker in 0..self.workers.len() {
-                    self.tell(worker, WorkerCommand::Epoch(cell, epoch, version));
+            Action::Propose(id, entry) => self.log.propose(id, entry),
+            Action::Confirm(round) => self.log.confirm(round),
+            Action::Send(to, message) if to == self.me.0 => {
+                events.push_back(Event::Received(to, message));
+            }
+            Action::Send(to, message) => tracing::debug!(%to, ?message, "there is no way to it"),
+            Action::Memberships { index, whole, cells } => {
+                let version = self.plane.state().version();
+                let count = self.workers.len();
+                for worker in 0..count {
+                    let own =
+                        cells.iter().filter(|(cell, _)| usize::from(cell.0) % count == worker);
+                    let cells = own.cloned().collect();
+                    let changes = Changes { index, whole, cells, version };
+                    self.tell(worker, WorkerCommand::Memberships(changes));
                 }
             }
-            Action::AskStatements { round, whose } => {
-                for (worker, statement) in self.statements(whose).into_iter().enumerate() {
-                    let Some(statement) = statement else { continue };
-                    events.push_back(Event::Stated { round, worker, statement });
-                }
+            Action::Lease(until) => {
+                self.has_lease = true;
+                self.tell_all(|| WorkerCommand::Lease(until));
             }
-            Action::Stopped { clean } => {
-                if let Some(done) = self.stopping.take() {
-                    let _whoever_asked_may_be_gone = done.send(clean);
-                }
+            Action::ConfirmTtl(worker, ttl) => self.tell(worker, WorkerCommand::LongestTtl(ttl)),
+            Action::RefuseTtl(worker, why) => {
+                let why = match self.health.cause() {
+                    Some(cause) => format!("{why}: it cannot be made durable ({cause})"),
+                    None => why,
+                };
+                self.tell(worker, WorkerCommand::TtlFailed(why));
             }
+            Action::AskTtl { round, window } => {
+                self.tell_all(|| WorkerCommand::StateTtl { round, window });
+            }
+            Action::Removed => {
+                tracing::error!("another process has begun as this node: this one ends");
+                self.is_over = true;
+            }
+            Action::Stopped => self.ends(true),
+            Action::Count(fact) => count(fact),
         }
     }
 
-    fn commit(&self, entry: &Entry) -> Event {
-        match self.store.commit(entry) {
-            Ok(state) => {
-                self.health.works();
-                if let Entry::LowerLongestTtl { ttl, .. } = entry
-                    && state.longest_ttl == *ttl
-                {
-                    tracing::info!(to = ?ttl, "the longest TTL is lowered");
-                }
-                Event::Committed(state)
+    /// Tells the workers what the last entries have changed of processes and of the ring.
+    fn tell_ring(&mut self) {
+        let state = self.plane.state();
+        let known = |(&id, node): (&NodeId, &NodeState)| {
+            (id, node.spec.process.boot, node.spec.process.workers)
+        };
+        let nodes: Vec<_> = state.nodes().iter().map(known).collect();
+        let is_newer = state.version() > self.ring;
+        let ring = if is_newer { state.ring() } else { None };
+        if nodes != self.nodes {
+            self.tell_all(|| WorkerCommand::Nodes(nodes.clone()));
+            self.nodes = nodes;
+        }
+        if let Some(ring) = ring {
+            self.ring = ring.version();
+            let ring = Arc::new(ring);
+            self.tell_all(|| WorkerCommand::Ring(Arc::clone(&ring)));
+        }
+    }
+
+    /// Says so once everything is served, and ends a stop that takes too long.
+    fn look(&mut self) {
+        if self.serves.is_some() && self.has_lease && self.serves_all() {
+            self.warn_of_grace();
+            if let Some(serves) = self.serves.take() {
+                let _nobody_waits_for_it = serves.send(());
             }
-            Err(error) => {
-                match entry {
-                    Entry::CleanStop(_) => {
-                        let what = "the stop was clean but cannot be recorded as such";
-                        tracing::error!(%error, "{what}");
-                    }
-                    _ => self.health.fails(&error),
-                }
-                Event::Failed(error.cause())
-            }
+        }
+        if self.stop.as_ref().is_some_and(|stop| stop.until() <= clock::now()) {
+            tracing::error!("the stop was clean but could not be recorded as such");
+            self.ends(false);
+        }
+    }
+
+    /// Tells people if nothing is granted yet.
+    fn warn_of_grace(&self) {
+        let state = self.plane.state();
+        let Some(grace) = state.cells().filter_map(|(_, cell)| cell.grace).max() else { return };
+        tracing::warn!(
+            seconds = grace.as_secs_f64(),
+            longest_ttl = ?state.longest().ttl,
+            of = %Shown(&state.longest().by),
+            "restarted: claims wait in the queue until every earlier lease has surely ended"
+        );
+    }
+
+    /// Whether every cell has an owner, and every worker does by all it was told.
+    fn serves_all(&self) -> bool {
+        let state = self.plane.state();
+        let mut cells = state.cells().peekable();
+        cells.peek().is_some()
+            && cells.all(|(_, cell)| cell.loss.is_none())
+            && self.plane.is_done_by()
+    }
+
+    /// The stop is over. It was clean if the log has it that nothing is owed.
+    fn ends(&mut self, is_known: bool) {
+        self.is_over = true;
+        if let Some(stop) = self.stop.take() {
+            stop.done(is_known && stop::owes_nothing(self.plane.state(), self.me.0));
         }
     }
 
@@ -135,114 +284,18 @@ impl Control {
         let _stopped_meanwhile = self.workers[worker].send(command);
     }
 
-    /// What every worker has; `None` for one that does not say.
-    fn statements(&self, whose: bool) -> Vec<Option<Statement>> {
-        let mut asked = Vec::with_capacity(self.workers.len());
-        for worker in 0..self.workers.len() {
-            let (answer, report) = oneshot::channel();
-            self.tell(worker, WorkerCommand::Report(answer));
-            asked.push(report);
-        }
-        let statement = |(worker, report): (usize, oneshot::Receiver<_>)| {
-            let report: crate::messages::Report = report.blocking_recv().ok()?;
-            let longest_ttl = report.longest_ttl;
-            let is_somebodys = whose && longest_ttl > TTL_DEFAULT;
-            let whose = if is_somebodys { self.whose(worker, longest_ttl) } else { None };
-            let whose = whose.unwrap_or_default();
-            Some(Statement { longest_ttl, whose, in_grace: report.grace_left.is_some() })
-        };
-        asked.into_iter().enumerate().map(statement).collect()
+    fn tell_all(&self, command: impl Fn() -> WorkerCommand) {
+        (0..self.workers.len()).for_each(|worker| self.tell(worker, command()));
     }
+}
 
-    /// Whose session at a worker has this TTL, for people.
-    fn whose(&self, worker: usize, ttl: Duration) -> Option<String> {
-        let mut from = Some(0);
-        while let Some(at) = from {
-            let (answer, page) = oneshot::channel();
-            self.tell(worker, WorkerCommand::Sessions { from: at, rows: 512, answer });
-            let (rows, next) = page.blocking_recv().ok()?;
-            if let Some(seen) = rows.iter().find(|seen| seen.ttl >= ttl) {
-                return Some(who(&seen.namespace, &seen.name, &seen.label));
-            }
-            from = next;
-        }
-        None
+/// Says what an operator may want to know.
+fn count(fact: Fact) {
+    match fact {
+        Fact::LateLoop => tracing::warn!("the control thread was late: nobody is taken for silent"),
+        other => tracing::info!(fact = ?other, "the control plane"),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use lockring_ring::CellId;
-
-    struct Fixture {
-        control: Control,
-        told: mpsc::UnboundedReceiver<WorkerCommand>,
-        health: Arc<Health>,
-        data: tempfile::TempDir,
-        begun: Time,
-    }
-
-    impl Fixture {
-        fn new() -> Self {
-            let data = tempfile::tempdir().unwrap();
-            let store = Store::open(data.path()).unwrap();
-            let state = store.boot().unwrap().state;
-            let (worker, told) = mpsc::unbounded_channel();
-            let health = Arc::new(Health::default());
-            let begun = clock::now();
-            let control = Control::new(store, state, vec![worker], Arc::clone(&health));
-            Self { control, told, health, data, begun }
-        }
-
-        /// Has every write fail, or succeed again.
-        fn disk_fails(&self, fails: bool) {
-            let mark = self.data.path().join("state.mark");
-            if fails {
-                std::fs::remove_file(&mark).unwrap();
-                std::fs::create_dir(&mark).unwrap();
-            } else {
-                std::fs::remove_dir(&mark).unwrap();
-            }
-        }
-
-        fn at(&mut self, millis: u64, event: Event) {
-            let now = self.begun.after(Duration::from_millis(millis));
-            self.control.handle(now, event);
-        }
-    }
-
-    #[test]
-    fn what_failed_is_written_once_it_can_be_and_the_health_says_so() {
-        let mut fixture = Fixture::new();
-        fixture.disk_fails(true);
-        fixture.at(0, Event::EpochAsked(CellId(7)));
-        fixture
-            .at(10, Event::TtlAsked { worker: 0, ttl: Duration::from_secs(60), by: "who".into() });
-        fixture.at(200, Event::Tick);
-        assert!(fixture.told.try_recv().is_err());
-        assert_eq!(fixture.health.failures(), 2);
-        assert!(fixture.health.cause().is_some());
-        fixture.disk_fails(false);
-        fixture.at(900, Event::Tick);
-        let Ok(WorkerCommand::LongestTtl(ttl)) = fixture.told.try_recv() else { panic!() };
-        assert_eq!(ttl, Duration::from_secs(60));
-        let Ok(WorkerCommand::Epoch(cell, epoch, version)) = fixture.told.try_recv() else {
-            panic!()
-        };
-        assert_eq!((cell, u64::from(epoch.0)), (CellId(7), version.0));
-        assert!(fixture.told.try_recv().is_err() && fixture.health.cause().is_none());
-    }
-
-    #[test]
-    fn who_waits_hears_the_cause_that_the_system_gave() {
-        let mut fixture = Fixture::new();
-        fixture.disk_fails(true);
-        fixture
-            .at(0, Event::TtlAsked { worker: 0, ttl: Duration::from_secs(60), by: "who".into() });
-        fixture.at(2500, Event::Tick);
-        let Ok(WorkerCommand::TtlFailed(why)) = fixture.told.try_recv() else { panic!() };
-        let cause = fixture.health.cause().unwrap();
-        assert!(why.contains("a TTL of 60 s durable") && why.contains(&cause), "{why}");
-    }
-}
+mod tests;

@@ -34,6 +34,12 @@ pub enum StartError {
     /// The admin port could not be used.
     #[error("cannot serve admin HTTP on {0}: {1}; choose another address with --admin")]
     Admin(SocketAddr, std::io::Error),
+    /// The log of the cluster did not give it its cells.
+    #[error(
+        "the node serves nothing yet: {}",
+        .0.as_deref().unwrap_or("its log takes too long to agree to it; see what it has logged")
+    )]
+    NotServing(Option<String>),
     /// The system gave no thread or runtime.
     #[error("the system gave no thread: {0}")]
     System(#[from] std::io::Error),

@@ -1,9 +1,11 @@
 //! What the threads of a node tell each other: workers, the control thread, and who asks them.
 
-use lockring_control::WorkerEnd;
+use crate::cluster_view::Changed;
+use lockring_control::cluster::{Index, WorkerEvent};
 use lockring_core::{SessionRow, Stats};
-use lockring_proto::{ListCursor, ListedLock};
-use lockring_ring::{CellId, Epoch, RingVersion};
+use lockring_proto::{ListCursor, ListedLock, NodeInfo, Time};
+use lockring_ring::{BootId, NodeId, RingTable, RingVersion};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -14,8 +16,21 @@ pub enum WorkerCommand {
     LongestTtl(Duration),
     /// A longer TTL cannot be made durable for now, and why.
     TtlFailed(String),
-    /// A cell has a new epoch.
-    Epoch(CellId, Epoch, RingVersion),
+    /// Processes of nodes, and how many workers each has.
+    Nodes(Vec<(NodeId, BootId, u16)>),
+    /// A newer ring.
+    Ring(Arc<RingTable<NodeInfo>>),
+    /// Who holds what, and the version of the ring with it, which was told before.
+    Memberships(Changes),
+    /// Until then the node may answer.
+    Lease(Time),
+    /// Say what the longest TTL was within that time.
+    StateTtl {
+        /// Of this round.
+        round: u64,
+        /// The time, from now back.
+        window: Duration,
+    },
     /// No new claims.
     Drain,
     /// Whether memory is nearly used up: nothing new is admitted then.
@@ -43,6 +58,19 @@ pub enum WorkerCommand {
     /// Have a task panic.
     #[cfg(test)]
     Panic,
+}
+
+/// What an entry of the log has changed for a worker.
+#[derive(Debug)]
+pub struct Changes {
+    /// The entry.
+    pub index: Index,
+    /// Cells that are not named are not this node's.
+    pub whole: bool,
+    /// Those that changed, or all; `None`: no part of it is this node's any more.
+    pub cells: Changed,
+    /// The version of the ring.
+    pub version: RingVersion,
 }
 
 /// Locks with their namespaces, and where the next page begins.
@@ -83,21 +111,12 @@ pub struct Handshakes {
 /// What is asked of the control thread.
 #[derive(Debug)]
 pub enum Order {
-    /// Make the longest TTL durable; a session of this worker waits for it.
-    RaiseLongestTtl {
-        /// The worker.
-        worker: usize,
-        /// The TTL.
-        ttl: Duration,
-        /// Whose session it is, for people.
-        by: String,
-    },
-    /// Raise the epoch of a cell.
-    RaiseEpoch(CellId),
+    /// A worker says something.
+    Said(usize, WorkerEvent),
     /// Every worker has ended.
     Stop {
-        /// How each did; `None` for one that has not said.
-        ends: Vec<Option<WorkerEnd>>,
+        /// Holds that each has left; `None` for one that has not said.
+        held: Vec<Option<u64>>,
         /// Told whether the next start need not wait.
         done: oneshot::Sender<bool>,
     },

@@ -3,7 +3,7 @@
 use crate::admin::{self, Admin, View};
 use crate::advertise;
 use crate::config::{Data, NodeConfig};
-use crate::control::{Control, Health};
+use crate::control::{self, Health};
 use crate::endpoint::{self, BindError};
 use crate::error::StartError;
 use crate::files;
@@ -11,15 +11,15 @@ use crate::gate::HandshakeLimits;
 use crate::memory::{Memory, Watch};
 use crate::messages::{Order, Report, WorkerCommand};
 use crate::state::WorkerState;
-use crate::store::{Boot, Store};
+use crate::store::{Boot, Store, Vault};
 use crate::tls;
 use crate::ttl::TtlMax;
 use crate::worker;
-use lockring_control::WorkerEnd;
+use lockring_control::cluster::{NodeSpec, Process, State};
+use lockring_core::{ClusterEvent, Event};
 use lockring_core::{Config, Machine};
-use lockring_proto::{NodeAddress, NodeInfo, Shown, Time, clock, limits};
-use lockring_ring::{NodeId, RingTable};
-use std::collections::BTreeSet;
+use lockring_proto::{NodeAddress, Time, clock, limits};
+use lockring_ring::{BootId, CellId, Epoch, RingVersion};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +28,10 @@ use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+
+/// A node that serves nothing after this long does not start. What a lost log leaves is waited for,
+/// which takes the longest.
+const SERVES_WITHIN: Duration = Duration::from_secs(20);
 
 struct WorkerHandle {
     commands: mpsc::UnboundedSender<WorkerCommand>,
@@ -54,7 +58,7 @@ pub struct Node {
     workers: Vec<WorkerHandle>,
     watch: Option<Watch>,
     control: Option<JoinHandle<()>>,
-    orders: std_mpsc::Sender<Order>,
+    orders: mpsc::UnboundedSender<Order>,
     deaths: mpsc::UnboundedReceiver<String>,
     boot: Boot,
     listen: SocketAddr,
@@ -77,7 +81,7 @@ pub struct Stopped {
 pub struct NodeStatus {
     /// Its id.
     pub node: u32,
-    /// Its process life.
+    /// Its process, by a number drawn at its start.
     pub boot: u64,
     /// Address of worker 0.
     pub listen: SocketAddr,
@@ -91,72 +95,65 @@ impl Node {
     /// # Errors
     /// When its directory, certificates or ports cannot be used. Nothing runs then.
     pub fn start(config: &NodeConfig) -> Result<Self, StartError> {
-        if !config.workers.is_power_of_two() || config.workers > limits::WORKERS_MAX {
-            return Err(StartError::Workers(config.workers));
-        }
-        let (port, workers) = (config.listen.port(), config.workers);
-        if port.checked_add(workers - 1).is_none() {
-            return Err(StartError::Ports(port, workers));
-        }
-        let (store, files) = match &config.data {
-            Data::Directory(dir) => (Store::open(dir)?, files::ensure_files(dir)?),
-            Data::Memory { client } => (Store::in_memory()?, files::in_memory(client)?),
-        };
-        let server = tls::server_config(&files)?;
-        let sockets = Sockets::bind(config.listen, config.workers)?;
-        let addresses =
-            advertise::addresses(&config.advertise, config.workers, sockets.first.port())?;
-        let admin = config.admin.map(admin::bind).transpose()?;
-        let tag_secret = tag_secret()?;
+        let Prepared { mut store, log, before, files, server, sockets, addresses, admin } =
+            Prepared::of(config)?;
         // All that may fail at a user's doing has been done: from here on the next start would wait
         // for the leases of this one.
-        let boot = store.boot()?;
+        let boot = store.begin(BootId(random()?[0] | 1))?;
         let (tell, deaths) = mpsc::unbounded_channel();
-        let (orders, inbox) = std_mpsc::channel();
-        let base = base(config, &boot, tag_secret);
-        let ring = ring(config, &boot, addresses);
-        let mut workers = Vec::with_capacity(sockets.sockets.len());
-        for (index, socket) in sockets.sockets.into_iter().enumerate() {
-            let start = WorkerStart {
-                index,
-                socket,
-                keys: boot.keys.clone(),
-                server: server.clone(),
-                machine: Config { worker: index as u16, ..base.clone() },
-                ring: ring.clone(),
-                orders: orders.clone(),
-                ttl_max: config.ttl_max.clone(),
-                handshakes: config.handshakes,
-                death: Death { name: format!("worker {index}"), tell: tell.clone() },
-            };
-            workers.push(start.spawn()?);
-        }
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let machine = base(config, &boot, &before, random()?);
+        let listen = sockets.first;
+        let start = |(index, socket): (usize, std::net::UdpSocket)| WorkerStart {
+            index,
+            socket,
+            keys: boot.keys.clone(),
+            server: server.clone(),
+            machine: Config { worker: index as u16, ..machine.clone() },
+            orders: orders.clone(),
+            ttl_max: config.ttl_max.clone(),
+            handshakes: config.handshakes,
+            death: Death { name: format!("worker {index}"), tell: tell.clone() },
+        };
+        let workers = sockets.sockets.into_iter().enumerate().map(|it| start(it).spawn());
+        let workers = workers.collect::<Result<Vec<_>, _>>()?;
         let health = Arc::new(Health::default());
-        let control =
-            Control::new(store, boot.state.clone(), workers_of(&workers), Arc::clone(&health));
+        let (serves, is_served) = std_mpsc::channel();
+        let start = control::Start {
+            store,
+            log,
+            bits: config.cell_bits,
+            spec: spec(boot.boot, config.workers, addresses),
+            boot: boot.clone(),
+            workers: workers_of(&workers),
+            health: Arc::clone(&health),
+            serves,
+        };
         let death = Death { name: "the control thread".to_owned(), tell };
-        let control = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
-            let _told_at_the_end = death;
-            control.run(&inbox);
-        })?;
+        let control = Some(spawn_control(start, inbox, death)?);
         let memory = Arc::new(Memory::default());
-        let watch = Watch::start(config.memory, workers_of(&workers), Arc::clone(&memory))?;
-        let (node, life) = (boot.node, boot.state.boot.0);
+        let watch = Some(Watch::start(config.memory, workers_of(&workers), Arc::clone(&memory))?);
+        let (node, life, cause) = (boot.node, boot.boot.0, Arc::clone(&health));
         let view = View { workers: workers_of(&workers), node, boot: life, health, memory };
         let admin =
             admin.map(|listener| Admin::start(listener, view, &config.admin_hosts)).transpose()?;
-        Ok(Self {
+        let (client_bundle, drain) = (files.client, config.drain);
+        let node = Self {
             admin,
             workers,
-            watch: Some(watch),
-            control: Some(control),
+            watch,
+            control,
             orders,
             deaths,
             boot,
-            listen: sockets.first,
-            client_bundle: files.client,
-            drain: config.drain,
-        })
+            listen,
+            client_bundle,
+            drain,
+        };
+        match is_served.recv_timeout(SERVES_WITHIN) {
+            Ok(()) => Ok(node),
+            Err(_) => Err(StartError::NotServing(cause.cause())),
+        }
     }
 
     /// The bundle that the node made for its first client, if it can issue any.
@@ -192,7 +189,7 @@ impl Node {
         }
         NodeStatus {
             node: self.boot.node,
-            boot: self.boot.state.boot.0,
+            boot: self.boot.boot.0,
             listen: self.listen,
             workers: reports,
         }
@@ -235,27 +232,23 @@ impl Node {
         }
         // All at once: each may have a slow client to wait for.
         self.tell_all(|| WorkerCommand::Stop);
-        let mut ends = Vec::with_capacity(self.workers.len());
+        let mut held = Vec::with_capacity(self.workers.len());
         for worker in self.workers.drain(..) {
-            let last = worker.ended.await.ok();
-            ends.push(last.map(|last| WorkerEnd {
-                held: last.stats.holds,
-                in_grace: last.grace_left.is_some(),
-            }));
+            held.push(worker.ended.await.ok().map(|last| last.stats.holds));
             if worker.thread.join().is_err() {
                 tracing::error!("a worker had panicked");
             }
         }
         let (done, recorded) = oneshot::channel();
-        let held = ends.iter().flatten().map(|end| end.held).sum();
-        let _told_by_the_answer = self.orders.send(Order::Stop { ends, done });
+        let left = held.iter().flatten().sum();
+        let _told_by_the_answer = self.orders.send(Order::Stop { held, done });
         let clean = recorded.await.unwrap_or(false);
         if let Some(control) = self.control.take()
             && control.join().is_err()
         {
             tracing::error!("the control thread had panicked");
         }
-        Stopped { held, clean }
+        Stopped { held: left, clean }
     }
 
     fn tell_all(&self, command: impl Fn() -> WorkerCommand) {
@@ -276,51 +269,90 @@ fn workers_of(workers: &[WorkerHandle]) -> Vec<mpsc::UnboundedSender<WorkerComma
     workers.iter().map(|worker| worker.commands.clone()).collect()
 }
 
-/// When the leases of the node's earlier lives have surely ended; `None` if there can be none.
-fn opens_at(boot: &Boot) -> Option<Time> {
-    let grace = boot.grace.as_ref()?;
-    tracing::warn!(
-        seconds = grace.span.as_secs_f64(),
-        longest_ttl = ?grace.longest_ttl,
-        of = %Shown(&grace.whose),
-        "restarted: claims wait in the queue until every earlier lease has surely ended"
-    );
-    Some(clock::now().after(grace.span))
+/// What a start needs of the world, before anything of it runs.
+struct Prepared {
+    store: Store,
+    log: Vault,
+    /// What the log makes.
+    before: State,
+    files: files::Files,
+    server: quinn::ServerConfig,
+    sockets: Sockets,
+    addresses: Vec<NodeAddress>,
+    admin: Option<std::net::TcpListener>,
 }
 
-/// What the machines of all workers have in common.
-fn base(config: &NodeConfig, boot: &Boot, tag_secret: [u64; 4]) -> Config {
-    let state = &boot.state;
+impl Prepared {
+    fn of(config: &NodeConfig) -> Result<Self, StartError> {
+        if !config.workers.is_power_of_two() || config.workers > limits::WORKERS_MAX {
+            return Err(StartError::Workers(config.workers));
+        }
+        let (port, workers) = (config.listen.port(), config.workers);
+        if port.checked_add(workers - 1).is_none() {
+            return Err(StartError::Ports(port, workers));
+        }
+        let (mut store, files) = match &config.data {
+            Data::Directory(dir) => (Store::open(dir)?, files::ensure_files(dir)?),
+            Data::Memory { client } => (Store::in_memory()?, files::in_memory(client)?),
+        };
+        let mut log = store.log()?;
+        let before = control::log_state(&mut log, config.cell_bits)?;
+        let server = tls::server_config(&files)?;
+        let sockets = Sockets::bind(config.listen, config.workers)?;
+        let addresses =
+            advertise::addresses(&config.advertise, config.workers, sockets.first.port())?;
+        let admin = config.admin.map(admin::bind).transpose()?;
+        Ok(Self { store, log, before, files, server, sockets, addresses, admin })
+    }
+}
+
+/// What the machines of all workers have in common. They have no part in any cell before the
+/// control thread says so.
+fn base(config: &NodeConfig, boot: &Boot, before: &State, tag_secret: [u64; 4]) -> Config {
     Config {
         cell_bits: config.cell_bits,
         worker: 0,
         workers: config.workers,
         node: boot.node,
-        boot: state.boot.0,
-        others: BTreeSet::new(),
-        epoch: state.epoch_floor,
-        ring_version: state.ring_version(),
-        longest_ttl: state.longest_ttl,
-        opens_at: opens_at(boot),
+        boot: boot.boot.0,
+        others: (0..=u16::MAX).take(config.cell_bits.cells() as usize).map(CellId).collect(),
+        epoch: Epoch(0),
+        ring_version: RingVersion(1),
+        longest_ttl: before.longest().ttl,
+        opens_at: None,
         tag_secret,
-        grace_for: boot.grace.as_ref().map_or_else(String::new, |grace| grace.whose.clone()),
+        grace_for: before.longest().by.clone(),
         limits: config.limits,
     }
 }
 
-/// For the tables of one process life: no table outlives it.
-fn tag_secret() -> Result<[u64; 4], std::io::Error> {
+/// What this process says of itself to the cluster.
+fn spec(boot: BootId, workers: u16, addresses: Vec<NodeAddress>) -> NodeSpec {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let process = Process { boot, workers, addresses };
+    NodeSpec { weight: 1, zone: None, host: host.trim().to_owned(), process }
+}
+
+fn spawn_control(
+    start: control::Start,
+    inbox: mpsc::UnboundedReceiver<Order>,
+    death: Death,
+) -> Result<JoinHandle<()>, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name("control".to_owned());
+    Ok(thread.spawn(move || {
+        let _told_at_the_end = death;
+        if let Err(why) = runtime.block_on(control::run(start, inbox)) {
+            tracing::error!(why, "the control thread has failed");
+        }
+    })?)
+}
+
+/// For what no other process of the node has: its number, and the secret of its tables.
+fn random() -> Result<[u64; 4], std::io::Error> {
     let mut secret = [[0; 8]; 4];
     getrandom::fill(secret.as_flattened_mut())?;
     Ok(secret.map(u64::from_ne_bytes))
-}
-
-/// The ring of a cluster of one: every cell is this node's.
-fn ring(config: &NodeConfig, boot: &Boot, addresses: Vec<NodeAddress>) -> RingTable<NodeInfo> {
-    let (id, state) = (NodeId(boot.node), &boot.state);
-    let node = NodeInfo { id, addresses, workers: config.workers, boot: state.boot };
-    RingTable::founded(state.ring_version(), config.cell_bits, node, state.epoch_floor)
-        .expect("the workers were looked at, and no store gives the last epoch")
 }
 
 /// Bound UDP sockets with consecutive ports.
@@ -366,8 +398,7 @@ struct WorkerStart {
     keys: endpoint::EndpointKeys,
     server: quinn::ServerConfig,
     machine: Config,
-    ring: RingTable<NodeInfo>,
-    orders: std_mpsc::Sender<Order>,
+    orders: mpsc::UnboundedSender<Order>,
     ttl_max: TtlMax,
     handshakes: HandshakeLimits,
     death: Death,
@@ -383,14 +414,16 @@ impl WorkerStart {
             let (limits, dropped) = (self.handshakes, Arc::clone(&dropped));
             endpoint::sieved(self.socket, &self.keys, self.server, limits, dropped)?
         };
-        let (index, machine, ring, orders) = (self.index, self.machine, self.ring, self.orders);
+        let (index, machine, orders) = (self.index, self.machine, self.orders);
         let (ttl_max, handshakes, death) = (self.ttl_max, self.handshakes, self.death);
         let (tell, ended) = oneshot::channel();
         let thread =
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let _told_at_the_end = death;
-                let machine = Machine::new(machine, clock::now());
-                let mut state = WorkerState::new(index, machine, ring, orders, ttl_max);
+                let mut state =
+                    WorkerState::new(index, Machine::new(machine, clock::now()), orders, ttl_max);
+                // It answers nothing before it has heard of its cluster.
+                state.run(None, Event::Cluster(ClusterEvent::Lease(Time(0))));
                 state.telemetry.packets_dropped = dropped;
                 let running = worker::run(endpoint, state, inbox, handshakes);
                 // With the tasks gone, what the last look saw is how it stays.
@@ -421,6 +454,7 @@ mod tests {
         let failed = tokio::time::timeout(Duration::from_secs(10), node.failed()).await;
         assert_eq!(failed.unwrap(), "worker 1");
         assert_eq!(node.stop().await, Stopped { held: 0, clean: false });
-        assert!(!Node::start(&config(data.path())).unwrap().boot().was_clean);
+        let next = Node::start(&config(data.path())).unwrap().status().await;
+        assert!(next.workers.iter().all(|worker| worker.grace_left.is_some()));
     }
 }

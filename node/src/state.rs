@@ -4,29 +4,32 @@
 //! one turn at a time (take in what came, run the machine, sort its actions into the connections'
 //! buffers) and never across an await.
 
+use crate::cluster_view::ClusterView;
 use crate::conns::{Conns, Ending, Outbox};
 use crate::messages::{Handshakes, Order, who};
 use crate::rated::Rated;
 use crate::ttl::TtlMax;
+use lockring_control::cluster::{Index, WorkerEvent};
 use lockring_core::{Action, ConnId, Event, LinkIndex, Machine};
-use lockring_proto::{HelloReply, NodeInfo, Push, RingHistory, codec};
-use lockring_ring::{CellId, Epoch, RingTable, RingVersion};
+use lockring_proto::limits::TTL_DEFAULT;
+use lockring_proto::{HelloReply, Push, codec};
+use lockring_ring::{CellId, Membership};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 /// The state of a worker.
 pub struct WorkerState {
     machine: Machine,
     actions: Vec<Action>,
     conns: Conns,
-    ring: RingHistory,
+    pub(crate) view: ClusterView,
     /// Which worker of the node this is.
     index: usize,
-    orders: std::sync::mpsc::Sender<Order>,
+    orders: mpsc::UnboundedSender<Order>,
     /// When the ticker is to wake next, and how to make it wake earlier.
     armed: lockring_proto::Time,
     ticker: Rc<Notify>,
@@ -62,8 +65,7 @@ impl WorkerState {
     pub fn new(
         index: usize,
         machine: Machine,
-        ring: RingTable<NodeInfo>,
-        orders: std::sync::mpsc::Sender<Order>,
+        orders: mpsc::UnboundedSender<Order>,
         ttl_max: TtlMax,
     ) -> Self {
         Self {
@@ -72,7 +74,7 @@ impl WorkerState {
             machine,
             actions: Vec::new(),
             conns: Conns::default(),
-            ring: RingHistory::new(ring),
+            view: ClusterView::default(),
             orders,
             armed: lockring_proto::Time::NEVER,
             ticker: Rc::new(Notify::new()),
@@ -100,13 +102,42 @@ impl WorkerState {
         Rc::clone(&self.ticker)
     }
 
-    /// A cell has a new epoch, by a newer ring.
-    pub fn epoch_raised(&mut self, cell: CellId, epoch: Epoch, version: RingVersion) {
-        let mut ring = self.ring.newest().clone();
-        let raised = ring.renew(cell, epoch, version);
-        raised.expect("the control thread raises epoch and version at once");
-        self.ring.learns(ring);
-        self.run(None, Event::EpochRaised { cell, epoch, version });
+    /// It does by this entry, which has changed these cells.
+    pub fn does_by(&mut self, index: Index, cells: &[(CellId, Option<Membership>)]) {
+        self.view.does_by(cells);
+        self.says(WorkerEvent::Applied(index));
+    }
+
+    /// States the longest TTL that it had within that time.
+    pub fn states_ttl(&mut self, round: u64, window: Duration) {
+        let now = lockring_proto::clock::now();
+        let longest = self.view.ttls.longest(now, window, self.machine.longest_ttl_in_use());
+        let by = if longest > TTL_DEFAULT { self.whose(now, longest) } else { None };
+        let by = by.unwrap_or_default();
+        self.says(WorkerEvent::TtlStated { round, longest: Some(longest), by });
+    }
+
+    /// Whose session has this TTL, for people.
+    fn whose(&self, now: lockring_proto::Time, ttl: Duration) -> Option<String> {
+        let mut from = Some(0);
+        while let Some(at) = from {
+            let (rows, next) = self.machine.list_sessions(now, at, 512);
+            if let Some(seen) = rows.iter().find(|seen| seen.ttl >= ttl) {
+                return Some(who(&seen.namespace, &seen.name, &seen.label));
+            }
+            from = next;
+        }
+        None
+    }
+
+    /// Whether nothing more of connections is to be run. Those that asked are woken when that is
+    /// over.
+    pub fn takes_nothing_on(&mut self) -> bool {
+        let nothing = self.machine.takes_nothing_on();
+        if nothing {
+            self.conns.hold_up();
+        }
+        nothing
     }
 
     /// Says when the ticker wakes by itself.
@@ -181,6 +212,10 @@ impl WorkerState {
             self.ticker.notify_one();
         }
         self.in_turn = false;
+        self.view.ttls.has(now, self.machine.longest_ttl_in_use());
+        if self.conns.are_held_up() && !self.machine.takes_nothing_on() {
+            self.conns.go_on();
+        }
         // Each is a turn of its own.
         while let Some((conn, link)) = self.late.pop() {
             self.run(None, Event::Closed { conn, link });
@@ -195,7 +230,7 @@ impl WorkerState {
             }
             _ => String::new(),
         };
-        self.order(Order::RaiseLongestTtl { worker: self.index, ttl, by });
+        self.says(WorkerEvent::TtlAsked { ttl, by });
     }
 
     #[inline]
@@ -220,7 +255,7 @@ impl WorkerState {
             Action::Pause(conn) => self.conns.post(conn, |outbox| outbox.paused = true),
             Action::Resume(conn) => self.conns.post(conn, |outbox| outbox.paused = false),
             Action::SendRing { conn, id, known } => {
-                let replies = self.ring.answers(id, known);
+                let replies = self.view.answers(id, known);
                 self.answer(turn, conn, |bytes| {
                     replies.iter().for_each(|reply| codec::encode_frame(reply, bytes));
                 });
@@ -233,12 +268,15 @@ impl WorkerState {
                 outbox.link = None;
             }),
             Action::RaiseLongestTtl(_) => unreachable!("the turn has taken it out"),
-            Action::WantEpoch(cell) => self.order(Order::RaiseEpoch(cell)),
-            Action::Peer { .. }
-            | Action::PeerBroken(_)
-            | Action::Synced { .. }
-            | Action::Recovered { .. }
-            | Action::Silent { .. } => {
+            Action::WantEpoch(cell) => {
+                if let Some(epoch) = self.view.epoch(cell) {
+                    self.says(WorkerEvent::EpochAsked(cell, epoch));
+                }
+            }
+            Action::Recovered { cell, epoch } => self.says(WorkerEvent::Recovered(cell, epoch)),
+            Action::Synced { cell, attach, .. } => self.says(WorkerEvent::Synced(cell, attach)),
+            Action::Silent { cell, node } => self.says(WorkerEvent::Silent(cell, node)),
+            Action::Peer { .. } | Action::PeerBroken(_) => {
                 unreachable!("a cluster of one has no peers: {action:?}")
             }
         }
@@ -259,10 +297,10 @@ impl WorkerState {
         }
     }
 
-    fn order(&self, order: Order) {
+    fn says(&self, said: WorkerEvent) {
         // The control thread outlives the workers; it ends only with the process.
-        if self.orders.send(order).is_err() {
-            tracing::error!("the control thread is gone; longer sessions cannot be confirmed");
+        if self.orders.send(Order::Said(self.index, said)).is_err() {
+            tracing::error!("the control thread is gone");
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::connection;
 use crate::gate::{Gate, HandshakeLimits, Source, Verdict};
-use crate::messages::{Handshakes, Report, WorkerCommand};
+use crate::messages::{Changes, Handshakes, Report, WorkerCommand};
 use crate::rated::{Cause, told};
 use crate::state::{Shared, WorkerState};
-use lockring_core::{Event, SHRINK_SLICE};
+use lockring_core::{ClusterEvent, Event, SHRINK_SLICE};
 use lockring_proto::Time;
 use quinn::{Endpoint, Incoming, VarInt};
 use std::cell::RefCell;
@@ -17,6 +17,9 @@ use tokio::task::{JoinHandle, spawn_local, yield_now};
 
 /// A peer must finish its handshake within this.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// At its end a worker does what is due for no longer than this.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// Runs a worker until it is told to stop, or the node is dropped. Returns how it was at its very
 /// end, after which nothing can have been granted; `None` if one of its tasks has panicked.
@@ -38,6 +41,7 @@ pub async fn run(
         };
         match command {
             None | Some(WorkerCommand::Stop) => break,
+            Some(WorkerCommand::Memberships(changes)) => do_by(&shared, changes).await,
             Some(command) => obey(&shared, command),
         }
     }
@@ -61,9 +65,22 @@ pub async fn run(
         () = failed.notified() => return None,
         () = ending => {}
     }
-    // The last look: with nothing awaited after it, no task of this thread runs any more.
-    shared.borrow_mut().run(None, Event::Tick);
+    // With nothing awaited after it, no task of this thread runs any more.
+    last_look(&shared);
     Some(report(&shared.borrow()))
+}
+
+/// Has the machine do all that is due, slice by slice, so that what it says at the end is so.
+fn last_look(shared: &Shared) {
+    let begun = lockring_proto::clock::now();
+    loop {
+        shared.borrow_mut().run(None, Event::Tick);
+        let now = lockring_proto::clock::now();
+        let is_due = shared.borrow().machine().next_deadline().is_some_and(|at| at <= now);
+        if !is_due || now.since(begun) > LAST_LOOK {
+            return;
+        }
+    }
 }
 
 fn obey(shared: &Shared, command: WorkerCommand) {
@@ -71,8 +88,18 @@ fn obey(shared: &Shared, command: WorkerCommand) {
     match command {
         WorkerCommand::LongestTtl(ttl) => shared.borrow_mut().run(None, Event::LongestTtl(ttl)),
         WorkerCommand::TtlFailed(why) => shared.borrow_mut().run(None, Event::TtlFailed(&why)),
-        WorkerCommand::Epoch(cell, epoch, version) => {
-            shared.borrow_mut().epoch_raised(cell, epoch, version);
+        WorkerCommand::Nodes(nodes) => {
+            for (node, boot, workers) in nodes {
+                let event = ClusterEvent::Node { node, boot, workers };
+                shared.borrow_mut().run(None, Event::Cluster(event));
+            }
+        }
+        WorkerCommand::Ring(ring) => shared.borrow_mut().view.learns(&ring),
+        WorkerCommand::Lease(until) => {
+            shared.borrow_mut().run(None, Event::Cluster(ClusterEvent::Lease(until)));
+        }
+        WorkerCommand::StateTtl { round, window } => {
+            shared.borrow_mut().states_ttl(round, window);
         }
         WorkerCommand::Shrink => {
             spawn(shared, shrink(Rc::clone(shared)));
@@ -90,12 +117,32 @@ fn obey(shared: &Shared, command: WorkerCommand) {
             let page = shared.borrow().machine().list_sessions(now, from, rows);
             let _whoever_asked_may_be_gone = answer.send(page);
         }
-        WorkerCommand::Stop => unreachable!("the worker has looked for it"),
+        WorkerCommand::Stop | WorkerCommand::Memberships(_) => {
+            unreachable!("the worker has looked for it")
+        }
         #[cfg(test)]
         WorkerCommand::Panic => {
             spawn(shared, async { panic!("on purpose") });
         }
     }
+}
+
+/// Does by an entry of the log from here on, slice by slice, with a turn for everybody in between,
+/// and for no other command.
+async fn do_by(shared: &Shared, changes: Changes) {
+    let Changes { index, whole, cells, version } = changes;
+    let cells = shared.borrow().view.all_named(whole, cells);
+    let mut left = &cells[..];
+    loop {
+        let event = ClusterEvent::Memberships { changed: left, version };
+        let taken = shared.borrow_mut().turn(None, Event::Cluster(event));
+        left = &left[taken..];
+        if left.is_empty() {
+            break;
+        }
+        yield_now().await;
+    }
+    shared.borrow_mut().does_by(index, &cells);
 }
 
 /// Has the machine shrink its tables, slice by slice, with a turn for everybody in between.

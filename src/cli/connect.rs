@@ -60,7 +60,9 @@ pub fn start_log(global: &Global) {
         (false, 1) => "info",
         (false, _) => "debug",
     };
-    let filter = EnvFilter::try_from_env("LOCKRING_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    // What openraft tells of each of its steps is for whoever asks for it.
+    let usual = || EnvFilter::new(format!("{level},openraft=warn"));
+    let filter = EnvFilter::try_from_env("LOCKRING_LOG").unwrap_or_else(|_| usual());
     let plain = global.no_color || std::env::var_os("NO_COLOR").is_some();
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let log = tracing_subscriber::fmt()

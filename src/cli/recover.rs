@@ -5,7 +5,6 @@ use super::server::failed;
 use super::{duration, output};
 use clap::Args as ClapArgs;
 use lockring_client::proto::Shown;
-use lockring_node::Store;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,7 +28,7 @@ pub struct Args {
 
 /// Makes the state anew.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let recovered = Store::recover(&args.data_dir, args.epoch_floor, args.longest_ttl)
+    let recovered = lockring_node::recover(&args.data_dir, args.epoch_floor, args.longest_ttl)
         .map_err(|error| failed(error.into()))?;
     if let Some(former) = recovered.former
         && former.longest_ttl > recovered.longest_ttl
@@ -45,8 +44,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
             former.longest_ttl, recovered.longest_ttl
         ));
     }
-    if let Some(kept) = &recovered.kept {
-        output::line(format_args!("the former state is kept as {}", kept.display()))?;
+    for kept in &recovered.kept {
+        output::line(format_args!("what was there is kept as {}", kept.display()))?;
     }
     output::line(format_args!(
         "recovered: the next start grants above epoch {}, once a lease of {:?} has ended",

@@ -51,6 +51,10 @@ pub enum NodeEvent {
     Restart { node: NodeId },
     /// A process of a node ends.
     Ends { node: NodeId },
+    /// A node is told to stop.
+    Stops { node: NodeId },
+    /// It has had time to.
+    StopEnds { life: Life },
     /// Somebody asks whoever leads for an entry.
     Asked { entry: Entry },
     /// A client and the nodes do not hear each other until then.

@@ -4,6 +4,7 @@ mod cases;
 mod council;
 mod peers;
 mod process;
+mod stop;
 mod turns;
 mod watch;
 
@@ -203,20 +204,12 @@ impl Cluster {
     /// A process ends, and what it had in its memory is gone.
     pub fn ends(&mut self, hub: &mut Hub, node: NodeId) {
         self.count_crash(hub, node);
-        let Some(host) = self.hosts.get_mut(&node) else { return };
-        let Some(process) = host.process.take() else { return };
+        let process = self.hosts.get(&node).and_then(|host| host.process.as_ref());
+        let Some(life) = process.map(|process| process.life) else { return };
+        self.cut_all_of(hub, life);
         self.log.crash(node);
-        for client in process.workers.iter().flat_map(|worker| worker.clients.values()) {
-            let notices = Duration::from_micros(hub.rng.range(0, 500_000));
-            hub.cut(client.way, notices);
-        }
-        let its = |way: &&crate::agenda::PeerWay| {
-            [way.from, way.to].iter().any(|end| (end.node, end.boot) == (node, process.life.boot))
-        };
-        let ways: Vec<_> = self.wires.values().filter(its).copied().collect();
-        for way in ways {
-            self.break_wire(hub, way);
-            self.wires.remove(&(way.from, way.to));
+        if let Some(host) = self.hosts.get_mut(&node) {
+            host.process = None;
         }
     }
 
@@ -290,6 +283,7 @@ impl Cluster {
         self.lags.clear();
         (self.slow_until, self.loss) = (Time(0), 0);
         self.wishes.clear();
+        self.hurry_stops(hub);
         self.is_calm = true;
         let now = hub.now;
         let mut lives = Vec::new();
@@ -372,7 +366,7 @@ impl Cluster {
             NodeEvent::Tick { life } => self.tick(hub, life),
             NodeEvent::Says { life, worker, event } => {
                 if self.process(life).is_some() {
-                    self.control(hub, life.node, Control::Worker(worker.into(), event));
+                    self.control(hub, life.node, Control::worker(worker.into(), event));
                 }
             }
             NodeEvent::Message { from, to, message } => self.message(hub, (from, to), message),
@@ -391,6 +385,8 @@ impl Cluster {
                 hub.reach("node crashes");
                 self.ends(hub, node);
             }
+            NodeEvent::Stops { node } => self.stops(hub, keys, node),
+            NodeEvent::StopEnds { life } => self.stop_ends(hub, life),
             NodeEvent::Asked { entry } => {
                 if let Some(leader) = self.log.leader() {
                     self.control(hub, leader, Control::Asked(entry));
@@ -428,6 +424,7 @@ impl Cluster {
         for node in nodes {
             hub.soon(Duration::from_millis(1), Event::Node(NodeEvent::Deliver { node }));
         }
+        self.end_idle(hub);
         self.check_holds(hub, keys);
         self.count_states(hub);
     }

@@ -19,7 +19,7 @@ pub const ALL_NODES: Range<usize> = 0..40;
 /// A kind of fault: how many of a thousand are of it, and what happens.
 type Kind = (u64, fn(&mut Stage));
 
-const KINDS: [Kind; 29] = [
+const KINDS: [Kind; 30] = [
     (70, |stage| {
         let whom = any_client(stage);
         stage.clients[whom].cut(&mut stage.hub);
@@ -75,6 +75,10 @@ const KINDS: [Kind; 29] = [
     }),
     (8, |stage| stage.cluster.slow_until = soon(&mut stage.hub, 100, 3000)),
     (25, lag),
+    (30, |stage| {
+        let node = any_host(stage);
+        stage.hub.plan(stage.hub.now, Event::Node(NodeEvent::Stops { node }));
+    }),
 ];
 
 /// The same, of several that belong together.

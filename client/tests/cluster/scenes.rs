@@ -191,6 +191,11 @@ pub fn changes_in_a_grace(stage: &mut Stage) {
         let (until, by) = (soon(&mut stage.hub, 3000, 9000), millis(&mut stage.hub, 20, 300));
         stage.hub.net.slow_down(until, by);
     }
+    if stage.hub.rng.percent(30) {
+        // A stop within it leaves the rest of it to the next process.
+        let (begins, node) = (millis(&mut stage.hub, 500, 5000), scene.owner);
+        stage.hub.soon(begins, Event::Node(NodeEvent::Stops { node }));
+    }
     let client = scene.client;
     for _ in 0..stage.hub.rng.range(0, 5) {
         let begins = millis(&mut stage.hub, 0, 6000);

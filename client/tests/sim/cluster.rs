@@ -5,7 +5,7 @@ use crate::hub::{Event, Hub};
 use crate::keys::Keys;
 use crate::node::{Node, audit};
 use crate::way::{Way, parts_of};
-use lockring_control::Event as Control;
+use lockring_control::alone::Event as Control;
 use lockring_core::testing::End;
 use lockring_core::{Identity, Machine, Mutant, Time};
 use lockring_proto::SessionId;

@@ -14,7 +14,7 @@ use crate::way::{Way, number_of};
 use control::{Plane, tell_ring};
 pub use facts::audit;
 use facts::{Asked, Reader, account, freed, says_fresh, tell_answers};
-use lockring_control::Event as Control;
+use lockring_control::alone::Event as Control;
 use lockring_core::testing::{Fact, KeyId, RateClock, Stream};
 use lockring_core::{
     Action, CloseReason, Config, ConnId, Event as Input, Identity, Limits, Machine, Mutant, Time,

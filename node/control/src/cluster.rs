@@ -27,7 +27,7 @@ mod ttl;
 pub use cell::{Cell, Loss};
 pub use control::Control;
 pub use entry::{
-    BATCH_CELLS_MAX, CellChange, Entry, Floors, Index, NodeSpec, Process, Replicas, Step,
+    BATCH_CELLS_MAX, Before, CellChange, Entry, Floors, Index, NodeSpec, Process, Replicas, Step,
 };
 pub use event::{Action, Event, Fact, LogEvent, ProposalId, RoundId, Term, WorkerEvent};
 pub use message::Message;

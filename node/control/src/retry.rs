@@ -16,19 +16,9 @@ pub(crate) struct Retry {
 }
 
 impl Retry {
-    /// The last proposal failed.
-    pub fn is_failing(&self) -> bool {
-        self.pause.is_some()
-    }
-
     /// Whether something may be proposed now.
     pub fn is_due(&self, now: Time) -> bool {
         self.pause.is_none_or(|(_, ends)| now >= ends)
-    }
-
-    /// When the pause ends.
-    pub fn ends(&self) -> Option<Time> {
-        self.pause.map(|(_, ends)| ends)
     }
 
     pub fn works(&mut self) {
@@ -38,6 +28,19 @@ impl Retry {
     pub fn fails(&mut self, now: Time) {
         let pause = self.pause.map_or(PAUSE_FIRST, |(pause, _)| (pause * 2).min(PAUSE_LONGEST));
         self.pause = Some((pause, now.after(pause)));
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Retry {
+    /// The last proposal failed.
+    pub fn is_failing(&self) -> bool {
+        self.pause.is_some()
+    }
+
+    /// When the pause ends.
+    pub fn ends(&self) -> Option<Time> {
+        self.pause.map(|(_, ends)| ends)
     }
 
     /// Somebody new waits: the pause before the next try is a short one again.

@@ -5,7 +5,7 @@ mod conformance;
 mod log;
 mod rules;
 
-use crate::cluster::{Floors, State};
+use crate::cluster::{Before, Floors, State};
 use lockring_ring::{AttachId, Epoch, NodeId, RingVersion};
 
 /// What a log begins with that follows a lost one: nothing that this state has given is given
@@ -18,6 +18,8 @@ pub fn floors_above(lost: &State, founder: NodeId) -> Floors {
         node: founder,
         attach: AttachId(1 << 40),
         longest_ttl: lost.longest().ttl,
+        longest_by: lost.longest().by.clone(),
+        before: Before::Unknown,
     }
 }
 

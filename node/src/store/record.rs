@@ -1,16 +1,16 @@
 //! The bytes of the record and of its mark: fixed, little-endian, each with a checksum.
 
 use crate::endpoint::EndpointKeys;
-use lockring_control::State;
-use lockring_proto::limits::TTL_DEFAULT;
-use lockring_ring::{BootId, Epoch};
+use lockring_control::cluster::{Before, Floors};
+use lockring_ring::{AttachId, Epoch, NodeId, RingVersion};
 use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: &[u8; 8] = b"lockring";
-const FORMAT: u8 = 2;
-/// The format before: it did not say whose the longest TTL is.
-const FORMAT_BEFORE: u8 = 1;
+const FORMAT: u8 = 3;
+/// The formats before: of a node that kept no log, but all that had to be durable here. The first
+/// of them did not say whose the longest TTL is.
+const WITHOUT_LOG: [u8; 2] = [1, 2];
 
 /// How much of whose TTL it is is kept.
 const BY_BYTES_MAX: usize = 255;
@@ -18,24 +18,27 @@ const BY_BYTES_MAX: usize = 255;
 /// The id of a cluster's first node.
 const FIRST_NODE: u32 = 1;
 
+/// Who a node is, and how its log begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
+pub(crate) struct Record {
     /// Counts the writes of this record.
-    pub(super) revision: u64,
-    pub(super) cluster: [u8; 16],
-    pub(super) node: u32,
-    pub(super) keys: EndpointKeys,
-    pub(super) boot: u64,
-    pub(super) epoch_floor: u32,
-    pub(super) longest_ttl_ms: u64,
-    pub(super) clean: bool,
-    /// Whose session the longest TTL is, for people; empty if nobody's in particular.
-    pub(super) longest_by: String,
+    pub(crate) revision: u64,
+    pub(crate) cluster: [u8; 16],
+    pub(crate) node: u32,
+    pub(crate) keys: EndpointKeys,
+    /// The last process that had the directory; 0: none had.
+    pub(crate) boot: u64,
+    /// The file system and the file that its lock was: those of a copied directory are others.
+    pub(crate) place: (u64, u64),
+    /// The file of the log was made: if it is gone, it was lost.
+    pub(crate) is_logged: bool,
+    /// What was before the log, if something was.
+    pub(crate) floors: Option<Floors>,
 }
 
 impl Record {
     /// That of a new cluster's first node, which has not started yet.
-    pub(super) fn new() -> Result<Self, getrandom::Error> {
+    pub(crate) fn new() -> Result<Self, getrandom::Error> {
         let (mut cluster, mut reset, mut cid) = ([0; 16], [0; 64], [0; 8]);
         getrandom::fill(&mut cluster)?;
         getrandom::fill(&mut reset)?;
@@ -46,57 +49,14 @@ impl Record {
             node: FIRST_NODE,
             keys: EndpointKeys { reset, cid: u64::from_le_bytes(cid) },
             boot: 0,
-            epoch_floor: 0,
-            longest_ttl_ms: TTL_DEFAULT.as_millis() as u64,
-            clean: false,
-            longest_by: String::new(),
+            place: (0, 0),
+            is_logged: false,
+            floors: None,
         })
     }
 
-    /// What the control plane has of it, with what it has beside it.
-    pub(super) fn state(&self, intent: Option<Duration>) -> State {
-        State {
-            boot: BootId(self.boot),
-            epoch_floor: Epoch(self.epoch_floor),
-            longest_ttl: Duration::from_millis(self.longest_ttl_ms),
-            longest_by: self.longest_by.clone(),
-            intent,
-            clean: self.clean,
-        }
-    }
-
-    /// The next one, if the state is another: as far as it must be durable.
-    pub(super) fn with(self, state: &State) -> Self {
-        let by = &state.longest_by;
-        let next = Self {
-            boot: state.boot.0,
-            epoch_floor: state.epoch_floor.0,
-            longest_ttl_ms: whole_millis(state.longest_ttl),
-            longest_by: by[..by.floor_char_boundary(BY_BYTES_MAX)].to_owned(),
-            clean: state.clean,
-            ..self.clone()
-        };
-        if next == self { self } else { Self { revision: self.revision + 1, ..next } }
-    }
-
-    /// That of a node whose record may be lost, from what is left of it. Each life raises the
-    /// floor, so that the count of lives was never above it; the next life is not the first.
-    pub(super) fn recovered(self, epoch_floor: u32, longest_ttl: Duration) -> Self {
-        let epoch_floor = epoch_floor.max(self.epoch_floor);
-        Self {
-            revision: self.revision + 1,
-            boot: self.boot.max(u64::from(epoch_floor)).max(1),
-            epoch_floor,
-            longest_ttl_ms: whole_millis(longest_ttl),
-            longest_by: String::new(),
-            clean: false,
-            ..self
-        }
-    }
-
     pub(super) fn encode(&self) -> Vec<u8> {
-        let Self { revision, cluster, node, keys, boot, epoch_floor, .. } = self;
-        let Self { longest_ttl_ms, clean, longest_by, .. } = self;
+        let Self { revision, cluster, node, keys, boot, place, is_logged, floors } = self;
         let mut bytes = Vec::new();
         bytes.extend_from_slice(MAGIC);
         bytes.push(FORMAT);
@@ -106,11 +66,25 @@ impl Record {
         bytes.extend_from_slice(&keys.reset);
         bytes.extend_from_slice(&keys.cid.to_le_bytes());
         bytes.extend_from_slice(&boot.to_le_bytes());
-        bytes.extend_from_slice(&epoch_floor.to_le_bytes());
-        bytes.extend_from_slice(&longest_ttl_ms.to_le_bytes());
-        bytes.push(u8::from(*clean));
-        bytes.push(longest_by.len() as u8);
-        bytes.extend_from_slice(longest_by.as_bytes());
+        bytes.extend_from_slice(&place.0.to_le_bytes());
+        bytes.extend_from_slice(&place.1.to_le_bytes());
+        bytes.push(u8::from(*is_logged));
+        bytes.push(u8::from(floors.is_some()));
+        if let Some(Floors { epoch, version, attach, longest_ttl, longest_by, before, .. }) = floors
+        {
+            bytes.push(match before {
+                Before::Unknown => 0,
+                Before::One => 1,
+                Before::Nothing => 2,
+            });
+            bytes.extend_from_slice(&epoch.0.to_le_bytes());
+            bytes.extend_from_slice(&version.0.to_le_bytes());
+            bytes.extend_from_slice(&attach.0.to_le_bytes());
+            bytes.extend_from_slice(&whole_millis(*longest_ttl).to_le_bytes());
+            let by = &longest_by[..longest_by.floor_char_boundary(BY_BYTES_MAX)];
+            bytes.push(by.len() as u8);
+            bytes.extend_from_slice(by.as_bytes());
+        }
         sealed(bytes)
     }
 
@@ -118,17 +92,18 @@ impl Record {
         let body = unsealed(bytes).ok_or("the checksum of its record does not fit")?;
         let mut rest = body.strip_prefix(MAGIC).ok_or("its record is of another program")?;
         let short = "its record is cut short";
-        let format = take(&mut rest).ok_or(short)?;
-        if format != [FORMAT] && format != [FORMAT_BEFORE] {
-            return Err("its record was written by another version of lockring");
-        }
-        let mut record = take_fields(&mut rest).ok_or(short)?;
-        if format == [FORMAT] {
-            record.longest_by = take_text(&mut rest).ok_or(short)?;
-        }
-        match rest {
-            [] if record.epoch_floor <= Epoch::LAST.0 => Ok(record),
-            [] => Err("its epoch floor is past the last epoch"),
+        let [format] = take(&mut rest).ok_or(short)?;
+        let record = match format {
+            FORMAT => take_fields(&mut rest),
+            format if WITHOUT_LOG.contains(&format) => take_without_log(&mut rest, format),
+            _ => return Err("its record was written by another version of lockring"),
+        };
+        let record = record.ok_or(short)?;
+        match (rest, &record.floors) {
+            ([], Some(floors)) if floors.epoch > Epoch::LAST => {
+                Err("its epoch floor is past the last epoch")
+            }
+            ([], _) => Ok(record),
             _ => Err("its record is too long"),
         }
     }
@@ -139,18 +114,67 @@ fn whole_millis(ttl: Duration) -> u64 {
     u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
-fn take_fields(rest: &mut &[u8]) -> Option<Record> {
+/// What all formats begin with. What follows says the rest.
+fn take_identity(rest: &mut &[u8]) -> Option<Record> {
     Some(Record {
         revision: u64::from_le_bytes(take(rest)?),
         cluster: take(rest)?,
         node: u32::from_le_bytes(take(rest)?),
         keys: EndpointKeys { reset: take(rest)?, cid: u64::from_le_bytes(take(rest)?) },
         boot: u64::from_le_bytes(take(rest)?),
-        epoch_floor: u32::from_le_bytes(take(rest)?),
-        longest_ttl_ms: u64::from_le_bytes(take(rest)?),
-        clean: take(rest)? == [1],
-        longest_by: String::new(),
+        place: (0, 0),
+        is_logged: false,
+        floors: None,
     })
+}
+
+fn take_fields(rest: &mut &[u8]) -> Option<Record> {
+    let identity = take_identity(rest)?;
+    let place = (u64::from_le_bytes(take(rest)?), u64::from_le_bytes(take(rest)?));
+    let is_logged = take(rest)? == [1];
+    let floors = match take(rest)? {
+        [0] => None,
+        _ => Some(take_floors(rest, identity.node)?),
+    };
+    Some(Record { place, is_logged, floors, ..identity })
+}
+
+fn take_floors(rest: &mut &[u8], node: u32) -> Option<Floors> {
+    let before = match take(rest)? {
+        [1] => Before::One,
+        [2] => Before::Nothing,
+        _ => Before::Unknown,
+    };
+    Some(Floors {
+        before,
+        node: NodeId(node),
+        epoch: Epoch(u32::from_le_bytes(take(rest)?)),
+        version: RingVersion(u64::from_le_bytes(take(rest)?)),
+        attach: AttachId(u64::from_le_bytes(take(rest)?)),
+        longest_ttl: Duration::from_millis(u64::from_le_bytes(take(rest)?)),
+        longest_by: take_text(rest)?,
+    })
+}
+
+/// A node that kept no log counted its starts, each of which had the next epoch, which was the
+/// version of the ring too. Its log begins above that.
+fn take_without_log(rest: &mut &[u8], format: u8) -> Option<Record> {
+    let identity = take_identity(rest)?;
+    let epoch = Epoch(u32::from_le_bytes(take(rest)?));
+    let longest_ttl = Duration::from_millis(u64::from_le_bytes(take(rest)?));
+    let was_clean = take(rest)? == [1];
+    let longest_by = if format == 1 { String::new() } else { take_text(rest)? };
+    let floors = Floors {
+        epoch,
+        version: RingVersion(u64::from(epoch.0)),
+        node: NodeId(identity.node),
+        attach: AttachId(1),
+        longest_ttl,
+        longest_by,
+        before: if was_clean { Before::Nothing } else { Before::One },
+    };
+    let has_started = identity.boot != 0;
+    Some(Record { boot: 0, floors: has_started.then_some(floors), ..identity })
 }
 
 fn take_text(rest: &mut &[u8]) -> Option<String> {
@@ -194,52 +218,107 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        let longest_by = "team/web (a label)".to_owned();
+        let floors = Floors {
+            epoch: Epoch(5),
+            version: RingVersion(6),
+            node: NodeId(1),
+            attach: AttachId(7),
+            longest_ttl: Duration::from_secs(10),
+            longest_by: "team/web (a label)".to_owned(),
+            before: Before::One,
+        };
         let base = Record::new().unwrap();
-        Record { revision: 9, boot: 3, epoch_floor: 5, clean: true, longest_by, ..base }
+        let (place, floors) = ((8, 9), Some(floors));
+        Record { revision: 9, boot: 3, place, is_logged: true, floors, ..base }
+    }
+
+    fn with_floors(change: impl FnOnce(&mut Floors)) -> Record {
+        let mut record = record();
+        change(record.floors.as_mut().unwrap());
+        record
     }
 
     #[test]
     fn what_is_encoded_is_decoded() {
-        for record in [record(), Record { clean: false, ..record() }] {
+        let of = |before| with_floors(|floors| floors.before = before);
+        let kinds = [Before::Unknown, Before::One, Before::Nothing].map(of);
+        let first = Record { floors: None, is_logged: false, ..record() };
+        for record in kinds.into_iter().chain([first]) {
             assert_eq!(Record::decode(&record.encode()), Ok(record));
         }
         assert_eq!(decode_mark(&encode_mark(7)), Some(7));
     }
 
+    /// What all formats have in common, of a record with these keys.
+    fn pinned(format: u8) -> Vec<u8> {
+        let mut bytes = b"lockring".to_vec();
+        bytes.push(format);
+        bytes.extend(b"\x09\0\0\0\0\0\0\0");
+        bytes.extend([0xcc; 16]);
+        bytes.extend(b"\x01\0\0\0");
+        bytes.extend([0xaa; 64]);
+        bytes.extend(b"\x08\x07\x06\x05\x04\x03\x02\x01\x03\0\0\0\0\0\0\0");
+        bytes
+    }
+
+    fn of_these_keys() -> Record {
+        let keys = EndpointKeys { reset: [0xaa; 64], cid: 0x0102_0304_0506_0708 };
+        Record { cluster: [0xcc; 16], keys, ..record() }
+    }
+
     #[test]
     fn the_bytes_are_pinned() {
-        let keys = EndpointKeys { reset: [0xaa; 64], cid: 0x0102_0304_0506_0708 };
-        let record = Record { cluster: [0xcc; 16], keys, ..record() };
-        let mut expected = b"lockring\x02\x09\0\0\0\0\0\0\0".to_vec();
-        expected.extend([0xcc; 16]);
-        expected.extend(b"\x01\0\0\0");
-        expected.extend([0xaa; 64]);
-        expected.extend(b"\x08\x07\x06\x05\x04\x03\x02\x01");
-        expected.extend(b"\x03\0\0\0\0\0\0\0\x05\0\0\0\x10\x27\0\0\0\0\0\0\x01");
-        expected.extend(b"\x12team/web (a label)");
-        let bytes = record.encode();
+        let mut expected = pinned(3);
+        expected.extend(b"\x08\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0");
+        expected.extend(b"\x01\x01\x01\x05\0\0\0\x06\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0");
+        expected.extend(b"\x10\x27\0\0\0\0\0\0\x12team/web (a label)");
+        let bytes = of_these_keys().encode();
         assert_eq!(bytes[..expected.len()], expected);
         assert_eq!(bytes.len(), expected.len() + 8);
     }
 
+    /// Directories of nodes that kept no log.
     #[test]
-    fn the_format_before_is_read_too() {
-        let now = record();
-        let mut body = unsealed(&now.encode()).unwrap().to_vec();
-        body.truncate(body.len() - now.longest_by.len() - 1);
-        body[8] = FORMAT_BEFORE;
-        let before = Record { longest_by: String::new(), ..now };
-        assert_eq!(Record::decode(&sealed(body)), Ok(before));
+    fn the_formats_before_are_read_too() {
+        for (format, was_clean) in [(1, true), (2, true), (2, false)] {
+            let mut bytes = pinned(format);
+            bytes.extend(b"\x05\0\0\0\x10\x27\0\0\0\0\0\0");
+            bytes.push(u8::from(was_clean));
+            let mut expected =
+                Record { boot: 0, place: (0, 0), is_logged: false, ..of_these_keys() };
+            let floors = expected.floors.as_mut().unwrap();
+            (floors.version, floors.attach) = (RingVersion(5), AttachId(1));
+            floors.before = if was_clean { Before::Nothing } else { Before::One };
+            if format == 1 {
+                floors.longest_by.clear();
+            } else {
+                bytes.extend(b"\x12team/web (a label)");
+            }
+            assert_eq!(Record::decode(&sealed(bytes)), Ok(expected));
+        }
+        // One that had never started has nothing behind it.
+        let mut bytes = pinned(2);
+        let boot = bytes.len() - 8;
+        bytes[boot] = 0;
+        bytes.extend(b"\0\0\0\0\x10\x27\0\0\0\0\0\0\0\0");
+        assert_eq!(Record::decode(&sealed(bytes)).unwrap().floors, None);
     }
 
     #[test]
     fn whose_ttl_it_is_is_cut_between_characters() {
-        let base = record();
-        let longest_by = "\u{e9}".repeat(200);
-        let record = base.clone().with(&State { longest_by, ..base.state(None) });
-        assert_eq!(record.longest_by, "\u{e9}".repeat(127));
-        assert_eq!(Record::decode(&record.encode()), Ok(record));
+        let record = with_floors(|floors| floors.longest_by = "\u{e9}".repeat(200));
+        let read = Record::decode(&record.encode()).unwrap();
+        assert_eq!(read.floors.unwrap().longest_by, "\u{e9}".repeat(127));
+    }
+
+    #[test]
+    fn a_ttl_is_never_kept_shorter_than_it_is() {
+        let kept = |ttl| {
+            let record = with_floors(|floors| floors.longest_ttl = ttl);
+            Record::decode(&record.encode()).unwrap().floors.unwrap().longest_ttl
+        };
+        assert_eq!(kept(Duration::from_nanos(20_000_000_001)), Duration::from_millis(20_001));
+        assert_eq!(kept(Duration::MAX), Duration::from_millis(u64::MAX));
     }
 
     #[test]
@@ -265,12 +344,12 @@ mod tests {
         let body = || unsealed(&record().encode()).unwrap().to_vec();
         let error = |body: Vec<u8>| Record::decode(&sealed(body)).unwrap_err();
         let mut other = body();
-        other[8] = 3;
+        other[8] = 4;
         assert!(error(other).contains("another version"));
         assert!(error(b"lockrung".to_vec()).contains("another program"));
         assert!(error(body()[..20].to_vec()).contains("cut short"));
         assert!(error([body(), vec![0]].concat()).contains("too long"));
-        let past = Record { epoch_floor: Epoch::LAST.0 + 1, ..record() };
+        let past = with_floors(|floors| floors.epoch = Epoch(Epoch::LAST.0 + 1));
         assert!(Record::decode(&past.encode()).unwrap_err().contains("past the last epoch"));
     }
 }

@@ -1,12 +1,35 @@
 //! Tests of the store: what it keeps, and what it says of damaged files.
 
 use super::*;
-use lockring_ring::{BootId, CellId};
+use lockring_control::cluster::Before;
+use lockring_ring::Epoch;
 use redb::StorageBackend;
 use redb::backends::FileBackend;
-use std::os::unix::fs::MetadataExt;
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A directory of a node that kept no log, as the version before made it: started so often, and
+/// stopped so.
+pub(crate) fn without_log(dir: &Path, starts: u32, was_clean: bool) {
+    let mut record = b"lockring\x02\x09\0\0\0\0\0\0\0".to_vec();
+    record.extend([0xcc; 16]);
+    record.extend(1_u32.to_le_bytes());
+    record.extend([0xaa; 64]);
+    record.extend(7_u64.to_le_bytes());
+    record.extend(u64::from(starts).to_le_bytes());
+    record.extend(starts.to_le_bytes());
+    record.extend(10_000_u64.to_le_bytes());
+    record.extend([u8::from(was_clean), 3]);
+    record.extend(b"who");
+    let record = sealed(record);
+    let put = |transaction: &WriteTransaction| {
+        transaction.open_table(TABLE)?.insert(KEY, &*record)?;
+        Ok(())
+    };
+    data_dir::prepare(dir).unwrap();
+    Vault::create(dir, &STATE, put).unwrap().mark().unwrap();
+}
 
 fn data_dir() -> (tempfile::TempDir, PathBuf) {
     let base = tempfile::tempdir().unwrap();
@@ -18,121 +41,67 @@ fn open_error(dir: &Path) -> StoreError {
     Store::open(dir).err().expect("it opened")
 }
 
-fn is_corrupt(error: &StoreError) -> bool {
+fn is_corrupt(error: &StoreError, file: &str) -> bool {
     matches!(error, StoreError::Corrupt { .. })
-        && error.to_string().contains(STATE)
+        && error.to_string().contains(file)
         && error.to_string().contains("lockring recover")
 }
 
-/// A directory with `file` for its state, and the mark of another.
+/// A directory with these bytes for its state, and the mark of another.
 fn with_state(file: &[u8], marked_in: &Path) -> (tempfile::TempDir, PathBuf) {
     let (base, dir) = data_dir();
     fs::create_dir(&dir).unwrap();
-    fs::write(dir.join(STATE), file).unwrap();
-    fs::copy(marked_in.join(MARK), dir.join(MARK)).unwrap();
+    fs::write(dir.join(STATE.file), file).unwrap();
+    fs::copy(marked_in.join(STATE.mark), dir.join(STATE.mark)).unwrap();
     (base, dir)
 }
 
-fn raised(store: &Store) -> Result<Epoch, StoreError> {
-    store.commit(&Entry::RaiseEpoch(CellId(0))).map(|state| state.epoch_floor)
+fn begin(store: &mut Store, boot: u64) -> Boot {
+    store.begin(BootId(boot)).unwrap()
 }
 
-fn lowered(store: &Store, ttl: Duration) {
-    store.commit(&Entry::IntendLongestTtl(ttl)).unwrap();
-    store.commit(&Entry::LowerLongestTtl { ttl, by: "who".to_owned() }).unwrap();
-}
-
-fn noted(store: &Store, ttl: Duration) -> Result<State, StoreError> {
-    store.commit(&Entry::RaiseLongestTtl { ttl, by: "who".to_owned() })
-}
-
-/// A life after `before` that owes it a grace of this TTL.
-fn life(before: &Boot, boot: u64, floor: u32, longest_ttl: Duration) -> Boot {
-    let state = State {
-        boot: BootId(boot),
-        epoch_floor: Epoch(floor),
-        longest_ttl,
-        ..before.state.clone()
-    };
-    Boot { first: false, was_clean: false, grace: state.grace(), state, ..before.clone() }
-}
-
-/// The bytes of a store after three lives, closed or as `kill -9` leaves it.
+/// The bytes of a store after three processes, closed or as `kill -9` leaves it.
 fn some_lives(dir: &Path, closed: bool) -> Vec<u8> {
-    let store = Store::open(dir).unwrap();
-    for _ in 0..3 {
-        store.boot().unwrap();
+    let mut store = Store::open(dir).unwrap();
+    for boot in 1..=3 {
+        begin(&mut store, boot);
     }
     if closed {
         drop(store);
     }
-    fs::read(dir.join(STATE)).unwrap()
+    fs::read(dir.join(STATE.file)).unwrap()
 }
 
 #[test]
 fn the_first_start_makes_everything() {
     let (_base, dir) = data_dir();
-    let boot = Store::open(&dir).unwrap().boot().unwrap();
-    assert!(boot.first && !boot.was_clean);
-    assert_eq!((boot.state.boot, boot.state.epoch_floor, boot.node), (BootId(1), Epoch(1), 1));
-    assert_eq!(boot.state.longest_ttl, Duration::from_secs(10));
+    let mut store = Store::open(&dir).unwrap();
+    let boot = begin(&mut store, 7);
+    assert_eq!((boot.node, boot.boot, boot.after), (1, BootId(7), None));
+    assert_eq!(boot.floors, None);
     assert_ne!(boot.cluster, [0; 16]);
     assert_ne!(boot.keys.reset, [0; 64]);
-    for name in [STATE, MARK, LOCK] {
+    store.log().unwrap();
+    for name in [STATE.file, STATE.mark, LOG.file, LOG.mark, LOCK] {
         assert_eq!(fs::metadata(dir.join(name)).unwrap().mode() & 0o777, 0o600, "{name}");
     }
     let (_base, other) = data_dir();
-    let other = Store::open(&other).unwrap().boot().unwrap();
+    let other = begin(&mut Store::open(&other).unwrap(), 7);
     assert!(other.cluster != boot.cluster && other.keys != boot.keys);
 }
 
 #[test]
-fn everything_outlives_the_process() {
+fn each_process_knows_the_one_before() {
     let (_base, dir) = data_dir();
-    let first = Store::open(&dir).unwrap().boot().unwrap();
-    let store = Store::open(&dir).unwrap();
-    let second = store.boot().unwrap();
-    let expected = life(&first, 2, 2, Duration::from_secs(10));
-    assert_eq!(second, expected);
-    assert_eq!(raised(&store).unwrap(), Epoch(3));
-    noted(&store, Duration::from_secs(60)).unwrap();
-    store.commit(&Entry::CleanStop(BootId(2))).unwrap();
-    drop(store);
-    let third = Store::open(&dir).unwrap().boot().unwrap();
-    let expected = life(&first, 3, 4, Duration::from_secs(60));
-    let state = State { longest_by: "who".to_owned(), ..expected.state.clone() };
-    assert_eq!(third, Boot { was_clean: true, grace: None, state, ..expected });
-    let fourth = Store::open(&dir).unwrap().boot().unwrap();
-    assert!(!fourth.was_clean, "a clean stop counts for one start");
-}
-
-#[test]
-fn a_killed_process_loses_nothing() {
-    let (_base, dir) = data_dir();
-    let store = Store::open(&dir).unwrap();
-    let boot = store.boot().unwrap();
-    raised(&store).unwrap();
-    let (_copy_base, copy) = with_state(&fs::read(dir.join(STATE)).unwrap(), &dir);
-    let after = Store::open(&copy).unwrap().boot().unwrap();
-    assert_eq!(after, life(&boot, 2, 3, Duration::from_secs(10)));
-}
-
-#[test]
-fn the_longest_ttl_only_grows_until_it_is_set() {
-    let (_base, dir) = data_dir();
-    let store = Store::open(&dir).unwrap();
-    let longest = || store.read().unwrap().longest_ttl_ms;
-    let revision = store.read().unwrap().revision;
-    noted(&store, Duration::from_secs(9)).unwrap();
-    assert_eq!(store.read().unwrap().revision, revision, "nothing to write");
-    noted(&store, Duration::from_nanos(20_000_000_001)).unwrap();
-    assert_eq!(longest(), 20_001, "rounded up");
-    noted(&store, Duration::from_secs(15)).unwrap();
-    assert_eq!(longest(), 20_001);
-    lowered(&store, Duration::from_secs(15));
-    assert_eq!(longest(), 15_000);
-    noted(&store, Duration::MAX).unwrap();
-    assert_eq!(longest(), u64::MAX);
+    let first = begin(&mut Store::open(&dir).unwrap(), 7);
+    let mut store = Store::open(&dir).unwrap();
+    let (boot, after) = (BootId(8), Some(BootId(7)));
+    assert_eq!(begin(&mut store, 8), Boot { boot, after, ..first });
+    // In a copy nobody knows whether that one runs on.
+    let killed = fs::read(dir.join(STATE.file)).unwrap();
+    let (_base, copy) = with_state(&killed, &dir);
+    assert_eq!(begin(&mut Store::open(&copy).unwrap(), 9).after, None);
+    assert_eq!(begin(&mut Store::open(&copy).unwrap(), 10).after, Some(BootId(9)));
 }
 
 #[test]
@@ -157,23 +126,6 @@ fn a_place_that_cannot_be_written_is_told() {
     }
 }
 
-#[test]
-fn the_last_epoch_is_refused_and_nothing_changes() {
-    let (_base, dir) = data_dir();
-    let store = Store::open(&dir).unwrap();
-    let second_last = Epoch::LAST.0 - 2;
-    let record = store.read().unwrap();
-    let before = Record { epoch_floor: second_last, revision: record.revision + 1, ..record };
-    write(store.opened.lock().unwrap().database.as_ref().unwrap(), &before).unwrap();
-    assert_eq!(store.boot().unwrap().state.epoch_floor, Epoch(Epoch::LAST.0 - 1));
-    let before = store.read().unwrap();
-    for error in [store.boot().unwrap_err(), raised(&store).unwrap_err()] {
-        assert!(matches!(error, StoreError::EpochsUsedUp(_)));
-        assert!(error.to_string().contains("start a new cluster"), "{error}");
-    }
-    assert_eq!(store.read().unwrap(), before);
-}
-
 /// Damage of every kind is told, or does not matter: it never panics and never goes back.
 #[test]
 fn damage_is_told_and_never_believed() {
@@ -183,15 +135,13 @@ fn damage_is_told_and_never_believed() {
         let (mut told, mut harmless) = (0, 0);
         let mut check = |bytes: Vec<u8>| {
             let (_base, damaged) = with_state(&bytes, &dir);
-            match Store::open(&damaged).and_then(|store| store.boot()) {
+            match Store::open(&damaged).and_then(|mut store| store.begin(BootId(4))) {
                 Ok(boot) => {
-                    let expected = if closed { 4 } else { 7 };
-                    let State { boot, epoch_floor, .. } = boot.state;
-                    assert_eq!((boot, epoch_floor), (BootId(expected), Epoch(expected as u32)));
+                    assert_eq!((boot.after, boot.node), (None, 1), "it is a copy");
                     harmless += 1;
                 }
                 Err(error) => {
-                    assert!(is_corrupt(&error), "{error}");
+                    assert!(is_corrupt(&error, STATE.file), "{error}");
                     told += 1;
                 }
             }
@@ -220,16 +170,13 @@ fn damage_is_told_and_never_believed() {
 fn every_byte_of_the_record_is_guarded() {
     let (_base, dir) = data_dir();
     let whole = some_lives(&dir, true);
-    let record = {
-        let store = Store::open(&dir).unwrap();
-        store.read().unwrap().encode()
-    };
+    let record = Store::open(&dir).unwrap().record.encode();
     let found = whole.windows(record.len()).position(|window| window == record).unwrap();
     for position in (found..found + record.len()).step_by(7) {
         let mut flipped = whole.clone();
         flipped[position] ^= 0x10;
         let (_base, damaged) = with_state(&flipped, &dir);
-        assert!(is_corrupt(&open_error(&damaged)), "{position}");
+        assert!(is_corrupt(&open_error(&damaged), STATE.file), "{position}");
     }
 }
 
@@ -237,13 +184,13 @@ fn every_byte_of_the_record_is_guarded() {
 fn a_lost_or_older_file_is_told() {
     let (_base, dir) = data_dir();
     drop(Store::open(&dir).unwrap());
-    let older = fs::read(dir.join(STATE)).unwrap();
+    let older = fs::read(dir.join(STATE.file)).unwrap();
     some_lives(&dir, true);
-    fs::write(dir.join(STATE), older).unwrap();
-    assert!(is_corrupt(&open_error(&dir)));
-    fs::remove_file(dir.join(STATE)).unwrap();
+    fs::write(dir.join(STATE.file), older).unwrap();
+    assert!(is_corrupt(&open_error(&dir), STATE.file));
+    fs::remove_file(dir.join(STATE.file)).unwrap();
     let error = open_error(&dir);
-    assert!(is_corrupt(&error) && error.to_string().contains("gone"), "{error}");
+    assert!(is_corrupt(&error, STATE.file) && error.to_string().contains("gone"), "{error}");
 }
 
 /// Starting anew beside certificates that clients trust would give out fences they have seen.
@@ -253,45 +200,40 @@ fn an_authority_without_a_state_is_told() {
     drop(Store::open(&dir).unwrap());
     crate::files::ensure_files(&dir).unwrap();
     drop(Store::open(&dir).unwrap());
-    for name in [STATE, MARK] {
+    for name in [STATE.file, STATE.mark] {
         fs::remove_file(dir.join(name)).unwrap();
     }
     let error = open_error(&dir);
-    assert!(is_corrupt(&error) && error.to_string().contains(CA_KEY), "{error}");
-    Store::recover(&dir, 5, None).unwrap();
-    assert!(!Store::open(&dir).unwrap().boot().unwrap().first);
+    assert!(is_corrupt(&error, STATE.file) && error.to_string().contains(CA_KEY), "{error}");
     // A certificate from elsewhere, without the authority's key, is a first start.
     let (_base, other) = data_dir();
     fs::create_dir(&other).unwrap();
     fs::copy(dir.join("ca.pem"), other.join("ca.pem")).unwrap();
-    assert!(Store::open(&other).unwrap().boot().unwrap().first);
+    assert_eq!(begin(&mut Store::open(&other).unwrap(), 1).after, None);
 }
 
-/// A mark that could not be written is written with the next change, or when it is asked whether
-/// one would succeed.
+/// A mark that could not be written is written with the next change.
 #[test]
 fn after_a_write_that_failed_the_next_one_works() {
     let (_base, dir) = data_dir();
-    let store = Store::open(&dir).unwrap();
-    store.boot().unwrap();
-    let mark = dir.join(MARK);
+    let mut store = Store::open(&dir).unwrap();
+    let mark = dir.join(STATE.mark);
     fs::remove_file(&mark).unwrap();
     fs::create_dir(&mark).unwrap();
-    let error = noted(&store, Duration::from_secs(20)).unwrap_err();
+    let error = store.begin(BootId(1)).unwrap_err();
     assert!(!error.cause().contains("os error"), "{}", error.cause());
-    assert!(store.commit(&Entry::Blank).is_err(), "the mark is still behind");
+    assert!(store.begin(BootId(2)).is_err(), "the mark is still behind");
     fs::remove_dir(&mark).unwrap();
-    store.opened.lock().unwrap().database = None;
-    noted(&store, Duration::from_secs(20)).unwrap();
-    assert_eq!(store.read().unwrap().longest_ttl_ms, 20_000);
-    let revision = store.read().unwrap().revision;
+    store.vault.database = None;
+    begin(&mut store, 3);
+    let revision = store.record.revision;
     assert_eq!(record::decode_mark(&fs::read(&mark).unwrap()), Some(revision));
     // One that was put back behind its back is not gone on with.
-    store.opened.lock().unwrap().database = None;
+    store.vault.database = None;
     let (_older_base, older) = data_dir();
     drop(Store::open(&older).unwrap());
-    fs::copy(older.join(STATE), dir.join(STATE)).unwrap();
-    assert!(is_corrupt(&store.commit(&Entry::Blank).unwrap_err()));
+    fs::copy(older.join(STATE.file), dir.join(STATE.file)).unwrap();
+    assert!(is_corrupt(&store.begin(BootId(4)).unwrap_err(), STATE.file));
 }
 
 /// A disk that is full for a while.
@@ -330,45 +272,90 @@ impl StorageBackend for FullDisk {
 #[test]
 fn a_disk_that_was_full_is_written_again() {
     let (_base, dir) = data_dir();
-    let store = Store::open(&dir).unwrap();
-    let before = store.boot().unwrap();
-    store.opened.lock().unwrap().database = None;
+    let mut store = Store::open(&dir).unwrap();
+    store.vault.database = None;
     let full = Arc::new(AtomicBool::new(false));
-    let file = OpenOptions::new().read(true).write(true).open(dir.join(STATE)).unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(dir.join(STATE.file)).unwrap();
     let disk = FullDisk { file: FileBackend::new(file).unwrap(), full: Arc::clone(&full) };
     let database = Database::builder().create_with_backend(disk).unwrap();
-    store.opened.lock().unwrap().database = Some(database);
+    store.vault.database = Some(database);
     full.store(true, Ordering::Relaxed);
-    let error = noted(&store, Duration::from_secs(20)).unwrap_err();
+    let error = store.begin(BootId(1)).unwrap_err();
     assert!(error.cause().contains("space"), "{}", error.cause());
     full.store(false, Ordering::Relaxed);
-    noted(&store, Duration::from_secs(20)).unwrap();
-    assert_eq!(store.read().unwrap().longest_ttl_ms, 20_000);
-    assert_eq!(raised(&store).unwrap(), Epoch(before.state.epoch_floor.0 + 1));
+    begin(&mut store, 2);
+    drop(store);
+    assert_eq!(begin(&mut Store::open(&dir).unwrap(), 3).after, Some(BootId(2)));
 }
 
 #[test]
 fn a_store_in_memory_works_alike() {
-    let store = Store::in_memory().unwrap();
-    assert!(store.boot().unwrap().first);
-    noted(&store, Duration::from_secs(60)).unwrap();
-    let boot = store.boot().unwrap();
-    assert_eq!((boot.state.boot, boot.state.longest_by.as_str()), (BootId(2), "who"));
+    let mut store = Store::in_memory().unwrap();
+    assert_eq!(begin(&mut store, 1).after, None);
+    assert_eq!(begin(&mut store, 2).after, Some(BootId(1)));
+    store.log().unwrap();
+}
+
+/// What has begun on a log goes on with none other.
+#[test]
+fn a_lost_or_older_log_is_told() {
+    let (_base, dir) = data_dir();
+    let mut store = Store::open(&dir).unwrap();
+    let mut log = store.log().unwrap();
+    let older = fs::read(dir.join(LOG.file)).unwrap();
+    log.commit(count).unwrap();
+    drop(log);
+    assert!(store.log().is_ok());
+    let newer = fs::read(dir.join(LOG.file)).unwrap();
+    fs::write(dir.join(LOG.file), older).unwrap();
+    let error = store.log().err().expect("it is older");
+    assert!(is_corrupt(&error, LOG.file) && error.to_string().contains("older"), "{error}");
+    fs::write(dir.join(LOG.file), newer).unwrap();
+    assert!(store.log().is_ok());
+    fs::remove_file(dir.join(LOG.file)).unwrap();
+    assert!(is_corrupt(&store.log().err().expect("it is gone"), LOG.file));
+    fs::remove_file(dir.join(LOG.mark)).unwrap();
+    assert!(is_corrupt(&store.log().err().expect("it is gone"), LOG.file));
+    drop(store);
+    let error = Store::open(&dir).unwrap().log().err().expect("it is gone");
+    assert!(is_corrupt(&error, LOG.file), "{error}");
+}
+
+/// A directory of a node that kept no log: what it had is what its log begins above.
+#[test]
+fn a_directory_without_a_log_is_taken_over() {
+    let (_base, dir) = data_dir();
+    let floors = Floors {
+        epoch: Epoch(5),
+        version: lockring_ring::RingVersion(5),
+        node: lockring_ring::NodeId(1),
+        attach: lockring_ring::AttachId(1),
+        longest_ttl: std::time::Duration::from_secs(60),
+        longest_by: "team/web".to_owned(),
+        before: Before::One,
+    };
+    data_dir::prepare(&dir).unwrap();
+    let record = Record { floors: Some(floors.clone()), ..Record::new().unwrap() };
+    replace(&dir, &record).unwrap();
+    let mut store = Store::open(&dir).unwrap();
+    let boot = begin(&mut store, 7);
+    assert_eq!((boot.after, boot.floors, boot.cluster), (None, Some(floors), record.cluster));
+    store.log().unwrap();
 }
 
 #[test]
 fn a_lost_or_damaged_mark_is_made_again() {
     let (_base, dir) = data_dir();
     some_lives(&dir, true);
-    let mark = fs::read(dir.join(MARK)).unwrap();
+    let mark = fs::read(dir.join(STATE.mark)).unwrap();
     for bytes in [&b""[..], b"short", &mark[1..], &[0; 16]] {
-        fs::write(dir.join(MARK), bytes).unwrap();
+        fs::write(dir.join(STATE.mark), bytes).unwrap();
         drop(Store::open(&dir).unwrap());
-        assert_eq!(fs::read(dir.join(MARK)).unwrap(), mark);
+        assert_eq!(fs::read(dir.join(STATE.mark)).unwrap(), mark);
     }
-    fs::remove_file(dir.join(MARK)).unwrap();
+    fs::remove_file(dir.join(STATE.mark)).unwrap();
     drop(Store::open(&dir).unwrap());
-    assert_eq!(fs::read(dir.join(MARK)).unwrap(), mark);
+    assert_eq!(fs::read(dir.join(STATE.mark)).unwrap(), mark);
 }
 
 #[test]
@@ -376,61 +363,16 @@ fn a_first_start_cut_short_is_begun_again() {
     let (_base, dir) = data_dir();
     fs::create_dir(&dir).unwrap();
     fs::write(dir.join("state.redb.new"), b"half a file").unwrap();
-    assert!(Store::open(&dir).unwrap().boot().unwrap().first);
+    assert_eq!(begin(&mut Store::open(&dir).unwrap(), 1).after, None);
     assert!(!dir.join("state.redb.new").exists());
-}
-
-/// After damage the node goes on above every epoch that it may have used, and waits.
-#[test]
-fn a_damaged_store_is_recovered_above_a_floor() {
-    let (_base, dir) = data_dir();
-    let lost = some_lives(&dir, true);
-    let mut damaged = lost.clone();
-    damaged.truncate(lost.len() / 2);
-    fs::write(dir.join(STATE), &damaged).unwrap();
-    assert!(is_corrupt(&open_error(&dir)));
-    let recovered = Store::recover(&dir, 3, Some(Duration::from_secs(60))).unwrap();
-    assert_eq!((recovered.epoch_floor, recovered.former), (3, None));
-    assert_eq!(fs::read(recovered.kept.unwrap()).unwrap(), damaged);
-    let boot = Store::open(&dir).unwrap().boot().unwrap();
-    assert!(!boot.first && !boot.was_clean, "it waits for earlier leases");
-    assert_eq!((boot.state.epoch_floor, boot.state.boot), (Epoch(4), BootId(4)));
-    assert_eq!(boot.state.longest_ttl, Duration::from_secs(60));
-    // A healthy one, or an old copy of one, stays the same node, and its floor is only raised.
-    let raised = Store::recover(&dir, 2, None).unwrap();
-    assert!(raised.kept.is_some_and(|kept| kept.exists()), "the earlier file is kept too");
-    assert_eq!((raised.epoch_floor, raised.longest_ttl), (4, boot.state.longest_ttl));
-    let after = Store::open(&dir).unwrap().boot().unwrap();
-    assert_eq!(after, life(&boot, 5, 5, Duration::from_secs(60)));
-    // A state that is gone altogether, as told by its mark.
-    fs::remove_file(dir.join(STATE)).unwrap();
-    let lost = Store::recover(&dir, 9, None).unwrap();
-    assert_eq!((lost.kept, lost.longest_ttl, lost.former), (None, limits::TTL_MAX, None));
-    assert_eq!(Store::open(&dir).unwrap().boot().unwrap().state.epoch_floor, Epoch(10));
-    // Who insists may also lower what the former state tells of, and is told what that was.
-    let told = Store::recover(&dir, 9, Some(Duration::from_secs(1))).unwrap();
-    assert_eq!(told.former.unwrap().longest_ttl, limits::TTL_MAX);
-    assert_eq!(
-        Store::open(&dir).unwrap().boot().unwrap().state.longest_ttl,
-        Duration::from_secs(1)
-    );
-    // A floor of 0 is a mistake, but no first start: that would not wait.
-    let (_base, other) = data_dir();
-    Store::recover(&other, 0, None).unwrap();
-    assert!(!Store::open(&other).unwrap().boot().unwrap().first);
-    let held = Store::open(&dir).unwrap();
-    let recover = |floor| Store::recover(&dir, floor, None).unwrap_err();
-    assert!(matches!(recover(10), StoreError::Locked(_)));
-    drop(held);
-    assert!(matches!(recover(Epoch::LAST.0), StoreError::EpochsUsedUp(_)));
 }
 
 #[test]
 fn a_database_of_another_program_is_told() {
     let (_base, dir) = data_dir();
     fs::create_dir(&dir).unwrap();
-    drop(Database::create(dir.join(STATE)).unwrap());
-    assert!(is_corrupt(&open_error(&dir)));
+    drop(Database::create(dir.join(STATE.file)).unwrap());
+    assert!(is_corrupt(&open_error(&dir), STATE.file));
 }
 
 /// Without a mark to tell it, as after a crash between a commit and its mark: the commit before
@@ -438,17 +380,17 @@ fn a_database_of_another_program_is_told() {
 #[test]
 fn damage_to_the_last_commit_is_no_step_back() {
     let (_base, dir) = data_dir();
-    let store = Store::open(&dir).unwrap();
-    for _ in 0..3 {
-        store.boot().unwrap();
+    let mut store = Store::open(&dir).unwrap();
+    for boot in 1..=3 {
+        begin(&mut store, boot);
     }
-    let record = store.read().unwrap().encode();
-    let mut killed = fs::read(dir.join(STATE)).unwrap();
+    let record = store.record.encode();
+    let mut killed = fs::read(dir.join(STATE.file)).unwrap();
     let found = killed.windows(record.len()).position(|window| window == record).unwrap();
     killed[found + 20] ^= 1;
     let (_base, damaged) = with_state(&killed, &dir);
-    fs::remove_file(damaged.join(MARK)).unwrap();
-    assert!(is_corrupt(&open_error(&damaged)));
+    fs::remove_file(damaged.join(STATE.mark)).unwrap();
+    assert!(is_corrupt(&open_error(&damaged), STATE.file));
 }
 
 /// The lock comes before anything is made: two first starts at once would each make a store.

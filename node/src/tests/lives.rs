@@ -1,10 +1,13 @@
 //! A node's lives: what one owes to the one before, and what it writes down for the next.
 
 use super::common::{Raw, config, connect, crash_image, get, hello};
-use crate::store::Store;
-use crate::{Node, NodeConfig, Stopped, TtlMax};
+use crate::control::log_state;
+use crate::store::tests::without_log;
+use crate::store::{LOG, Record, Vault, replace};
+use crate::{CellBits, Node, NodeConfig, Stopped, TtlMax};
 use lockring_client::proto::{Hello, HelloReply, RefusalKind};
-use lockring_control::{Entry, State};
+use lockring_control::cluster::{Before, Floors, Longest};
+use lockring_ring::{AttachId, Epoch, NodeId, RingVersion};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -13,10 +16,28 @@ fn patient() -> TtlMax {
     TtlMax { any: Duration::from_secs(3600), ..TtlMax::default() }
 }
 
-/// What a start on this directory would begin from, if the node were killed now.
-fn boot_after_kill(data: &Path) -> State {
+/// The longest TTL that the next process would know of, if the node were killed now.
+fn longest_after_kill(data: &Path) -> Longest {
     let image = crash_image(data);
-    Store::open(image.path()).unwrap().boot().unwrap().state
+    let mut log = Vault::open(image.path(), &LOG).unwrap().unwrap();
+    log_state(&mut log, CellBits::DEFAULT).unwrap().longest().clone()
+}
+
+/// A directory of a node without a log, whose last process may have granted for this long.
+fn left_by_one(ttl: Duration, by: &str) -> TempDir {
+    let data = TempDir::new().unwrap();
+    let floors = Floors {
+        epoch: Epoch(4),
+        version: RingVersion(4),
+        node: NodeId(1),
+        attach: AttachId(1),
+        longest_ttl: ttl,
+        longest_by: by.to_owned(),
+        before: Before::One,
+    };
+    let record = Record { floors: Some(floors), ..Record::new().unwrap() };
+    replace(data.path(), &record).unwrap();
+    data
 }
 
 async fn await_that(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
@@ -45,7 +66,6 @@ async fn a_stop_within_the_grace_is_not_a_clean_one() {
     assert!(in_grace(&second).await);
     assert_eq!(second.stop().await, Stopped { held: 0, clean: false });
     let third = Node::start(&config(killed.path(), 2)).unwrap();
-    assert!(!third.boot().was_clean);
     assert!(in_grace(&third).await, "the first holder still believes");
     assert!(guard.is_valid());
     drop(third);
@@ -53,16 +73,31 @@ async fn a_stop_within_the_grace_is_not_a_clean_one() {
     assert_eq!(first.stop().await, Stopped { held: 0, clean: true });
 }
 
+/// A data directory of the version before, which kept no log.
+#[tokio::test]
+async fn a_node_that_kept_no_log_goes_on_with_one() {
+    for was_clean in [true, false] {
+        let data = TempDir::new().unwrap();
+        without_log(data.path(), 41, was_clean);
+        let node = Node::start(&config(data.path(), 2)).unwrap();
+        assert_eq!(in_grace(&node).await, !was_clean);
+        let client = connect(&node).await;
+        if was_clean {
+            let fence = client.lock("k").await.unwrap().fence();
+            assert_eq!(fence >> 40, 42, "above every epoch of before");
+        }
+        client.close().await;
+        assert_eq!(node.stop().await, Stopped { held: 0, clean: was_clean });
+        let node = Node::start(&config(data.path(), 4)).unwrap();
+        assert_eq!(in_grace(&node).await, !was_clean);
+        assert_eq!(node.status().await.node, 1);
+    }
+}
+
 /// Once the grace is over, a stop is clean also if nobody ever came to make the node look.
 #[tokio::test]
 async fn a_stop_after_the_grace_is_a_clean_one() {
-    let data = TempDir::new().unwrap();
-    let store = Store::open(data.path()).unwrap();
-    store.boot().unwrap();
-    let ttl = Duration::from_secs(1);
-    store.commit(&Entry::IntendLongestTtl(ttl)).unwrap();
-    store.commit(&Entry::LowerLongestTtl { ttl, by: String::new() }).unwrap();
-    drop(store);
+    let data = left_by_one(Duration::from_secs(1), "");
     let node = Node::start(&config(data.path(), 2)).unwrap();
     assert!(in_grace(&node).await);
     await_that("the grace ends", async || !in_grace(&node).await).await;
@@ -84,7 +119,7 @@ async fn a_node_that_is_dropped_or_stopped_midway_is_not_clean() {
     };
     drop(again().await);
     let node = again().await;
-    assert!(!node.boot().was_clean);
+    assert!(in_grace(&node).await);
     // A stop that is given up while it waits for a hold to be given back.
     let client = connect(&node).await;
     let _guard = client.lock("k").await.unwrap();
@@ -100,7 +135,7 @@ async fn a_node_that_is_dropped_or_stopped_midway_is_not_clean() {
     };
     let given_up = tokio::time::timeout(Duration::from_millis(300), node.stop()).await;
     drop(given_up);
-    assert!(!again().await.boot().was_clean);
+    assert!(in_grace(&again().await).await);
     client.close().await;
 }
 
@@ -136,43 +171,35 @@ async fn a_long_ttl_is_forgotten_soon_after_its_session_has_gone() {
     let patient = client.with_ttl(Duration::from_secs(3600)).await.unwrap();
     let guard = patient.lock("k").await.unwrap();
     assert_eq!(guard.ttl(), Duration::from_secs(3600));
-    let killed = boot_after_kill(data.path());
-    assert_eq!(killed.longest_ttl, Duration::from_secs(3600));
-    assert!(killed.longest_by.starts_with("default/local ("), "{}", killed.longest_by);
+    let killed = longest_after_kill(data.path());
+    assert_eq!(killed.ttl, Duration::from_secs(3600));
+    assert!(killed.by.starts_with("default/local ("), "{}", killed.by);
     // As long as the session is there, it stays.
     tokio::time::sleep(Duration::from_secs(6)).await;
-    assert_eq!(boot_after_kill(data.path()).longest_ttl, Duration::from_secs(3600));
+    assert_eq!(longest_after_kill(data.path()).ttl, Duration::from_secs(3600));
     guard.release().await.unwrap();
     patient.close().await;
     await_that("the mark falls", async || {
-        boot_after_kill(data.path()).longest_ttl == Duration::from_secs(10)
+        longest_after_kill(data.path()).ttl == Duration::from_secs(10)
     })
     .await;
-    assert_eq!(boot_after_kill(data.path()).longest_by, "");
+    assert_eq!(longest_after_kill(data.path()).by, "");
     // And it rises again for the next.
     let patient = client.with_ttl(Duration::from_secs(60)).await.unwrap();
     assert_eq!(patient.lock("k").await.unwrap().ttl(), Duration::from_secs(60));
-    assert_eq!(boot_after_kill(data.path()).longest_ttl, Duration::from_secs(60));
+    assert_eq!(longest_after_kill(data.path()).ttl, Duration::from_secs(60));
     client.close().await;
 }
 
 /// The leases of earlier lives are nowhere in memory: until the grace is over the mark stays.
 #[tokio::test]
 async fn the_longest_ttl_of_an_earlier_life_outlives_a_second_kill() {
-    let data = TempDir::new().unwrap();
-    let store = Store::open(data.path()).unwrap();
-    store.boot().unwrap();
-    let (ttl, by) = (Duration::from_secs(60), "team/web".to_owned());
-    store.commit(&Entry::RaiseLongestTtl { ttl, by }).unwrap();
-    drop(store);
+    let data = left_by_one(Duration::from_secs(60), "team/web");
     let node = Node::start(&config(data.path(), 1)).unwrap();
     let client = connect(&node).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let killed = boot_after_kill(data.path());
-    assert_eq!(
-        (killed.longest_ttl, killed.longest_by.as_str()),
-        (Duration::from_secs(60), "team/web")
-    );
+    let killed = longest_after_kill(data.path());
+    assert_eq!((killed.ttl, killed.by.as_str()), (Duration::from_secs(60), "team/web"));
     client.close().await;
 }
 
@@ -185,7 +212,7 @@ async fn a_ttl_is_limited_by_its_namespace_and_the_answer_says_so() {
     let (_raw, reply) = Raw::greet(&node, &Hello { ttl_ms: 3_600_000, ..hello(1) }).await;
     let HelloReply::Welcome(welcome) = reply else { panic!("{reply:?}") };
     assert_eq!(welcome.ttl_ms, 20_000);
-    assert_eq!(boot_after_kill(data.path()).longest_ttl, Duration::from_secs(20));
+    assert_eq!(longest_after_kill(data.path()).ttl, Duration::from_secs(20));
 }
 
 /// A disk that cannot be written, as seen from here: the mark's place is taken.
@@ -194,7 +221,7 @@ async fn a_ttl_that_cannot_be_made_durable_is_refused_with_the_reason_until_it_c
     let data = TempDir::new().unwrap();
     let node = Node::start(&config(data.path(), 2)).unwrap();
     let admin = node.admin().unwrap();
-    let mark = data.path().join("state.mark");
+    let mark = data.path().join("log.mark");
     std::fs::remove_file(&mark).unwrap();
     std::fs::create_dir(&mark).unwrap();
     let long = Hello { ttl_ms: 60_000, ..hello(1) };
@@ -202,7 +229,10 @@ async fn a_ttl_that_cannot_be_made_durable_is_refused_with_the_reason_until_it_c
     let HelloReply::Refused(refusal) = reply else { panic!("{reply:?}") };
     assert_eq!(refusal.kind, RefusalKind::Unavailable);
     let said = &refusal.message;
-    assert!(said.contains("60 s durable") && said.contains("directory"), "{said}");
+    assert!(
+        said.contains("60 s") && said.contains("durable") && said.contains("directory"),
+        "{said}"
+    );
     // Everything else goes on, and whoever looks is told.
     let client = connect(&node).await;
     client.lock("k").await.unwrap().release().await.unwrap();
@@ -214,32 +244,10 @@ async fn a_ttl_that_cannot_be_made_durable_is_refused_with_the_reason_until_it_c
     std::fs::remove_dir(&mark).unwrap();
     let (_raw, reply) = Raw::greet(&node, &Hello { incarnation: 2, ..long }).await;
     assert!(matches!(reply, HelloReply::Welcome(_)), "{reply:?}");
-    assert_eq!(boot_after_kill(data.path()).longest_ttl, Duration::from_secs(60));
+    assert_eq!(longest_after_kill(data.path()).ttl, Duration::from_secs(60));
     assert_eq!(get(admin, "/readyz").await.1, "ok\n");
     let (_, metrics) = get(admin, "/metrics").await;
     assert!(metrics.contains("lockring_durable_writes_failing 0"), "{metrics}");
-    client.close().await;
-}
-
-/// A lowering that fails may have taken effect all the same: from then on nobody is confirmed above
-/// what may be on the disk.
-#[tokio::test]
-async fn a_lowering_that_fails_counts_as_done() {
-    let data = TempDir::new().unwrap();
-    let node = Node::start(&config(data.path(), 1)).unwrap();
-    let client = connect(&node).await;
-    let patient = client.with_ttl(Duration::from_secs(60)).await.unwrap();
-    patient.lock("k").await.unwrap().release().await.unwrap();
-    let mark = data.path().join("state.mark");
-    std::fs::remove_file(&mark).unwrap();
-    std::fs::create_dir(&mark).unwrap();
-    patient.close().await;
-    await_that("it is lowered on the disk, not in the mark", async || {
-        boot_after_kill(data.path()).longest_ttl == Duration::from_secs(10)
-    })
-    .await;
-    let (_raw, reply) = Raw::greet(&node, &Hello { ttl_ms: 60_000, ..hello(1) }).await;
-    assert!(matches!(reply, HelloReply::Refused(_)), "{reply:?}");
     client.close().await;
 }
 
@@ -248,7 +256,7 @@ async fn a_lowering_that_fails_counts_as_done() {
 async fn health_comes_back_by_itself() {
     let data = TempDir::new().unwrap();
     let node = Node::start(&config(data.path(), 1)).unwrap();
-    let mark = data.path().join("state.mark");
+    let mark = data.path().join("log.mark");
     std::fs::remove_file(&mark).unwrap();
     std::fs::create_dir(&mark).unwrap();
     let (raw, _) = Raw::greet(&node, &Hello { ttl_ms: 60_000, ..hello(1) }).await;
@@ -265,7 +273,7 @@ async fn health_comes_back_by_itself() {
 async fn a_session_that_goes_before_its_ttl_is_durable_harms_nobody() {
     let data = TempDir::new().unwrap();
     let node = Node::start(&config(data.path(), 1)).unwrap();
-    let mark = data.path().join("state.mark");
+    let mark = data.path().join("log.mark");
     std::fs::remove_file(&mark).unwrap();
     std::fs::create_dir(&mark).unwrap();
     let mut raw = Raw::open(&node).await;
@@ -276,7 +284,7 @@ async fn a_session_that_goes_before_its_ttl_is_durable_harms_nobody() {
     await_that("it has gone", async || node.status().await.workers[0].connections == 0).await;
     std::fs::remove_dir(&mark).unwrap();
     await_that("the TTL is durable", async || {
-        boot_after_kill(data.path()).longest_ttl == Duration::from_secs(60)
+        longest_after_kill(data.path()).ttl == Duration::from_secs(60)
     })
     .await;
     let client = connect(&node).await;

@@ -135,6 +135,10 @@ impl Cluster {
                 hub.reach("nodes that have left");
                 self.ends(hub, node);
             }
+            Action::Stopped => {
+                hub.reach("stops that the log has heard of");
+                self.ends(hub, node);
+            }
             Action::Memberships { index, whole, cells } => {
                 self.memberships(hub, life, (index, whole), &cells);
             }

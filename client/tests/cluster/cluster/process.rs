@@ -115,6 +115,15 @@ impl Worker {
     }
 }
 
+/// How far a process is that was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Its workers take no new claims.
+    Draining,
+    /// They have ended, with nothing held, and the log is to have that.
+    Ended,
+}
+
 /// A process.
 pub struct Process {
     pub life: Life,
@@ -128,6 +137,7 @@ pub struct Process {
     pub paused_until: Time,
     /// Its workers do by nothing new until then.
     pub stuck_until: Time,
+    pub stop: Option<Stop>,
     /// Which processes its workers have been told of.
     pub nodes: Vec<(NodeId, BootId, u16)>,
 }
@@ -181,8 +191,8 @@ impl Host {
         let after = self.last.replace(spec.process.boot);
         let (boot, count) = (spec.process.boot, spec.process.workers);
         let life = Life { node: self.id, boot };
-        let founding = match self.founding {
-            Some(floors) => Entry::Recover(spec.clone(), floors),
+        let founding = match &self.founding {
+            Some(floors) => Entry::Recover(spec.clone(), floors.clone()),
             None => Entry::Join(spec.clone()),
         };
         let initial = (bits(), state.longest().ttl);
@@ -197,6 +207,7 @@ impl Host {
             waiting: VecDeque::new(),
             paused_until: now,
             stuck_until: now,
+            stop: None,
             nodes: Vec::new(),
         });
     }

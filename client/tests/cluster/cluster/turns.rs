@@ -1,7 +1,7 @@
 //! The turns of workers: what comes in, and what the machine asks of the world.
 
 use super::Cluster;
-use super::process::{Came, Client, Heard, Order, Worker};
+use super::process::{Came, Client, Heard, Order, Process, Worker};
 use crate::agenda::NodeEvent;
 use crate::hub::{Event, Hub};
 use crate::keys::Keys;
@@ -30,7 +30,8 @@ impl Cluster {
     /// A connection of a client stands. `false`: nobody is there.
     pub fn accept(&mut self, way: Way, identity: Identity) -> bool {
         let Some(host) = self.hosts.get_mut(&id_of(way.node)) else { return false };
-        let Some(process) = &mut host.process else { return false };
+        let works = |process: &&mut Process| process.works();
+        let Some(process) = host.process.as_mut().filter(works) else { return false };
         let Some(worker) = process.workers.get_mut(usize::from(way.worker)) else { return false };
         worker
             .clients
@@ -88,6 +89,9 @@ impl Cluster {
         let Some(host) = self.hosts.get_mut(&at.0.node) else { return };
         let local = host.clock.shows(hub.now);
         let Some(process) = host.process.as_mut().filter(|its| its.life == at.0) else { return };
+        if !process.works() {
+            return;
+        }
         let (paused, stuck) = (process.paused_until, process.stuck_until);
         let worker = &mut process.workers[usize::from(at.1)];
         if worker.armed != hub.now {
@@ -152,7 +156,7 @@ impl Cluster {
                 let rest = cells.split_off(taken);
                 if rest.is_empty() {
                     let applied = WorkerEvent::Applied(index);
-                    return self.control(hub, at.0.node, Control::Worker(at.1.into(), applied));
+                    return self.control(hub, at.0.node, Control::worker(at.1.into(), applied));
                 }
                 hub.reach("entries taken in slices");
                 let after = if hub.rng.percent(70) { 0 } else { hub.rng.range(0, 40_000) };
@@ -212,7 +216,7 @@ impl Cluster {
         let longest = worker.ttls.keys().max().copied().unwrap_or_default();
         let longest = Some(longest.max(worker.machine.longest_ttl_in_use()));
         let stated = WorkerEvent::TtlStated { round, longest, by: String::new() };
-        self.control(hub, at.0.node, Control::Worker(at.1.into(), stated));
+        self.control(hub, at.0.node, Control::worker(at.1.into(), stated));
     }
 
     /// Clients hear that there is a newer ring; some do not.
@@ -303,7 +307,14 @@ impl Cluster {
         Vec::new()
     }
 
-    fn turn(&mut self, hub: &mut Hub, keys: &Keys, at: At, event: Input<'_>, requests: u32) {
+    pub(super) fn turn(
+        &mut self,
+        hub: &mut Hub,
+        keys: &Keys,
+        at: At,
+        event: Input<'_>,
+        requests: u32,
+    ) {
         self.take(hub, keys, at, event, requests);
     }
 

@@ -5,7 +5,7 @@ use super::Node;
 use crate::agenda::{NodeEvent, Order};
 use crate::hub::{Event, Hub};
 use crate::ring::Copy;
-use lockring_control::{Action, Control, Entry, Event as Input, Grace, State, Statement};
+use lockring_control::alone::{Action, Control, Entry, Event as Input, Grace, State, Statement};
 use lockring_core::Time;
 use lockring_core::testing::End;
 use lockring_ring::RingTable;

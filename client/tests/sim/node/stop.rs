@@ -4,7 +4,7 @@ use super::{Node, Worker};
 use crate::agenda::NodeEvent;
 use crate::hub::{Event, Hub};
 use crate::keys::Keys;
-use lockring_control::{Event as Control, WorkerEnd};
+use lockring_control::alone::{Event as Control, WorkerEnd};
 use lockring_core::Event as Input;
 use lockring_ring::BootId;
 use std::time::Duration;

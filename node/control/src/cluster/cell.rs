@@ -18,6 +18,8 @@ pub enum Loss {
     Over,
     /// The log began anew: whoever served it may run on.
     Unknown,
+    /// Its owner's process has ended with nothing held: nobody believes in anything.
+    Empty,
 }
 
 /// Who holds a cell.
@@ -131,7 +133,8 @@ impl Cell {
             return Err(Refused);
         }
         self.renew(owner, None)?;
-        (self.loss, self.grace, self.takeover) = (None, Some(grace), self.epoch);
+        let grace = (self.loss != Some(Loss::Empty)).then_some(grace);
+        (self.loss, self.grace, self.takeover) = (None, grace, self.epoch);
         Ok(())
     }
 

@@ -11,7 +11,8 @@ use super::outbox::Outbox;
 use super::state::{Life, State};
 use super::ttl::{NodeTtl, Statement};
 use lockring_proto::Time;
-use lockring_ring::{BootId, CellId, NodeId};
+use lockring_ring::{BootId, CellId, NodeId, RingVersion};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A heartbeat, which is a renewal of the lease too, so often.
@@ -23,6 +24,8 @@ struct Workers {
     /// The last entry of which they were told.
     told: Index,
     applied: Vec<Index>,
+    /// The ring with each entry that not all of them do by, and with the last that all do by.
+    rings: BTreeMap<Index, RingVersion>,
 }
 
 impl Workers {
@@ -30,6 +33,27 @@ impl Workers {
     fn least(&self, state: Index) -> Index {
         let least = self.applied.iter().copied().min().unwrap_or(state);
         if least >= self.told { state } else { least }
+    }
+
+    fn told(&mut self, index: Index, ring: RingVersion) {
+        self.told = index;
+        self.rings.insert(index, ring);
+    }
+
+    fn applied(&mut self, worker: usize, index: Index) {
+        let known = &mut self.applied[worker];
+        *known = index.max(*known);
+        let least = self.least(index);
+        while self.rings.range(..=least).nth(1).is_some() {
+            self.rings.pop_first();
+        }
+    }
+
+    /// The ring by which every one of them does.
+    fn ring(&self) -> RingVersion {
+        let least = self.applied.iter().copied().min().unwrap_or_default();
+        let last = self.rings.range(..=least).next_back();
+        last.map_or(RingVersion(0), |(_, ring)| *ring)
     }
 }
 
@@ -42,6 +66,8 @@ pub struct Control {
     after: Option<BootId>,
     /// The node is no more, or another process is it: nothing is done any more.
     is_over: bool,
+    /// The workers have ended with nothing held, having done by this ring.
+    ended: Option<RingVersion>,
     /// What begins the log, if this node finds it empty.
     founding: Entry,
     state: State,
@@ -73,9 +99,14 @@ impl Control {
             spec,
             after,
             is_over: false,
+            ended: None,
             founding,
             state,
-            workers: Workers { told: Index(0), applied: vec![Index(0); workers] },
+            workers: Workers {
+                told: Index(0),
+                applied: vec![Index(0); workers],
+                rings: BTreeMap::new(),
+            },
             lease: OwnLease::default(),
             leader: None,
             lead: None,
@@ -96,6 +127,12 @@ impl Control {
         self.lead.is_some()
     }
 
+    /// Whether every worker does by all that it was told.
+    pub fn is_done_by(&self) -> bool {
+        let applied = self.state.applied();
+        self.workers.least(applied) >= applied
+    }
+
     /// Takes in what has happened.
     pub fn handle(&mut self, now: Time, event: Event, out: &mut Vec<Action>) {
         if self.is_over {
@@ -105,7 +142,12 @@ impl Control {
             Event::Log(event) => self.log(now, event, out),
             Event::Received(from, message) => self.received(now, from, message, out),
             Event::Asked(entry) => self.ask(now, entry, out),
-            Event::Worker(worker, event) => self.worker(now, worker, event, out),
+            Event::Ended => self.ended = Some(self.workers.ring()),
+            Event::Workers(said) => {
+                for (worker, event) in said {
+                    self.worker(now, worker, event, out);
+                }
+            }
             Event::Tick => {}
         }
         if !self.is_over {
@@ -164,7 +206,7 @@ impl Control {
         let cells = applied.memberships(&self.state, self.me);
         // Workers answer by the version: one that is behind its clients' is not believed.
         if !cells.is_empty() || self.state.version() > version {
-            self.workers.told = index;
+            self.workers.told(index, self.state.version());
             out.push(Action::Memberships { index, whole: false, cells });
         }
         self.ttl.applied(self.state.longest(), out);
@@ -173,6 +215,14 @@ impl Control {
             if matches!(entry, Entry::Up(..)) && !applied.void {
                 out.push(Action::Count(Fact::FalseSuspicion));
             }
+        }
+        if applied.void {
+            return;
+        }
+        let Life { node: me, boot: mine } = self.me;
+        if matches!(entry, &Entry::Stopped { node, boot, .. } if (node, boot) == (me, mine)) {
+            self.is_over = true;
+            return out.push(Action::Stopped);
         }
         self.ends(was, out);
     }
@@ -186,7 +236,7 @@ impl Control {
         let was = self.standing();
         self.state = state;
         let index = self.state.applied();
-        self.workers.told = index;
+        self.workers.told(index, self.state.version());
         let all = self.state.memberships(self.me);
         let cells = all.into_iter().map(|(cell, is)| (cell, Some(is))).collect();
         out.push(Action::Memberships { index, whole: true, cells });
@@ -287,10 +337,7 @@ impl Control {
 
     fn worker(&mut self, now: Time, worker: usize, event: WorkerEvent, out: &mut Vec<Action>) {
         match event {
-            WorkerEvent::Applied(index) => {
-                let known = &mut self.workers.applied[worker];
-                *known = index.max(*known);
-            }
+            WorkerEvent::Applied(index) => self.workers.applied(worker, index),
             WorkerEvent::TtlAsked { ttl, by } => self.ttl.asked(now, worker, (ttl, by), out),
             WorkerEvent::TtlStated { round, longest, by } => {
                 if let Some(it) = self.ttl.stated(worker, round, (longest, by)) {
@@ -346,12 +393,8 @@ impl Control {
     fn ask_for_all(&mut self, now: Time, out: &mut Vec<Action>) {
         let applied = self.workers.least(self.state.applied());
         let mut entries = self.facts.entries(now, &self.state, self.me, applied);
-        entries.extend(self.facts.own(
-            now,
-            &self.state,
-            (&self.spec.process, self.after),
-            self.me.node,
-        ));
+        let process = (&self.spec.process, self.after);
+        entries.extend(self.facts.own(now, &self.state, process, (self.me.node, self.ended)));
         entries.extend(self.ttl.entry(now));
         // One that has not applied all there is knows nothing of who founded it.
         if self.lead.as_ref().is_some_and(Lead::is_ready) && self.state.cells().next().is_none() {

@@ -36,8 +36,19 @@ pub struct NodeSpec {
     pub process: Process,
 }
 
-/// What must not be given again after a log was lost.
+/// What may be left of whatever was before a log that begins anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// Any number of processes, which may run on.
+    Unknown,
+    /// One process that was the whole cluster, and is over.
+    One,
+    /// Nothing that anybody believes in: the last process had ended with nothing held.
+    Nothing,
+}
+
+/// What must not be given again after a log was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Floors {
     /// No epoch at or below this.
     pub epoch: Epoch,
@@ -49,6 +60,10 @@ pub struct Floors {
     pub attach: AttachId,
     /// The longest TTL that somebody may still believe in.
     pub longest_ttl: Duration,
+    /// Whose session that is, for people; empty if nobody's in particular.
+    pub longest_by: String,
+    /// What was before.
+    pub before: Before,
 }
 
 /// Copies of each cell beside its owner's.
@@ -119,6 +134,17 @@ pub enum Entry {
     Down(NodeId, BootId),
     /// It is not.
     Up(NodeId, BootId),
+    /// A process has ended with nothing held: nobody believes in anything of what it alone had,
+    /// but for cells whose grace was running.
+    Stopped {
+        /// Its node.
+        node: NodeId,
+        /// The process.
+        boot: BootId,
+        /// The ring that its workers did by: of cells that it was given by a later one it knows
+        /// nothing.
+        ring: RingVersion,
+    },
     /// A node shall give its cells away.
     Leave(NodeId),
     /// A node that leaves and is in no cell any more is gone.

@@ -67,12 +67,22 @@ pub enum Event {
     Log(LogEvent),
     /// Another node does.
     Received(NodeId, Message),
+    /// Every worker has ended, and nothing was held: the log is to have that.
+    Ended,
     /// An operator or a newcomer asks for this. Who sees no effect asks again.
     Asked(Entry),
-    /// A worker says something.
-    Worker(usize, WorkerEvent),
+    /// Workers have said these things, in this order. What they say of many cells at once becomes
+    /// few entries if it is given at once.
+    Workers(Vec<(usize, WorkerEvent)>),
     /// Time has passed.
     Tick,
+}
+
+impl Event {
+    /// A worker says something.
+    pub fn worker(worker: usize, said: WorkerEvent) -> Self {
+        Self::Workers(vec![(worker, said)])
+    }
 }
 
 /// What a worker says.
@@ -159,6 +169,9 @@ pub enum Action {
     /// The node is none of the cluster's any more, or another process has begun as it: this one
     /// is to end.
     Removed,
+    /// The log has it that this process has ended with nothing held, as it had asked for: nothing
+    /// follows.
+    Stopped,
     /// Count this.
     Count(Fact),
 }

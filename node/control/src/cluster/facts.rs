@@ -5,7 +5,7 @@ use super::entry::{BATCH_CELLS_MAX, CellChange, Entry, Index, Process, Step};
 use super::event::WorkerEvent;
 use super::state::{Life, State, Status};
 use lockring_proto::Time;
-use lockring_ring::{AttachId, BootId, CellId, Epoch, NodeId};
+use lockring_ring::{AttachId, BootId, CellId, Epoch, NodeId, RingVersion};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -76,11 +76,14 @@ impl Facts {
         now: Time,
         state: &State,
         (process, after): (&Process, Option<BootId>),
-        me: NodeId,
+        (me, ended): (NodeId, Option<RingVersion>),
     ) -> Option<Entry> {
         let known = state.nodes().get(&me)?;
         let before = known.spec.process.boot;
         let entry = match known.status {
+            _ if before == process.boot && ended.is_some() => {
+                Entry::Stopped { node: me, boot: before, ring: ended? }
+            }
             _ if before != process.boot => {
                 let is_over = after == Some(before);
                 Entry::Boot { node: me, before, process: process.clone(), is_over }
@@ -200,7 +203,8 @@ mod tests {
     fn a_process_that_the_log_has_wrong_says_so() {
         let (mut state, mut facts) = (two(), Facts::default());
         let own = |facts: &mut Facts, state: &State, ms: u64, boot| {
-            facts.own(Time(ms * 1000), state, (&process(boot), Some(ME.boot)), ME.node)
+            let process = (&process(boot), Some(ME.boot));
+            facts.own(Time(ms * 1000), state, process, (ME.node, None))
         };
         assert_eq!(own(&mut facts, &state, 0, 1), None);
         let boot = |is_over| {
@@ -208,7 +212,7 @@ mod tests {
             Entry::Boot { node, before, process, is_over }
         };
         let of_a_copy =
-            Facts::default().own(Time(0), &state, (&process(9), Some(BootId(7))), ME.node);
+            Facts::default().own(Time(0), &state, (&process(9), Some(BootId(7))), (ME.node, None));
         assert_eq!(of_a_copy, Some(boot(false)), "that one may run on");
         let boot = boot(true);
         assert_eq!(own(&mut facts, &state, 0, 9), Some(boot.clone()));

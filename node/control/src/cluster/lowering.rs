@@ -3,7 +3,8 @@
 //! what the second one rules out:
 //!
 //! 1. every node states the longest TTL of anything that it had for as long as a lease can be
-//!    believed in; if that is less than the log says, [`Entry::IntendLongestTtl`];
+//!    believed in (one that was always alone: that it has); if that is less than the log says,
+//!    [`Entry::IntendLongestTtl`];
 //! 2. every node that has applied the intent, so that its workers confirm no more unasked, states
 //!    once more, all within one second; then [`Entry::LowerLongestTtl`].
 //!
@@ -72,7 +73,7 @@ impl Lowering {
     /// Goes on. `ended` says since when a process has no node lease.
     pub fn look(&mut self, now: Time, state: &State, ended: impl Fn(Life) -> Time) -> Vec<Want> {
         let longest = state.longest();
-        let window = inherited(longest.ttl);
+        let window = window(state);
         let intent = longest.intent.map(|intent| intent.at);
         if let Some(intent) = intent.filter(|_| state.mutant == Some(Mutant::LoweredUnasked)) {
             return vec![Want::Propose(Entry::LowerLongestTtl { intent, by: String::new() })];
@@ -149,6 +150,12 @@ impl Lowering {
             (_, None) => Vec::new(),
         }
     }
+}
+
+/// How far back nodes look. Between their statements a cell may have moved from one to the other;
+/// a node that was always alone has now whatever anybody believes in.
+fn window(state: &State) -> Duration {
+    if state.is_alone() { Duration::ZERO } else { inherited(state.longest().ttl) }
 }
 
 /// Whether whatever is believed in is some node's. What is left of a lost owner's is not.

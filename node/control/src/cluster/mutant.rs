@@ -16,6 +16,8 @@ pub enum Mutant {
     BootIsAnEnd,
     /// The wait after a lost cell leaves out what a deposed owner may still have confirmed.
     GraceWithoutLease,
+    /// What a process leaves that ends with nothing held is nobody's, also within a grace.
+    StopForgetsGrace,
     /// A log that begins anew counts ring versions from the start.
     RecoverRepeatsVersions,
     /// The intent to lower the longest TTL lowers it.

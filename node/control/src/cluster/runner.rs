@@ -144,7 +144,7 @@ impl Runner {
             let owner = Life { node: cell.owner.node, boot: cell.owner.boot };
             match cell.loss {
                 None => false,
-                Some(Loss::Over) => true,
+                Some(Loss::Over | Loss::Empty) => true,
                 Some(Loss::Down) => is_over(Some(owner)),
                 Some(Loss::Unknown) => is_over(None),
             }

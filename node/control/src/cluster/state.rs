@@ -191,6 +191,11 @@ impl State {
         self.replicas
     }
 
+    /// Whether there was never a second node.
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone
+    }
+
     /// How long a cell that is taken over now takes only claims of earlier holds.
     pub fn grace(&self) -> Duration {
         match self.alone || self.mutant == Some(Mutant::GraceWithoutLease) {

@@ -1,6 +1,8 @@
 //! What holds of every entry whatever was proposed, by the states before and after it alone.
 
-use crate::cluster::{Applied, Cell, CellChange, Entry, Index, Life, State, Step};
+use crate::cluster::{
+    Applied, Before, Cell, CellChange, Entry, Floors, Index, Life, Loss, State, Step,
+};
 use lockring_proto::limits::{NODE_LEASE, honoured};
 use lockring_ring::{AttachId, CellId, Member, RingVersion};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,7 +58,9 @@ impl Rules {
             ensure(applied.before.is_empty(), || format!("{entry:?} is void and did something"))?;
         }
         (0..applied.refused).for_each(|_| self.count("refused change"));
-        self.was_shared |= self.state.nodes().len() > 1 || matches!(entry, Entry::Recover(..));
+        let follows_others = |floors: &Floors| floors.before == Before::Unknown;
+        self.was_shared |= self.state.nodes().len() > 1
+            || matches!(entry, Entry::Recover(_, floors) if follows_others(floors));
         for (id, cell) in self.state.clone().cells() {
             match before.cell(id).filter(|before| *before != cell) {
                 Some(old) => self.cell(entry, (id, old, cell))?,
@@ -105,7 +109,9 @@ impl Rules {
         if taken_over {
             let shared = if self.was_shared { NODE_LEASE } else { std::time::Duration::ZERO };
             let least = honoured(self.state.longest().ttl + shared);
-            ensure(new.grace.is_some_and(|grace| grace >= least), || what("a short grace"))?;
+            let is_long = new.grace.is_some_and(|grace| grace >= least);
+            let is_empty = old.loss == Some(Loss::Empty) && old.grace.is_none();
+            ensure(is_long || is_empty, || what("a short grace"))?;
         }
         for member in new.members().filter(|member| !old.members().any(|m| m == *member)) {
             ensure(self.attached.insert(member.attach), || what("an attachment twice"))?;
@@ -121,7 +127,7 @@ impl Rules {
     }
 
     fn count_cell(&mut self, entry: &Entry, old: &Cell, new: &Cell) {
-        let by_log = matches!(entry, Entry::Down(..) | Entry::Boot { .. });
+        let by_log = matches!(entry, Entry::Down(..) | Entry::Boot { .. } | Entry::Stopped { .. });
         if by_log && new.epoch > old.epoch {
             self.count("promotion");
         }
@@ -208,6 +214,7 @@ fn name(entry: &Entry) -> &'static str {
         Entry::Boot { .. } => "entry: boot",
         Entry::Down(..) => "entry: down",
         Entry::Up(..) => "entry: up",
+        Entry::Stopped { .. } => "entry: stopped",
         Entry::Leave(_) => "entry: leave",
         Entry::Remove(_) => "entry: remove",
         Entry::Weight { .. } => "entry: weight",

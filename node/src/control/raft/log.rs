@@ -2,6 +2,7 @@
 
 use super::types::{IoError, LogId, StorageError, Types, Vote};
 use super::writer::{Change, KeptLog, Writer};
+use lockring_ring::NodeId;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use std::fmt::Debug;
@@ -16,7 +17,14 @@ pub struct LogStore {
 }
 
 impl LogStore {
-    pub(super) fn new(log: KeptLog, writer: Writer) -> Self {
+    /// That of a process which begins. If this node led, it does so no more: openraft would have it
+    /// lead on in the same term, in which what was there before cannot be told from what is new. It
+    /// is as if it had stood for the next term and had ended at once.
+    pub(super) fn new(mut log: KeptLog, me: NodeId, writer: Writer) -> Self {
+        let led = |vote: &Vote| vote.committed && vote.leader_id.node_id == u64::from(me.0);
+        if let Some(vote) = log.vote.filter(led) {
+            log.vote = Some(Vote::new(vote.leader_id.term + 1, u64::from(me.0)));
+        }
         Self { log: Arc::new(Mutex::new(log)), writer }
     }
 
@@ -60,8 +68,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
-        let written = self.writer.write(Change::Committed(committed)).await;
-        written.map_err(|error| IoError::write_logs(&error))?;
+        // Whoever starts hears of it from the leader, so that it need not be on the disk.
         self.log().committed = committed;
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! The state that the log makes, for snapshots of it.
 
-use super::types::{IoError, LogId, Membership, Meta, OpenError, StorageError, Types};
-use super::writer::{Change, Writer};
+use super::types::{IoError, LogId, Membership, Meta, StorageError, Types};
+use super::writer::{Change, Kept, Writer, no_such};
+use crate::store::StoreError;
 use lockring_control::cluster::{
     Entry, Index, LogEvent, State, Term, state_from_bytes, state_to_bytes,
 };
@@ -9,7 +10,30 @@ use lockring_ring::CellBits;
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use std::io::Cursor;
+use std::path::Path;
 use tokio::sync::mpsc;
+
+/// What an entry says to the state. Who votes is nothing to it, but every place has something.
+fn said(payload: EntryPayload<Types>) -> Entry {
+    match payload {
+        EntryPayload::Blank | EntryPayload::Membership(_) => Entry::Blank,
+        EntryPayload::Normal(entry) => entry,
+    }
+}
+
+/// The state that all entries make.
+pub(super) fn state_of(bits: CellBits, kept: &Kept, path: &Path) -> Result<State, StoreError> {
+    let (mut state, mut last) = (State::new(bits), None);
+    if let Some((meta, bytes)) = &kept.snapshot {
+        state = state_from_bytes(bytes).map_err(|why| no_such(path, why))?;
+        last = meta.last_log_id.map(|id| id.index);
+    }
+    let after = kept.log.entries.values().filter(|entry| Some(entry.log_id.index) > last);
+    for entry in after {
+        state.apply(index_of(entry.log_id), &said(entry.payload.clone()));
+    }
+    Ok(state)
+}
 
 /// The state after the entries that are known to be committed, and who is told of these.
 pub struct StateMachine {
@@ -30,15 +54,15 @@ impl StateMachine {
     pub(super) fn new(
         bits: CellBits,
         snapshot: Option<(Meta, Vec<u8>)>,
+        path: &Path,
         writer: Writer,
         events: mpsc::UnboundedSender<LogEvent>,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<Self, StoreError> {
         let (state, membership) = (State::new(bits), Membership::default());
         let mut it = Self { state, applied: None, membership, snapshot: None, writer, events };
         if let Some((meta, bytes)) = snapshot {
-            let state = state_from_bytes(&bytes);
-            let what = "the state";
-            it.restore(&meta, state.map_err(|why| OpenError::Unreadable { what, why })?);
+            let state = state_from_bytes(&bytes).map_err(|why| no_such(path, why))?;
+            it.restore(&meta, state);
             it.snapshot = Some((meta, bytes));
         }
         Ok(it)
@@ -58,14 +82,10 @@ impl StateMachine {
     fn apply_one(&mut self, entry: openraft::Entry<Types>) {
         let id = entry.log_id;
         self.applied = Some(id);
-        let entry = match entry.payload {
-            EntryPayload::Blank => Entry::Blank,
-            EntryPayload::Normal(entry) => entry,
-            EntryPayload::Membership(members) => {
-                self.membership = Membership::new(Some(id), members);
-                return;
-            }
-        };
+        if let EntryPayload::Membership(members) = &entry.payload {
+            self.membership = Membership::new(Some(id), members.clone());
+        }
+        let entry = said(entry.payload);
         let (index, term) = (index_of(id), Term(id.leader_id.term));
         self.state.apply(index, &entry);
         self.tell(LogEvent::Committed { index, term, entry });

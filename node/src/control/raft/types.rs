@@ -25,25 +25,3 @@ pub(super) type Meta = openraft::SnapshotMeta<u64, openraft::BasicNode>;
 pub(super) type Membership = openraft::StoredMembership<u64, openraft::BasicNode>;
 pub(super) type StorageError = openraft::StorageError<u64>;
 pub(super) type IoError = openraft::StorageIOError<u64>;
-
-/// Why a log cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The disk or the file refuses.
-    #[error("the cluster's log cannot be opened: {0}")]
-    File(#[from] redb::Error),
-    /// What is in it cannot be read.
-    #[error("{what} in the cluster's log cannot be read: {why}")]
-    Unreadable {
-        /// What it is.
-        what: &'static str,
-        /// Why.
-        why: lockring_control::cluster::Unreadable,
-    },
-    /// Entries are missing between others.
-    #[error("the cluster's log has a hole before its entry {0}")]
-    Hole(u64),
-    /// No thread can be started.
-    #[error("no thread can be started for the cluster's log: {0}")]
-    Thread(std::io::Error),
-}

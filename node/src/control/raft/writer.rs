@@ -1,19 +1,27 @@
 //! The thread that writes.
 
 use super::bytes;
-use super::types::{LogId, Meta, OpenError, Types, Vote};
+use super::types::{LogId, Meta, Types, Vote};
+use crate::control::health::Health;
+use crate::store::{self, StoreError, Vault, corrupt, unreadable};
 use lockring_control::cluster::Unreadable;
 use openraft::storage::LogFlushed;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::mpsc;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+/// Pause after the first write that failed; it doubles up to the longest.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_LONGEST: Duration = Duration::from_secs(5);
 
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 const KEPT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("kept");
 const VOTE: &str = "vote";
-const COMMITTED: &str = "committed";
 const PURGED: &str = "purged";
 const META: &str = "snapshot meta";
 const STATE: &str = "snapshot state";
@@ -21,7 +29,6 @@ const STATE: &str = "snapshot state";
 /// What is to be written.
 pub(super) enum Change {
     Vote(Vote),
-    Committed(Option<LogId>),
     Append(Vec<openraft::Entry<Types>>),
     /// From this entry on there is none.
     Truncate(u64),
@@ -91,110 +98,171 @@ pub(super) struct KeptLog {
     pub(super) entries: BTreeMap<u64, openraft::Entry<Types>>,
 }
 
-/// Reads what there is, and begins to write.
-pub(super) fn open(database: Database) -> Result<(Writer, Kept), OpenError> {
-    let kept = read(&database)?;
-    let (sender, changes) = mpsc::channel();
+/// Begins to write, in a thread that ends with its last writer.
+///
+/// # Errors
+/// When the system gives no thread.
+pub(super) fn start(
+    vault: Vault,
+    health: Arc<Health>,
+) -> Result<(Writer, JoinHandle<()>), StoreError> {
+    let (sender, inbox) = mpsc::channel();
     let thread = std::thread::Builder::new().name("log".to_owned());
-    let run = move || run(&database, &changes);
-    let _it_ends_with_its_senders = thread.spawn(run).map_err(OpenError::Thread)?;
-    Ok((Writer(sender), kept))
+    let it = WriterThread { vault, inbox, health };
+    let thread = thread.spawn(move || it.run()).map_err(StoreError::NoThread)?;
+    Ok((Writer(sender), thread))
 }
 
-fn read(database: &Database) -> Result<Kept, OpenError> {
-    let tables = || -> Result<Kept, redb::Error> {
-        let transaction = database.begin_write()?;
-        transaction.open_table(LOG)?;
-        transaction.open_table(KEPT)?;
-        transaction.commit()?;
-        Ok(Kept::default())
+/// What there is.
+///
+/// # Errors
+/// When the file cannot be read, or says what cannot be.
+pub(super) fn read(vault: &mut Vault) -> Result<Kept, StoreError> {
+    let path = vault.path();
+    let transaction = vault.database()?.begin_read();
+    let transaction = transaction.map_err(|error| unreadable(&path, error.into()))?;
+    let mut kept = Kept::default();
+    match transaction.open_table(KEPT) {
+        Ok(values) => {
+            let value = |key: &str| -> Result<Option<Vec<u8>>, StoreError> {
+                let value = values.get(key).map_err(|error| unreadable(&path, error.into()))?;
+                Ok(value.map(|value| value.value().to_vec()))
+            };
+            kept.log.vote = readable(&path, value(VOTE)?, bytes::to_vote)?;
+            kept.log.purged = readable(&path, value(PURGED)?, bytes::to_id)?;
+            kept.snapshot = readable(&path, value(META)?, bytes::to_meta)?.zip(value(STATE)?);
+        }
+        Err(TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(unreadable(&path, error.into())),
+    }
+    let entries = match transaction.open_table(LOG) {
+        Ok(entries) => entries,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(kept),
+        Err(error) => return Err(unreadable(&path, error.into())),
     };
-    let mut kept = tables()?;
-    let transaction = database.begin_read().map_err(redb::Error::from)?;
-    let values = transaction.open_table(KEPT).map_err(redb::Error::from)?;
-    let value = |key: &str| -> Result<Option<Vec<u8>>, redb::Error> {
-        Ok(values.get(key)?.map(|value| value.value().to_vec()))
-    };
-    kept.log.vote = readable("the vote", value(VOTE)?.as_deref(), bytes::to_vote)?;
-    kept.log.committed = readable("a place", value(COMMITTED)?.as_deref(), bytes::to_id)?;
-    kept.log.purged = readable("a place", value(PURGED)?.as_deref(), bytes::to_id)?;
-    let meta = readable("the snapshot", value(META)?.as_deref(), bytes::to_meta)?;
-    kept.snapshot = meta.zip(value(STATE)?);
-    let entries = transaction.open_table(LOG).map_err(redb::Error::from)?;
     let mut next = kept.log.purged.map(|purged| purged.index + 1);
-    for entry in entries.iter().map_err(redb::Error::from)? {
-        let (index, entry) = entry.map_err(redb::Error::from)?;
+    for entry in entries.iter().map_err(|error| unreadable(&path, error.into()))? {
+        let (index, entry) = entry.map_err(|error| unreadable(&path, error.into()))?;
         let index = index.value();
         if next.is_some_and(|next| next != index) {
-            return Err(OpenError::Hole(index));
+            return Err(corrupt(&path, &format_args!("entries before its {index}th are gone")));
         }
         next = Some(index + 1);
         let entry = bytes::to_entry(entry.value()).and_then(|entry| match entry.log_id.index {
             its if its == index => Ok(entry),
             _ => Err(Unreadable::Unsound("an entry at the place of another")),
         });
-        let what = "an entry";
-        kept.log.entries.insert(index, entry.map_err(|why| OpenError::Unreadable { what, why })?);
+        kept.log.entries.insert(index, entry.map_err(|why| no_such(&path, why))?);
     }
     Ok(kept)
 }
 
 fn readable<T>(
-    what: &'static str,
-    bytes: Option<&[u8]>,
+    path: &Path,
+    bytes: Option<Vec<u8>>,
     read: impl Fn(&[u8]) -> Result<T, Unreadable>,
-) -> Result<Option<T>, OpenError> {
-    let value = bytes.map(read).transpose();
-    value.map_err(|why| OpenError::Unreadable { what, why })
+) -> Result<Option<T>, StoreError> {
+    bytes.map(|bytes| read(&bytes)).transpose().map_err(|why| no_such(path, why))
 }
 
-/// Writes what has gathered, in one transaction, until nobody can ask for more. After a failure
-/// nothing more is written: what would follow might stand without what it follows from.
-fn run(database: &Database, changes: &mpsc::Receiver<(Change, Done)>) {
-    let mut failed: Option<String> = None;
-    while let Ok(first) = changes.recv() {
-        let (changes, done): (Vec<Change>, Vec<Done>) =
-            std::iter::once(first).chain(changes.try_iter()).unzip();
-        if failed.is_none() {
-            failed = write(database, &changes).err().map(|error| error.to_string());
-        }
-        for done in done {
-            done.tell(match &failed {
-                None => Ok(()),
-                Some(why) => Err(io::Error::other(why.clone())),
-            });
-        }
+/// Something in the file is not what it should be.
+pub(super) fn no_such(path: &Path, why: Unreadable) -> StoreError {
+    match why {
+        Unreadable::Format(_) => StoreError::Later { path: path.to_owned(), why: why.to_string() },
+        Unreadable::Garbled | Unreadable::Unsound(_) => corrupt(path, &why),
     }
 }
 
-/// Durably, as redb commits unless it is told otherwise.
-fn write(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    {
-        let mut log = transaction.open_table(LOG)?;
-        let mut kept = transaction.open_table(KEPT)?;
-        for change in changes {
-            match change {
-                Change::Vote(vote) => drop(kept.insert(VOTE, &*bytes::of_vote(vote))?),
-                Change::Committed(Some(id)) => drop(kept.insert(COMMITTED, &*bytes::of_id(*id))?),
-                Change::Committed(None) => drop(kept.remove(COMMITTED)?),
-                Change::Append(entries) => {
-                    for entry in entries {
-                        log.insert(entry.log_id.index, &*bytes::of_entry(entry))?;
-                    }
-                }
-                &Change::Truncate(from) => log.retain_in(from.., |_, _| false)?,
-                Change::Purge(upto) => {
-                    kept.insert(PURGED, &*bytes::of_id(*upto))?;
-                    log.retain_in(..=upto.index, |_, _| false)?;
-                }
-                Change::Snapshot(meta, state) => {
-                    kept.insert(META, &*bytes::of_meta(meta))?;
-                    kept.insert(STATE, &**state)?;
-                }
+/// What is to be written in one go.
+#[derive(Default)]
+struct Batch {
+    changes: Vec<Change>,
+    done: Vec<Done>,
+}
+
+impl Batch {
+    fn add(&mut self, (change, done): (Change, Done)) {
+        self.changes.push(change);
+        self.done.push(done);
+    }
+}
+
+struct WriterThread {
+    vault: Vault,
+    inbox: mpsc::Receiver<(Change, Done)>,
+    health: Arc<Health>,
+}
+
+impl WriterThread {
+    /// Writes what has gathered, in one transaction, until nobody can ask for more.
+    fn run(mut self) {
+        while let Ok(first) = self.inbox.recv() {
+            let mut batch = Batch::default();
+            std::iter::once(first).chain(self.inbox.try_iter()).for_each(|it| batch.add(it));
+            let written = self.write(&mut batch);
+            for done in batch.done {
+                let why = |why: &String| io::Error::other(why.clone());
+                done.tell(written.as_ref().copied().map_err(why));
             }
         }
     }
-    transaction.commit()?;
+
+    /// Writes until it succeeds; what comes meanwhile goes with it. What an attempt that failed
+    /// has done all the same is done again.
+    fn write(&mut self, batch: &mut Batch) -> Result<(), String> {
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let change = |transaction: &WriteTransaction| write(transaction, &batch.changes);
+            let Err(error) = self.vault.commit(change) else {
+                self.health.works();
+                return Ok(());
+            };
+            self.health.fails(&error);
+            if !self.wait(pause, batch) {
+                return Err(error.to_string());
+            }
+            pause = (pause * 2).min(PAUSE_LONGEST);
+        }
+    }
+
+    /// Lets a pause pass, a short one if somebody new waits; `false`: nobody can ask any more.
+    fn wait(&self, pause: Duration, batch: &mut Batch) -> bool {
+        let mut until = Instant::now() + pause;
+        loop {
+            match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(more) => {
+                    batch.add(more);
+                    until = until.min(Instant::now() + PAUSE_FIRST);
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => return true,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+    }
+}
+
+fn write(transaction: &WriteTransaction, changes: &[Change]) -> Result<(), redb::Error> {
+    store::count(transaction)?;
+    let mut log = transaction.open_table(LOG)?;
+    let mut kept = transaction.open_table(KEPT)?;
+    for change in changes {
+        match change {
+            Change::Vote(vote) => drop(kept.insert(VOTE, &*bytes::of_vote(vote))?),
+            Change::Append(entries) => {
+                for entry in entries {
+                    log.insert(entry.log_id.index, &*bytes::of_entry(entry))?;
+                }
+            }
+            &Change::Truncate(from) => log.retain_in(from.., |_, _| false)?,
+            Change::Purge(upto) => {
+                kept.insert(PURGED, &*bytes::of_id(*upto))?;
+                log.retain_in(..=upto.index, |_, _| false)?;
+            }
+            Change::Snapshot(meta, state) => {
+                kept.insert(META, &*bytes::of_meta(meta))?;
+                kept.insert(STATE, &**state)?;
+            }
+        }
+    }
     Ok(())
 }

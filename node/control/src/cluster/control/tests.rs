@@ -56,7 +56,7 @@ impl Node {
 
     fn applied(&mut self, ms: u64) {
         for worker in 0..2 {
-            self.handle(ms, Event::Worker(worker, WorkerEvent::Applied(Index(self.index))));
+            self.handle(ms, Event::worker(worker, WorkerEvent::Applied(Index(self.index))));
         }
     }
 
@@ -116,6 +116,25 @@ fn a_process_in_whose_place_another_has_begun_ends() {
         assert_eq!(node.handle(5000, Event::Tick), [], "it asks for nothing more");
         assert_eq!(node.control.next_deadline(), Time::NEVER);
     }
+}
+
+/// It asks until the log has it, and for nothing after.
+#[test]
+fn a_process_that_has_stopped_asks_for_nothing_more() {
+    let mut node = Node::new(None);
+    node.tell(0, LogEvent::Follows(NodeId(2)));
+    node.commit(0, Entry::Join(spec(1)));
+    node.applied(0);
+    let ring = node.control.state().version();
+    let stopped = Entry::Stopped { node: NodeId(1), boot: BootId(1), ring };
+    let asked = node.handle(10, Event::Ended);
+    assert!(asked.contains(&Action::Send(NodeId(2), Message::Propose(stopped.clone()))));
+    assert_eq!(node.handle(15, Event::Tick), [], "not at once again");
+    let told = node.commit(20, stopped);
+    assert!(told.contains(&Action::Stopped), "{told:?}");
+    let asks = |it: &Action| matches!(it, Action::Send(_, Message::Propose(_)));
+    assert!(!told.iter().any(asks), "{told:?}");
+    assert_eq!(node.handle(5000, Event::Tick), []);
 }
 
 /// One that the log never had says so, whatever it has.
@@ -200,9 +219,9 @@ fn a_lease_grows_when_every_worker_does_by_what_it_is_bound_to() {
     };
     node.handle(50, Event::Tick);
     assert_eq!(grows(node.hear(60, 2, renewed(2))), None);
-    node.handle(60, Event::Worker(0, WorkerEvent::Applied(Index(1))));
+    node.handle(60, Event::worker(0, WorkerEvent::Applied(Index(1))));
     assert_eq!(grows(node.hear(61, 2, renewed(2))), None, "one worker does not");
-    node.handle(62, Event::Worker(1, WorkerEvent::Applied(Index(1))));
+    node.handle(62, Event::worker(1, WorkerEvent::Applied(Index(1))));
     assert_eq!(grows(node.hear(63, 2, renewed(2))), Some(at(50 + 2970)), "from its send");
     let other = Message::Renewed { boot: BootId(8), renewal: 1, bound: Index(0) };
     assert_eq!(grows(node.hear(64, 2, other)), None, "another process'");
@@ -220,7 +239,7 @@ fn a_silent_copy_is_dropped_if_the_leader_hears_its_node() {
     let synced = change(&node, Step::Synced);
     node.commit(0, synced);
     let drop = change(&node, Step::Drop(NodeId(2)));
-    let silent = Event::Worker(0, WorkerEvent::Silent(CellId(0), NodeId(2)));
+    let silent = Event::worker(0, WorkerEvent::Silent(CellId(0), NodeId(2)));
     node.handle(25, Event::Tick);
     node.hear(30, 2, Message::Heartbeat { boot: BootId(2), renewal: 1 });
     node.handle(40, silent.clone());
@@ -234,7 +253,7 @@ fn a_silent_copy_is_dropped_if_the_leader_hears_its_node() {
 #[test]
 fn a_session_with_a_longer_ttl_waits_for_the_log() {
     let mut node = Node::leading(None);
-    let asked = |ttl| Event::Worker(1, WorkerEvent::TtlAsked { ttl, by: "a".to_owned() });
+    let asked = |ttl| Event::worker(1, WorkerEvent::TtlAsked { ttl, by: "a".to_owned() });
     let confirms = |actions: &[Action]| {
         let of = |action: &Action| match action {
             Action::ConfirmTtl(worker, ttl) => Some((*worker, *ttl)),
@@ -277,14 +296,14 @@ fn a_statement_is_made_by_workers_that_know_of_the_intent_and_of_the_whole_windo
     assert!(!asks(&node.hear(2001, 2, ask(1, 1))), "once");
     let says = |worker, longest| {
         let by = String::new();
-        Event::Worker(worker, WorkerEvent::TtlStated { round: 1, longest, by })
+        Event::worker(worker, WorkerEvent::TtlStated { round: 1, longest, by })
     };
     assert_eq!(stated(&node.handle(2002, says(0, Some(SECOND)))), None);
     assert_eq!(stated(&node.handle(2003, says(1, Some(2 * SECOND)))), Some(Some(2 * SECOND)));
     assert!(asks(&node.hear(2004, 2, ask(2, 1))));
     let says = |worker, longest| {
         let by = String::new();
-        Event::Worker(worker, WorkerEvent::TtlStated { round: 2, longest, by })
+        Event::worker(worker, WorkerEvent::TtlStated { round: 2, longest, by })
     };
     node.handle(2005, says(0, None));
     assert_eq!(stated(&node.handle(2006, says(1, Some(SECOND)))), Some(None), "one cannot say");
@@ -371,7 +390,7 @@ fn all_cells_whose_copy_is_silent_are_dropped_together() {
     }
     for cell in 0..512 {
         let silent = WorkerEvent::Silent(CellId(cell), NodeId(2));
-        out.extend(node.handle(500, Event::Worker(usize::from(cell % 2), silent)));
+        out.extend(node.handle(500, Event::worker(usize::from(cell % 2), silent)));
     }
     out.extend(node.handle(550, Event::Tick));
     assert_eq!(dropped(&out), 512);
@@ -401,7 +420,7 @@ fn who_waits_for_a_longer_ttl_is_refused_in_time_also_while_nobody_leads() {
     let mut node = Node::new(None);
     node.commit(0, Entry::Join(spec(1)));
     let (ttl, by) = (20 * SECOND, "a".to_owned());
-    node.handle(0, Event::Worker(1, WorkerEvent::TtlAsked { ttl, by }));
+    node.handle(0, Event::worker(1, WorkerEvent::TtlAsked { ttl, by }));
     let told = node.handle(2000, Event::Tick);
     assert!(told.iter().any(|action| matches!(action, Action::RefuseTtl(1, _))), "{told:?}");
 }

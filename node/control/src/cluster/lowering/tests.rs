@@ -136,6 +136,21 @@ fn nothing_is_lowered_while_a_cell_is_lost_or_takes_claims_of_earlier_holds() {
     assert!(matches!(wants[..], [Want::Propose(Entry::RaiseLongestTtl { .. })]), "{wants:?}");
 }
 
+/// Of a node that was always alone what is gone is believed in by nobody.
+#[test]
+fn who_is_alone_states_what_there_is() {
+    let mut state = State::new(CellBits::new(1).unwrap());
+    let process = Process { boot: BootId(1), workers: 1, addresses: Vec::new() };
+    let spec = NodeSpec { weight: 1, zone: None, host: String::new(), process };
+    put(&mut state, &Entry::Join(spec));
+    put(&mut state, &Entry::RaiseLongestTtl { ttl: 3600 * SECOND, by: "a".to_owned() });
+    let wants = Lowering::new(at(0), 7).look(at(3000), &state, runs);
+    let [Want::Send(NodeId(1), Message::AskTtl { window, .. })] = wants[..] else {
+        panic!("{wants:?}")
+    };
+    assert_eq!(window, Duration::ZERO);
+}
+
 #[test]
 fn a_lowering_that_does_not_ask_again_is_seen() {
     let lowers = |mutant| {

@@ -3,7 +3,7 @@
 use super::{Intent, Life, NodeState, State, Status};
 use crate::cluster::cell::{Cell, Loss, Refused, is_life};
 use crate::cluster::entry::{
-    BATCH_CELLS_MAX, CellChange, Entry, Floors, Index, NodeSpec, Process, Step,
+    BATCH_CELLS_MAX, Before, CellChange, Entry, Floors, Index, NodeSpec, Process, Step,
 };
 use crate::cluster::mutant::Mutant;
 use lockring_proto::limits::{TTL_MAX, WORKERS_MAX};
@@ -80,6 +80,9 @@ impl State {
             }
             Entry::Down(node, boot) => self.down(index, (*node, *boot), &mut applied),
             Entry::Up(node, boot) => self.up(index, (*node, *boot), &mut applied),
+            Entry::Stopped { node, boot, ring } => {
+                self.stopped(index, (*node, *boot), *ring, &mut applied)
+            }
             Entry::Leave(node) => self.leave(index, *node),
             Entry::Remove(node) => self.remove(index, *node, &mut applied),
             Entry::Weight { node, revision, weight } => {
@@ -135,12 +138,20 @@ impl State {
         if self.mutant != Some(Mutant::RecoverRepeatsVersions) {
             self.version = floors.version;
         }
-        self.longest.ttl = floors.longest_ttl.clamp(self.longest.ttl, TTL_MAX);
-        self.alone = false;
+        if floors.longest_ttl > self.longest.ttl {
+            self.longest.ttl = floors.longest_ttl.min(TTL_MAX);
+            self.longest.by.clone_from(&floors.longest_by);
+        }
+        let loss = match floors.before {
+            Before::Unknown => Loss::Unknown,
+            Before::One => Loss::Over,
+            Before::Nothing => Loss::Empty,
+        };
+        self.alone = floors.before != Before::Unknown;
         let node = self.add(index, spec);
         // No process: whoever served these cells is not known.
         let nobody = Life { node, boot: BootId(0) };
-        self.found(index, nobody, floors.epoch, Some(Loss::Unknown));
+        self.found(index, nobody, floors.epoch, Some(loss));
         (applied.addresses, applied.founded) = (true, true);
         true
     }
@@ -233,6 +244,31 @@ impl State {
         let is_its = |cell: &Cell| is_life(&cell.owner, id, boot);
         self.edit_all(applied, is_its, |cell| cell.regain(id, boot));
         true
+    }
+
+    fn stopped(
+        &mut self,
+        index: Index,
+        (id, boot): (NodeId, BootId),
+        ring: RingVersion,
+        applied: &mut Applied,
+    ) -> bool {
+        let stands = |node: &&mut NodeState| node.spec.process.boot == boot;
+        let Some(node) = self.nodes.get_mut(&id).filter(stands) else { return false };
+        let was_up = node.status == Status::Up;
+        if was_up {
+            (node.status, node.revision, node.taken) = (Status::Down, index, index);
+            self.planned = index;
+        }
+        let mutant = self.mutant;
+        let is_in = |cell: &Cell| cell.members().any(|member| member.node == id);
+        self.edit_all(applied, is_in, |cell| {
+            let owes = cell.grace.is_some() && mutant != Some(Mutant::StopForgetsGrace);
+            let owes = owes || cell.since > ring;
+            let loss = if owes { Loss::Over } else { Loss::Empty };
+            cell.lose(id, boot, loss, mutant);
+        });
+        was_up || !applied.before.is_empty()
     }
 
     /// Changes every cell of a kind, and keeps what was before.

@@ -57,6 +57,7 @@ enum StoredLoss {
     Down,
     Over,
     Unknown,
+    Empty,
 }
 
 #[derive(Encode, Decode)]
@@ -115,6 +116,7 @@ fn cell_from(cell: &Cell) -> StoredCell {
             Loss::Down => StoredLoss::Down,
             Loss::Over => StoredLoss::Over,
             Loss::Unknown => StoredLoss::Unknown,
+            Loss::Empty => StoredLoss::Empty,
         }),
     }
 }
@@ -177,6 +179,7 @@ fn cell_to(stored: StoredCell) -> Cell {
             StoredLoss::Down => Loss::Down,
             StoredLoss::Over => Loss::Over,
             StoredLoss::Unknown => Loss::Unknown,
+            StoredLoss::Empty => Loss::Empty,
         }),
     }
 }

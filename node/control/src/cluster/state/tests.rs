@@ -27,6 +27,12 @@ struct Written {
 }
 
 impl Written {
+    /// A process ends with nothing held, having done by every entry.
+    fn stops(&mut self, node: u32, boot: u64) -> Applied {
+        let (node, boot) = (NodeId(node), BootId(boot));
+        self.put(Entry::Stopped { node, boot, ring: self.state().version() })
+    }
+
     fn new() -> Self {
         Self::over(State::new(CellBits::new(1).unwrap()))
     }
@@ -236,6 +242,8 @@ fn the_last_epoch_is_refused() {
         node: NodeId(7),
         attach: AttachId(700),
         longest_ttl: 60 * SECOND,
+        longest_by: "w".to_owned(),
+        before: Before::Unknown,
     };
     let mut log = Written::new();
     log.put(Entry::Recover(spec(10), floors));
@@ -254,6 +262,87 @@ fn the_last_epoch_is_refused() {
     assert!(!log.step(Step::Takeover(NodeId(8), BootId(80))));
 }
 
+/// Nobody believes in anything of a process that ended with nothing held: whoever follows grants
+/// at once. What it owed itself to those before it, it leaves to them.
+#[test]
+fn what_is_left_with_nothing_held_is_taken_over_without_a_grace() {
+    let mut log = Written::with_nodes(1);
+    let [stopped, next] = [10, 11].map(|boot| Life { node: NodeId(1), boot: BootId(boot) });
+    let boot = |log: &mut Written, before: BootId, boot: u64| {
+        let process = process(boot);
+        log.put(Entry::Boot { node: NodeId(1), before, process, is_over: true })
+    };
+    assert!(log.stops(next.node.0, next.boot.0).void, "that is no process of it");
+    assert!(!log.stops(stopped.node.0, stopped.boot.0).void);
+    assert_eq!((log.cell().loss, log.state().is_up(stopped)), (Some(Loss::Empty), false));
+    assert!(log.stops(stopped.node.0, stopped.boot.0).void, "it has");
+    boot(&mut log, stopped.boot, 11);
+    assert_eq!(log.cell().loss, Some(Loss::Empty));
+    assert!(log.step(Step::Takeover(next.node, next.boot)));
+    assert_eq!((log.cell().loss, log.cell().grace), (None, None));
+    // The next one crashes, and its successor stops within the grace.
+    boot(&mut log, next.boot, 12);
+    assert!(log.step(Step::Takeover(NodeId(1), BootId(12))));
+    assert!(log.cell().grace.is_some());
+    assert!(!log.stops(1, 12).void);
+    assert_eq!(log.cell().loss, Some(Loss::Over));
+    boot(&mut log, BootId(12), 13);
+    assert!(log.step(Step::Takeover(NodeId(1), BootId(13))));
+    assert!(log.cell().grace.is_some(), "somebody may believe in what the first one granted");
+}
+
+/// Who is taken for dead may stop as well; what its copies have taken over is theirs.
+#[test]
+fn who_stops_leaves_its_copies_what_they_have() {
+    let mut log = Written::with_nodes(2);
+    assert!(log.step(Step::Attach(NodeId(2), BootId(20))) && log.step(Step::Synced));
+    log.stops(1, 10);
+    let cell = log.cell();
+    assert_eq!((cell.owner.node, cell.loss, cell.grace), (NodeId(2), None, None));
+    log.put(Entry::Down(NodeId(2), BootId(20)));
+    assert_eq!(log.cell().loss, Some(Loss::Down));
+    log.stops(2, 20);
+    assert_eq!(log.cell().loss, Some(Loss::Empty), "that it was down says nothing of holds");
+}
+
+/// Of a cell that it was given at the end, and had not heard of, it says nothing.
+#[test]
+fn who_stops_says_nothing_of_what_it_had_not_heard() {
+    let mut log = Written::with_nodes(2);
+    assert!(log.step(Step::Attach(NodeId(2), BootId(20))) && log.step(Step::Synced));
+    let ring = log.state().version();
+    log.put(Entry::Down(NodeId(1), BootId(10)));
+    log.put(Entry::Stopped { node: NodeId(2), boot: BootId(20), ring });
+    assert_eq!((log.cell().owner.node, log.cell().loss), (NodeId(2), Some(Loss::Over)));
+}
+
+/// A log may begin over what one node had by itself.
+#[test]
+fn what_a_log_follows_says_how_long_is_waited() {
+    let begun = |before| {
+        let floors = Floors {
+            epoch: Epoch(4),
+            version: RingVersion(4),
+            node: NodeId(1),
+            attach: AttachId(1),
+            longest_ttl: 60 * SECOND,
+            longest_by: "w".to_owned(),
+            before,
+        };
+        let mut log = Written::new();
+        log.put(Entry::Recover(spec(10), floors));
+        assert_eq!(log.state().longest().by, "w");
+        let loss = log.cell().loss;
+        assert!(log.step(Step::Takeover(NodeId(1), BootId(10))));
+        assert_eq!(log.cell().epoch, Epoch(5));
+        (loss, log.cell().grace)
+    };
+    let waits = |ms| Some(Duration::from_millis(ms));
+    assert_eq!(begun(Before::Unknown), (Some(Loss::Unknown), waits(63_630)));
+    assert_eq!(begun(Before::One), (Some(Loss::Over), waits(60_600)));
+    assert_eq!(begun(Before::Nothing), (Some(Loss::Empty), None));
+}
+
 #[test]
 fn a_log_begins_anew_once() {
     let floors = Floors {
@@ -262,6 +351,8 @@ fn a_log_begins_anew_once() {
         node: NodeId(1),
         attach: AttachId(1),
         longest_ttl: SECOND,
+        longest_by: String::new(),
+        before: Before::Unknown,
     };
     let mut log = Written::with_nodes(1);
     assert!(log.put(Entry::Recover(spec(20), floors)).void);
@@ -344,6 +435,8 @@ fn any_entry(rng: &mut Rng, state: &State, old: &State, boots: &mut u64) -> Entr
             node: NodeId(9),
             attach: AttachId(900),
             longest_ttl: 20 * SECOND,
+            longest_by: String::new(),
+            before: *rng.pick(&[Before::Unknown, Before::One, Before::Nothing]),
         };
         let boot = fresh();
         return match rng.percent(50) {
@@ -372,6 +465,7 @@ fn any_entry(rng: &mut Rng, state: &State, old: &State, boots: &mut u64) -> Entr
         }
         11 => Entry::Policy { replicas: Replicas::One, revision: state.replicas().1 },
         12 => Entry::Blank,
+        13 => Entry::Stopped { node, boot, ring: state.version() },
         _ => {
             let count = rng.range(1, 4);
             Entry::Cells((0..count).map(|_| any_change(rng, state, old)).collect())
@@ -429,6 +523,7 @@ fn every_entry_in_any_order_keeps_the_rules() {
         "entry: boot",
         "entry: down",
         "entry: up",
+        "entry: stopped",
         "entry: leave",
         "entry: remove",
         "entry: weight",
@@ -454,6 +549,7 @@ fn the_rules_notice_seeded_bugs_of_the_state_machine() {
         Mutant::BootIgnored,
         Mutant::GraceWithoutLease,
         Mutant::RecoverRepeatsVersions,
+        Mutant::StopForgetsGrace,
         Mutant::LoweredInOneEntry,
     ] {
         let killed = (0..400).find_map(|seed| walk(seed, Some(mutant)).err());

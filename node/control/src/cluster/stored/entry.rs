@@ -1,7 +1,7 @@
 //! Entries of the log: whatever they say, as the state takes for void what cannot be.
 
 use super::parts::{StoredProcess, StoredReplicas, StoredSpec};
-use crate::cluster::entry::{CellChange, Entry, Floors, Index, Step};
+use crate::cluster::entry::{Before, CellChange, Entry, Floors, Index, Step};
 use bincode::{Decode, Encode};
 use lockring_ring::{AttachId, BootId, CellId, Epoch, NodeId, RingVersion};
 use std::time::Duration;
@@ -22,6 +22,7 @@ pub(super) enum Stored {
     IntendLongestTtl { ttl: Duration },
     LowerLongestTtl { intent: u64, by: String },
     Policy { replicas: StoredReplicas, revision: u64 },
+    Stopped { node: u32, boot: u64, ring: u64 },
 }
 
 #[derive(Encode, Decode)]
@@ -31,6 +32,15 @@ pub(super) struct StoredFloors {
     node: u32,
     attach: u64,
     longest_ttl: Duration,
+    longest_by: String,
+    before: StoredBefore,
+}
+
+#[derive(Encode, Decode)]
+enum StoredBefore {
+    Unknown,
+    One,
+    Nothing,
 }
 
 #[derive(Encode, Decode)]
@@ -66,6 +76,9 @@ impl From<&Entry> for Stored {
             },
             &Entry::Down(node, boot) => Self::Down { node: node.0, boot: boot.0 },
             &Entry::Up(node, boot) => Self::Up { node: node.0, boot: boot.0 },
+            &Entry::Stopped { node, boot, ring } => {
+                Self::Stopped { node: node.0, boot: boot.0, ring: ring.0 }
+            }
             &Entry::Leave(node) => Self::Leave { node: node.0 },
             &Entry::Remove(node) => Self::Remove { node: node.0 },
             &Entry::Weight { node, revision, weight } => {
@@ -98,6 +111,10 @@ impl From<Stored> for Entry {
             }
             Stored::Down { node, boot } => Self::Down(NodeId(node), BootId(boot)),
             Stored::Up { node, boot } => Self::Up(NodeId(node), BootId(boot)),
+            Stored::Stopped { node, boot, ring } => {
+                let (node, boot) = (NodeId(node), BootId(boot));
+                Self::Stopped { node, boot, ring: RingVersion(ring) }
+            }
             Stored::Leave { node } => Self::Leave(NodeId(node)),
             Stored::Remove { node } => Self::Remove(NodeId(node)),
             Stored::Weight { node, revision, weight } => {
@@ -117,17 +134,38 @@ impl From<Stored> for Entry {
 }
 
 impl From<&Floors> for StoredFloors {
-    fn from(&Floors { epoch, version, node, attach, longest_ttl }: &Floors) -> Self {
-        let (epoch, version) = (epoch.0, version.0);
-        Self { epoch, version, node: node.0, attach: attach.0, longest_ttl }
+    fn from(floors: &Floors) -> Self {
+        Self {
+            epoch: floors.epoch.0,
+            version: floors.version.0,
+            node: floors.node.0,
+            attach: floors.attach.0,
+            longest_ttl: floors.longest_ttl,
+            longest_by: floors.longest_by.clone(),
+            before: match floors.before {
+                Before::Unknown => StoredBefore::Unknown,
+                Before::One => StoredBefore::One,
+                Before::Nothing => StoredBefore::Nothing,
+            },
+        }
     }
 }
 
 impl From<StoredFloors> for Floors {
     fn from(stored: StoredFloors) -> Self {
-        let StoredFloors { epoch, version, node, attach, longest_ttl } = stored;
-        let (epoch, version) = (Epoch(epoch), RingVersion(version));
-        Self { epoch, version, node: NodeId(node), attach: AttachId(attach), longest_ttl }
+        Self {
+            epoch: Epoch(stored.epoch),
+            version: RingVersion(stored.version),
+            node: NodeId(stored.node),
+            attach: AttachId(stored.attach),
+            longest_ttl: stored.longest_ttl,
+            longest_by: stored.longest_by,
+            before: match stored.before {
+                StoredBefore::Unknown => Before::Unknown,
+                StoredBefore::One => Before::One,
+                StoredBefore::Nothing => Before::Nothing,
+            },
+        }
     }
 }
 

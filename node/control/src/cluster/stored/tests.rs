@@ -52,6 +52,8 @@ fn floors(rng: &mut Rng) -> Floors {
         node: node(rng),
         attach: AttachId(number(rng, u64::MAX)),
         longest_ttl: ttl(rng),
+        longest_by: text(rng),
+        before: *rng.pick(&[Before::Unknown, Before::One, Before::Nothing]),
     }
 }
 
@@ -87,7 +89,7 @@ fn entry(rng: &mut Rng, state: &State) -> Entry {
         (node, boot, index(rng, revision))
     };
     let (node, boot, revision) = of_node(rng);
-    match rng.range(0, 16) {
+    match rng.range(0, 17) {
         0 => Entry::Blank,
         1 | 2 => Entry::Join(spec(rng)),
         3 => Entry::Recover(spec(rng), floors(rng)),
@@ -97,6 +99,7 @@ fn entry(rng: &mut Rng, state: &State) -> Entry {
         }
         5 => Entry::Down(node, boot),
         6 => Entry::Up(node, boot),
+        14 => Entry::Stopped { node, boot, ring: RingVersion(revision.0) },
         7 => Entry::Leave(node),
         8 => Entry::Remove(node),
         9 => Entry::Weight { node, revision, weight: number(rng, u32::MAX.into()) as u32 },
@@ -249,6 +252,8 @@ fn the_bytes_of_entries_are_pinned() {
         node: NodeId(7),
         attach: AttachId(8),
         longest_ttl: Duration::from_millis(1500),
+        longest_by: "w".to_owned(),
+        before: Before::One,
     };
     let steps = [
         Step::Attach(NodeId(1), BootId(2)),
@@ -266,7 +271,10 @@ fn the_bytes_of_entries_are_pinned() {
     let all = [
         (Entry::Blank, "00"),
         (Entry::Join(spec.clone()), "010101017a016dfb2c0104010168fbe81c"),
-        (Entry::Recover(spec, floors), "020101017a016dfb2c0104010168fbe81c0506070801fc0065cd1d"),
+        (
+            Entry::Recover(spec, floors),
+            "020101017a016dfb2c0104010168fbe81c0506070801fc0065cd1d017701",
+        ),
         (
             Entry::Boot { node, before: boot, process, is_over: true },
             "030203fb2c0104010168fbe81c01",
@@ -284,6 +292,7 @@ fn the_bytes_of_entries_are_pinned() {
         (Entry::IntendLongestTtl(Duration::from_secs(10)), "0b0a00"),
         (Entry::LowerLongestTtl { intent: Index(4), by: String::new() }, "0c0400"),
         (Entry::Policy { replicas: Replicas::One, revision: Index(4) }, "0d0104"),
+        (Entry::Stopped { node, boot, ring: RingVersion(4) }, "0e020304"),
     ];
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     for (entry, pinned) in all {

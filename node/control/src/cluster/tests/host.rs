@@ -72,6 +72,9 @@ impl Worker {
     }
 }
 
+/// What workers have is looked at more often than this, on any clock.
+const LOOKED_AT: Duration = Duration::from_millis(150);
+
 /// A process.
 #[derive(Debug)]
 pub struct Running {
@@ -107,8 +110,10 @@ impl Running {
         all.into_iter().collect()
     }
 
-    /// The longest TTL that each worker had within that time.
+    /// The longest TTL that each worker had within that time: what it had when that was looked at
+    /// last it has still.
     pub fn longest(&mut self, shown: Time, window: Duration) -> Vec<Duration> {
+        let window = window.max(LOOKED_AT);
         let of = |worker: &mut Worker| {
             worker.ttls.retain(|_, last| shown.since(*last) <= window);
             worker.ttls.keys().max().copied().unwrap_or_default()

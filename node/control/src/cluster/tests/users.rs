@@ -43,7 +43,7 @@ impl World {
         let number = usize::from(cell.0) % process.workers.len();
         if ttl > process.workers[number].ceiling {
             let asked = WorkerEvent::TtlAsked { ttl, by: String::new() };
-            return self.give(life.node, Event::Worker(number, asked));
+            return self.give(life.node, Event::worker(number, asked));
         }
         let is_cut_off = self.rng.percent(30);
         let (until, next) = (self.now.after(ttl - Duration::from_millis(50)), self.now);

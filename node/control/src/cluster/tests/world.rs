@@ -174,7 +174,7 @@ impl World {
                 if let Some(host) = self.hosts.get(&life.node)
                     && host.process.as_ref().is_some_and(|process| process.life == life)
                 {
-                    self.give(life.node, Event::Worker(worker, event));
+                    self.give(life.node, Event::worker(worker, event));
                 }
             }
             Due::Commit => self.commit(),
@@ -254,7 +254,7 @@ impl World {
                 self.after(3000, Due::RoundEnds(node, round));
             }
             Action::Send(to, message) => self.send(node, to, message),
-            Action::Removed => self.ends(node),
+            Action::Removed | Action::Stopped => self.ends(node),
             other => self.local(node, other),
         }
     }
@@ -300,7 +300,11 @@ impl World {
                 Fact::SilentCopy => "silent copy",
                 Fact::StuckLearner => "stuck learner",
             }),
-            Action::Propose(..) | Action::Confirm(_) | Action::Send(..) | Action::Removed => {}
+            Action::Propose(..)
+            | Action::Confirm(_)
+            | Action::Send(..)
+            | Action::Removed
+            | Action::Stopped => {}
         }
     }
 
@@ -439,7 +443,7 @@ impl World {
         for (when, cell, epoch) in says {
             self.at(when, Due::Says(life, number, WorkerEvent::Recovered(cell, epoch)));
         }
-        self.give(life.node, Event::Worker(number, WorkerEvent::Applied(index)));
+        self.give(life.node, Event::worker(number, WorkerEvent::Applied(index)));
     }
 
     fn beat(&mut self) {
@@ -501,7 +505,7 @@ impl World {
     pub fn begin_anew(&mut self, founder: NodeId, floors: Floors) {
         let boot = self.fresh_boot();
         let clock = Clock::any(&mut self.rng);
-        let founding = Some(floors);
+        let founding = Some(floors.clone());
         self.hosts.insert(founder, Host::new(founder, clock, founding));
         self.start(founder, boot, Some(Entry::Recover(spec(boot), floors)));
         for _ in 0..self.rng.range(1, 4) {
@@ -554,7 +558,7 @@ impl World {
         let is_down = |host: &&Host| host.process.is_none();
         let Some(host) = self.hosts.get(&node).filter(is_down) else { return };
         // A founder whose log is empty still has to found it.
-        let founding = host.founding.map(|floors| Entry::Recover(spec(boot), floors));
+        let founding = host.founding.clone().map(|floors| Entry::Recover(spec(boot), floors));
         if founding.is_some() || self.checks.rules.state().nodes().contains_key(&node) {
             self.checks.count("restart");
             self.log.restart(node);

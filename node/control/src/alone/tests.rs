@@ -1,8 +1,8 @@
 //! The state machine over a log that fails, with workers that hear of things late: whatever is
 //! confirmed is covered by what is durable, at every step and after a crash at any.
 
-use crate::longest::Mutant;
-use crate::{
+use super::longest::Mutant;
+use super::{
     Action, Control, Entry, EpochsUsedUp, Event, Grace, State, Statement, WorkerEnd, is_clean,
 };
 use lockring_proto::{Time, limits};

@@ -1,9 +1,9 @@
 //! What is proposed when, and who is told of what was committed.
 
-use crate::event::{Action, Event};
-use crate::longest::LongestTtl;
+use super::event::{Action, Event};
+use super::longest::LongestTtl;
+use super::state::{Entry, State, is_clean};
 use crate::retry::Retry;
-use crate::state::{Entry, State, is_clean};
 use lockring_proto::Time;
 use lockring_ring::CellId;
 use std::collections::BTreeSet;
@@ -50,7 +50,7 @@ impl Control {
     /// With a seeded bug.
     #[cfg(test)]
     #[must_use]
-    pub(crate) fn with_mutant(mut self, mutant: Option<crate::longest::Mutant>) -> Self {
+    pub(crate) fn with_mutant(mut self, mutant: Option<super::longest::Mutant>) -> Self {
         self.longest.mutant = mutant;
         self
     }

@@ -12,8 +12,8 @@
 //!
 //! A crash between any two of them leaves the higher TTL, and the next life forgets the intent.
 
-use crate::event::{Action, Statement};
-use crate::state::{Entry, State};
+use super::event::{Action, Statement};
+use super::state::{Entry, State};
 use lockring_proto::Time;
 use std::collections::BTreeMap;
 use std::time::Duration;

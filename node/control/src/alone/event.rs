@@ -1,6 +1,6 @@
 //! The border of the control plane: what may happen to it, and what it may ask of the world.
 
-use crate::state::{Entry, State, WorkerEnd};
+use super::state::{Entry, State, WorkerEnd};
 use lockring_ring::{CellId, Epoch, RingVersion};
 use std::time::Duration;
 

@@ -1,0 +1,228 @@
+//! The log of a node's control plane: openraft, behind messages.
+
+use super::health::Health;
+use super::raft::{LogStore, StateMachine, Types};
+use lockring_control::cluster::{Entry, Index, LogEvent, ProposalId, RoundId, Term};
+use lockring_ring::NodeId;
+use openraft::error::{InstallSnapshotError, RPCError, RaftError, Unreachable};
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
+};
+use openraft::{
+    BasicNode, Raft, RaftMetrics, RaftNetwork, RaftNetworkFactory, ServerState, SnapshotPolicy,
+};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Milliseconds, as DESIGN 7 has them and says why. The first is also the deadline of an append at
+/// a follower.
+const HEARTBEAT: u64 = 100;
+const ELECTION: (u64, u64) = (200, 400);
+
+/// After so many entries their state is kept in place of them.
+const SNAPSHOT_AFTER: u64 = 1000;
+
+/// A stop waits so long for a write that is under way.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A node's part in the log. It ends when this is dropped or stopped.
+pub struct Consensus {
+    raft: Raft<Types>,
+    events: mpsc::UnboundedSender<LogEvent>,
+    health: Arc<Health>,
+    watching: JoinHandle<()>,
+}
+
+impl Consensus {
+    /// Begins, within the runtime of the caller, over what the disk has. A log without anything in
+    /// it is begun with this node as its only voter. `committed` is what the state machine tells;
+    /// that and all else comes by the channel that is returned, until the log has failed.
+    ///
+    /// # Errors
+    /// When openraft refuses.
+    pub async fn start(
+        me: NodeId,
+        (log, machine): (LogStore, StateMachine),
+        committed: mpsc::UnboundedReceiver<LogEvent>,
+        health: Arc<Health>,
+    ) -> io::Result<(Self, mpsc::UnboundedReceiver<LogEvent>)> {
+        let config = openraft::Config {
+            cluster_name: "lockring".to_owned(),
+            heartbeat_interval: HEARTBEAT,
+            election_timeout_min: ELECTION.0,
+            election_timeout_max: ELECTION.1,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_AFTER),
+            max_in_snapshot_log_to_keep: SNAPSHOT_AFTER / 2,
+            ..openraft::Config::default()
+        };
+        let config = Arc::new(config.validate().map_err(io::Error::other)?);
+        let id = u64::from(me.0);
+        let raft = Raft::new(id, config, Nobody, log, machine).await.map_err(io::Error::other)?;
+        if !raft.is_initialized().await.map_err(io::Error::other)? {
+            let members = BTreeMap::from([(id, BasicNode::default())]);
+            raft.initialize(members).await.map_err(io::Error::other)?;
+        }
+        // It need not wait for a leader that can be none but itself.
+        raft.trigger().elect().await.map_err(io::Error::other)?;
+        let (events, told) = mpsc::unbounded_channel();
+        let watch = Watch {
+            me,
+            metrics: raft.metrics(),
+            committed,
+            events: events.clone(),
+            leads: None,
+            leader: None,
+        };
+        let watching = tokio::spawn(watch.run());
+        Ok((Self { raft, events, health, watching }, told))
+    }
+
+    /// Proposes an entry. If that fails, [`LogEvent::Failed`] says so. While the disk takes
+    /// nothing it fails at once: what cannot be written must not pile up.
+    pub fn propose(&self, id: ProposalId, entry: Entry) {
+        let (raft, events) = (self.raft.clone(), self.events.clone());
+        if self.health.cause().is_some() {
+            let _nobody_listens_after_a_stop = events.send(LogEvent::Failed(id));
+            return;
+        }
+        tokio::spawn(async move {
+            if let Err(error) = raft.client_write(entry).await {
+                tracing::debug!(%error, "a proposal failed");
+                let _nobody_listens_after_a_stop = events.send(LogEvent::Failed(id));
+            }
+        });
+    }
+
+    /// Has a majority say that it knows of no later leader: [`LogEvent::RoundDone`], if it does.
+    pub fn confirm(&self, round: RoundId) {
+        let (raft, events) = (self.raft.clone(), self.events.clone());
+        tokio::spawn(async move {
+            if let Ok((read, _)) = raft.get_read_log_id().await {
+                let committed = read.map_or(Index(0), |id| Index(id.index + 1));
+                let done = LogEvent::RoundDone { round, committed };
+                let _nobody_listens_after_a_stop = events.send(done);
+            }
+        });
+    }
+
+    /// Ends. What is being written may not be. `false`: the disk hangs, and it has not ended.
+    pub async fn stop(self) -> bool {
+        self.watching.abort();
+        // With it goes what it has of the log.
+        let _it_was_aborted = self.watching.await;
+        tokio::time::timeout(STOP_PATIENCE, self.raft.shutdown()).await.is_ok()
+    }
+}
+
+/// Tells of who leads, in order with what is committed.
+struct Watch {
+    me: NodeId,
+    metrics: watch::Receiver<RaftMetrics<u64, BasicNode>>,
+    committed: mpsc::UnboundedReceiver<LogEvent>,
+    events: mpsc::UnboundedSender<LogEvent>,
+    /// The term in which this node leads.
+    leads: Option<u64>,
+    leader: Option<NodeId>,
+}
+
+impl Watch {
+    async fn run(mut self) {
+        loop {
+            let event = tokio::select! {
+                biased;
+                changed = self.metrics.changed() => match changed {
+                    Ok(()) => None,
+                    Err(_) => return,
+                },
+                event = self.committed.recv() => event,
+            };
+            let metrics = self.metrics.borrow_and_update().clone();
+            if let Err(error) = &metrics.running_state {
+                // Whoever waits for events hears that there are no more.
+                return tracing::error!(%error, "the log of the cluster has failed");
+            }
+            self.look(&metrics);
+            if let Some(event) = event {
+                self.tell(event);
+            }
+        }
+    }
+
+    fn look(&mut self, metrics: &RaftMetrics<u64, BasicNode>) {
+        let leads = (metrics.state == ServerState::Leader).then_some(metrics.current_term);
+        let leader = metrics.current_leader.map(|id| NodeId(id as u32));
+        if leads != self.leads {
+            if self.leads.is_some() {
+                self.tell(LogEvent::Deposed);
+            }
+            if let Some(term) = leads {
+                let before = self.leader.filter(|&before| before != self.me);
+                self.tell(LogEvent::Elected { term: Term(term), before });
+            }
+        }
+        if let Some(leader) = leader
+            && (Some(leader) != self.leader || leads != self.leads)
+            && leader != self.me
+        {
+            self.tell(LogEvent::Follows(leader));
+        }
+        self.leads = leads;
+        self.leader = leader.or(self.leader);
+    }
+
+    fn tell(&self, event: LogEvent) {
+        let _nobody_listens_after_a_stop = self.events.send(event);
+    }
+}
+
+/// A network of a node that knows no other.
+struct Nobody;
+
+impl Nobody {
+    fn unreachable() -> Unreachable {
+        Unreachable::new(&io::Error::other("this node knows no other"))
+    }
+}
+
+impl RaftNetworkFactory<Types> for Nobody {
+    type Network = Self;
+
+    async fn new_client(&mut self, _target: u64, _node: &BasicNode) -> Self {
+        Self
+    }
+}
+
+impl RaftNetwork<Types> for Nobody {
+    async fn append_entries(
+        &mut self,
+        _rpc: AppendEntriesRequest<Types>,
+        _option: RPCOption,
+    ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, BasicNode, RaftError<u64>>> {
+        Err(Self::unreachable().into())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        _rpc: InstallSnapshotRequest<Types>,
+        _option: RPCOption,
+    ) -> Result<
+        InstallSnapshotResponse<u64>,
+        RPCError<u64, BasicNode, RaftError<u64, InstallSnapshotError>>,
+    > {
+        Err(Self::unreachable().into())
+    }
+
+    async fn vote(
+        &mut self,
+        _rpc: VoteRequest<u64>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<u64>, RPCError<u64, BasicNode, RaftError<u64>>> {
+        Err(Self::unreachable().into())
+    }
+}
