@@ -95,7 +95,7 @@ pub async fn run(start: Start, mut orders: mpsc::UnboundedReceiver<Order>) -> Re
         stop: None,
         is_over: false,
     };
-    let mut gathered = Vec::new();
+    let (mut gathered, mut events) = (Vec::new(), Vec::new());
     while !control.is_over {
         let wait = control.wakes_in();
         tokio::select! {
@@ -104,11 +104,11 @@ pub async fn run(start: Start, mut orders: mpsc::UnboundedReceiver<Order>) -> Re
                 0 => break,
                 _ => control.ordered(gathered.drain(..)),
             },
-            event = told.recv() => match event {
-                Some(event) => control.handle(Event::Log(event)),
-                None => return Err("the log of the cluster has failed".to_owned()),
+            count = told.recv_many(&mut events, ORDERS_MAX) => match count {
+                0 => return Err("the log of the cluster has failed".to_owned()),
+                _ => control.handle(events.drain(..).map(Event::Log)),
             },
-            () = tokio::time::sleep(wait) => control.handle(Event::Tick),
+            () = tokio::time::sleep(wait) => control.handle([Event::Tick]),
         }
     }
     let has_stopped = control.log.stop().await;
@@ -145,45 +145,53 @@ impl Control {
                 Order::Stop { held, done } => stop = Some(Stop::new(clock::now(), &held, done)),
             }
         }
-        self.handle(Event::Workers(said));
+        self.handle([Event::Workers(said)]);
         let Some(stop) = stop else { return };
         let waits = stop.waits();
         self.stop = Some(stop);
         if waits {
-            self.handle(Event::Ended);
+            self.handle([Event::Ended]);
         } else {
             self.ends(false);
         }
     }
 
-    /// Has the plane take something in, and carries out what it asks for, with all that follows at
-    /// once.
-    fn handle(&mut self, event: Event) {
-        let mut events = VecDeque::from([event]);
-        let mut actions = Vec::new();
+    /// Has the plane take these in, with all that follows at once, and carries out what it asks
+    /// for. Of many entries the workers are told the last ring alone, which may come before what
+    /// the entries mean for them.
+    fn handle(&mut self, events: impl IntoIterator<Item = Event>) {
+        let mut events: VecDeque<Event> = events.into_iter().collect();
+        let (mut actions, mut asked, mut nodes) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(event) = events.pop_front() {
             let before = self.plane.state().applied();
             self.plane.handle(clock::now(), event, &mut actions);
             if self.plane.state().applied() != before {
-                self.tell_ring();
+                self.meet_nodes(&mut nodes);
             }
+            let version = self.plane.state().version();
             for action in actions.drain(..) {
-                self.act(action, &mut events);
+                match action {
+                    Action::Send(to, message) if to == self.me.0 => {
+                        events.push_back(Event::Received(to, message));
+                    }
+                    action => asked.push((version, action)),
+                }
             }
+        }
+        self.tell_ring(&nodes);
+        for (version, action) in asked {
+            self.act(version, action);
         }
         self.look();
     }
 
-    fn act(&mut self, action: Action, events: &mut VecDeque<Event>) {
+    /// Carries one action out, of a state with this version of the ring.
+    fn act(&mut self, version: RingVersion, action: Action) {
         match action {
             Action::Propose(id, entry) => self.log.propose(id, entry),
             Action::Confirm(round) => self.log.confirm(round),
-            Action::Send(to, message) if to == self.me.0 => {
-                events.push_back(Event::Received(to, message));
-            }
             Action::Send(to, message) => tracing::debug!(%to, ?message, "there is no way to it"),
             Action::Memberships { index, whole, cells } => {
-                let version = self.plane.state().version();
                 let count = self.workers.len();
                 for worker in 0..count {
                     let own =
@@ -217,20 +225,26 @@ impl Control {
         }
     }
 
-    /// Tells the workers what the last entries have changed of processes and of the ring.
-    fn tell_ring(&mut self) {
-        let state = self.plane.state();
+    /// Which processes there are after an entry, if workers were not told of them.
+    fn meet_nodes(&mut self, met: &mut Vec<(NodeId, BootId, u16)>) {
         let known = |(&id, node): (&NodeId, &NodeState)| {
             (id, node.spec.process.boot, node.spec.process.workers)
         };
-        let nodes: Vec<_> = state.nodes().iter().map(known).collect();
-        let is_newer = state.version() > self.ring;
-        let ring = if is_newer { state.ring() } else { None };
+        let nodes: Vec<_> = self.plane.state().nodes().iter().map(known).collect();
         if nodes != self.nodes {
-            self.tell_all(|| WorkerCommand::Nodes(nodes.clone()));
+            met.extend(nodes.iter().filter(|node| !self.nodes.contains(node)));
             self.nodes = nodes;
         }
-        if let Some(ring) = ring {
+    }
+
+    /// Tells the workers what the last entries have changed of processes and of the ring.
+    fn tell_ring(&mut self, nodes: &[(NodeId, BootId, u16)]) {
+        if !nodes.is_empty() {
+            self.tell_all(|| WorkerCommand::Nodes(nodes.to_vec()));
+        }
+        let state = self.plane.state();
+        let is_newer = state.version() > self.ring;
+        if let Some(ring) = is_newer.then(|| state.ring()).flatten() {
             self.ring = ring.version();
             let ring = Arc::new(ring);
             self.tell_all(|| WorkerCommand::Ring(Arc::clone(&ring)));

@@ -93,6 +93,20 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileErro
     sync_dir(parent(path))
 }
 
+/// Removes what a crash has left of writing this file, whose only writer is the caller. What cannot
+/// be removed is only in the way of nobody.
+pub(crate) fn remove_halves(dir: &Path, name: &str) {
+    let begins = format!(".{name}.");
+    let all = fs::read_dir(dir).into_iter().flatten().flatten();
+    let is_half = |entry: &fs::DirEntry| {
+        let its = entry.file_name();
+        its.to_str().is_some_and(|its| its.starts_with(&begins) && its.ends_with(".tmp"))
+    };
+    for half in all.filter(is_half) {
+        let _it_stays = fs::remove_file(half.path());
+    }
+}
+
 /// Writes a file that only its owner may read, whole, under a name that nothing has yet.
 ///
 /// # Errors

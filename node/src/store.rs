@@ -175,6 +175,9 @@ impl Store {
     pub(crate) fn open(data_dir: &Path) -> Result<Self, StoreError> {
         data_dir::prepare(data_dir)?;
         let lock = lock(data_dir)?;
+        for kind in [&STATE, &LOG] {
+            data_dir::remove_halves(data_dir, kind.mark);
+        }
         let mut vault = match Vault::open(data_dir, &STATE)? {
             Some(vault) => vault,
             // An authority without a state is one that lost it: made anew it would repeat fences.

@@ -207,6 +207,8 @@ fn the_memory_of_long_keys_is_given_back() {
             }
             guards.extend(claims.join_all().await);
         }
+        // What is used is looked at once a second.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
         drop(guards);
         client.close().await;
     });

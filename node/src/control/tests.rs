@@ -66,7 +66,7 @@ impl Fixture {
 
     fn obey(&mut self, command: WorkerCommand) {
         match command {
-            WorkerCommand::Nodes(nodes) => assert_eq!(nodes.len(), 1),
+            WorkerCommand::Nodes(nodes) => assert!(nodes.iter().all(|(node, ..)| node.0 == 1)),
             WorkerCommand::Ring(ring) => {
                 assert!(ring.version() > self.ring, "rings are told in order");
                 self.ring = ring.version();

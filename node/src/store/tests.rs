@@ -363,8 +363,10 @@ fn a_first_start_cut_short_is_begun_again() {
     let (_base, dir) = data_dir();
     fs::create_dir(&dir).unwrap();
     fs::write(dir.join("state.redb.new"), b"half a file").unwrap();
+    fs::write(dir.join(".log.mark.12ab.tmp"), b"half").unwrap();
     assert_eq!(begin(&mut Store::open(&dir).unwrap(), 1).after, None);
     assert!(!dir.join("state.redb.new").exists());
+    assert!(!dir.join(".log.mark.12ab.tmp").exists());
 }
 
 #[test]
