@@ -13,9 +13,10 @@ use super::holds::Credit;
 use super::pending::Pending;
 use super::{Link, Loss, Shared};
 use crate::claims::ClaimRecord;
-use lockring_proto::{Digest, HoldId, Request, Time, codec};
+use lockring_proto::{Digest, HoldId, Request, Time, codec, limits};
 use lockring_ring::CellId;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Differences in a row that call for a compare, if it can look further than the last one.
 const COMPARE_AFTER: u32 = 2;
@@ -40,6 +41,9 @@ pub(super) struct Compares {
     /// Until then the worker keeps what an earlier process of the session may still believe in, if
     /// there was one.
     pub(super) spared_until: Time,
+    /// The ring by which the worker has got cells since then, of which it has not told yet. What
+    /// has come with them it keeps for as long again, and so all that the link has.
+    gained: Option<u64>,
     /// Unanswered frames of a compare.
     comparing: u32,
     /// The last digest was of another ring version.
@@ -55,6 +59,7 @@ impl Compares {
             compared_upto: 0,
             compared: now,
             spared_until: now,
+            gained: None,
             comparing: 0,
             is_unknown: false,
         }
@@ -63,6 +68,15 @@ impl Compares {
     /// The connection is gone, and with it what it was asked.
     pub(super) fn down(&mut self) {
         (self.comparing, self.compared_upto) = (0, 0);
+    }
+
+    /// The worker has all that it got up to then. Whether the session was ever taken up, or what
+    /// came has anything of it, only the worker knows. It counts on a clock that stands still while
+    /// it does: one more compare after that costs little.
+    pub(super) fn has_gained(&mut self, now: Time, ttl: Duration) {
+        let until = now.after(limits::inherited(ttl) + ttl / 20);
+        self.spared_until = self.spared_until.max(until);
+        self.gained = None;
     }
 
     /// One difference is enough for the next compare.
@@ -84,6 +98,11 @@ impl Compares {
 }
 
 impl Link {
+    /// The worker gets cells by the ring of this version.
+    pub(crate) fn gains_cells(&mut self, version: u64) {
+        self.compares.gained = Some(version);
+    }
+
     /// A newer ring is known: the digest that was told by that is asked for again.
     pub(crate) fn digests_again(&mut self, now: Time) {
         if std::mem::take(&mut self.compares.is_unknown) {
@@ -121,6 +140,9 @@ impl Link {
         (self.times.renewing, self.times.renewed) = (None, sent);
         self.note_round_trip(now, sent);
         self.credit_renewal(shared, Credit { version, sent, settled });
+        if self.compares.gained.is_some_and(|gained| gained <= version) {
+            self.compares.has_gained(now, self.times.ttl);
+        }
         let again = self.settles_again(shared, sent);
         self.times.settle_at = self.times.settle_at.or(again);
         // Whatever was granted and lost before the renewal was sent has been told as granted too.

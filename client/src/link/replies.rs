@@ -105,10 +105,10 @@ impl Link {
         self.times.ttl = limits::clamp_ttl(Duration::from_millis(welcome.ttl_ms));
         self.times.believed = limits::believed(self.times.ttl);
         self.times.heard = now;
-        // Whether the session was ever taken up only the worker knows. It counts on a clock that
-        // stands still while it does: one more compare after that costs little.
-        self.compares.spared_until =
-            now.after(limits::honoured(self.times.ttl) + self.times.ttl / 20);
+        self.compares.has_gained(now, self.times.ttl);
+        if welcome.ring_version < shared.version {
+            self.gains_cells(shared.version);
+        }
         self.note_round_trip(now, self.times.greeted);
         let before = self.welcome().map(|before| before.boot);
         let met = match before {

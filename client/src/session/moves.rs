@@ -68,7 +68,11 @@ impl Session {
         let before = self.shared.ring.replace(ring);
         self.links.clear();
         self.links.resize(cells, UNKNOWN);
+        let is_first = before.is_none();
         let moved = before.map_or_else(BTreeSet::new, |before| self.moved_cells(&before));
+        let ring = self.shared.ring.as_ref();
+        let gaining: BTreeSet<WorkerId> =
+            moved.iter().filter_map(|&cell| ring?.worker_of(cell)).collect();
         for number in 0..self.contacts.len() {
             let gone = self.is_gone(self.contacts[number].link.worker());
             self.contacts[number].gone |= gone;
@@ -78,6 +82,9 @@ impl Session {
         for number in 0..self.contacts.len() {
             self.move_queries(now, LinkId::nth(number));
             let Contact { link, .. } = &mut self.contacts[number];
+            if is_first || link.worker().is_some_and(|worker| gaining.contains(&worker)) {
+                link.gains_cells(self.shared.version);
+            }
             link.credit_deferred(&mut self.shared, now);
             link.digests_again(now);
             link.serve_parked(&mut self.shared, now);

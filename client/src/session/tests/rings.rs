@@ -5,8 +5,9 @@ use super::at;
 use super::world::{Heard, KEY, World, is_lost, until};
 use crate::link::{Loss, NotGranted, Outcome};
 use crate::router::WorkerId;
-use lockring_proto::{Claim, Digest, Fence, HoldId, Reply, RingChunk, codec};
+use lockring_proto::{Claim, Digest, Fence, HoldId, Reply, RingChunk, codec, limits};
 use lockring_ring::{Diff, Epoch, NodeId, RingVersion};
+use std::time::Duration;
 
 #[test]
 fn numbers_of_links_are_used_again_and_never_too_early() {
@@ -87,6 +88,49 @@ fn a_compare_is_of_one_ring_and_so_is_a_digest() {
     let lost = vec![HoldId { cell, fence }];
     world.says(1, &Reply::Compared { id, version: 2, lost });
     assert!(world.session.is_held(claim));
+}
+
+/// What has come with a cell may be that of a process before, and is spared once more, with all
+/// that the worker has of the session: it is compared again after that, while a claim keeps waiting
+/// too.
+#[test]
+fn who_has_gained_a_cell_is_compared_with_again() {
+    let mut world = World::of(2, 10_000);
+    let other = world.cell(world.other());
+    world.log.moves(other, 2);
+    world.takes_ring();
+    world.asks(1, KEY);
+    let mut sent = Vec::new();
+    while world.now < at(40_000) {
+        world.tick(100);
+        if world.now == at(8_000) {
+            world.log.moves(other, 1);
+            world.takes_ring();
+        }
+        let version = world.log.version;
+        for node in [1, 2] {
+            for heard in world.got(node) {
+                let reply = match heard {
+                    Heard::Acquire { id, .. } => Reply::Queued { id, version, ahead: 0 },
+                    Heard::Compare { id, .. } => {
+                        sent.extend((node == 1).then_some(world.now));
+                        Reply::Compared { id, version, lost: Vec::new() }
+                    }
+                    Heard::Renew { id } => {
+                        let digest = match node {
+                            1 => Digest { count: 1, xor: 7 },
+                            _ => world.session.digest(world.at(node)),
+                        };
+                        Reply::Renewed { id, version, settled: version, digest }
+                    }
+                    _ => continue,
+                };
+                world.says(node, &reply);
+            }
+        }
+    }
+    let until = at(8_000).after(limits::inherited(Duration::from_secs(10)));
+    assert!(sent.iter().any(|&sent| sent >= until), "{sent:?}, spared until {until:?}");
 }
 
 /// The parts of an answer to a request for the ring.

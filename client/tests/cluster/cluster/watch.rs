@@ -18,7 +18,7 @@ use super::turns::At;
 use crate::hub::Hub;
 use crate::keys::Keys;
 use lockring_control::cluster::{Cell, NodeState, Replicas, Status};
-use lockring_core::testing::{Ending, Fact, Hold, KeyId, Note, Noted};
+use lockring_core::testing::{Ending, Fact, Hold, KeyId, Note, Noted, NotedSource};
 use lockring_core::{PeerWorker, Time};
 use lockring_proto::{Claim, Fence, Operation, Reply, Request, SessionId};
 use lockring_ring::{CellId, Epoch, Member, Membership, NamespaceSeed, NodeId, hash_key};
@@ -72,7 +72,9 @@ impl Watch {
     ) {
         for request in requests {
             let Request::Keyed { id, operation, key, .. } = request else { continue };
-            let cell = cell_of(keys, keys.id_named(namespace, key));
+            // An operator names the namespace, if it is another.
+            let space = Some(operation.namespace()).filter(|its| !its.is_empty());
+            let cell = cell_of(keys, keys.id_named(space.unwrap_or(namespace), key));
             self.came.entry((session, *id, at)).or_insert((cell, now));
             let asking = match *operation {
                 Operation::Acquire { claim, .. } => {
@@ -96,10 +98,18 @@ impl Watch {
     pub fn notes(&mut self, hub: &mut Hub, (life, worker): At, workers: u16, notes: &[Note]) {
         for note in notes {
             hub.show(|| format!("{note:?}"));
-            let Note::Op { cell, change: Noted::Ended { fence, cause }, .. } = *note else {
-                continue;
-            };
-            let hold = (CellId(cell as u16 * workers + worker), fence);
+            let Note::Op { cell, number, change, .. } = note else { continue };
+            let cell = CellId(*cell as u16 * workers + worker);
+            if let Noted::Granted { source, .. } = change {
+                let fence = match source {
+                    NotedSource::Reclaimed { fence, .. } => fence,
+                    NotedSource::Asked { .. } | NotedSource::Queue => number,
+                };
+                // It has come back with the cell to where it had ended in vain.
+                self.expired.remove(&(life.node, cell, *fence));
+            }
+            let &Noted::Ended { fence, cause } = change else { continue };
+            let hold = (cell, fence);
             let told = self.told.get(&hold).copied();
             match cause {
                 Ending::Forced => {

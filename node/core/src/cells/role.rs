@@ -70,6 +70,11 @@ impl Cells {
         }
     }
 
+    /// Whether any is another's, or nobody's.
+    pub(crate) fn some_are_away(&self) -> bool {
+        self.withheld.len() > self.opening.len()
+    }
+
     /// The role for the cell of a key.
     pub(crate) fn role_at(&self, place: Option<Place>) -> Role {
         place.map_or(Role::None, |place| self.role(place.cell))

@@ -157,6 +157,7 @@ impl Links {
             comparison: None,
             forcing: None,
             fresh: true,
+            counts: false,
             goodbye: None,
             accounted: Amounts::default(),
             next_free: NIL,

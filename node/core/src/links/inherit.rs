@@ -88,6 +88,7 @@ impl Links {
             comparison: None,
             forcing: None,
             fresh: false,
+            counts: false,
             goodbye: None,
             accounted: Amounts::default(),
             next_free: NIL,

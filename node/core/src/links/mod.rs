@@ -98,6 +98,10 @@ struct Link {
     /// No request of it has run yet: its client may not know that it began anew, as the welcome
     /// that said so may be lost. Until then every welcome says so.
     fresh: bool,
+    /// A renewal was answered while this worker did not have all of its cells. Its client may count
+    /// on the lease for a hold in one of these, which is lost until it is taken over: the worker
+    /// knows of no such hold, and all the same the link may not be forgotten.
+    counts: bool,
     /// A goodbye to answer when all is freed.
     goodbye: Option<(ConnId, u64)>,
     /// What it used when that was last carried over to its identity and namespace.
@@ -217,6 +221,16 @@ impl Links {
     /// A request of it runs.
     pub(crate) fn ran(&mut self, link: LinkIndex) {
         self.links.get_mut(link).fresh = false;
+    }
+
+    /// A renewal of it is answered while cells are away.
+    pub(crate) fn counts_for_others(&mut self, link: LinkIndex) {
+        self.links.get_mut(link).counts = true;
+    }
+
+    /// Whether its client may count on its lease for what this worker knows nothing of.
+    pub(crate) fn may_count(&self, link: LinkIndex) -> bool {
+        self.links.get(link).counts
     }
 
     /// The session ends by its own wish; the answer leaves when all is freed.

@@ -101,7 +101,7 @@ pub(crate) fn closed(worker: &mut Worker, turn: &mut Turn<'_>, conn: ConnId, lin
     }
     worker.links.close(link);
     // There is nothing to keep, whatever its TTL.
-    if !worker.locks.was_used(link) {
+    if !worker.locks.was_used(link) && !worker.links.may_count(link) {
         worker.end_link(turn, link, Death::Left);
     }
 }

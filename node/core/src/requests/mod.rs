@@ -218,6 +218,9 @@ fn run_any(
             };
         }
         Request::Renew { id } => {
+            if worker.cells.some_are_away() {
+                worker.links.counts_for_others(context.link);
+            }
             let digest = worker.locks.digest(context.link);
             let (version, settled) = (turn.version, turn.settled());
             let renewed = || Reply::Renewed { id, version, settled, digest };

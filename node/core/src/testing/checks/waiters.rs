@@ -212,6 +212,8 @@ pub struct Passed {
     queued: BTreeMap<KeyId, Line>,
     /// Who has asked and was granted since the first of a queue knew of that.
     granted: BTreeMap<KeyId, Vec<(Time, Fence, SessionId)>>,
+    /// Which request each grant that was answered is of.
+    requests: BTreeMap<(KeyId, Fence), (SessionId, u64)>,
     /// Until when sessions believe that their workers know them.
     believed: BTreeMap<(SessionId, u16), Time>,
 }
@@ -283,6 +285,17 @@ impl Check for Passed {
             }
             Fact::Asked { session, token, key, patient, .. } => {
                 self.asked.insert((session, token), (at, key, patient));
+            }
+            Fact::Granted { session, request, key, fence, .. } => {
+                self.requests.insert((key, fence), (session, request));
+            }
+            // If it comes back, as nobody heard of that grant, it stands at the end.
+            Fact::Freed { key, fence, forced, .. } => {
+                if let Some(granted) = self.requests.remove(&(key, fence)).filter(|_| forced)
+                    && let Some(line) = self.queued.get_mut(&key)
+                {
+                    line.retain(|&(session, _), &mut (_, request)| (session, request) != granted);
+                }
             }
             Fact::InLine { session, token, request } => {
                 if let Some(&(_, key, true)) = self.asked.get(&(session, token)) {
@@ -359,6 +372,12 @@ mod tests {
         tells_apart(Passed::default, &good, &bad);
         let good = [asked(A), knows(A), booted(), asked(B), held(B, 2), held(A, 3)];
         tells_apart(Passed::default, &good, &bad);
+        // Who was next, and was ended by force before it heard of that, is at the end.
+        let forced = |of| Fact::Freed { session: of, key: K, fence: Fence(1), forced: true };
+        let ended = |of| [&bad[..2], &[granted(of, 1), forced(of)], &bad[2..]].concat();
+        tells_apart(Passed::default, &ended(A), &ended(B));
+        let released = [&bad[..2], &[granted(A, 1), freed(A, 1)], &bad[2..]].concat();
+        tells_apart(Passed::default, &ended(A), &released);
         // Whose lease has ended may have been forgotten.
         let lapsed = |ms| [&[believes(A, ms)], &bad[..]].concat();
         tells_apart(Passed::default, &lapsed(4), &lapsed(9));

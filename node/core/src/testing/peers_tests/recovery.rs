@@ -313,3 +313,45 @@ fn what_does_not_hold_an_arrival_up() {
     owner.become_all(&taken_over(6, OWNER, &[]));
     assert_eq!(settled(&mut owner), 6);
 }
+
+/// A session renews, its connection breaks, and another stands: whether its link is as it was.
+fn is_kept(of_cells: &[CellId], renews: bool, away: Duration) -> bool {
+    let mut it = Worker::new(OWNER, None);
+    it.become_of(of_cells, &membership(2, OWNER, &[]));
+    it.hello(7, 1);
+    if renews {
+        it.give(7, &[Request::Renew { id: 1 }]);
+        let settled = RingVersion(2).0;
+        let answers = it.answers();
+        assert!(
+            matches!(answers[..], [Reply::Renewed { settled: its, .. }] if its == settled),
+            "all that is here by the ring has arrived, or is lost: {answers:?}"
+        );
+    }
+    it.run(Event::Closed { conn: ConnId(7), link: it.links[&ConnId(7)] });
+    it.walk(it.now.after(away));
+    it.said.clear();
+    it.hello(7, 2);
+    let welcomes = it.take(|said| match said {
+        Action::Welcome { reply, .. } => Some(reply.clone()),
+        _ => None,
+    });
+    match &*welcomes[0] {
+        lockring_proto::HelloReply::Welcome(welcome) => !welcome.fresh,
+        refused => panic!("{refused:?}"),
+    }
+}
+
+/// The ring says that a cell is this worker's whose last copy was lost with the process before. Who
+/// holds something in it counts on the lease of its link here, as renewals say that nothing is on
+/// its way; and would take a fresh welcome for the end of that.
+#[test]
+fn a_link_is_kept_on_which_holds_of_a_lost_cell_may_count() {
+    let soon = Duration::from_millis(50);
+    assert!(is_kept(&CELLS[..1], true, soon), "the other cell may be lost");
+    // A lease that is over is over, and where all cells are here nothing is kept of nothing; nor
+    // where nobody was told of any lease.
+    assert!(!is_kept(&CELLS[..1], true, Duration::from_secs(11)));
+    assert!(!is_kept(&CELLS, true, soon));
+    assert!(!is_kept(&CELLS[..1], false, soon));
+}
