@@ -14,13 +14,13 @@ pub(crate) use raft::state as log_state;
 
 use crate::messages::{Changes, Order, WorkerCommand};
 use crate::store::{Boot, Store, StoreError, Vault};
-use consensus::Consensus;
+use consensus::{Begin, Consensus, Nobody};
 use lockring_control::cluster::{
     Action, Control as Plane, Entry, Event, Fact, Floors, NodeSpec, NodeState, State,
 };
 use lockring_proto::{Shown, clock};
 use lockring_ring::{BootId, CellBits, NodeId, RingVersion};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::Duration;
 use stop::Stop;
@@ -77,7 +77,15 @@ pub async fn run(start: Start, mut orders: mpsc::UnboundedReceiver<Order>) -> Re
     let me = NodeId(boot.node);
     let opened = raft::open(log, me, bits, Arc::clone(&health), tell);
     let (log, machine, writing) = opened.map_err(|error: StoreError| error.to_string())?;
-    let begun = Consensus::start(me, (log, machine), committed, Arc::clone(&health)).await;
+    let begin = Begin {
+        me,
+        network: Nobody,
+        voters: BTreeSet::from([u64::from(me.0)]),
+        storage: (log, machine),
+        committed,
+        health: Arc::clone(&health),
+    };
+    let begun = Consensus::start(begin).await;
     let (log, mut told) = begun.map_err(|error| error.to_string())?;
     let founding = founding(&spec, boot.floors);
     let process = (spec, boot.after);

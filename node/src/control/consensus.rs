@@ -13,7 +13,7 @@ use openraft::raft::{
 use openraft::{
     BasicNode, Raft, RaftMetrics, RaftNetwork, RaftNetworkFactory, ServerState, SnapshotPolicy,
 };
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,19 +39,30 @@ pub struct Consensus {
     watching: JoinHandle<()>,
 }
 
+/// What a node's part in the log begins with.
+pub struct Begin<N> {
+    pub me: NodeId,
+    /// The way to other nodes.
+    pub network: N,
+    /// Who votes in a log without anything in it; nobody, if others begin that.
+    pub voters: BTreeSet<u64>,
+    /// What is on the disk.
+    pub storage: (LogStore, StateMachine),
+    /// What the state machine tells.
+    pub committed: mpsc::UnboundedReceiver<LogEvent>,
+    pub health: Arc<Health>,
+}
+
 impl Consensus {
-    /// Begins, within the runtime of the caller, over what the disk has. A log without anything in
-    /// it is begun with this node as its only voter. `committed` is what the state machine tells;
-    /// that and all else comes by the channel that is returned, until the log has failed.
+    /// Begins, within the runtime of the caller. What it has to say comes by the channel that is
+    /// returned, until the log has failed.
     ///
     /// # Errors
     /// When openraft refuses.
-    pub async fn start(
-        me: NodeId,
-        (log, machine): (LogStore, StateMachine),
-        committed: mpsc::UnboundedReceiver<LogEvent>,
-        health: Arc<Health>,
+    pub async fn start<N: RaftNetworkFactory<Types>>(
+        begin: Begin<N>,
     ) -> io::Result<(Self, mpsc::UnboundedReceiver<LogEvent>)> {
+        let Begin { me, network, voters, storage: (log, machine), committed, health } = begin;
         let config = openraft::Config {
             cluster_name: "lockring".to_owned(),
             heartbeat_interval: HEARTBEAT,
@@ -63,13 +74,16 @@ impl Consensus {
         };
         let config = Arc::new(config.validate().map_err(io::Error::other)?);
         let id = u64::from(me.0);
-        let raft = Raft::new(id, config, Nobody, log, machine).await.map_err(io::Error::other)?;
-        if !raft.is_initialized().await.map_err(io::Error::other)? {
-            let members = BTreeMap::from([(id, BasicNode::default())]);
-            raft.initialize(members).await.map_err(io::Error::other)?;
+        let raft = Raft::new(id, config, network, log, machine).await.map_err(io::Error::other)?;
+        let is_alone = voters == BTreeSet::from([id]);
+        let is_empty = !raft.is_initialized().await.map_err(io::Error::other)?;
+        if is_empty && !voters.is_empty() {
+            raft.initialize(voters).await.map_err(io::Error::other)?;
         }
-        // It need not wait for a leader that can be none but itself.
-        raft.trigger().elect().await.map_err(io::Error::other)?;
+        if is_alone {
+            // It need not wait for a leader that can be none but itself.
+            raft.trigger().elect().await.map_err(io::Error::other)?;
+        }
         let (events, told) = mpsc::unbounded_channel();
         let watch = Watch {
             me,
@@ -182,7 +196,7 @@ impl Watch {
 }
 
 /// A network of a node that knows no other.
-struct Nobody;
+pub struct Nobody;
 
 impl Nobody {
     fn unreachable() -> Unreachable {
@@ -226,3 +240,6 @@ impl RaftNetwork<Types> for Nobody {
         Err(Self::unreachable().into())
     }
 }
+
+#[cfg(test)]
+mod tests;
