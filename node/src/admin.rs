@@ -188,6 +188,10 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     if reports.iter().any(|report| report.draining) {
         return unavailable("stopping");
     }
+    if !reports.iter().all(|report| report.answers) {
+        let why = "nothing is answered: the node has lost contact with its cluster, or its copies";
+        return unavailable(format!("{why}{}", warnings(&shared.view)));
+    }
     match reports.iter().filter_map(|report| report.grace_left).max() {
         Some(left) => unavailable(format!(
             "grants in {:.1} s, when every lease of the node's earlier life has surely ended",

@@ -234,8 +234,10 @@ impl Session<'_> {
     /// Whether answers wait for those of the next turn: packets that are not full cost more than
     /// turns do.
     fn gathers(&self) -> bool {
+        let mut shared = self.shared.borrow_mut();
         self.left
-            && self.shared.borrow_mut().outbox(self.id).is_some_and(|outbox| {
+            && !shared.takes_nothing_on()
+            && shared.outbox(self.id).is_some_and(|outbox| {
                 let goes_on = outbox.close.is_none() && !outbox.paused;
                 goes_on && outbox.replies.len() + outbox.pushes.len() < GATHERED_MAX
             })

@@ -22,6 +22,7 @@ use lockring_proto::{Shown, clock};
 use lockring_ring::{BootId, CellBits, NodeId, RingVersion};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, mpsc as std_mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use stop::Stop;
 use tokio::sync::mpsc;
@@ -67,11 +68,15 @@ struct Control {
     is_over: bool,
 }
 
-/// Runs until the node has stopped, or nobody can say anything any more.
+/// Runs until the node has stopped, or nobody can say anything any more. What is returned ends with
+/// the runtime, but for a disk that hangs: the store is to be held until then.
 ///
 /// # Errors
 /// When the log cannot be begun, or has failed: the node can only end then.
-pub async fn run(start: Start, mut orders: mpsc::UnboundedReceiver<Order>) -> Result<(), String> {
+pub async fn run(
+    start: Start,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+) -> Result<(Store, JoinHandle<()>), String> {
     let Start { store, log, bits, boot, spec, workers, health, serves } = start;
     let (tell, committed) = mpsc::unbounded_channel();
     let me = NodeId(boot.node);
@@ -119,13 +124,8 @@ pub async fn run(start: Start, mut orders: mpsc::UnboundedReceiver<Order>) -> Re
             () = tokio::time::sleep(wait) => control.handle([Event::Tick]),
         }
     }
-    let has_stopped = control.log.stop().await;
-    // The next process may open the files once nobody writes.
-    if has_stopped && writing.join().is_err() {
-        tracing::error!("the thread that writes the log had panicked");
-    }
-    drop(store);
-    Ok(())
+    control.log.stop().await;
+    Ok((store, writing))
 }
 
 /// How the log begins if it is empty.

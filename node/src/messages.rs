@@ -89,6 +89,8 @@ pub struct Report {
     pub longest_ttl: Duration,
     /// The worker takes no new claims.
     pub draining: bool,
+    /// It answers: the node has not lost contact with its cluster.
+    pub answers: bool,
     /// Nothing is granted for this long, as an earlier life of the node may have granted it.
     pub grace_left: Option<Duration>,
 }

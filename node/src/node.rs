@@ -26,12 +26,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// A node that serves nothing after this long does not start. What a lost log leaves is waited for,
 /// which takes the longest.
 const SERVES_WITHIN: Duration = Duration::from_secs(20);
+
+/// At the end of a node a disk that hangs is waited for no longer than this.
+const WRITES_END_WITHIN: Duration = Duration::from_secs(3);
 
 struct WorkerHandle {
     commands: mpsc::UnboundedSender<WorkerCommand>,
@@ -132,16 +135,15 @@ impl Node {
         let death = Death { name: "the control thread".to_owned(), tell };
         let control = Some(spawn_control(start, inbox, death)?);
         let memory = Arc::new(Memory::default());
-        let watch = Some(Watch::start(config.memory, workers_of(&workers), Arc::clone(&memory))?);
         let (node, life, cause) = (boot.node, boot.boot.0, Arc::clone(&health));
-        let view = View { workers: workers_of(&workers), node, boot: life, health, memory };
-        let admin =
-            admin.map(|listener| Admin::start(listener, view, &config.admin_hosts)).transpose()?;
+        let (commands, shown) = (workers_of(&workers), Arc::clone(&memory));
+        let view = View { workers: commands, node, boot: life, health, memory: shown };
         let (client_bundle, drain) = (files.client, config.drain);
-        let node = Self {
-            admin,
+        // From here on it ends as it is dropped.
+        let mut node = Self {
+            admin: None,
             workers,
-            watch,
+            watch: None,
             control,
             orders,
             deaths,
@@ -150,6 +152,10 @@ impl Node {
             client_bundle,
             drain,
         };
+        let commands = workers_of(&node.workers);
+        node.watch = Some(Watch::start(config.memory, commands, memory)?);
+        let start = |listener| Admin::start(listener, view, &config.admin_hosts);
+        node.admin = admin.map(start).transpose()?;
         match is_served.recv_timeout(SERVES_WITHIN) {
             Ok(()) => Ok(node),
             Err(_) => Err(StartError::NotServing(cause.cause())),
@@ -342,8 +348,18 @@ fn spawn_control(
     let thread = std::thread::Builder::new().name("control".to_owned());
     Ok(thread.spawn(move || {
         let _told_at_the_end = death;
-        if let Err(why) = runtime.block_on(control::run(start, inbox)) {
-            tracing::error!(why, "the control thread has failed");
+        let ended = runtime.block_on(control::run(start, inbox));
+        // With it go the last who can have anything written.
+        drop(runtime);
+        match ended {
+            Ok((store, writing)) => {
+                let begun = Instant::now();
+                while !writing.is_finished() && begun.elapsed() < WRITES_END_WITHIN {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                drop(store);
+            }
+            Err(why) => tracing::error!(why, "the control thread has failed"),
         }
     })?)
 }

@@ -66,15 +66,20 @@ pub fn recover(
     for path in &paths {
         kept.extend(store::keep(path)?);
     }
-    // The log first: a record of a new beginning beside an old log would be taken for its own.
+    // In this order: after a crash in between, the floors are known without the log, and it is
+    // begun anew only once it is gone.
+    let (epoch_floor, node) = (floors.epoch.0, floors.node.0);
+    let mut next = Record { node, floors: Some(floors), is_logged: true, ..record };
+    next.revision += 1;
+    store::replace(data_dir, &next)?;
     for name in [LOG.file, LOG.mark] {
         remove(&data_dir.join(name))?;
     }
     data_dir::sync_dir(data_dir)?;
-    let (revision, floor, node) = (record.revision + 1, floors.epoch.0, floors.node.0);
-    let floors = Some(floors);
-    store::replace(data_dir, &Record { revision, node, is_logged: false, floors, ..record })?;
-    Ok(Recovered { kept, epoch_floor: floor, longest_ttl, former })
+    next.revision += 1;
+    next.is_logged = false;
+    store::replace(data_dir, &next)?;
+    Ok(Recovered { kept, epoch_floor, longest_ttl, former })
 }
 
 fn record_of(dir: &Path) -> Option<Record> {
@@ -94,13 +99,13 @@ fn state_of(dir: &Path) -> (Option<State>, bool) {
         Err(_) => (Vault::open_older(dir, &LOG), false),
     };
     let state = vault.and_then(|mut vault| log_state(&mut vault, CellBits::DEFAULT).ok());
-    (state, is_newest)
+    // One that was never begun says nothing: what was before it still counts.
+    (state.filter(|state| state.cells().next().is_some()), is_newest)
 }
 
 fn former(record: Option<&Record>, state: Option<&State>) -> Option<Former> {
     let longest = state.map(|state| (state.longest().ttl, state.longest().by.clone()));
-    let begun = record.filter(|record| !record.is_logged);
-    let floors = begun.and_then(|record| record.floors.as_ref());
+    let floors = record.and_then(|record| record.floors.as_ref());
     let of_floors = floors.map(|floors| (floors.longest_ttl, floors.longest_by.clone()));
     let (longest_ttl, longest_by) = longest.or(of_floors)?;
     Some(Former { longest_ttl, longest_by })
@@ -205,6 +210,17 @@ mod tests {
         assert!(recover(base.path(), Epoch::LAST.0 - 2, None).is_ok());
     }
 
+    /// A start that failed before it began the log leaves an empty one.
+    #[test]
+    fn what_was_before_an_empty_log_still_counts() {
+        let base = tempfile::tempdir().unwrap();
+        let hour = Duration::from_secs(3600);
+        recover(base.path(), 7, Some(hour)).unwrap();
+        drop(Store::open(base.path()).unwrap().log().unwrap());
+        let again = recover(base.path(), 0, None).unwrap();
+        assert_eq!((again.longest_ttl, again.epoch_floor), (hour, 7));
+    }
+
     /// An older copy of a log still says what was surely given.
     #[test]
     fn an_older_log_raises_the_floor() {
@@ -217,8 +233,7 @@ mod tests {
         drop((log, store));
         fs::write(dir.join(LOG.file), older).unwrap();
         let recovered = recover(dir, 4, None).unwrap();
-        let told = recovered.former.expect("it can be read");
-        assert_eq!(told.longest_ttl, limits::TTL_DEFAULT);
+        assert_eq!(recovered.former, None, "it was never begun");
         assert_eq!(recovered.longest_ttl, limits::TTL_MAX, "a newer one may have had more");
     }
 }

@@ -186,6 +186,7 @@ fn report(state: &WorkerState) -> Report {
         },
         longest_ttl: machine.longest_ttl_in_use(),
         draining: machine.is_draining(),
+        answers: !machine.takes_nothing_on(),
         grace_left: machine.opens_at().map(|at| at.since(now)).filter(|left| !left.is_zero()),
     }
 }

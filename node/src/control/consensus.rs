@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Milliseconds, as DESIGN 7 has them and says why. The first is also the deadline of an append at
@@ -28,15 +28,28 @@ const ELECTION: (u64, u64) = (200, 400);
 /// After so many entries their state is kept in place of them.
 const SNAPSHOT_AFTER: u64 = 1000;
 
+/// A round of the quorum without an answer is given up after this.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(1);
+
+/// Most proposals under way: those of some batches of all cells.
+const PROPOSALS_MAX: usize = 4096;
+
 /// A stop waits so long for a write that is under way.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A node's part in the log. It ends when this is dropped or stopped.
 pub struct Consensus {
+    me: u64,
     raft: Raft<Types>,
-    events: mpsc::UnboundedSender<LogEvent>,
+    metrics: watch::Receiver<RaftMetrics<u64, BasicNode>>,
+    /// Weak, so that the channel ends when nobody watches the log any more.
+    events: mpsc::WeakUnboundedSender<LogEvent>,
     health: Arc<Health>,
     watching: JoinHandle<()>,
+    /// The last round of the quorum, until it is answered.
+    confirming: Option<JoinHandle<()>>,
+    /// Proposals that are not answered.
+    room: Arc<Semaphore>,
 }
 
 /// What a node's part in the log begins with.
@@ -85,27 +98,35 @@ impl Consensus {
             raft.trigger().elect().await.map_err(io::Error::other)?;
         }
         let (events, told) = mpsc::unbounded_channel();
-        let watch = Watch {
-            me,
-            metrics: raft.metrics(),
-            committed,
-            events: events.clone(),
-            leads: None,
-            leader: None,
-        };
+        let (weak, metrics) = (events.downgrade(), raft.metrics());
+        let watch =
+            Watch { me, metrics: raft.metrics(), committed, events, leads: None, leader: None };
         let watching = tokio::spawn(watch.run());
-        Ok((Self { raft, events, health, watching }, told))
+        let consensus = Self {
+            me: id,
+            raft,
+            metrics,
+            events: weak,
+            health,
+            watching,
+            confirming: None,
+            room: Arc::new(Semaphore::new(PROPOSALS_MAX)),
+        };
+        Ok((consensus, told))
     }
 
     /// Proposes an entry. If that fails, [`LogEvent::Failed`] says so. While the disk takes
     /// nothing it fails at once: what cannot be written must not pile up.
     pub fn propose(&self, id: ProposalId, entry: Entry) {
-        let (raft, events) = (self.raft.clone(), self.events.clone());
-        if self.health.cause().is_some() {
+        let Some(events) = self.events.upgrade() else { return };
+        let room = Arc::clone(&self.room).try_acquire_owned();
+        let Some(room) = room.ok().filter(|_| self.health.cause().is_none()) else {
             let _nobody_listens_after_a_stop = events.send(LogEvent::Failed(id));
             return;
-        }
+        };
+        let raft = self.raft.clone();
         tokio::spawn(async move {
+            let _room = room;
             if let Err(error) = raft.client_write(entry).await {
                 tracing::debug!(%error, "a proposal failed");
                 let _nobody_listens_after_a_stop = events.send(LogEvent::Failed(id));
@@ -114,23 +135,42 @@ impl Consensus {
     }
 
     /// Has a majority say that it knows of no later leader: [`LogEvent::RoundDone`], if it does.
-    pub fn confirm(&self, round: RoundId) {
-        let (raft, events) = (self.raft.clone(), self.events.clone());
-        tokio::spawn(async move {
-            if let Ok((read, _)) = raft.get_read_log_id().await {
+    /// One is asked for at a time: those meanwhile are for a later one to stand for.
+    pub fn confirm(&mut self, round: RoundId) {
+        let Some(events) = self.events.upgrade() else { return };
+        if let Some(committed) = self.alone() {
+            // openraft would say the same, but not while its disk is slow.
+            let _nobody_listens_after_a_stop =
+                events.send(LogEvent::RoundDone { round, committed });
+            return;
+        }
+        if self.confirming.as_ref().is_some_and(|it| !it.is_finished()) {
+            return;
+        }
+        let raft = self.raft.clone();
+        self.confirming = Some(tokio::spawn(async move {
+            let read = tokio::time::timeout(CONFIRM_WITHIN, raft.get_read_log_id()).await;
+            if let Ok(Ok((read, _))) = read {
                 let committed = read.map_or(Index(0), |id| Index(id.index + 1));
                 let done = LogEvent::RoundDone { round, committed };
                 let _nobody_listens_after_a_stop = events.send(done);
             }
-        });
+        }));
     }
 
-    /// Ends. What is being written may not be. `false`: the disk hangs, and it has not ended.
-    pub async fn stop(self) -> bool {
+    /// If this node leads, and is the only one that votes: up to where the log is committed.
+    fn alone(&self) -> Option<Index> {
+        let metrics = self.metrics.borrow();
+        let leads = metrics.running_state.is_ok() && metrics.state == ServerState::Leader;
+        let is_alone = || metrics.membership_config.voter_ids().eq([self.me]);
+        let committed = metrics.last_applied.map_or(Index(0), |id| Index(id.index + 1));
+        (leads && is_alone()).then_some(committed)
+    }
+
+    /// Ends. What is being written may not be.
+    pub async fn stop(self) {
         self.watching.abort();
-        // With it goes what it has of the log.
-        let _it_was_aborted = self.watching.await;
-        tokio::time::timeout(STOP_PATIENCE, self.raft.shutdown()).await.is_ok()
+        let _a_disk_may_hang = tokio::time::timeout(STOP_PATIENCE, self.raft.shutdown()).await;
     }
 }
 

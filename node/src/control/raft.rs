@@ -6,8 +6,9 @@
 //! entries make is kept by snapshots alone; what follows them is applied again at a start.
 //!
 //! What fails to be written is written again until it succeeds, with all that has gathered
-//! meanwhile: openraft only sees a disk that is slow. Nobody is told that anything is durable that
-//! is not, and the node's health says what is wrong.
+//! meanwhile: openraft only sees a disk that is slow. It does nothing else while it waits for one,
+//! which is why a node that votes alone asks it for no rounds. Nobody is told that anything is
+//! durable that is not, and the node's health says what is wrong.
 
 mod bytes;
 mod log;

@@ -233,7 +233,8 @@ async fn a_ttl_that_cannot_be_made_durable_is_refused_with_the_reason_until_it_c
         said.contains("60 s") && said.contains("durable") && said.contains("directory"),
         "{said}"
     );
-    // Everything else goes on, and whoever looks is told.
+    // Everything else goes on, also for longer than a lease of the node, and whoever looks is told.
+    tokio::time::sleep(Duration::from_secs(4)).await;
     let client = connect(&node).await;
     client.lock("k").await.unwrap().release().await.unwrap();
     let (code, ready) = get(admin, "/readyz").await;

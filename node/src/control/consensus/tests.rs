@@ -150,7 +150,7 @@ impl TestLog for Three {
 
     fn confirm(&mut self, node: NodeId, round: RoundId) {
         let _inside = self.runtime.enter();
-        self.running[&node].log.confirm(round);
+        self.running.get_mut(&node).expect("it runs").log.confirm(round);
     }
 
     /// Others may still believe in the leader before, for the time of an election.
@@ -176,7 +176,7 @@ impl TestLog for Three {
     fn restart(&mut self, node: NodeId) {
         self.hub.lock().unwrap().nodes.remove(&node.0.into());
         let Running { log, writing, .. } = self.running.remove(&node).expect("it runs");
-        assert!(self.runtime.block_on(log.stop()));
+        self.runtime.block_on(log.stop());
         writing.join().unwrap();
         self.start(node, false);
     }
@@ -218,6 +218,17 @@ impl TestLog for Three {
         }
         events
     }
+}
+
+/// Whoever listens hears that there is nothing more to hear: the node can only end then.
+#[test]
+fn a_log_that_has_failed_says_so() {
+    let mut three = Three::new();
+    let mut it = three.running.remove(&NodeId(3)).expect("it runs");
+    three.runtime.block_on(it.log.raft.shutdown()).unwrap();
+    let ends = async { while it.told.recv().await.is_some() {} };
+    let within = async { tokio::time::timeout(Duration::from_secs(20), ends).await };
+    three.runtime.block_on(within).expect("it ends");
 }
 
 #[test]

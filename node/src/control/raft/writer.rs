@@ -42,12 +42,14 @@ pub(super) enum Change {
 enum Done {
     Raft(LogFlushed<Types>),
     Caller(oneshot::Sender<io::Result<()>>),
+    Nobody,
 }
 
 impl Done {
     fn tell(self, result: io::Result<()>) {
         match self {
             Self::Raft(flushed) => flushed.log_io_completed(result),
+            Self::Nobody => {}
             Self::Caller(caller) => {
                 let _it_may_have_gone = caller.send(result);
             }
@@ -70,6 +72,11 @@ impl Writer {
     /// Writes, and tells openraft once that is durable.
     pub(super) fn append(&self, entries: Vec<openraft::Entry<Types>>, flushed: LogFlushed<Types>) {
         self.send(Change::Append(entries), Done::Raft(flushed));
+    }
+
+    /// Forgets entries up to this one, some time.
+    pub(super) fn purge(&self, upto: LogId) {
+        self.send(Change::Purge(upto), Done::Nobody);
     }
 
     fn send(&self, change: Change, done: Done) {
@@ -140,14 +147,17 @@ pub(super) fn read(vault: &mut Vault) -> Result<Kept, StoreError> {
         Err(TableError::TableDoesNotExist(_)) => return Ok(kept),
         Err(error) => return Err(unreadable(&path, error.into())),
     };
-    let mut next = kept.log.purged.map(|purged| purged.index + 1);
+    if kept.log.purged.is_some() && kept.snapshot.is_none() {
+        return Err(corrupt(&path, &"what its first entries made is gone"));
+    }
+    let mut next = kept.log.purged.map_or(0, |purged| purged.index + 1);
     for entry in entries.iter().map_err(|error| unreadable(&path, error.into()))? {
         let (index, entry) = entry.map_err(|error| unreadable(&path, error.into()))?;
         let index = index.value();
-        if next.is_some_and(|next| next != index) {
+        if next != index {
             return Err(corrupt(&path, &format_args!("entries before its {index}th are gone")));
         }
-        next = Some(index + 1);
+        next = index + 1;
         let entry = bytes::to_entry(entry.value()).and_then(|entry| match entry.log_id.index {
             its if its == index => Ok(entry),
             _ => Err(Unreadable::Unsound("an entry at the place of another")),
