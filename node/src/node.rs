@@ -102,7 +102,7 @@ impl Node {
             Prepared::of(config)?;
         // All that may fail at a user's doing has been done: from here on the next start would wait
         // for the leases of this one.
-        let boot = store.begin(BootId(random()?[0] | 1))?;
+        let boot = store.begin(BootId(random()?[0] | 1), &log)?;
         let (tell, deaths) = mpsc::unbounded_channel();
         let (orders, inbox) = mpsc::unbounded_channel();
         let machine = base(config, &boot, &before, random()?);

@@ -51,7 +51,8 @@ pub fn recover(
     data_dir::prepare(data_dir)?;
     let _lock = store::lock(data_dir)?;
     let record = record_of(data_dir);
-    let (state, is_newest) = state_of(data_dir);
+    let begun_at = record.as_ref().map_or(0, |record| record.log);
+    let (state, is_newest) = state_of(data_dir, begun_at);
     let former = former(record.as_ref(), state.as_ref());
     let told = former.as_ref().filter(|_| is_newest).map(|former| former.longest_ttl);
     let longest_ttl = longest_ttl.or(told).unwrap_or(limits::TTL_MAX);
@@ -69,7 +70,7 @@ pub fn recover(
     // In this order: after a crash in between, the floors are known without the log, and it is
     // begun anew only once it is gone.
     let (epoch_floor, node) = (floors.epoch.0, floors.node.0);
-    let mut next = Record { node, floors: Some(floors), is_logged: true, ..record };
+    let mut next = Record { node, floors: Some(floors), is_logged: true, log: 0, ..record };
     next.revision += 1;
     store::replace(data_dir, &next)?;
     for name in [LOG.file, LOG.mark] {
@@ -93,9 +94,12 @@ fn record_of(dir: &Path) -> Option<Record> {
 }
 
 /// The state of the log, if it can be read, and whether nothing newer can have been there.
-fn state_of(dir: &Path) -> (Option<State>, bool) {
+fn state_of(dir: &Path, begun_at: u64) -> (Option<State>, bool) {
     let (vault, is_newest) = match Vault::open(dir, &LOG) {
-        Ok(vault) => (vault, true),
+        Ok(vault) => {
+            let is_newest = vault.as_ref().is_none_or(|vault| vault.revision() >= begun_at);
+            (vault, is_newest)
+        }
         Err(_) => (Vault::open_older(dir, &LOG), false),
     };
     let state = vault.and_then(|mut vault| log_state(&mut vault, CellBits::DEFAULT).ok());

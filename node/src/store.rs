@@ -207,15 +207,17 @@ impl Store {
         Ok(Self { vault, record, place: Place::Memory })
     }
 
-    /// Begins a process of the node: it is the last one of this directory from here on.
+    /// Begins a process of the node, over this log: it is the last one of this directory from here
+    /// on, and no older log is taken for it.
     ///
     /// # Errors
     /// When the write fails.
-    pub(crate) fn begin(&mut self, boot: BootId) -> Result<Boot, StoreError> {
+    pub(crate) fn begin(&mut self, boot: BootId, log: &Vault) -> Result<Boot, StoreError> {
         let here = self.place.of_lock()?;
         let is_here = self.record.place == here;
         let before = self.record.boot;
-        self.change(|record| (record.boot, record.place) = (boot.0, here))?;
+        let log = log.revision();
+        self.change(|record| (record.boot, record.place, record.log) = (boot.0, here, log))?;
         let Record { node, cluster, keys, floors, .. } = self.record.clone();
         let after = (is_here && before != 0).then_some(BootId(before));
         Ok(Boot { node, cluster, keys, boot, after, floors })
@@ -237,6 +239,9 @@ impl Store {
             None => Vault::create(dir, &LOG, count)?,
         };
         log.mark()?;
+        if log.revision() < self.record.log {
+            return Err(corrupt(&log.path(), &"it is older than it was"));
+        }
         if !self.record.is_logged {
             self.change(|record| record.is_logged = true)?;
         }

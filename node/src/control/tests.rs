@@ -28,14 +28,15 @@ struct Fixture {
 impl Fixture {
     fn start(dir: &Path, boot: u64) -> Self {
         let mut store = Store::open(dir).unwrap();
-        let boot = store.begin(BootId(boot)).unwrap();
+        let log = store.log().unwrap();
+        let boot = store.begin(BootId(boot), &log).unwrap();
         let process = Process { boot: boot.boot, workers: 1, addresses: Vec::new() };
         let (worker, told) = mpsc::unbounded_channel();
         let (orders, inbox) = mpsc::unbounded_channel();
         let (serves, is_served) = std_mpsc::channel();
         let health = Arc::new(Health::default());
         let start = Start {
-            log: store.log().unwrap(),
+            log,
             store,
             bits: CellBits::new(8).unwrap(),
             spec: NodeSpec { weight: 1, zone: None, host: String::new(), process },

@@ -32,6 +32,8 @@ pub(crate) struct Record {
     pub(crate) place: (u64, u64),
     /// The file of the log was made: if it is gone, it was lost.
     pub(crate) is_logged: bool,
+    /// The revision of the log when a process began last.
+    pub(crate) log: u64,
     /// What was before the log, if something was.
     pub(crate) floors: Option<Floors>,
 }
@@ -51,12 +53,13 @@ impl Record {
             boot: 0,
             place: (0, 0),
             is_logged: false,
+            log: 0,
             floors: None,
         })
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let Self { revision, cluster, node, keys, boot, place, is_logged, floors } = self;
+        let Self { revision, cluster, node, keys, boot, place, is_logged, log, floors } = self;
         let mut bytes = Vec::new();
         bytes.extend_from_slice(MAGIC);
         bytes.push(FORMAT);
@@ -69,6 +72,7 @@ impl Record {
         bytes.extend_from_slice(&place.0.to_le_bytes());
         bytes.extend_from_slice(&place.1.to_le_bytes());
         bytes.push(u8::from(*is_logged));
+        bytes.extend_from_slice(&log.to_le_bytes());
         bytes.push(u8::from(floors.is_some()));
         if let Some(Floors { epoch, version, attach, longest_ttl, longest_by, before, .. }) = floors
         {
@@ -124,6 +128,7 @@ fn take_identity(rest: &mut &[u8]) -> Option<Record> {
         boot: u64::from_le_bytes(take(rest)?),
         place: (0, 0),
         is_logged: false,
+        log: 0,
         floors: None,
     })
 }
@@ -132,11 +137,12 @@ fn take_fields(rest: &mut &[u8]) -> Option<Record> {
     let identity = take_identity(rest)?;
     let place = (u64::from_le_bytes(take(rest)?), u64::from_le_bytes(take(rest)?));
     let is_logged = take(rest)? == [1];
+    let log = u64::from_le_bytes(take(rest)?);
     let floors = match take(rest)? {
         [0] => None,
         _ => Some(take_floors(rest, identity.node)?),
     };
-    Some(Record { place, is_logged, floors, ..identity })
+    Some(Record { place, is_logged, log, floors, ..identity })
 }
 
 fn take_floors(rest: &mut &[u8], node: u32) -> Option<Floors> {
@@ -229,7 +235,7 @@ mod tests {
         };
         let base = Record::new().unwrap();
         let (place, floors) = ((8, 9), Some(floors));
-        Record { revision: 9, boot: 3, place, is_logged: true, floors, ..base }
+        Record { revision: 9, boot: 3, place, is_logged: true, log: 4, floors, ..base }
     }
 
     fn with_floors(change: impl FnOnce(&mut Floors)) -> Record {
@@ -242,7 +248,7 @@ mod tests {
     fn what_is_encoded_is_decoded() {
         let of = |before| with_floors(|floors| floors.before = before);
         let kinds = [Before::Unknown, Before::One, Before::Nothing].map(of);
-        let first = Record { floors: None, is_logged: false, ..record() };
+        let first = Record { floors: None, is_logged: false, log: 0, ..record() };
         for record in kinds.into_iter().chain([first]) {
             assert_eq!(Record::decode(&record.encode()), Ok(record));
         }
@@ -270,7 +276,9 @@ mod tests {
     fn the_bytes_are_pinned() {
         let mut expected = pinned(3);
         expected.extend(b"\x08\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0");
-        expected.extend(b"\x01\x01\x01\x05\0\0\0\x06\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0");
+        expected.extend(
+            b"\x01\x04\0\0\0\0\0\0\0\x01\x01\x05\0\0\0\x06\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0",
+        );
         expected.extend(b"\x10\x27\0\0\0\0\0\0\x12team/web (a label)");
         let bytes = of_these_keys().encode();
         assert_eq!(bytes[..expected.len()], expected);
@@ -285,7 +293,7 @@ mod tests {
             bytes.extend(b"\x05\0\0\0\x10\x27\0\0\0\0\0\0");
             bytes.push(u8::from(was_clean));
             let mut expected =
-                Record { boot: 0, place: (0, 0), is_logged: false, ..of_these_keys() };
+                Record { boot: 0, place: (0, 0), is_logged: false, log: 0, ..of_these_keys() };
             let floors = expected.floors.as_mut().unwrap();
             (floors.version, floors.attach) = (RingVersion(5), AttachId(1));
             floors.before = if was_clean { Before::Nothing } else { Before::One };

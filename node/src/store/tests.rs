@@ -56,8 +56,12 @@ fn with_state(file: &[u8], marked_in: &Path) -> (tempfile::TempDir, PathBuf) {
     (base, dir)
 }
 
+fn try_begin(store: &mut Store, boot: u64) -> Result<Boot, StoreError> {
+    store.begin(BootId(boot), &Vault::in_memory(&LOG, count))
+}
+
 fn begin(store: &mut Store, boot: u64) -> Boot {
-    store.begin(BootId(boot)).unwrap()
+    try_begin(store, boot).unwrap()
 }
 
 /// The bytes of a store after three processes, closed or as `kill -9` leaves it.
@@ -135,7 +139,7 @@ fn damage_is_told_and_never_believed() {
         let (mut told, mut harmless) = (0, 0);
         let mut check = |bytes: Vec<u8>| {
             let (_base, damaged) = with_state(&bytes, &dir);
-            match Store::open(&damaged).and_then(|mut store| store.begin(BootId(4))) {
+            match Store::open(&damaged).and_then(|mut store| try_begin(&mut store, 4)) {
                 Ok(boot) => {
                     assert_eq!((boot.after, boot.node), (None, 1), "it is a copy");
                     harmless += 1;
@@ -220,9 +224,9 @@ fn after_a_write_that_failed_the_next_one_works() {
     let mark = dir.join(STATE.mark);
     fs::remove_file(&mark).unwrap();
     fs::create_dir(&mark).unwrap();
-    let error = store.begin(BootId(1)).unwrap_err();
+    let error = try_begin(&mut store, 1).unwrap_err();
     assert!(!error.cause().contains("os error"), "{}", error.cause());
-    assert!(store.begin(BootId(2)).is_err(), "the mark is still behind");
+    assert!(try_begin(&mut store, 2).is_err(), "the mark is still behind");
     fs::remove_dir(&mark).unwrap();
     store.vault.database = None;
     begin(&mut store, 3);
@@ -233,7 +237,7 @@ fn after_a_write_that_failed_the_next_one_works() {
     let (_older_base, older) = data_dir();
     drop(Store::open(&older).unwrap());
     fs::copy(older.join(STATE.file), dir.join(STATE.file)).unwrap();
-    assert!(is_corrupt(&store.begin(BootId(4)).unwrap_err(), STATE.file));
+    assert!(is_corrupt(&try_begin(&mut store, 4).unwrap_err(), STATE.file));
 }
 
 /// A disk that is full for a while.
@@ -280,7 +284,7 @@ fn a_disk_that_was_full_is_written_again() {
     let database = Database::builder().create_with_backend(disk).unwrap();
     store.vault.database = Some(database);
     full.store(true, Ordering::Relaxed);
-    let error = store.begin(BootId(1)).unwrap_err();
+    let error = try_begin(&mut store, 1).unwrap_err();
     assert!(error.cause().contains("space"), "{}", error.cause());
     full.store(false, Ordering::Relaxed);
     begin(&mut store, 2);
@@ -317,7 +321,26 @@ fn a_lost_or_older_log_is_told() {
     fs::remove_file(dir.join(LOG.mark)).unwrap();
     assert!(is_corrupt(&store.log().err().expect("it is gone"), LOG.file));
     drop(store);
-    let error = Store::open(&dir).unwrap().log().err().expect("it is gone");
+    let mut store = Store::open(&dir).unwrap();
+    let error = store.log().err().expect("it is gone");
+    assert!(is_corrupt(&error, LOG.file), "{error}");
+}
+
+/// Put back together with its mark, while the record stays.
+#[test]
+fn a_log_of_an_earlier_process_is_told() {
+    let (_base, dir) = data_dir();
+    let mut store = Store::open(&dir).unwrap();
+    let mut log = store.log().unwrap();
+    let older = [LOG.file, LOG.mark].map(|name| fs::read(dir.join(name)).unwrap());
+    log.commit(count).unwrap();
+    store.begin(BootId(2), &log).unwrap();
+    drop(log);
+    assert!(store.log().is_ok());
+    for (name, bytes) in [LOG.file, LOG.mark].into_iter().zip(older) {
+        fs::write(dir.join(name), bytes).unwrap();
+    }
+    let error = store.log().err().expect("it is older");
     assert!(is_corrupt(&error, LOG.file), "{error}");
 }
 

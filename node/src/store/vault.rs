@@ -125,6 +125,11 @@ impl Vault {
         Ok(Self { kind, dir: None, database: Some(database), marked, revision })
     }
 
+    /// How often it was written.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// The file, for messages.
     pub(crate) fn path(&self) -> PathBuf {
         let memory = || PathBuf::from("memory");
