@@ -50,7 +50,7 @@ pub struct Welcome {
     pub ring_version: u64,
     /// The node that answers.
     pub node: u32,
-    /// The process life of that node: grows with each start.
+    /// The process life of that node: another with each start.
     pub boot: u64,
     /// Which worker of the node this is.
     pub worker: u16,

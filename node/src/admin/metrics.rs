@@ -41,7 +41,7 @@ pub(super) async fn text(State(shared): State<Arc<Shared>>) -> Response {
 pub(super) fn describe() {
     use metrics::{describe_counter, describe_gauge};
     describe_gauge!("lockring_build_info", "Always 1; version and node are labels");
-    describe_gauge!("lockring_boot", "Process life of the node: grows with each start");
+    describe_gauge!("lockring_boot", "Process life of the node: another with each start");
     describe_counter!("lockring_durable_write_errors_total", "Durable writes that failed");
     describe_gauge!("lockring_durable_writes_failing", "1 while durable writes fail");
     describe_gauge!("lockring_memory_resident_bytes", "Memory that the process uses");
