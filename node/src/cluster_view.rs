@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What entries of the log have changed of cells; `None`: no part of it is this node's any more.
 pub type Changed = Vec<(CellId, Option<Membership>)>;
 
-/// It.
+/// The cluster as a worker sees it.
 #[derive(Default)]
 pub struct ClusterView {
     /// None before the node has heard of its cluster.

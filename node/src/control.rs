@@ -229,7 +229,7 @@ impl Control {
                 self.is_over = true;
             }
             Action::Stopped => self.ends(true),
-            Action::Count(fact) => count(fact),
+            Action::Count(fact) => tell_operator(fact),
         }
     }
 
@@ -311,8 +311,7 @@ impl Control {
     }
 }
 
-/// Says what an operator may want to know.
-fn count(fact: Fact) {
+fn tell_operator(fact: Fact) {
     match fact {
         Fact::LateLoop => tracing::warn!("the control thread was late: nobody is taken for silent"),
         other => tracing::info!(fact = ?other, "the control plane"),

@@ -111,8 +111,9 @@ impl WorkerState {
     /// States the longest TTL that it had within that time.
     pub fn states_ttl(&mut self, round: u64, window: Duration) {
         let now = lockring_proto::clock::now();
-        let longest = self.view.ttls.longest(now, window, self.machine.longest_ttl_in_use());
-        let by = if longest > TTL_DEFAULT { self.whose(now, longest) } else { None };
+        let in_use = self.machine.longest_ttl_in_use();
+        let longest = self.view.ttls.longest(now, window, in_use);
+        let by = if in_use > TTL_DEFAULT { self.whose(now, in_use) } else { None };
         let by = by.unwrap_or_default();
         self.says(WorkerEvent::TtlStated { round, longest: Some(longest), by });
     }

@@ -20,8 +20,8 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
-/// Milliseconds, as DESIGN 7 has them and says why. The first is also the deadline of an append at
-/// a follower.
+/// Milliseconds. The first is also the deadline of an append at a follower, whose disk is waited
+/// for; an election begins after the longest of the others and a time that each process draws once.
 const HEARTBEAT: u64 = 100;
 const ELECTION: (u64, u64) = (200, 400);
 
@@ -194,7 +194,10 @@ impl Watch {
                     Ok(()) => None,
                     Err(_) => return,
                 },
-                event = self.committed.recv() => event,
+                event = self.committed.recv() => match event {
+                    Some(event) => Some(event),
+                    None => return,
+                },
             };
             let metrics = self.metrics.borrow_and_update().clone();
             if let Err(error) = &metrics.running_state {

@@ -177,8 +177,18 @@ async fn a_long_ttl_is_forgotten_soon_after_its_session_has_gone() {
     // As long as the session is there, it stays.
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(longest_after_kill(data.path()).ttl, Duration::from_secs(3600));
+    // It falls to that of the next one, in whole seconds, and says whose that is.
+    let other = client.with_ttl(Duration::from_millis(60_500)).await.unwrap();
+    other.lock("other").await.unwrap().release().await.unwrap();
     guard.release().await.unwrap();
     patient.close().await;
+    await_that("the mark falls to the next", async || {
+        longest_after_kill(data.path()).ttl == Duration::from_secs(61)
+    })
+    .await;
+    let next = longest_after_kill(data.path());
+    assert!(next.by.starts_with("default/local ("), "{}", next.by);
+    other.close().await;
     await_that("the mark falls", async || {
         longest_after_kill(data.path()).ttl == Duration::from_secs(10)
     })

@@ -14,8 +14,11 @@ use std::time::Instant;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-/// Nothing happens any more if nothing has for so long.
+/// Nothing happens any more if nothing has for so long, and whoever is reached has caught up.
 const QUIET: Duration = Duration::from_millis(700);
+
+/// What is not agreed to, as nobody leads, is waited for no longer than this.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who there is, and who reaches nobody.
 #[derive(Default)]
@@ -137,6 +140,19 @@ impl Three {
         self.running.insert(me, Running { log, told, writing });
     }
 
+    /// Whether all that reach each other have applied as much as any of them has.
+    fn has_caught_up(&self) -> bool {
+        let hub = self.hub.lock().unwrap();
+        let reached = hub.nodes.iter().filter(|(node, _)| !hub.cut.contains(node));
+        let last = |(_, raft): (_, &Raft<Types>)| {
+            let metrics = raft.metrics().borrow().clone();
+            (metrics.last_log_index, metrics.last_applied.map(|id| id.index))
+        };
+        let all: Vec<_> = reached.map(last).collect();
+        let most = all.iter().map(|(last, _)| *last).max().flatten();
+        all.iter().all(|(_, applied)| *applied == most)
+    }
+
     fn mark(&self, node: NodeId) -> PathBuf {
         self.dirs[&node].path().join(LOG.mark)
     }
@@ -207,7 +223,8 @@ impl TestLog for Three {
 
     fn settle(&mut self) -> Vec<(NodeId, LogEvent)> {
         let (mut events, mut last) = (Vec::new(), Instant::now());
-        while last.elapsed() < QUIET {
+        let begun = Instant::now();
+        while last.elapsed() < QUIET || !self.has_caught_up() && begun.elapsed() < PATIENCE {
             for (&node, Running { told, .. }) in &mut self.running {
                 while let Ok(event) = told.try_recv() {
                     events.push((node, event));

@@ -422,6 +422,16 @@ fn who_has_used_up_its_range_waits_and_holds_on() {
     assert_eq!(owner.machine.stats().holds, 2);
 }
 
+/// What is said to everybody once the first holder has let go.
+fn answers_to_release(owner: &mut Worker, copy: &mut Worker, fence: Fence) -> Vec<Reply> {
+    settle(owner, copy);
+    owner.answers();
+    owner.ask(7, b"key", Operation::Release { fence });
+    owner.walk(owner.now);
+    settle(owner, copy);
+    owner.answers()
+}
+
 /// The process that has begun a session is back, after another had it for a while.
 #[test]
 fn what_another_process_waited_for_is_not_granted_to_the_first_that_is_back() {
@@ -438,12 +448,7 @@ fn what_another_process_waited_for_is_not_granted_to_the_first_that_is_back() {
     let next = owner.acquire(9, b"key", Wait::Forever);
     // On a connection of its own, which the shell numbers above the others.
     owner.open_on(88, 8, (9, 0), &client());
-    settle(&mut owner, &mut copy);
-    owner.answers();
-    owner.ask(7, b"key", Operation::Release { fence });
-    owner.walk(owner.now);
-    settle(&mut owner, &mut copy);
-    let answers = owner.answers();
+    let answers = answers_to_release(&mut owner, &mut copy, fence);
     assert!(
         answers.iter().any(|reply| is_granted(std::slice::from_ref(reply), next)),
         "{answers:?}"
@@ -465,12 +470,7 @@ fn the_first_process_keeps_its_place_whatever_it_has_asked_for() {
     let behind = owner.acquire(9, b"key", Wait::Forever);
     // Its connection breaks, and it has not asked again on the next.
     owner.open_on(88, 8, (9, 0), &client());
-    settle(&mut owner, &mut copy);
-    owner.answers();
-    owner.ask(7, b"key", Operation::Release { fence });
-    owner.walk(owner.now);
-    settle(&mut owner, &mut copy);
-    let answers = owner.answers();
+    let answers = answers_to_release(&mut owner, &mut copy, fence);
     assert!(!answers.iter().any(|reply| is_granted(std::slice::from_ref(reply), behind)));
     let holders = owner.machine.contents(owner.machine.cell_of("default", b"key"), false).1;
     assert_eq!(holders[&b"key"[..]].0[0].0, SessionId([8; 16]), "{its}: {holders:?}");
