@@ -70,7 +70,8 @@ impl Cells {
         }
     }
 
-    /// Whether any is another's, or nobody's.
+    /// Whether any is another's, or nobody's: so it is at every worker of a cluster of several
+    /// nodes. A worker is not told which of the cells that it has no part in are lost.
     pub(crate) fn some_are_away(&self) -> bool {
         self.withheld.len() > self.opening.len()
     }
